@@ -1,0 +1,66 @@
+"""What can go wrong, as one tree, and the exit code of each branch.
+
+    CastingTuneError            1   a sweep ended, but not every cell completed
+    |-- UsageError              2   an option, a sweep file or an axis value that cannot be meant
+    |-- ImagesError             4   an image folder or a pack that cannot be used
+    |-- WeightsError            5   pretrained weights that are not to be had here
+    |-- StoreError              6   a results folder that cannot be read or written
+    |-- ResourcesError          7   a machine or cluster that lacks what was asked for
+    `-- Diverged                1   a trial whose loss is no longer a finite number
+
+Exit code 0 means that all is well; 3 is kept for "test images stand in train" (the audit); 130 and 143 are
+Ctrl-C and SIGTERM. Every message says the rule, the value, and the way out, in the user's spelling.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class CastingTuneError(Exception):
+    """Anything that casting_tune itself reports: one clear line, no traceback."""
+
+    exit_code = 1
+
+
+class UsageError(CastingTuneError):
+    """An option, a sweep file or an axis value that cannot be meant."""
+
+    exit_code = 2
+
+
+class ImagesError(CastingTuneError):
+    """An image folder or a pack that cannot be used."""
+
+    exit_code = 4
+
+
+class WeightsError(CastingTuneError):
+    """Pretrained weights that are not to be had here."""
+
+    exit_code = 5
+
+
+class StoreError(CastingTuneError):
+    """A results folder that cannot be read or written."""
+
+    exit_code = 6
+
+
+class ResourcesError(CastingTuneError):
+    """A machine or cluster that lacks what was asked for."""
+
+    exit_code = 7
+
+
+class Diverged(CastingTuneError):
+    """A trial whose loss is no longer a finite number."""
+
+
+def unknown(kind: str, value: str, known: Iterable[str]) -> str:
+    """Return "Unknown <kind> '<value>'. ..." with the nearest known spelling, or with all of them."""
+    names = sorted(known)
+    near = difflib.get_close_matches(value, names, n=1, cutoff=0.6)
+    hint = f"Did you mean '{near[0]}'?" if near else f"Known: {', '.join(names)}."
+    return f"Unknown {kind} '{value}'. {hint}"

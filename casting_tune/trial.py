@@ -1,0 +1,118 @@
+"""The nouns that travel: TrialConfig goes in, Epoch and Predictions come out; and the key of a cell.
+
+Knows nothing of torch, Ray or Parquet. Everything here is frozen and made of plain values or numpy arrays.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+RECIPE = 1
+"""Version of what a configuration means. Raise it when the same TrialConfig would train another network."""
+
+Status = Literal["completed", "stopped", "error", "oom", "timeout", "diverged"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialConfig:
+    """One cell: everything that can change the result of one training, beside the images themselves.
+
+    Attributes:
+        backbone: a name of `backbones.BACKBONES`, or `timm:NAME`.
+        weights: `imagenet`, `none`, or `local-dir:PATH`.
+        weights_id: what the weights really are (a timm tag or a hash); it stands in the key, the path does not.
+        dense: width of the dense layer before the logit; 0 is none.
+        dropout: dropout rate before the logit, in [0, 1).
+        toggles: the augmentations that are on, in the order of `augment.TOGGLES`.
+        image_px: side of the square input of the network.
+        in_channels: 1 or 3; gray images are expanded to 3 after augmentation.
+        batch_size: images a step.
+        epochs: passes over all training images.
+        seed: of the initial weights, the shuffle, the dropout and every toggle.
+        split: `official`: the test images are those that the folder names test.
+        fold: which of the folds of `split` is tested.
+        validation_share: stratified share of the training images that is validated on, in (0, 1).
+        split_seed: of the draw of the validation images (and of the subsets below).
+        train_images: at most this many images for training and validation together, stratified; 0 is all.
+        test_images: at most this many test images, stratified; 0 is all.
+        base_lr: peak learning rate at batch size 32; the trial's own is base_lr * sqrt(batch_size / 32).
+        weight_decay: AdamW's decoupled decay.
+        warmup_share: share of all steps in which the learning rate rises from zero, in [0, 1).
+        lr_schedule: what follows the warm-up.
+        precision: arithmetic of forward and backward; weights stay float32.
+        layout: memory order of images and weights.
+    """
+
+    backbone: str
+    weights: str = "none"
+    weights_id: str = "none"
+    dense: int = 0
+    dropout: float = 0.0
+    toggles: tuple[str, ...] = ()
+    image_px: int = 512
+    in_channels: int = 3
+    batch_size: int = 8
+    epochs: int = 10
+    seed: int = 0
+    split: Literal["official"] = "official"
+    fold: int = 0
+    validation_share: float = 0.2
+    split_seed: int = 0
+    train_images: int = 0
+    test_images: int = 0
+    base_lr: float = 1e-3
+    weight_decay: float = 0.01
+    warmup_share: float = 0.1
+    lr_schedule: Literal["cosine", "constant"] = "cosine"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    layout: Literal["channels_last", "contiguous"] = "channels_last"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Epoch:
+    """What one pass over the training images gave. Losses are mean binary cross-entropies in nats."""
+
+    epoch: int
+    n_images: int
+    n_steps: int
+    learning_rate: float
+    train_loss: float
+    validation_loss: float
+    validation_accuracy: float
+    train_s: float
+    validation_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Predictions:
+    """The primary result: one score for every image of the validation and test sets.
+
+    Attributes:
+        image: [n] int64, row of the pack.
+        split: [n] "validation" or "test".
+        y_true: [n] uint8, 1 is defective.
+        score: [n] float32, P(defective) in [0, 1].
+    """
+
+    image: NDArray[np.int64]
+    split: NDArray[np.str_]
+    y_true: NDArray[np.uint8]
+    score: NDArray[np.float32]
+
+
+def cell_id(config: TrialConfig, dataset_id: str) -> str:
+    """Return the key of a cell: 16 hexadecimal digits over config, dataset and recipe version.
+
+    The path behind `local-dir:` is left out, since `weights_id` says what was found there.
+    """
+    settings: dict[str, Any] = asdict(config)
+    del settings["weights"]
+    canonical = json.dumps([RECIPE, dataset_id, settings], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
