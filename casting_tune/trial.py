@@ -8,7 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, Lt
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,32 +48,33 @@ class TrialConfig:
         weight_decay: AdamW's decoupled decay.
         warmup_share: share of all steps in which the learning rate rises from zero, in [0, 1).
         lr_schedule: what follows the warm-up.
-        precision: arithmetic of forward and backward; weights stay float32.
+        precision: arithmetic of forward and backward; weights stay float32. A sweep resolves `auto` for its
+            device before the key is made, so no cell that runs is called auto.
         layout: memory order of images and weights.
     """
 
     backbone: str
     weights: str = "none"
     weights_id: str = "none"
-    dense: int = 0
-    dropout: float = 0.0
+    dense: Annotated[int, Ge(0)] = 0
+    dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
     toggles: tuple[str, ...] = ()
-    image_px: int = 512
-    in_channels: int = 3
-    batch_size: int = 8
-    epochs: int = 10
-    seed: int = 0
+    image_px: Annotated[int, Ge(16), Lt(4097)] = 512
+    in_channels: Literal[1, 3] = 3
+    batch_size: Annotated[int, Gt(0)] = 8
+    epochs: Annotated[int, Gt(0)] = 10
+    seed: Annotated[int, Ge(0)] = 0
     split: Literal["official"] = "official"
-    fold: int = 0
-    validation_share: float = 0.2
-    split_seed: int = 0
-    train_images: int = 0
-    test_images: int = 0
-    base_lr: float = 1e-3
-    weight_decay: float = 0.01
-    warmup_share: float = 0.1
+    fold: Annotated[int, Ge(0)] = 0
+    validation_share: Annotated[float, Gt(0), Lt(1)] = 0.2
+    split_seed: Annotated[int, Ge(0)] = 0
+    train_images: Annotated[int, Ge(0)] = 0
+    test_images: Annotated[int, Ge(0)] = 0
+    base_lr: Annotated[float, Gt(0)] = 1e-3
+    weight_decay: Annotated[float, Ge(0)] = 0.01
+    warmup_share: Annotated[float, Ge(0), Lt(1)] = 0.1
     lr_schedule: Literal["cosine", "constant"] = "cosine"
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
     layout: Literal["channels_last", "contiguous"] = "channels_last"
 
 

@@ -1,0 +1,67 @@
+"""Puts the packed images on the device once and says which of them make up each batch.
+
+Comes in: a pack's uint8 array and rows of it. Goes out: a uint8 tensor on the device, a shuffled order an epoch, and
+the slices of that order. There are no worker processes: the images are already decoded, and augmentation happens on the
+device. Knows no toggles and no networks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+
+CHUNK = 256  # images reduced at a time, so that the float copy stays small
+
+
+def put(images: NDArray[np.uint8], rows: NDArray[np.int64], *, px: int, device: torch.device) -> torch.Tensor:
+    """Copy some images to the device, reduced to `px` with antialiasing where they are larger.
+
+    Larger images are reduced here, once, since a warp samples four pixels and would alias; smaller ones stay as they
+    are and the augmentation's one warp enlarges them.
+
+    Args:
+        images: [n, h, w] gray or [n, 3, h, w] colour, uint8; read, never written.
+        rows: [m] rows of `images`.
+        px: side of the network's input.
+        device: where the tensor goes.
+
+    Returns:
+        [m, c, h', w'] uint8 with c 1 or 3, h' = min(h, px) and w' = min(w, px).
+    """
+    import torch
+    from torch.nn.functional import interpolate
+
+    channels = 1 if images.ndim == 3 else images.shape[1]
+    height, width = images.shape[-2:]
+    size = (min(height, px), min(width, px))
+    out = torch.empty((len(rows), channels, *size), dtype=torch.uint8, device=device)
+    for start in range(0, len(rows), CHUNK):
+        part = images[rows[start : start + CHUNK]]  # fancy indexing copies, so the pack stays as it is
+        tensor = torch.from_numpy(part).reshape(len(part), channels, height, width).to(device)
+        if size != (height, width):
+            tensor = interpolate(tensor.float(), size=size, mode="bilinear", antialias=True).round_().to(torch.uint8)
+        out[start : start + CHUNK] = tensor
+    return out
+
+
+def shuffle(n: int, *, seed: int, epoch: int) -> NDArray[np.int64]:
+    """Return the order of `n` images in an epoch: a permutation that depends on seed and epoch alone."""
+    digest = hashlib.sha256(f"shuffle/{seed}/{epoch}".encode()).digest()
+    return np.random.Generator(np.random.PCG64(int.from_bytes(digest[:8], "big"))).permutation(n)
+
+
+def batches(n: int, batch_size: int) -> list[slice]:
+    """Return the slices that cut `n` images into batches, every image once.
+
+    A last batch of a single image joins the batch before it: one image has no batch statistics.
+    """
+    starts = list(range(0, n, batch_size))
+    if len(starts) > 1 and n - starts[-1] == 1:
+        starts.pop()
+    return [slice(start, stop) for start, stop in zip(starts, [*starts[1:], n], strict=True)]

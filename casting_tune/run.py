@@ -1,0 +1,332 @@
+"""One trial from images to rows: the only place where a TrialConfig is taken apart.
+
+Comes in: a configuration, a pack, a store, and where it runs. Goes out: rows of epochs, then predictions, then the one
+row in trials that commits them; and each Epoch to `on_epoch`, after its row is safe. A trial that fails is a row too.
+Knows no sweep files and no Ray: whoever schedules calls `run_trial` in a process of their choice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import numpy as np
+
+from casting_tune import augment, backbones, folds, loader, metrics, train
+from casting_tune.errors import Diverged, UsageError
+from casting_tune.pack import Pack
+from casting_tune.store import Store
+from casting_tune.trial import RECIPE, Epoch, Predictions, Status, TrialConfig, cell_id
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+
+EVALUATION_BATCH = 32
+
+Precision = Literal["fp32", "bf16"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a trial runs, as its row records it.
+
+    Attributes:
+        device: "cpu" or "cuda"; the scheduler has made the right GPU the visible one.
+        n_threads: CPU threads of the trial.
+        n_at_once: trials that may run at the same time on this machine or cluster; 1 had it alone.
+        ray: Ray's version, None in a plain loop.
+        git_commit: of the casting_tune that runs, None outside a checkout.
+    """
+
+    device: Literal["cpu", "cuda"] = "cpu"
+    n_threads: int = 1
+    n_at_once: int = 1
+    ray: str | None = None
+    git_commit: str | None = None
+
+
+def run_trial(
+    config: TrialConfig,
+    pack: Pack,
+    store: Store,
+    *,
+    sweep: str,
+    label: str,
+    place: Place,
+    on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+) -> dict[str, Any]:
+    """Train one cell once, write its rows, and return its row of trials.
+
+    A loss that is not finite, memory that runs out, or any other error of the trial ends it with that status and its
+    message in the row: one trial never ends a sweep. Errors of the store itself are raised.
+    """
+    started_at, started = datetime.now(UTC), time.perf_counter()
+    cell = cell_id(config, pack.dataset_id)
+    attempt = store.next_attempt(cell)
+    name = f"{cell}-{attempt}"
+    row = describe(config, pack) | {
+        "cell_id": cell, "attempt": attempt, "sweep": sweep, "label": label, "started_at": started_at,
+        "device": place.device, "n_threads": place.n_threads, "n_at_once": place.n_at_once,
+        "ray": place.ray, "git_commit": place.git_commit,
+    }  # fmt: skip
+
+    def keep(epoch: Epoch) -> None:
+        kept = asdict(epoch) | {"cell_id": cell, "attempt": attempt, "sweep": sweep, "ended_at": datetime.now(UTC)}
+        store.write("epochs", sweep, f"{name}-{epoch.epoch}", [kept])
+        on_epoch(epoch)
+
+    status: Status = "completed"
+    try:
+        predictions, measured = _train(config, pack, place, on_epoch=keep)
+    except Exception as error:  # whatever a network, driver or kernel raises: the row keeps it, the sweep goes on
+        status = _status(error)
+        row["error"] = f"{type(error).__name__}: {error}".replace(str(Path.home()), "~")[:2000]
+    else:
+        row |= measured | _score(predictions)
+        store.write("predictions", sweep, name, _prediction_rows(predictions, pack, cell, attempt))
+    row |= {"status": status, "duration_s": time.perf_counter() - started}
+    store.write("trials", sweep, name, [row])
+    return row
+
+
+def lost(
+    config: TrialConfig, pack: Pack, store: Store, *, sweep: str, label: str, place: Place, error: str
+) -> dict[str, Any]:
+    """Write and return the row of a trial whose process ended before it could say how."""
+    cell = cell_id(config, pack.dataset_id)
+    attempt = store.next_attempt(cell)
+    row = describe(config, pack) | {
+        "cell_id": cell, "attempt": attempt, "sweep": sweep, "label": label, "status": "error", "error": error[:2000],
+        "started_at": datetime.now(UTC), "device": place.device, "n_threads": place.n_threads,
+        "n_at_once": place.n_at_once, "ray": place.ray, "git_commit": place.git_commit,
+    }  # fmt: skip
+    store.write("trials", sweep, f"{cell}-{attempt}", [row])
+    return row
+
+
+def check(config: TrialConfig, pack: Pack) -> None:
+    """Raise UsageError where a configuration cannot run on these images; costs no training."""
+    if config.in_channels == 1 and pack.images.ndim == 4:
+        raise UsageError("in_channels = 1 takes gray images, and these have colour. Set in_channels = 3.")
+    _folds(config, pack)
+
+
+def describe(config: TrialConfig, pack: Pack) -> dict[str, Any]:
+    """Return what a row of trials says of a configuration, its images and the libraries, one column a toggle."""
+    settings = asdict(config)
+    toggles = settings.pop("toggles")
+    parts = _folds(config, pack)
+    return settings | {
+        "weights": config.weights.partition(":")[
+            0
+        ],  # the folder's path stays out of the store; weights_id identifies it
+        "augmentation": augment.name(toggles),
+        **{toggle: toggle in toggles for toggle in augment.TOGGLES},
+        "recipe": RECIPE,
+        "dataset_id": pack.dataset_id,
+        "positive": pack.positive,
+        "n_train": len(parts.train),
+        "n_validation": len(parts.validation),
+        "n_test": len(parts.test),
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in ("torch", "timm", "kornia")},
+        "casting_tune": importlib.metadata.version("casting-tune"),
+    }
+
+
+def _folds(config: TrialConfig, pack: Pack) -> folds.Folds:
+    return folds.split(
+        pack.labels,
+        pack.splits,
+        pack.sha256,
+        validation_share=config.validation_share,
+        seed=config.split_seed,
+        train_images=config.train_images,
+        test_images=config.test_images,
+    )
+
+
+def _train(
+    config: TrialConfig, pack: Pack, place: Place, *, on_epoch: Callable[[Epoch], None]
+) -> tuple[Predictions, dict[str, Any]]:
+    """Train on the training images, predict validation and test; return predictions and what was measured."""
+    import torch
+
+    torch.set_num_threads(place.n_threads)
+    device = torch.device(place.device)
+    precision = cast(Precision, config.precision)
+    _reset_peak_memory(device)
+    parts = _folds(config, pack)
+    model = backbones.build(
+        config.backbone,
+        weights=config.weights,
+        dense=config.dense,
+        dropout=config.dropout,
+        in_channels=config.in_channels,
+        seed=config.seed,
+    ).to(device, memory_format=_layout(config))  # type: ignore[call-overload]
+    n_parameters, n_statistics = backbones.n_parameters(model)
+    prepare = _preparation(config, device)
+    images = {name: _put(pack, rows, config, device) for name, rows in asdict(parts).items()}
+
+    def training(epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        pixels, y_true = images["train"]
+        order = torch.from_numpy(loader.shuffle(len(y_true), seed=config.seed, epoch=epoch)).to(device)
+        draws = augment.draw(config.toggles, len(y_true), seed=config.seed, epoch=epoch, device=device)
+        for rows in loader.batches(len(y_true), config.batch_size):
+            chosen = order[rows]
+            yield prepare(augment.apply(pixels[chosen], draws[rows], px=config.image_px)), y_true[chosen]
+
+    def evaluation(part: str) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        pixels, y_true = images[part]
+        for rows in loader.batches(len(y_true), EVALUATION_BATCH):
+            yield prepare(augment.resize(pixels[rows], px=config.image_px)), y_true[rows]
+
+    recipe = train.Recipe(
+        base_lr=config.base_lr,
+        batch_size=config.batch_size,
+        weight_decay=config.weight_decay,
+        warmup_share=config.warmup_share,
+        lr_schedule=config.lr_schedule,
+        epochs=config.epochs,
+        n_steps=len(loader.batches(len(parts.train), config.batch_size)),
+        precision=precision,
+    )
+    torch.manual_seed(_stream(config.seed, "dropout"))
+    epochs = []
+    for epoch in train.fit(model, recipe, batches=training, validation=lambda: evaluation("validation")):
+        on_epoch(epoch)
+        epochs.append(epoch)
+    scores = [train.predict(model, evaluation(part), precision=precision) for part in ("validation", "test")]
+    predictions = _predictions(parts, pack, scores)
+    batch = next(evaluation("test"))[0]
+    epoch_s = statistics.median(epoch.train_s for epoch in epochs)
+    return predictions, {
+        "epoch_s": epoch_s,
+        "step_s": epoch_s / recipe.n_steps,
+        "image_s": epoch_s / len(parts.train),
+        "n_steps": recipe.n_steps,
+        "latency_one_s": train.latency(model, batch[:1], precision=precision),
+        "latency_batch_s": train.latency(model, batch, precision=precision),
+        "latency_batch_images": len(batch),
+        "peak_memory_bytes": _peak_memory(device),
+        "n_parameters": n_parameters,
+        "n_statistics": n_statistics,
+    }
+
+
+def _preparation(config: TrialConfig, device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return what turns augmented images [b, c, px, px] in 0..1 into inputs [b, in_channels, px, px]."""
+    import torch
+
+    mean, std = (
+        torch.tensor(values, device=device).reshape(1, 3, 1, 1)
+        for values in backbones.normalisation(config.backbone, config.weights)
+    )
+    if config.in_channels == 1:
+        mean, std = mean.mean(1, keepdim=True), std.mean(1, keepdim=True)
+    scale, offset = 1 / std, -mean / std
+
+    def prepare(images: torch.Tensor) -> torch.Tensor:
+        # a gray image broadcasts against three means: this is the expansion to three channels
+        return torch.addcmul(offset, images, scale).contiguous(memory_format=_layout(config))
+
+    return prepare
+
+
+def _put(
+    pack: Pack, rows: NDArray[np.int64], config: TrialConfig, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    import torch
+
+    labels = torch.from_numpy(pack.labels[rows].astype(np.float32)).to(device)
+    return loader.put(pack.images, rows, px=config.image_px, device=device), labels
+
+
+def _layout(config: TrialConfig) -> torch.memory_format:
+    import torch
+
+    return torch.channels_last if config.layout == "channels_last" else torch.contiguous_format
+
+
+def _stream(seed: int, purpose: str) -> int:
+    """Return a seed of its own for one use of randomness in a trial."""
+    return int.from_bytes(hashlib.sha256(f"{purpose}/{seed}".encode()).digest()[:8], "big") >> 1
+
+
+def _predictions(parts: folds.Folds, pack: Pack, scores: list[NDArray[np.float32]]) -> Predictions:
+    rows = np.concatenate([parts.validation, parts.test])
+    split = np.repeat(["validation", "test"], [len(parts.validation), len(parts.test)])
+    return Predictions(image=rows, split=split, y_true=pack.labels[rows], score=np.concatenate(scores))
+
+
+def _prediction_rows(predictions: Predictions, pack: Pack, cell: str, attempt: int) -> list[dict[str, Any]]:
+    return [
+        {
+            "cell_id": cell,
+            "attempt": attempt,
+            "split": str(split),
+            "image": int(image),
+            "path": str(pack.paths[image]),
+            "sha256": str(pack.sha256[image]),
+            "y_true": int(y_true),
+            "score": float(score),
+        }
+        for image, split, y_true, score in zip(
+            predictions.image, predictions.split, predictions.y_true, predictions.score, strict=True
+        )
+    ]
+
+
+def _score(predictions: Predictions) -> dict[str, float | int | None]:
+    """Return the metric columns of a row of trials: both splits at threshold 0.5, and the study's view of the test."""
+    columns: dict[str, float | int | None] = {}
+    for split in ("validation", "test"):
+        chosen = predictions.split == split
+        y_true, score = predictions.y_true[chosen], predictions.score[chosen]
+        columns |= {f"{split}_{name}": value for name, value in metrics.measure(y_true, score).items()}
+        if np.isfinite(score).all():
+            columns |= {f"{split}_{name}": n for name, n in asdict(metrics.counts(y_true, score)).items()}
+    view = metrics.measure(y_true, score, positive="ok")
+    return columns | {f"test_{name}_ok": view[name] for name in ("recall", "precision", "f1")}
+
+
+def _status(error: Exception) -> Status:
+    import torch
+
+    if isinstance(error, Diverged):
+        return "diverged"
+    return "oom" if isinstance(error, torch.OutOfMemoryError | MemoryError) else "error"
+
+
+def _reset_peak_memory(device: torch.device) -> None:
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with contextlib.suppress(OSError):  # Linux alone: "5" resets this process's own peak (proc(5), clear_refs)
+            Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak_memory(device: torch.device) -> int | None:
+    """Return the most bytes held since the reset: of the GPU, or of this process's resident memory (None: unknown)."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return None

@@ -1,0 +1,410 @@
+"""Reads sweeps/<name>.toml and expands it into labelled cells.
+
+A sweep file asks one question. Its parts, in the order in which they decide a setting (a later one wins):
+
+    [fixed]     settings that every cell shares
+    [axes]      setting = [values]; the file's `type` says how they combine
+    [[cases]]   named rows by hand: a label and settings (type "cases"), each with every combination of the axes
+    [[when]]    conditions: `match` some settings, `set` others
+    [[study]]   the study's published figures, beside the cells that they belong to
+    [quick]     `only` keeps cells, `set` overrides settings, for --quick
+
+Types: `grid` (every combination), `cases`, `ablation` (axes of two values: all first, all second, and one second at a
+time), `one_at_a_time` (all first values, then one changed at a time), `repeats` (an axis `seed`, nothing else).
+Settings are the fields of TrialConfig, `augmentation` (see `augment.parse`) and each toggle by its name. Knows no
+images, torch or Ray.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from casting_tune import augment, backbones
+from casting_tune.errors import UsageError, unknown
+from casting_tune.trial import TrialConfig
+
+NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+RESOLVED = ("toggles", "weights_id")  # made from other settings, never written in a sweep file
+SETTINGS = (*(f.name for f in fields(TrialConfig) if f.name not in RESOLVED), "augmentation", *augment.TOGGLES)
+REPEATED = ("seed", "fold")  # the axes over which a row of a table is repeated
+FIGURES = ("accuracy", "recall", "f1", "epoch_s")
+
+Settings = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One labelled configuration of a sweep.
+
+    Attributes:
+        row: the cell's label without seed and fold: the row of a table that it belongs to.
+        label: row, then seed and fold where the sweep varies them.
+        config: the whole configuration.
+        study: the study's published figures for it, by name (accuracy and recall in per cent, epoch_s in seconds).
+    """
+
+    row: str
+    label: str
+    config: TrialConfig
+    study: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sweep:
+    """A sweep file, read and expanded."""
+
+    name: str
+    question: str
+    study_part: str
+    cells: tuple[Cell, ...]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class _Case(_Part):
+    label: str
+    set: Settings
+
+
+class _When(_Part):
+    match: Settings
+    set: Settings
+
+
+class _Study(_Part):
+    part: int
+    axis: str
+    match: Settings
+    columns: list[Literal["accuracy", "recall", "f1", "epoch_s"]]
+    rows: dict[str, list[float]]
+
+
+class _Quick(_Part):
+    only: dict[str, list[Any]] = {}
+    set: Settings = {}
+
+
+class _File(_Part):
+    question: str
+    study_part: str = ""
+    type: Literal["grid", "cases", "ablation", "one_at_a_time", "repeats"] = "grid"
+    fixed: Settings = {}
+    axes: dict[str, list[Any]] = {}
+    cases: list[_Case] = []
+    when: list[_When] = []
+    study: list[_Study] = []
+    quick: _Quick = Field(default_factory=_Quick)
+
+
+def read(
+    name: str,
+    *,
+    quick: bool = False,
+    only: Sequence[str] = (),
+    overrides: Sequence[str] = (),
+) -> Sweep:
+    """Read a sweep by name or by path and expand it.
+
+    Args:
+        name: the name of a sweep that comes with casting_tune or lies in ./sweeps, or the path of a TOML file.
+        quick: apply the file's [quick] section.
+        only: `axis=value[,value]`: keep the cells with these values; several are all to hold.
+        overrides: `setting=value`: replace a setting that is not an axis.
+
+    Raises:
+        UsageError: no such sweep, a key, name, type or value that cannot be meant, an empty axis, a doubled cell.
+    """
+    path = find(name)
+    where = f"Sweep file {path.name}"
+    part = _parse(path, where)
+    forced = _overrides(overrides, part)
+    rows: list[tuple[list[str], Settings]] = []
+    for labels, varied in _expand(part, where):
+        settings = {**part.fixed, **varied}
+        for condition in part.when:
+            if _matches(settings, condition.match):
+                settings.update(condition.set)
+        rows.append((labels, settings))
+    picks = _only(only, rows)
+    if quick:
+        picks.append(part.quick.only)
+    rows = [row for row in rows if all(_picked(row[1], pick) for pick in picks)]
+    if not rows:
+        raise UsageError(f"{where}: no cell is left after {' '.join(f'--only {o}' for o in only) or '[quick] only'}.")
+    if quick:
+        rows = [(labels, {**settings, **part.quick.set}) for labels, settings in rows]
+    study = [] if quick or forced else part.study  # a published figure belongs to the study's own settings
+    cells = [_cell(labels, {**settings, **forced}, study, where) for labels, settings in rows]
+    _check_doubled(cells, where)
+    return Sweep(name=path.stem, question=part.question, study_part=part.study_part, cells=tuple(cells))
+
+
+def names() -> list[str]:
+    """Return the names of the sweeps that are found by name, in alphabetical order."""
+    return sorted({path.stem for folder in _folders() if folder.is_dir() for path in folder.glob("*.toml")})
+
+
+def find(name: str) -> Path:
+    """Return the path of a sweep file, given its name or its path.
+
+    Raises:
+        UsageError: there is none, with the nearest name that there is.
+    """
+    if name.endswith(".toml") or "/" in name:
+        path = Path(name)
+        if not path.is_file():
+            raise UsageError(f"There is no sweep file '{name}'. Sweeps found by name: {', '.join(names())}.")
+    else:
+        found = [folder / f"{name}.toml" for folder in _folders() if (folder / f"{name}.toml").is_file()]
+        if not found:
+            raise UsageError(unknown("sweep", name, names()))
+        path = found[0]
+    if not NAME.fullmatch(path.stem):
+        raise UsageError(f"A sweep's name is 1 to 63 of a-z, 0-9, '_' and '-', a letter first; '{path.stem}' is not.")
+    return path
+
+
+def _folders() -> list[Path]:
+    package = Path(__file__).parent
+    return [Path("sweeps"), package / "sweeps", package.parent / "sweeps"]
+
+
+def _parse(path: Path, where: str) -> _File:
+    try:
+        return _File.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{where} is not TOML: {error}.") from error
+    except RecursionError as error:
+        raise UsageError(f"{where} is nested too deeply to be a sweep file.") from error
+    except ValidationError as error:
+        raise UsageError(f"{where}: {_first(error, _File)}") from error
+
+
+def _first(error: ValidationError, model: type[BaseModel]) -> str:
+    """Say the first thing that pydantic found, in the user's spelling."""
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        owner = {"quick": _Quick, "cases": _Case, "when": _When, "study": _Study}.get(str(first["loc"][0]), model)
+        return unknown("key", str(first["loc"][-1]), owner.model_fields)
+    return f"'{place}': {first['msg']}, not {first['input']!r}."[:300]
+
+
+def _expand(part: _File, where: str) -> Iterator[tuple[list[str], Settings]]:
+    """Yield for every cell the values that label it and the settings that the axes and cases give it."""
+    axes = {name: _values(name, values, where) for name, values in part.axes.items()}
+    overlap = set(axes) & set(part.fixed)
+    if overlap:
+        raise UsageError(f"{where}: '{min(overlap)}' stands in [fixed] and in [axes]. Keep one.")
+    if part.cases and part.type != "cases":
+        raise UsageError(f'{where}: [[cases]] needs type = "cases", not "{part.type}".')
+    count = math.prod(len(values) for values in axes.values()) * max(1, len(part.cases))
+    if count > 1_000_000:
+        raise UsageError(f"{where}: {count:,} cells are more than a million. Take values from an axis.")
+    repeated = {name: axes.pop(name) for name in list(axes) if name in REPEATED}
+    for labels, settings in _COMBINATIONS[part.type](axes, part.cases, where):
+        for values in itertools.product(*repeated.values()):
+            yield labels, settings | dict(zip(repeated, values, strict=True))
+
+
+def _values(name: str, values: list[Any], where: str) -> list[Any]:
+    check_setting(name, where)
+    if not values:
+        raise UsageError(f"{where}: axis '{name}' is empty. Give it at least one value, or take it out.")
+    if name == "augmentation" and values == ["leave_one_out"]:
+        return ["default", "additional", *(f"no {toggle}" for toggle in augment.TOGGLES)]
+    doubled = [value for i, value in enumerate(values) if value in values[:i]]
+    if doubled:
+        raise UsageError(f"{where}: axis '{name}' holds {doubled[0]!r} twice.")
+    return values
+
+
+def _grid(axes: dict[str, list[Any]], cases: list[_Case], where: str) -> Iterator[tuple[list[str], Settings]]:
+    del cases, where
+    for values in itertools.product(*axes.values()):
+        settings = dict(zip(axes, values, strict=True))
+        yield _labels(settings), settings
+
+
+def _cases(axes: dict[str, list[Any]], cases: list[_Case], where: str) -> Iterator[tuple[list[str], Settings]]:
+    if not cases:
+        raise UsageError(f'{where}: type = "cases" needs at least one [[cases]].')
+    for case in cases:
+        for labels, settings in _grid(axes, [], where):
+            yield [case.label, *labels], settings | case.set
+
+
+def _ablation(axes: dict[str, list[Any]], cases: list[_Case], where: str) -> Iterator[tuple[list[str], Settings]]:
+    del cases
+    wrong = [name for name, values in axes.items() if len(values) != 2]
+    if wrong or len(axes) < 2:
+        raise UsageError(f"{where}: an ablation takes two or more axes of two values each, [whole, ablated].")
+    whole = {name: values[0] for name, values in axes.items()}
+    yield ["all"], whole
+    yield ["none"], {name: values[1] for name, values in axes.items()}
+    for name, values in axes.items():
+        yield [f"no {name}"], {**whole, name: values[1]}
+
+
+def _one_at_a_time(axes: dict[str, list[Any]], cases: list[_Case], where: str) -> Iterator[tuple[list[str], Settings]]:
+    del cases, where
+    base = {name: values[0] for name, values in axes.items()}
+    yield ["base"], base
+    for name, values in axes.items():
+        for value in values[1:]:
+            yield [f"{name}={value}"], {**base, name: value}
+
+
+def _repeats(axes: dict[str, list[Any]], cases: list[_Case], where: str) -> Iterator[tuple[list[str], Settings]]:
+    del cases
+    if axes:
+        raise UsageError(f"{where}: type = \"repeats\" takes the axes seed and fold alone, not '{min(axes)}'.")
+    yield [], {}
+
+
+_COMBINATIONS = {
+    "grid": _grid,
+    "cases": _cases,
+    "ablation": _ablation,
+    "one_at_a_time": _one_at_a_time,
+    "repeats": _repeats,
+}
+
+
+def _labels(settings: Settings) -> list[str]:
+    return [str(value) if isinstance(value, str) else f"{name}={value}" for name, value in settings.items()]
+
+
+def check_setting(name: str, where: str) -> None:
+    """Raise UsageError unless `name` is a setting of a sweep file."""
+    if name not in SETTINGS:
+        raise UsageError(f"{where}: {unknown('setting', name, SETTINGS)}")
+
+
+def _matches(settings: Settings, match: Settings) -> bool:
+    return all(settings.get(name) == value for name, value in match.items())
+
+
+def _picked(settings: Settings, pick: Mapping[str, list[Any]]) -> bool:
+    return all(settings.get(name) in values for name, values in pick.items())
+
+
+def _only(only: Sequence[str], rows: list[tuple[list[str], Settings]]) -> list[Mapping[str, list[Any]]]:
+    picks: list[Mapping[str, list[Any]]] = []
+    for text in only:
+        name, equals, listed = text.partition("=")
+        if not equals or not listed:
+            raise UsageError(f"--only takes axis=value[,value], not '{text}'.")
+        check_setting(name, "--only")
+        present = [settings[name] for _, settings in rows if name in settings]
+        known = list(dict.fromkeys(present))
+        by_text = {_text(value): value for value in known}
+        missing = [value for value in listed.split(",") if value not in by_text]
+        if missing:
+            raise UsageError(f"--only: {unknown(f'value of {name}', missing[0], by_text)}")
+        picks.append({name: [by_text[value] for value in listed.split(",")]})
+    return picks
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _overrides(overrides: Sequence[str], part: _File) -> Settings:
+    forced: Settings = {}
+    for text in overrides:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise UsageError(f"--set takes setting=value, not '{text}'.")
+        check_setting(name, "--set")
+        if name in part.axes:
+            raise UsageError(f"--set: '{name}' is an axis of this sweep. Pick its values with --only {name}=...")
+        try:
+            forced[name] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            forced[name] = value  # a bare word is a string
+    return forced
+
+
+def _cell(labels: list[str], settings: Settings, study: list[_Study], where: str) -> Cell:
+    row = ", ".join(labels) or "all"
+    repeats = [f"{name} {settings[name]}" for name in REPEATED if name in settings]
+    config = configure(settings, f"{where}, cell '{row}'")
+    figures: dict[str, float] = {}
+    for block in study:
+        values = block.rows.get(_text(settings.get(block.axis)))
+        if values is not None and _matches(settings, block.match):
+            figures |= dict(zip(block.columns, values, strict=True))
+    return Cell(row=row, label=", ".join([row, *repeats]), config=config, study=figures)
+
+
+def configure(settings: Settings, where: str) -> TrialConfig:
+    """Make the configuration of a cell from its settings.
+
+    Raises:
+        UsageError: an unknown setting, a wrong type, a value out of range.
+    """
+    for name in settings:
+        check_setting(name, where)
+    toggles = set(augment.parse(settings.get("augmentation", "default")))
+    plain: Settings = {}
+    for name, value in settings.items():
+        if name in augment.TOGGLES:
+            if not isinstance(value, bool):
+                raise UsageError(f"{where}: toggle '{name}' is true or false, not {value!r}.")
+            toggles = toggles | {name} if value else toggles - {name}
+        elif name != "augmentation":
+            plain[name] = value
+    if "backbone" not in plain:
+        raise UsageError(f"{where}: no backbone is set. Add it to [fixed] or [axes].")
+    plain["toggles"] = tuple(name for name in augment.TOGGLES if name in toggles)
+    try:
+        config: TrialConfig = _adapter().validate_python(plain)
+    except ValidationError as error:
+        first = error.errors()[0]
+        setting = ".".join(str(part) for part in first["loc"])
+        raise UsageError(f"{where}: {setting}: {first['msg']}, not {first['input']!r}.") from error
+    backbones.check_name(config.backbone)
+    backbones.check_size(config.backbone, config.image_px)
+    _check_weights(config, where)
+    return config
+
+
+@cache
+def _adapter() -> TypeAdapter[TrialConfig]:
+    return TypeAdapter(TrialConfig, config=ConfigDict(strict=True, allow_inf_nan=False))
+
+
+def _check_weights(config: TrialConfig, where: str) -> None:
+    kind, colon, path = config.weights.partition(":")
+    if kind not in ("imagenet", "none", "local-dir") or (kind == "local-dir") != bool(colon and path):
+        raise UsageError(f"{where}: weights are 'imagenet', 'none' or 'local-dir:DIR', not '{config.weights}'.")
+
+
+def _check_doubled(cells: Iterable[Cell], where: str) -> None:
+    seen: dict[TrialConfig, str] = {}
+    for cell in cells:
+        if cell.config in seen:
+            raise UsageError(
+                f"{where}: cells '{seen[cell.config]}' and '{cell.label}' are the same training. Take one out."
+            )
+        seen[cell.config] = cell.label
+
+
+def resolve(cell: Cell, *, weights_id: str, precision: Literal["fp32", "bf16"]) -> Cell:
+    """Return the cell with what only the machine can tell: which weights there are, what `auto` precision means."""
+    wanted = cell.config.precision
+    config = replace(cell.config, weights_id=weights_id, precision=precision if wanted == "auto" else wanted)
+    return replace(cell, config=config)

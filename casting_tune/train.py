@@ -1,0 +1,187 @@
+"""The training loop, as a generator that yields one Epoch at a time; predictions; latency.
+
+Comes in: a network, batches of normalised inputs, and the optimiser's settings. Goes out: Epochs, scores, seconds. It
+does not know where batches come from, who schedules, or where rows go.
+
+Nothing in the loop waits for the device: losses stay there and are read once an epoch.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from casting_tune.errors import Diverged
+from casting_tune.trial import Epoch
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+
+    Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]
+
+REFERENCE_BATCH = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """How the optimiser runs: AdamW, a linear warm-up, then the schedule, one step a batch."""
+
+    base_lr: float
+    batch_size: int
+    weight_decay: float
+    warmup_share: float
+    lr_schedule: Literal["cosine", "constant"]
+    epochs: int
+    n_steps: int  # an epoch
+    precision: Literal["fp32", "bf16"]
+
+
+def fit(
+    model: torch.nn.Module,
+    recipe: Recipe,
+    *,
+    batches: Callable[[int], Batches],
+    validation: Callable[[], Batches],
+) -> Iterator[Epoch]:
+    """Train, and yield an Epoch after each pass over the training images.
+
+    The loss is binary cross-entropy on the logit. The model is left as the last epoch made it.
+
+    Args:
+        model: inputs [b, c, px, px] -> logits [b].
+        recipe: the optimiser's settings.
+        batches: epoch (from 1) -> its training batches, (inputs [b, c, px, px] float, y_true [b] float 0 or 1).
+        validation: -> the validation batches, in a fixed order.
+
+    Raises:
+        Diverged: a training loss that is not a finite number.
+    """
+    import torch
+    from torch.nn.functional import binary_cross_entropy_with_logits
+
+    device = next(model.parameters()).device
+    optimiser = _optimiser(model, recipe)
+    step = 0
+    for epoch in range(1, recipe.epochs + 1):
+        model.train()
+        started = time.perf_counter()
+        losses, n_images, lr = [], 0, 0.0
+        for inputs, y_true in batches(epoch):
+            lr = learning_rate(step, recipe)
+            for group in optimiser.param_groups:
+                group["lr"] = lr
+            with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+                logits = model(inputs)
+            loss = binary_cross_entropy_with_logits(logits.float(), y_true)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.step()
+            losses.append(loss.detach() * len(y_true))
+            n_images += len(y_true)
+            step += 1
+        train_loss = float(torch.stack(losses).sum()) / n_images
+        train_s = time.perf_counter() - started
+        if not math.isfinite(train_loss):
+            raise Diverged(
+                f"The training loss of epoch {epoch} is {train_loss}. A smaller base_lr than {recipe.base_lr} helps."
+            )
+        validation_loss, validation_accuracy = _validate(model, validation(), recipe.precision)
+        yield Epoch(
+            epoch=epoch,
+            n_images=n_images,
+            n_steps=len(losses),
+            learning_rate=lr,
+            train_loss=train_loss,
+            validation_loss=validation_loss,
+            validation_accuracy=validation_accuracy,
+            train_s=train_s,
+            validation_s=time.perf_counter() - started - train_s,
+        )
+
+
+def learning_rate(step: int, recipe: Recipe) -> float:
+    """Return the learning rate of a step, counted from 0 over the whole training.
+
+    The peak is base_lr * sqrt(batch_size / 32), the square-root scaling of adaptive optimisers (Malladi et al., "On the
+    SDEs and Scaling Rules for Adaptive Gradient Algorithms", 2022). It is reached linearly over the warm-up; after that
+    a half cosine falls to zero at the last step (Loshchilov and Hutter, "SGDR", 2017), or it stays.
+    """
+    peak = recipe.base_lr * math.sqrt(recipe.batch_size / REFERENCE_BATCH)
+    total = recipe.epochs * recipe.n_steps
+    warmup = round(recipe.warmup_share * total)
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    if recipe.lr_schedule == "constant":
+        return peak
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+
+
+def predict(model: torch.nn.Module, batches: Batches, *, precision: Literal["fp32", "bf16"]) -> NDArray[np.float32]:
+    """Return P(defective) of every image: [n] float32 in [0, 1], in the batches' order."""
+    import torch
+
+    logits = [logit for logit, _ in _logits(model, batches, precision)]
+    return torch.cat(logits).sigmoid().cpu().numpy()
+
+
+def latency(
+    model: torch.nn.Module, inputs: torch.Tensor, *, precision: Literal["fp32", "bf16"], n: int = 7, warmup: int = 2
+) -> float:
+    """Return the median seconds of one forward pass of `inputs` [b, c, px, px], the device awaited each time."""
+    seconds = []
+    for _ in range(warmup + n):
+        _wait(inputs.device)
+        started = time.perf_counter()
+        predict(model, [(inputs, inputs)], precision=precision)
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds[warmup:])
+
+
+def _wait(device: torch.device) -> None:
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _validate(model: torch.nn.Module, batches: Batches, precision: Literal["fp32", "bf16"]) -> tuple[float, float]:
+    import torch
+    from torch.nn.functional import binary_cross_entropy_with_logits
+
+    pairs = list(_logits(model, batches, precision))
+    logits, y_true = torch.cat([logit for logit, _ in pairs]), torch.cat([y for _, y in pairs])
+    loss = binary_cross_entropy_with_logits(logits, y_true)
+    right = ((logits >= 0) == (y_true > 0.5)).float().mean()
+    return float(loss), float(right)
+
+
+def _logits(
+    model: torch.nn.Module, batches: Batches, precision: Literal["fp32", "bf16"]
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    import torch
+
+    model.eval()
+    with torch.inference_mode():
+        for inputs, y_true in batches:
+            with torch.autocast(inputs.device.type, torch.bfloat16, enabled=precision == "bf16"):
+                logits = model(inputs)
+            yield logits.float(), y_true
+
+
+def _optimiser(model: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """AdamW; biases and normalisation scales (one dimension) do not decay."""
+    import torch
+
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=recipe.base_lr, fused=True)
