@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 
 from casting_tune import augment, backbones, folds, loader, metrics, train
-from casting_tune.errors import Diverged, UsageError
+from casting_tune.errors import Diverged, StoreError, UsageError
 from casting_tune.pack import Pack
 from casting_tune.store import Store
 from casting_tune.trial import RECIPE, Epoch, Predictions, Status, TrialConfig, cell_id
@@ -63,7 +63,7 @@ def run_trial(
     sweep: str,
     label: str,
     place: Place,
-    on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+    on_epoch: Callable[[Epoch], None] = lambda _epoch: None,
 ) -> dict[str, Any]:
     """Train one cell once, write its rows, and return its row of trials.
 
@@ -88,6 +88,8 @@ def run_trial(
     status: Status = "completed"
     try:
         predictions, measured = _train(config, pack, place, on_epoch=keep)
+    except StoreError:
+        raise
     except Exception as error:  # whatever a network, driver or kernel raises: the row keeps it, the sweep goes on
         status = _status(error)
         row["error"] = f"{type(error).__name__}: {error}".replace(str(Path.home()), "~")[:2000]
