@@ -22,12 +22,12 @@ import math
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from casting_tune import augment, backbones
 from casting_tune.errors import UsageError, unknown
@@ -264,7 +264,7 @@ def _one_at_a_time(axes: dict[str, list[Any]], cases: list[_Case], where: str) -
     yield ["base"], base
     for name, values in axes.items():
         for value in values[1:]:
-            yield [f"{name}={value}"], {**base, name: value}
+            yield _labels({name: value}), {**base, name: value}
 
 
 def _repeats(axes: dict[str, list[Any]], cases: list[_Case], where: str) -> Iterator[tuple[list[str], Settings]]:
@@ -284,7 +284,10 @@ _COMBINATIONS = {
 
 
 def _labels(settings: Settings) -> list[str]:
-    return [str(value) if isinstance(value, str) else f"{name}={value}" for name, value in settings.items()]
+    return [
+        str(value) if isinstance(value, str) else f"{name.replace('_size', '')} {_text(value)}"
+        for name, value in settings.items()
+    ]
 
 
 def check_setting(name: str, where: str) -> None:
@@ -339,7 +342,7 @@ def _overrides(overrides: Sequence[str], part: _File) -> Settings:
 
 
 def _cell(labels: list[str], settings: Settings, study: list[_Study], where: str) -> Cell:
-    row = ", ".join(labels) or "all"
+    row = ", ".join(labels) or str(settings.get("backbone"))
     repeats = [f"{name} {settings[name]}" for name in REPEATED if name in settings]
     config = configure(settings, f"{where}, cell '{row}'")
     figures: dict[str, float] = {}
@@ -371,7 +374,7 @@ def configure(settings: Settings, where: str) -> TrialConfig:
         raise UsageError(f"{where}: no backbone is set. Add it to [fixed] or [axes].")
     plain["toggles"] = tuple(name for name in augment.TOGGLES if name in toggles)
     try:
-        config: TrialConfig = _adapter().validate_python(plain)
+        config = TrialConfig(**_checked().model_validate(plain).model_dump())
     except ValidationError as error:
         first = error.errors()[0]
         setting = ".".join(str(part) for part in first["loc"])
@@ -383,8 +386,14 @@ def configure(settings: Settings, where: str) -> TrialConfig:
 
 
 @cache
-def _adapter() -> TypeAdapter[TrialConfig]:
-    return TypeAdapter(TrialConfig, config=ConfigDict(strict=True, allow_inf_nan=False))
+def _checked() -> type[BaseModel]:
+    """Return a pydantic model with the fields, types and ranges of TrialConfig."""
+    types = get_type_hints(TrialConfig, include_extras=True)
+    given: dict[str, Any] = {
+        f.name: (types[f.name], ... if f.default is MISSING else f.default) for f in fields(TrialConfig)
+    }
+    config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+    return create_model("Settings", __config__=config, **given)
 
 
 def _check_weights(config: TrialConfig, where: str) -> None:

@@ -1,0 +1,318 @@
+"""Gives the cells to Ray Tune and tells how each epoch and trial ended; or runs the same cells in a plain loop.
+
+Comes in: tasks (a configuration and its label), a pack, a store, and what resources a trial takes. Goes out: Events, in
+the order in which things happen; the rows are in the store by then. Tune only schedules: it gets finished cells and no
+search space, and its own experiment state is thrown away. Knows no sweep files and no tables.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from casting_tune import run
+from casting_tune.errors import ResourcesError
+from casting_tune.pack import Pack
+from casting_tune.run import Place
+from casting_tune.store import Store
+from casting_tune.trial import Epoch, TrialConfig
+
+LOST_WORKERS = 3  # a cell whose process dies more often than this beside its retries is given up
+MALLOC = (
+    # glibc returns large blocks to the system at every free: keeping them made augmentation 1.6 to 2 times faster
+    "glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=2147483648:glibc.malloc.top_pad=268435456"
+)
+ENVIRONMENT = {
+    "GLIBC_TUNABLES": MALLOC,
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_memory_monitor_refresh_ms": "0",  # its kill ends the whole Tune run (ray 2.60), the kernel's ends one worker
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is the sweep's to answer
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """A cell to train, and how often that was tried before this run."""
+
+    config: TrialConfig
+    label: str
+    attempts: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Something that happened to a task: it started, an epoch ended, or the trial ended.
+
+    Attributes:
+        task: position of the task.
+        kind: what happened.
+        epoch: the epoch, for "epoch".
+        status: how the trial ended, for "ended".
+        error: why, where it did not complete.
+        test_accuracy: share of the test images that it got right, for a completed trial.
+        duration_s: of the trial.
+        retried: the trial ended in an error and the task runs once more.
+    """
+
+    task: int
+    kind: Literal["started", "epoch", "ended"]
+    epoch: Epoch | None = None
+    status: str | None = None
+    error: str | None = None
+    test_accuracy: float | None = None
+    duration_s: float | None = None
+    retried: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resources:
+    """What a trial takes. `n_at_once` None: as many as fit."""
+
+    cpus: float = 1
+    gpus: float = 0
+    n_at_once: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """Everything a worker needs beside the images: small, sent once."""
+
+    tasks: tuple[Task, ...]
+    store: Store
+    sweep: str
+    place: Place
+    retries: int
+
+
+def run_inline(work: Work, pack: Pack, *, on_event: Callable[[Event], None]) -> None:
+    """Run every task in this process, one after the other."""
+    for index in range(len(work.tasks)):
+        while _run_task(work, pack, index, on_event).retried:
+            pass
+
+
+def run_ray(
+    work: Work, pack: Pack, *, resources: Resources, address: str | None, on_event: Callable[[Event], None]
+) -> None:
+    """Run every task as a Ray Tune trial, on this machine or on the cluster at `address`.
+
+    Workers are reused from trial to trial; the packed images go to each node once, through Ray's object store. A trial
+    whose process dies runs again; one that is lost for good becomes a row with status error.
+
+    Raises:
+        ResourcesError: no node has what a trial takes.
+    """
+    with _ray(address) as ray:
+        from ray import tune
+
+        _check_resources(ray, resources)
+        scratch = Path(tempfile.mkdtemp(prefix="casting-tune-"))
+        follower = _follower(work, pack, on_event)
+        try:
+            trainable = tune.with_parameters(_trainable, work=work, pack=pack)
+            tune.Tuner(
+                tune.with_resources(trainable, {"cpu": resources.cpus, "gpu": resources.gpus}),
+                tune_config=tune.TuneConfig(
+                    search_alg=_queue(len(work.tasks)),
+                    num_samples=len(work.tasks),
+                    max_concurrent_trials=resources.n_at_once,
+                    reuse_actors=True,
+                    metric="test_accuracy",
+                    mode="max",
+                ),
+                run_config=tune.RunConfig(
+                    name="sweep",
+                    storage_path=str(scratch),
+                    verbose=0,
+                    callbacks=[follower],
+                    failure_config=tune.FailureConfig(max_failures=work.retries + LOST_WORKERS),
+                    log_to_file=False,
+                ),
+            ).fit()
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _trainable(config: dict[str, int], work: Work, pack: Pack) -> None:
+    """Run one task in a worker; every report carries one event.
+
+    Raises:
+        _Again: the trial ended in an error and has a retry left; Tune starts it afresh in a new process.
+    """
+    from ray import tune
+
+    def report(event: Event) -> None:
+        tune.report({"event": asdict(event), "test_accuracy": event.test_accuracy or 0.0})
+
+    if _run_task(work, pack, config["task"], report).retried:
+        raise _Again
+
+
+class _Again(Exception):  # noqa: N818 - not an error of anyone's: a signal to Tune
+    """Asks Tune to run a task once more."""
+
+
+def _run_task(work: Work, pack: Pack, index: int, on_event: Callable[[Event], None]) -> Event:
+    task = work.tasks[index]
+    on_event(Event(task=index, kind="started"))
+    row = run.run_trial(
+        task.config,
+        pack,
+        work.store,
+        sweep=work.sweep,
+        label=task.label,
+        place=work.place,
+        on_epoch=lambda epoch: on_event(Event(task=index, kind="epoch", epoch=epoch)),
+    )
+    # attempts of earlier runs of the sweep are not held against this one
+    again = row["status"] == "error" and row["attempt"] - task.attempts <= work.retries
+    event = replace(_ended(index, row), retried=again)
+    on_event(event)
+    return event
+
+
+def _ended(index: int, row: dict[str, Any]) -> Event:
+    return Event(
+        task=index,
+        kind="ended",
+        status=row["status"],
+        error=row.get("error"),
+        test_accuracy=row.get("test_accuracy"),
+        duration_s=row.get("duration_s"),
+    )
+
+
+def _follower(work: Work, pack: Pack, on_event: Callable[[Event], None]) -> Any:
+    """Return the Tune callback that passes events on and gives each lost trial its row."""
+    from ray import tune
+
+    def tell(result: dict[str, Any]) -> None:
+        event = dict(result["event"])
+        epoch = event.pop("epoch")
+        on_event(Event(**event, epoch=Epoch(**epoch) if epoch else None))
+
+    def lose(index: int, cause: object) -> None:
+        task = work.tasks[index]
+        error = f"The trial's process was lost: {type(cause).__name__}: {cause}".strip().splitlines()[0]
+        row = run.lost(task.config, pack, work.store, sweep=work.sweep, label=task.label, place=work.place, error=error)
+        on_event(_ended(index, row))
+
+    class Follower(tune.Callback):  # type: ignore[misc]
+        def __init__(self, tell: Callable[[dict[str, Any]], None], lose: Callable[[int, object], None]) -> None:
+            self.tell, self.lose = tell, lose
+
+        def __getstate__(self) -> dict[str, Any]:
+            return {}  # Tune pickles its callbacks into a state that we never restore; a console cannot be pickled
+
+        def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
+            del iteration, trials, trial, info
+            self.tell(result)
+
+        def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+            del iteration, trials, info
+            self.lose(trial.config["task"], trial.get_pickled_error())  # written a moment ago, in a folder of this run
+
+    return Follower(tell, lose)
+
+
+def _queue(n_tasks: int) -> Any:
+    """Return a Tune searcher that hands out the tasks in order, one a request: no list is copied, however long."""
+    from ray.tune.search import Searcher
+
+    class Queue(Searcher):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__(metric="test_accuracy", mode="max")
+            self.next = 0
+
+        def suggest(self, trial_id: str) -> dict[str, int] | str:
+            del trial_id
+            if self.next == n_tasks:
+                return str(Searcher.FINISHED)
+            self.next += 1
+            return {"task": self.next - 1}
+
+        def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+            """Nothing to learn: the tasks are decided."""
+
+        def save(self, checkpoint_path: str) -> None:
+            """Nothing to save: the store says what is left."""
+
+        def restore(self, checkpoint_path: str) -> None:
+            """Nothing to restore: the store says what is left."""
+
+    return Queue()
+
+
+@contextlib.contextmanager
+def _ray(address: str | None) -> Iterator[Any]:
+    """Start a Ray of our own, or join the one at `address`; quiet, and gone (or left) at the end."""
+    import logging
+
+    before = {name: os.environ.get(name) for name in ENVIRONMENT}
+    os.environ.update({name: value for name, value in ENVIRONMENT.items() if before[name] is None})
+    import ray
+
+    scratch = tempfile.mkdtemp(prefix="ct-")  # short: Ray puts sockets below it, and their paths are 107 bytes at most
+    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    levels = {name: logging.getLogger(name).level for name in ("ray", "ray.tune")}
+    try:
+        if address is None:
+            ray.init("local", num_cpus=cpus_here(), include_dashboard=False, _temp_dir=scratch, **quiet)
+        else:
+            ray.init(address, **quiet)
+        for name in levels:
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # a trial's failure is a row and a line of ours
+        yield ray
+    except ConnectionError as error:
+        raise ResourcesError(
+            f"No Ray cluster answers at '{address}': {error}. Start one, or leave out --address."
+        ) from error
+    finally:
+        ray.shutdown()
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def gpus(address: str | None, *, inline: bool) -> float:
+    """Return how many GPUs trials may use: of the cluster at `address`, else those that this machine shows."""
+    if address is None or inline:
+        import torch
+
+        return torch.cuda.device_count()
+    with _ray(address) as ray:
+        return float(ray.cluster_resources().get("GPU", 0))
+
+
+def ray_version() -> str:
+    """Return the version of Ray that schedules."""
+    return importlib.metadata.version("ray")
+
+
+def cpus_here() -> int:
+    """Return how many CPUs this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _check_resources(ray: Any, resources: Resources) -> None:
+    """Raise ResourcesError where no node could ever run a trial: Ray would wait for such a node for ever."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    for kind, needed in (("CPU", resources.cpus), ("GPU", resources.gpus)):
+        most = max((node.get(kind, 0) for node in nodes), default=0)
+        if needed > most:
+            raise ResourcesError(
+                f"A trial asks for {needed:g} {kind}, and the largest node has {most:g}. Ask for less."
+            )

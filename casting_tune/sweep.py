@@ -1,0 +1,281 @@
+"""`python -m casting_tune.sweep NAME`: read, check everything, plan, schedule, tell.
+
+Comes in: Options, as a person gave them. Goes out: the store's rows, and Events while it works. Two steps: `prepare`
+finds every fault that can be found before the first trial; `execute` trains what the store lacks. Prints nothing.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import uuid
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from casting_tune import augment, backbones, pack, plan, run, scheduling, space, synthetic
+from casting_tune.errors import ImagesError, ResourcesError, UsageError
+from casting_tune.pack import Pack
+from casting_tune.plan import Plan
+from casting_tune.run import Place
+from casting_tune.scheduling import Event, Resources, Task, Work
+from casting_tune.space import Cell, Sweep
+from casting_tune.store import Store
+from casting_tune.trial import cell_id
+
+SYNTHETIC_IMAGES, SYNTHETIC_PX = 400, 300
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What a person asks of a run; see `casting-tune sweep --help` for each."""
+
+    sweep: str
+    data: Path | None = None
+    results: Path = Path("results")
+    quick: bool = False
+    only: tuple[str, ...] = ()
+    overrides: tuple[str, ...] = ()
+    positive: str = "def_front"
+    pack_size: int | None = None
+    skip_bad: bool = False
+    inline: bool = False
+    address: str | None = None
+    trials_at_once: int | None = None
+    gpus_per_trial: float | None = None
+    retries: int = 1
+    command: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A run that has passed every check and waits to start."""
+
+    options: Options
+    run_id: str
+    sweep: Sweep
+    pack: Pack
+    store: Store
+    plan: Plan
+    resources: Resources
+    place: Place
+    notes: tuple[str, ...]
+
+
+def prepare(
+    options: Options, *, say: Callable[[str], None], on_progress: Callable[[str, int, int], None] | None = None
+) -> Prepared:
+    """Check all that can be checked, pack the images, and make the plan; no trial starts.
+
+    Args:
+        options: what a person asks.
+        say: told one line about each thing that a person should know up front.
+        on_progress: told (what, done, total) while images are drawn or packed.
+
+    Raises:
+        CastingTuneError: the first thing that would have gone wrong later.
+    """
+    sweep = space.read(options.sweep, quick=options.quick, only=options.only, overrides=options.overrides)
+    _check_numbers(options)
+    store = Store(options.results.resolve())  # Ray's workers change folders
+    store.check_writable()
+    resources, place = _resources(options, len(sweep.cells))
+    cells = _resolved(sweep.cells, place)
+    images = _pack(options, store, say, on_progress)
+    _check_cells(cells, images)
+    notes = _notes(cells, images)
+    for note in notes:
+        say(note)
+    ids = [cell_id(cell.config, images.dataset_id) for cell in cells]
+    return Prepared(
+        options=options,
+        run_id=f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}",
+        sweep=Sweep(name=sweep.name, question=sweep.question, study_part=sweep.study_part, cells=cells),
+        pack=images,
+        store=store,
+        plan=plan.make(cells, ids, store),
+        resources=resources,
+        place=place,
+        notes=notes,
+    )
+
+
+def execute(prepared: Prepared, *, on_event: Callable[[Event], None]) -> int:
+    """Record what was asked, train the cells that are to do, and return how many of the sweep's cells lack a result."""
+    options, store, sweep = prepared.options, prepared.store, prepared.sweep
+    store.write("cells", sweep.name, prepared.run_id, _asked(prepared))
+    work = Work(
+        tasks=tuple(
+            Task(config=p.cell.config, label=p.cell.label, attempts=store.next_attempt(p.cell_id) - 1)
+            for p in prepared.plan.to_do
+        ),
+        store=store,
+        sweep=sweep.name,
+        place=prepared.place,
+        retries=options.retries,
+    )
+    if work.tasks and options.inline:
+        scheduling.run_inline(work, prepared.pack, on_event=on_event)
+    elif work.tasks:
+        scheduling.run_ray(
+            work, prepared.pack, resources=prepared.resources, address=options.address, on_event=on_event
+        )
+    completed = store.completed()
+    return sum(p.cell_id not in completed for p in prepared.plan.planned)
+
+
+def _check_numbers(options: Options) -> None:
+    for name, value, least in (
+        ("--trials-at-once", options.trials_at_once, 1),
+        ("--gpus-per-trial", options.gpus_per_trial, 0),
+        ("--retries", options.retries, 0),
+        ("--pack-size", options.pack_size, 16),
+    ):
+        if value is not None and not value >= least:
+            raise UsageError(f"{name} is {least} or more, not {value}.")
+    if options.inline and (options.address or (options.trials_at_once or 1) > 1):
+        raise UsageError("--inline runs one trial after the other, without Ray: leave out --address, --trials-at-once.")
+
+
+def _resources(options: Options, n_cells: int) -> tuple[Resources, Place]:
+    """Decide what a trial takes: a GPU where there is one, else an equal share of the CPUs."""
+    n_gpus = scheduling.gpus(options.address, inline=options.inline)
+    gpus = options.gpus_per_trial if options.gpus_per_trial is not None else min(1, n_gpus)
+    if gpus > 0 and n_gpus == 0:
+        raise ResourcesError(f"--gpus-per-trial {gpus:g}: there is no GPU here. Leave it out to train on the CPU.")
+    cpus = scheduling.cpus_here()
+    at_once = options.trials_at_once
+    if options.inline:
+        at_once = 1
+    elif at_once is None and gpus == 0 and options.address is None:
+        at_once = min(cpus, n_cells)
+    share = max(1, cpus // at_once) if at_once and gpus == 0 else 1
+    place = Place(
+        device="cuda" if gpus else "cpu",
+        n_threads=share,
+        n_at_once=at_once or max(1, int(n_gpus / gpus) if gpus else cpus),
+        ray=None if options.inline else scheduling.ray_version(),
+        git_commit=_git_commit(),
+    )
+    fitting = min(share, cpus / at_once) if at_once else share
+    return Resources(cpus=fitting, gpus=gpus, n_at_once=at_once), place
+
+
+def _resolved(cells: tuple[Cell, ...], place: Place) -> tuple[Cell, ...]:
+    """Make sure of the weights of every backbone, once each, and settle what `auto` means here."""
+    wanted = dict.fromkeys((cell.config.backbone, cell.config.weights) for cell in cells)
+    ids = {pair: backbones.weights_id(*pair) for pair in wanted}
+    return tuple(
+        space.resolve(
+            cell,
+            weights_id=ids[cell.config.backbone, cell.config.weights],
+            precision="bf16" if place.device == "cuda" else "fp32",
+        )
+        for cell in cells
+    )
+
+
+def _pack(
+    options: Options,
+    store: Store,
+    say: Callable[[str], None],
+    on_progress: Callable[[str, int, int], None] | None,
+) -> Pack:
+    def progress(what: str) -> Callable[[int, int], None] | None:
+        return (lambda done, total: on_progress(what, done, total)) if on_progress else None
+
+    folder = options.data
+    if folder is None:
+        folder = store.root / f"synthetic-{SYNTHETIC_IMAGES}x{SYNTHETIC_PX}"
+        say(f"No dataset given (--data DIR): training on {SYNTHETIC_IMAGES} drawn castings.")
+        if not folder.is_dir():
+            beside = store.root / f".drawing-{uuid.uuid4().hex}"
+            synthetic.draw(
+                beside, n_images=SYNTHETIC_IMAGES, size_px=SYNTHETIC_PX, on_progress=progress("drawing castings")
+            )
+            beside.rename(folder)
+    elif not folder.is_dir():
+        raise ImagesError(f"--data '{folder}' is not a folder. Give one with train/ and test/, or one folder a class.")
+    return pack.pack(
+        folder,
+        store.root / "packs",
+        positive=options.positive,
+        size_px=options.pack_size,
+        skip_bad=options.skip_bad,
+        on_progress=progress("packing images"),
+    )
+
+
+def _check_cells(cells: tuple[Cell, ...], images: Pack) -> None:
+    seen = set()
+    for cell in cells:
+        config = cell.config
+        needs = (
+            config.in_channels, config.validation_share, config.split_seed, config.train_images, config.test_images,
+        )  # fmt: skip
+        if needs not in seen:
+            seen.add(needs)
+            run.check(config, images)
+
+
+def _notes(cells: tuple[Cell, ...], images: Pack) -> tuple[str, ...]:
+    """Say once, up front, what a reader of the table must know."""
+    notes = []
+    if images.images.ndim == 3 and any("hue" in cell.config.toggles for cell in cells):
+        notes.append("These images are gray: the toggle hue changes no pixel of them.")
+    in_train = set(images.sha256[images.splits == "train"])
+    copies = sum(sha in in_train for sha in images.sha256[images.splits == "test"])
+    if copies:
+        n_test = int((images.splits == "test").sum())
+        notes.append(f"{copies} of {n_test} test images are byte-for-byte copies of training images: scores flatter.")
+    if images.skipped:
+        notes.append(f"{len(images.skipped)} files could not be decoded and were skipped (recorded in the pack).")
+    if images.split_made:
+        notes.append("The folder names no test images: a stratified tenth was set aside and recorded in the pack.")
+    return tuple(notes)
+
+
+def _asked(prepared: Prepared) -> list[dict[str, object]]:
+    now = datetime.now(UTC)
+    return [
+        {
+            "run_id": prepared.run_id,
+            "sweep": prepared.sweep.name,
+            "asked_at": now,
+            "position": position,
+            "cell_id": planned.cell_id,
+            "row": planned.cell.row,
+            "label": planned.cell.label,
+            **{key: value for key, value in asdict(planned.cell.config).items() if key in _SETTINGS_ASKED},
+            "augmentation": augment.name(planned.cell.config.toggles),
+            "weights": planned.cell.config.weights.partition(":")[0],
+            "dataset_id": prepared.pack.dataset_id,
+            "quick": prepared.options.quick,
+            "command": prepared.options.command,
+            **{f"study_{name}": value for name, value in planned.cell.study.items()},
+        }
+        for position, planned in enumerate(prepared.plan.planned)
+    ]
+
+
+_SETTINGS_ASKED = ("backbone", "batch_size", "image_px", "seed", "fold")
+
+
+def _git_commit() -> str | None:
+    """Return the commit of the checkout that casting_tune runs from, None where it is installed without one."""
+    here = Path(__file__).parent
+    if not (here.parent / ".git").exists():
+        return None
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=5
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip()
+
+
+if __name__ == "__main__":
+    from casting_tune.cli import sweep_alone
+
+    sweep_alone()
