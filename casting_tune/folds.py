@@ -1,0 +1,119 @@
+"""Who is trained on, who is validated on, and who is locked away; copies of one casting stay together.
+
+In come the columns of a pack (labels, splits, and a group for each image) and a seed; out go row numbers. The rows of
+train and validation share no group. Test rows are those that the folder names test, and nothing here moves them.
+Knows nothing of pixels, files or torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from casting_tune.errors import UsageError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Folds:
+    """Rows of the pack, ascending; the three sides have no row in common.
+
+    Attributes:
+        train: [n_train] int64.
+        validation: [n_validation] int64.
+        test: [n_test] int64.
+    """
+
+    train: NDArray[np.int64]
+    validation: NDArray[np.int64]
+    test: NDArray[np.int64]
+
+
+def split(
+    labels: NDArray[np.uint8],
+    splits: NDArray[np.str_],
+    groups: NDArray[Any],
+    *,
+    validation_share: float,
+    seed: int,
+    train_images: int = 0,
+    test_images: int = 0,
+) -> Folds:
+    """Draw the validation rows out of the training rows, stratified by label; the same seed draws the same rows.
+
+    Each draw has a random stream of its own: asking for fewer test images changes no training row. A smaller subset
+    of one seed lies inside every larger one.
+
+    Args:
+        labels: [n] uint8, 1 is defective.
+        splits: [n] "train" or "test".
+        groups: [n] text or numbers; rows of one group never stand in train and validation both.
+        validation_share: share of the training images of each class that is validated on, in (0, 1).
+        seed: not negative.
+        train_images: at most this many images for train and validation together, stratified; 0 is all.
+        test_images: at most this many test images, stratified; 0 is all.
+
+    Raises:
+        UsageError: a number is out of its range, or a class would be missing on one side.
+    """
+    if not 0 < validation_share < 1:
+        raise UsageError(f"validation_share lies between 0 and 1 and is neither; got {validation_share}.")
+    for name, value in (("split_seed", seed), ("train_images", train_images), ("test_images", test_images)):
+        if value < 0:
+            raise UsageError(f"{name} is 0 or more; got {value}.")
+    for_train, for_validation, for_test = (
+        np.random.Generator(np.random.PCG64(stream)) for stream in np.random.SeedSequence(seed).spawn(3)
+    )
+    learned = _subset(labels, np.flatnonzero(splits == "train"), n_images=train_images, rng=for_train)
+    _check(labels[learned], "train", least=2, way_out="add images, or raise train_images")
+    test = _subset(labels, np.flatnonzero(splits == "test"), n_images=test_images, rng=for_test)
+    _check(labels[test], "test", least=1, way_out="add images, or raise test_images")
+
+    validated = _draw(labels[learned], groups[learned], share=validation_share, rng=for_validation)  # [n_learned] bool
+    folds = Folds(train=learned[~validated], validation=learned[validated], test=test)
+    _check(labels[folds.train], "train", least=1, way_out="lower validation_share, or use smaller groups")
+    _check(labels[folds.validation], "validation", least=1, way_out="raise validation_share, or use smaller groups")
+    return folds
+
+
+def _subset(
+    labels: NDArray[np.uint8], rows: NDArray[np.int64], *, n_images: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Return at most `n_images` of the rows, with the classes in their proportion; 0 returns all of them."""
+    shuffled = rng.permutation(rows)
+    if n_images == 0 or n_images >= len(rows):
+        return np.sort(rows)
+    defective, good = shuffled[labels[shuffled] == 1], shuffled[labels[shuffled] == 0]
+    n_defective = int(n_images * len(defective) / len(rows) + 0.5)
+    return np.sort(np.concatenate([defective[:n_defective], good[: n_images - n_defective]]))
+
+
+def _draw(
+    labels: NDArray[np.uint8], groups: NDArray[Any], *, share: float, rng: np.random.Generator
+) -> NDArray[np.bool_]:
+    """Mark whole groups until each class has given its share, as nearly as the groups allow.
+
+    Groups come in random order; one is taken when that brings the two class counts nearer to their targets, in images.
+    With groups of one image the targets are met exactly.
+    """
+    _, group = np.unique(groups, return_inverse=True)  # [n] 0..n_groups-1
+    sizes = np.stack([np.bincount(group[labels == y], minlength=int(group.max()) + 1) for y in (0, 1)], axis=1)
+    missing = [max(1, int(share * int(total) + 0.5)) for total in sizes.sum(axis=0)]
+    taken = np.zeros(len(sizes), dtype=np.bool_)
+    for i in rng.permutation(len(sizes)):
+        left = [missing[0] - int(sizes[i, 0]), missing[1] - int(sizes[i, 1])]
+        if abs(left[0]) + abs(left[1]) < abs(missing[0]) + abs(missing[1]):
+            taken[i], missing = True, left
+    return taken[group]
+
+
+def _check(labels: NDArray[np.uint8], side: str, *, least: int, way_out: str) -> None:
+    """Refuse a side that lacks images of a class."""
+    for value, name in ((1, "defective"), (0, "good")):
+        n = int((labels == value).sum())
+        if n < least:
+            raise UsageError(f"The {side} side needs at least {least} {name} image(s) and has {n}: {way_out}.")

@@ -1,0 +1,574 @@
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import os
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from casting_tune.errors import ImagesError, UsageError
+from casting_tune.pack import Pack, open_pack, pack
+from casting_tune.synthetic import draw
+
+CLASSES = ("def_front", "ok_front")
+RNG = np.random.default_rng(0)
+GRAY = RNG.integers(0, 256, (24, 32), dtype=np.uint8)  # [h, w]
+COLOUR = RNG.integers(0, 256, (24, 32, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Twenty drawn castings of 32 px in the Kaggle layout: 16 train, 4 test."""
+    draw(tmp_path / "images", n_images=20, size_px=32)
+    return tmp_path / "images"
+
+
+def _save(image: Image.Image, file: Path, **options: object) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    image.save(file, **options)
+
+
+def _around(root: Path, image: Image.Image, name: str, **options: object) -> Path:
+    """Lay out a folder in which `image` is train/def_front/<name> and the other three are gray images of its size."""
+    _save(image, root / "train" / "def_front" / name, **options)
+    gray = np.asarray(image.convert("L").resize((GRAY.shape[1], GRAY.shape[0])))
+    for i, rest in enumerate(("train/ok_front", "test/def_front", "test/ok_front")):
+        _save(Image.fromarray(gray // 2 + np.uint8(i)), root / rest / "other.png")
+    return root
+
+
+def _packed_one(tmp_path: Path, image: Image.Image, name: str, **options: object) -> np.ndarray:
+    """Return what the pack made of one image: [h, w], or [3, h, w] if colour is there."""
+    packed = pack(_around(tmp_path / "images", image, name, **options), tmp_path / "packs")
+    return packed.images[list(packed.paths).index(f"train/def_front/{name}")]
+
+
+def _refused(tmp_path: Path, root: Path, match: str) -> None:
+    with pytest.raises(ImagesError, match=match):
+        pack(root, tmp_path / "packs")
+    assert not list((tmp_path / "packs").glob("*/manifest.json"))
+    assert not list((tmp_path / "packs").glob(".packing-*"))
+
+
+def test_every_row_is_its_file(folder: Path, tmp_path: Path) -> None:
+    packed = pack(folder, tmp_path / "packs")
+    files = sorted(folder.rglob("*.png"), key=lambda file: file.relative_to(folder).as_posix())
+    assert packed.paths.tolist() == [file.relative_to(folder).as_posix() for file in files]
+    for row, file in enumerate(files):
+        assert np.array_equal(packed.images[row], np.asarray(Image.open(file)))
+        assert packed.sha256[row] == hashlib.sha256(file.read_bytes()).hexdigest()
+        assert packed.splits[row] == file.parts[-3]
+        assert packed.labels[row] == (file.parts[-2] == "def_front")
+    assert packed.images.dtype == np.uint8
+    assert packed.sizes.tolist() == [[32, 32]] * 20
+    assert (packed.positive, packed.negative, packed.split_made, packed.skipped) == (*CLASSES, False, ())
+
+
+def test_nothing_of_a_pack_can_be_written_to(folder: Path, tmp_path: Path) -> None:
+    packed = pack(folder, tmp_path / "packs")
+    for column in (packed.images, packed.labels, packed.splits, packed.sha256, packed.paths, packed.sizes):
+        assert not column.flags.writeable
+
+
+def test_the_other_class_can_be_the_positive_one(folder: Path, tmp_path: Path) -> None:
+    usual, turned = pack(folder, tmp_path / "packs"), pack(folder, tmp_path / "packs", positive="ok_front")
+    assert np.array_equal(turned.labels, 1 - usual.labels)
+    assert (turned.positive, turned.negative) == ("ok_front", "def_front")
+    assert turned.dataset_id != usual.dataset_id
+
+
+def test_opening_gives_what_packing_gave(folder: Path, tmp_path: Path) -> None:
+    made = pack(folder, tmp_path / "packs")
+    opened = open_pack(tmp_path / "packs" / made.dataset_id)
+    for name in Pack.__slots__:
+        assert np.array_equal(getattr(made, name), getattr(opened, name)), name
+
+
+def test_the_same_content_in_another_folder_is_the_same_dataset(folder: Path, tmp_path: Path) -> None:
+    first = pack(folder, tmp_path / "packs")
+    shutil.copytree(folder, tmp_path / "elsewhere")  # new times
+    shutil.move(folder, tmp_path / "renamed")
+    assert pack(tmp_path / "elsewhere", tmp_path / "packs").dataset_id == first.dataset_id
+    assert pack(tmp_path / "renamed", tmp_path / "other_packs").dataset_id == first.dataset_id
+
+
+def _changes(folder: Path) -> dict[str, object]:
+    file = sorted((folder / "train" / "ok_front").iterdir())[0]
+    Image.fromarray(255 - np.asarray(Image.open(file))).save(folder / "inverted.png")
+    return {
+        "content": lambda: (folder / "inverted.png").replace(file),
+        "label": lambda: file.replace(folder / "train" / "def_front" / file.name),
+        "split": lambda: file.replace(folder / "test" / "ok_front" / file.name),
+        "name": lambda: file.replace(file.with_name("renamed.png")),
+        "fewer": file.unlink,
+    }
+
+
+@pytest.mark.parametrize("change", ["content", "label", "split", "name", "fewer"])
+def test_a_change_of_the_folder_is_another_dataset(folder: Path, tmp_path: Path, change: str) -> None:
+    changes = _changes(folder)
+    before = pack(folder, tmp_path / "packs")
+    changes[change]()  # type: ignore[operator]
+    after = pack(folder, tmp_path / "packs")
+    assert after.dataset_id != before.dataset_id
+    assert len(open_pack(tmp_path / "packs" / before.dataset_id).paths) == 20
+
+
+def test_a_second_call_decodes_nothing(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = pack(folder, tmp_path / "packs")
+    monkeypatch.setattr("casting_tune.pack._read", None)  # a call would be a TypeError
+    assert pack(folder, tmp_path / "packs").dataset_id == first.dataset_id
+
+
+def test_new_times_alone_are_settled_by_hashes_without_decoding(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = pack(folder, tmp_path / "packs")
+    for file in folder.rglob("*.png"):
+        os.utime(file, (1, 1))
+    monkeypatch.setattr("casting_tune.pack._upright", None)
+    assert pack(folder, tmp_path / "packs").dataset_id == first.dataset_id
+    monkeypatch.setattr("casting_tune.pack._read", None)  # the new times have been noted
+    assert pack(folder, tmp_path / "packs").dataset_id == first.dataset_id
+
+
+@pytest.mark.parametrize("note", ["", "{}", "[]", "no json", '{"skipped": 3}'])
+def test_a_spoilt_note_only_costs_a_second_decoding(folder: Path, tmp_path: Path, note: str) -> None:
+    first = pack(folder, tmp_path / "packs")
+    (file,) = (tmp_path / "packs" / "index").iterdir()
+    file.write_text(note)
+    assert pack(folder, tmp_path / "packs").dataset_id == first.dataset_id
+
+
+def test_a_removed_pack_is_made_again(folder: Path, tmp_path: Path) -> None:
+    first = pack(folder, tmp_path / "packs")
+    shutil.rmtree(tmp_path / "packs" / first.dataset_id)
+    assert pack(folder, tmp_path / "packs").dataset_id == first.dataset_id
+
+
+def test_no_file_of_the_packs_names_the_folder_that_was_packed(folder: Path, tmp_path: Path) -> None:
+    (folder / "train" / "ok_front" / "bad.png").write_bytes(b"x")
+    pack(folder, tmp_path / "packs", skip_bad=True)
+    for file in (tmp_path / "packs").rglob("*"):
+        if file.is_file():
+            assert str(tmp_path).encode() not in file.read_bytes()
+
+
+def test_an_interrupted_packing_leaves_nothing_that_opens(folder: Path, tmp_path: Path) -> None:
+    def interrupt(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pack(folder, tmp_path / "packs", on_progress=interrupt)
+    assert list((tmp_path / "packs").iterdir()) == []
+
+
+def test_progress_ends_at_all_images(folder: Path, tmp_path: Path) -> None:
+    calls: list[tuple[int, int]] = []
+    pack(folder, tmp_path / "packs", on_progress=lambda done, total: calls.append((done, total)))
+    assert calls[-1] == (20, 20)
+
+
+@pytest.mark.parametrize("damage", ["short", "manifest", "missing", "version"])
+def test_a_damaged_pack_is_refused_with_a_way_out(folder: Path, tmp_path: Path, damage: str) -> None:
+    lies = tmp_path / "packs" / pack(folder, tmp_path / "packs").dataset_id
+    array, manifest = lies / "castings.npy", lies / "manifest.json"
+    if damage == "short":
+        array.write_bytes(array.read_bytes()[:-100])
+    elif damage == "manifest":
+        manifest.write_text(manifest.read_text()[:100])
+    elif damage == "missing":
+        array.unlink()
+    else:
+        manifest.write_text(manifest.read_text().replace('"version": 1', '"version": 99'))
+    with pytest.raises(ImagesError, match="Remove that folder and pack the images again"):
+        open_pack(lies)
+
+
+def test_a_full_disk_is_one_clear_error_and_leaves_nothing(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("casting_tune.pack.os.fsync", full)
+    with pytest.raises(ImagesError, match=r"Cannot pack .*No space left"):
+        pack(folder, tmp_path / "packs")
+    assert list((tmp_path / "packs").iterdir()) == []
+
+
+def test_packs_that_cannot_be_written_are_one_clear_error(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "packs").write_text("a file")
+    with pytest.raises(ImagesError, match="Cannot pack"):
+        pack(folder, tmp_path / "packs")
+
+
+# The layout
+
+
+def test_two_class_folders_alone_get_a_stratified_split_that_is_recorded(tmp_path: Path) -> None:
+    for label, n in (("def_front", 60), ("ok_front", 40)):
+        for i in range(n):
+            _save(
+                Image.fromarray(GRAY ^ np.uint8(i + 100 * (label == "ok_front"))), tmp_path / "all" / label / f"{i}.png"
+            )
+    packed = pack(tmp_path / "all", tmp_path / "packs")
+    assert packed.split_made
+    assert np.bincount(packed.labels[packed.splits == "test"]).tolist() == [4, 6]
+    assert np.bincount(packed.labels[packed.splits == "train"]).tolist() == [36, 54]
+    assert open_pack(tmp_path / "packs" / packed.dataset_id).split_made
+
+
+def test_exact_copies_stay_on_one_side_of_a_made_split(tmp_path: Path) -> None:
+    for label in CLASSES:
+        for i in range(60):
+            _save(
+                Image.fromarray(GRAY ^ np.uint8(i // 3 + 50 * (label == "ok_front"))),
+                tmp_path / "all" / label / f"{i}.png",
+            )
+    packed = pack(tmp_path / "all", tmp_path / "packs")
+    sides = [set(packed.sha256[packed.splits == side]) for side in ("train", "test")]
+    assert not sides[0] & sides[1]
+    assert [len(side) for side in sides] == [36, 4]
+
+
+def test_a_made_split_does_not_hang_on_file_names(tmp_path: Path) -> None:
+    for label in CLASSES:
+        for i in range(30):
+            image = Image.fromarray(GRAY ^ np.uint8(i + 50 * (label == "ok_front")))
+            _save(image, tmp_path / "one" / label / f"{i}.png")
+            _save(image, tmp_path / "two" / label / f"{29 - i}.png")
+    one, two = (pack(tmp_path / name, tmp_path / "packs") for name in ("one", "two"))
+    assert dict(zip(one.sha256, one.splits, strict=True)) == dict(zip(two.sha256, two.splits, strict=True))
+
+
+def test_other_and_hidden_files_are_passed_over(folder: Path, tmp_path: Path) -> None:
+    inside = folder / "train" / "ok_front"
+    for name in ("Thumbs.db", "notes.txt", ".hidden.png", "._casting.png"):
+        (inside / name).write_bytes(b"x")
+    (folder / ".cache").mkdir()
+    (folder / "__MACOSX").mkdir()
+    assert len(pack(folder, tmp_path / "packs").paths) == 20
+
+
+def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
+    _refused(tmp_path, tmp_path / "nowhere", "There is no image folder")
+
+
+def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    _refused(tmp_path, tmp_path / "empty", "holds no class folders")
+
+
+def test_an_unknown_positive_class_is_refused_with_the_classes(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ImagesError, match=r"Unknown positive class 'defect'.*'def_front', 'ok_front'"):
+        pack(folder, tmp_path / "packs", positive="defect")
+
+
+def test_a_single_class_is_refused(folder: Path, tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        shutil.rmtree(folder / split / "ok_front")
+    _refused(tmp_path, folder, "Exactly two class folders.*'def_front'")
+
+
+def test_a_third_class_is_refused(folder: Path, tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        shutil.copytree(folder / split / "ok_front", folder / split / "unsure")
+    _refused(tmp_path, folder, "Exactly two class folders.*'unsure'")
+
+
+def test_a_class_that_test_lacks_is_refused(folder: Path, tmp_path: Path) -> None:
+    shutil.rmtree(folder / "test" / "ok_front")
+    _refused(tmp_path, folder, "lacks 'ok_front'")
+
+
+def test_a_class_folder_without_images_is_refused(folder: Path, tmp_path: Path) -> None:
+    for file in (folder / "test" / "ok_front").iterdir():
+        file.rename(file.with_suffix(".txt"))
+    _refused(tmp_path, folder, "holds no .* file")
+
+
+@pytest.mark.parametrize("extra", ["valid", "def_front"])
+def test_a_folder_beside_train_and_test_is_refused(folder: Path, tmp_path: Path, extra: str) -> None:
+    (folder / extra).mkdir()
+    _refused(tmp_path, folder, f"holds .*'{extra}'")
+
+
+def test_a_folder_inside_a_class_folder_is_refused(folder: Path, tmp_path: Path) -> None:
+    (folder / "train" / "ok_front" / "more").mkdir()
+    _refused(tmp_path, folder, r"images only.*'more'")
+
+
+def test_train_without_test_is_refused(folder: Path, tmp_path: Path) -> None:
+    shutil.rmtree(folder / "test")
+    _refused(tmp_path, folder, r"holds 'train'\.")
+
+
+# Bad files
+
+
+def _spoil(folder: Path) -> dict[str, str]:
+    """Put bad files beside the good ones; return a part of the reason that each must get."""
+    stream = io.BytesIO()
+    Image.fromarray(COLOUR).save(stream, "JPEG")
+    inside = folder / "train" / "def_front"
+    (inside / "cut.jpg").write_bytes(stream.getvalue()[:-200])
+    (inside / "empty.png").write_bytes(b"")
+    (inside / "text.jpg").write_text("not an image")
+    (inside / "gif.png").write_bytes(b"GIF89a" + bytes(50))
+    Image.new("1", (5001, 5001)).save(inside / "vast.png")
+    Image.new("1", (14000, 14000)).save(inside / "bomb.png")
+    Image.new("L", (32, 32)).save(inside / "pages.tif", save_all=True, append_images=[Image.new("L", (32, 32))])
+    Image.fromarray(GRAY.astype(np.float32)).save(inside / "float.tif")
+    return {
+        "bomb.png": "megapixels",
+        "cut.jpg": "truncated",
+        "empty.png": "empty file",
+        "float.tif": "floating-point",
+        "gif.png": "not one of JPEG",
+        "pages.tif": "2 pictures",
+        "text.jpg": "not one of JPEG",
+        "vast.png": "5001 x 5001 pixels, more than 25 megapixels",
+    }
+
+
+def test_all_bad_files_are_named_at_once_each_on_its_line(folder: Path, tmp_path: Path) -> None:
+    reasons = _spoil(folder)
+    with pytest.raises(ImagesError, match=r"8 of 28 files .*--skip-bad") as caught:
+        pack(folder, tmp_path / "packs")
+    lines = str(caught.value).splitlines()[1:]
+    assert len(lines) == 8
+    for line, (name, reason) in zip(lines, reasons.items(), strict=True):
+        assert line.startswith(f"  train/def_front/{name}: ")
+        assert reason in line
+    assert list((tmp_path / "packs").iterdir()) == []
+
+
+def test_bad_files_can_be_left_out_and_are_recorded(folder: Path, tmp_path: Path) -> None:
+    without = pack(folder, tmp_path / "packs")
+    reasons = _spoil(folder)
+    packed = pack(folder, tmp_path / "packs", skip_bad=True)
+    assert [path for path, _ in packed.skipped] == [f"train/def_front/{name}" for name in reasons]
+    assert all(part in reason for part, (_, reason) in zip(reasons.values(), packed.skipped, strict=True))
+    assert packed.dataset_id == without.dataset_id  # the same images are the same dataset
+    assert np.array_equal(packed.images, without.images)
+    assert pack(folder, tmp_path / "packs", skip_bad=True).skipped == packed.skipped
+
+
+def test_what_was_left_out_once_is_an_error_again_without_skip_bad(folder: Path, tmp_path: Path) -> None:
+    (folder / "train" / "def_front" / "text.jpg").write_text("not an image")
+    pack(folder, tmp_path / "packs", skip_bad=True)
+    with pytest.raises(ImagesError, match=r"text\.jpg"):
+        pack(folder, tmp_path / "packs")
+
+
+def test_a_class_of_bad_files_only_is_refused(folder: Path, tmp_path: Path) -> None:
+    for file in (folder / "test" / "ok_front").iterdir():
+        file.write_bytes(b"x")
+    with pytest.raises(ImagesError, match="No test image of class 'ok_front'"):
+        pack(folder, tmp_path / "packs", skip_bad=True)
+
+
+def test_control_characters_of_a_file_name_do_not_reach_the_message(folder: Path, tmp_path: Path) -> None:
+    (folder / "train" / "def_front" / "a\x1b[31m\nb.png").write_bytes(b"x")
+    with pytest.raises(ImagesError) as caught:
+        pack(folder, tmp_path / "packs")
+    assert "a?[31m?b.png" in str(caught.value)
+    assert "\x1b" not in str(caught.value)
+
+
+# From file to pixels
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.tif", "a.TIFF", "a.webp", "a.PNG"])
+def test_gray_survives_every_lossless_format(tmp_path: Path, name: str) -> None:
+    options = {"lossless": True} if name.endswith("webp") else {}
+    assert np.array_equal(_packed_one(tmp_path, Image.fromarray(GRAY), name, **options), GRAY)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.tif", "a.webp"])
+def test_colour_is_kept_as_three_planes(tmp_path: Path, name: str) -> None:
+    options = {"lossless": True} if name.endswith("webp") else {}
+    pixels = _packed_one(tmp_path, Image.fromarray(COLOUR), name, **options)
+    assert np.array_equal(pixels, COLOUR.transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.jpeg", "a.JPG"])
+@pytest.mark.parametrize("subsampling", [0, 2])
+def test_a_gray_jpeg_stored_as_colour_is_one_plane_equal_to_its_rgb(
+    tmp_path: Path, name: str, subsampling: int
+) -> None:
+    image = Image.fromarray(GRAY).convert("RGB")
+    pixels = _packed_one(tmp_path, image, name, quality=80, subsampling=subsampling)
+    rgb = np.asarray(Image.open(tmp_path / "images" / "train" / "def_front" / name))
+    assert rgb.shape == (24, 32, 3)
+    assert np.array_equal(pixels[..., None].repeat(3, axis=-1), rgb)
+
+
+@pytest.mark.parametrize("keep_rgb", [False, True])
+def test_a_colour_jpeg_is_equal_to_its_rgb(tmp_path: Path, keep_rgb: bool) -> None:
+    pixels = _packed_one(tmp_path, Image.fromarray(COLOUR), "a.jpg", quality=90, keep_rgb=keep_rgb)
+    rgb = np.asarray(Image.open(tmp_path / "images" / "train" / "def_front" / "a.jpg"))
+    assert np.array_equal(pixels, rgb.transpose(2, 0, 1))
+
+
+def test_a_gray_jpeg_stored_as_r_g_b_is_one_plane(tmp_path: Path) -> None:
+    image = Image.fromarray(GRAY).convert("RGB")
+    pixels = _packed_one(tmp_path, image, "a.jpg", quality=90, keep_rgb=True)
+    assert np.array_equal(pixels, np.asarray(Image.open(tmp_path / "images" / "train" / "def_front" / "a.jpg"))[..., 0])
+
+
+def test_one_coloured_pixel_is_colour(tmp_path: Path) -> None:
+    pixels = np.stack([GRAY] * 3, axis=-1)
+    pixels[3, 4, 2] ^= 1
+    assert np.array_equal(_packed_one(tmp_path, Image.fromarray(pixels), "a.png"), pixels.transpose(2, 0, 1))
+
+
+def test_gray_images_among_colour_ones_have_three_equal_planes(tmp_path: Path) -> None:
+    packed = pack(_around(tmp_path / "images", Image.fromarray(COLOUR), "z.png"), tmp_path / "packs")
+    assert packed.images.shape == (4, 3, 24, 32)
+    gray = packed.images[list(packed.paths).index("train/ok_front/other.png")]
+    assert np.array_equal(gray, np.stack([np.asarray(Image.open(tmp_path / "images/train/ok_front/other.png"))] * 3))
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+def test_sixteen_bits_are_scaled_and_not_cut(tmp_path: Path, name: str) -> None:
+    levels = np.linspace(0, 65535, 24 * 32).round().astype(np.uint16).reshape(24, 32)
+    pixels = _packed_one(tmp_path, Image.fromarray(levels), name)
+    assert np.abs(pixels - levels / 257).max() <= 0.5
+
+
+def test_transparent_parts_are_black(tmp_path: Path) -> None:
+    alpha = np.zeros((24, 32), dtype=np.uint8)
+    alpha[:, 16:] = 255
+    pixels = _packed_one(tmp_path, Image.fromarray(np.dstack([COLOUR, alpha])), "a.png")
+    assert (pixels[:, :, :16] == 0).all()
+    assert np.array_equal(pixels[:, :, 16:], COLOUR.transpose(2, 0, 1)[:, :, 16:])
+
+
+def test_a_gray_image_with_alpha_stays_one_plane(tmp_path: Path) -> None:
+    half = np.full_like(GRAY, 128)
+    pixels = _packed_one(tmp_path, Image.fromarray(np.dstack([GRAY, half])), "a.png")
+    assert np.abs(pixels - GRAY * (128 / 255)).max() <= 1
+
+
+def test_a_palette_is_looked_up(tmp_path: Path) -> None:
+    image = Image.fromarray(COLOUR).quantize(16)
+    expected = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+    assert np.array_equal(_packed_one(tmp_path, image, "a.png"), expected)
+
+
+def test_black_and_white_is_0_and_255(tmp_path: Path) -> None:
+    image = Image.fromarray(GRAY > 127)
+    assert np.array_equal(_packed_one(tmp_path, image, "a.png"), np.where(GRAY > 127, 255, 0))
+
+
+def test_cmyk_is_turned_into_rgb(tmp_path: Path) -> None:
+    pixels = _packed_one(tmp_path, Image.new("CMYK", (32, 24), (0, 255, 255, 0)), "a.jpg", quality=95)
+    assert np.abs(pixels.astype(int) - np.array([255, 0, 0])[:, None, None]).max() <= 3
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.tif", "a.webp"])
+def test_the_exif_turn_is_applied_once(tmp_path: Path, name: str) -> None:
+    bright_left = np.zeros((32, 24), dtype=np.uint8)
+    bright_left[:, :12] = 200
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned clockwise by a quarter, so that left becomes top
+    pixels = _packed_one(tmp_path, Image.fromarray(bright_left), name, exif=exif)
+    assert pixels.shape == (24, 32)
+    assert pixels[:10].mean() > 190
+    assert pixels[14:].mean() < 10
+
+
+def test_images_of_one_size_keep_it_square_or_not(tmp_path: Path) -> None:
+    assert pack(_around(tmp_path / "images", Image.fromarray(GRAY), "a.png"), tmp_path / "packs").images.shape[1:] == (
+        24,
+        32,
+    )
+
+
+def test_mixed_sizes_are_letterboxed_onto_512(tmp_path: Path) -> None:
+    image = Image.fromarray(np.full((20, 40), 200, dtype=np.uint8))
+    packed = pack(_around(tmp_path / "images", image, "z.png"), tmp_path / "packs")
+    row = list(packed.paths).index("train/def_front/z.png")
+    assert packed.images.shape == (4, 512, 512)
+    assert packed.sizes[row].tolist() == [20, 40]
+    assert (packed.images[row, 128:384] == 200).all()
+    assert (packed.images[row, :128] == 0).all()
+    assert (packed.images[row, 384:] == 0).all()
+
+
+def test_an_odd_last_image_is_noticed(tmp_path: Path) -> None:
+    root = _around(tmp_path / "images", Image.fromarray(GRAY), "a.png")
+    _save(Image.fromarray(COLOUR[:10]), root / "train" / "ok_front" / "z.png")
+    assert pack(root, tmp_path / "packs").images.shape == (5, 3, 512, 512)
+
+
+def test_a_size_asked_for_is_the_longest_side(tmp_path: Path) -> None:
+    root = _around(tmp_path / "images", Image.fromarray(np.full((24, 32), 200, dtype=np.uint8)), "a.png")
+    packed = pack(root, tmp_path / "packs", size_px=64)
+    row = list(packed.paths).index("train/def_front/a.png")
+    assert packed.images.shape == (4, 64, 64)
+    assert (packed.images[row, 8:56] == 200).all()
+    assert (packed.images[row, :8] == 0).all()
+    assert packed.dataset_id != pack(root, tmp_path / "packs").dataset_id
+
+
+def test_the_own_size_asked_for_changes_no_pixel_and_no_id(folder: Path, tmp_path: Path) -> None:
+    assert pack(folder, tmp_path / "packs", size_px=32).dataset_id == pack(folder, tmp_path / "other").dataset_id
+
+
+@pytest.mark.parametrize("size_px", [0, 15, 4097])
+def test_a_pack_size_out_of_range_is_refused(folder: Path, tmp_path: Path, size_px: int) -> None:
+    with pytest.raises(UsageError, match=f"got {size_px}"):
+        pack(folder, tmp_path / "packs", size_px=size_px)
+
+
+# The real images
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Pack]:
+    if "CASTING_TUNE_DATA" not in os.environ:
+        pytest.skip("CASTING_TUNE_DATA does not name the folder of the 7,348 real images")
+    root, packs = Path(os.environ["CASTING_TUNE_DATA"]), tmp_path_factory.mktemp("packs")
+    return root, packs, pack(root, packs)
+
+
+def test_the_real_set_has_its_published_counts(real: tuple[Path, Path, Pack]) -> None:
+    packed = real[2]
+    counts = {
+        (s, y): int(((packed.splits == s) & (packed.labels == y)).sum()) for s in ("train", "test") for y in (1, 0)
+    }
+    assert counts == {("train", 1): 3758, ("train", 0): 2875, ("test", 1): 453, ("test", 0): 262}
+
+
+def test_the_real_set_is_exactly_gray_and_equal_to_its_rgb(real: tuple[Path, Path, Pack]) -> None:
+    root, _, packed = real
+    assert packed.images.shape == (7348, 300, 300)
+    for row in range(0, 7348, 50):
+        with Image.open(root / packed.paths[row]) as image:
+            rgb = np.asarray(image)
+        assert rgb.shape == (300, 300, 3)
+        assert (rgb == packed.images[row][..., None]).all()
+
+
+def test_64_real_test_files_are_a_good_train_file(real: tuple[Path, Path, Pack]) -> None:
+    packed = real[2]
+    test = packed.splits == "test"
+    copies = test & np.isin(packed.sha256, packed.sha256[~test])
+    assert copies.sum() == 64
+    assert packed.labels[copies].sum() == 0
+
+
+def test_the_real_set_is_opened_again_in_under_half_a_second(real: tuple[Path, Path, Pack]) -> None:
+    root, packs, packed = real
+    start = time.perf_counter()
+    assert pack(root, packs).dataset_id == packed.dataset_id
+    assert time.perf_counter() - start < 0.5
