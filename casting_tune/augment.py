@@ -1,0 +1,300 @@
+"""Augmentation: the names of toggles go in, one pipeline on the trial's device comes out.
+
+In: uint8 images, [b, 1, h, w] or [b, 3, h, w], and `Draws`, the parameters of one epoch. Out: float32 inputs in 0..1,
+[b, c, px, px]. The toggles, their ranges and their order are those of the study, which used Keras' ImageDataGenerator:
+resize, affine, flips, brightness, then hue and contrast on the already filled picture. What differs from it:
+
+- Resize, affine and flips are one warp with one bilinear interpolation. Keras resizes (nearest) first, then warps.
+- Brightness is not floored. Keras rounds down to whole levels before and after it, an artefact of its detour through
+  PIL that darkens training images by up to 2 of 255 levels and leaves the evaluated ones alone.
+- Contrast is clipped to 0..1. The study's generator did not clip: 7 % of its pixels left 0..255.
+- Hue is skipped on gray images, since turning the hue of a gray pixel changes nothing.
+
+Every toggle draws from a stream of its own: switching one off leaves the draws of the others as they were. Nothing
+waits for the device between two batches. Knows nothing of trials, packs or networks; torch and kornia are imported
+late, so that the names cost nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from casting_tune.errors import UsageError, unknown
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+_CPU_PIXELS = 2**19
+"""Output pixels warped at a time on a CPU; small temporaries pay: batch 64, 1 thread, 2.1 x at 224 px, 2.7 at 512."""
+
+
+@dataclass(frozen=True, slots=True)
+class Toggle:
+    """One augmentation that a trial switches on or off.
+
+    Attributes:
+        acts_on: where the pixels come from (geometry), what geometry finds outside the image, or the pixel values.
+        parameters: names of the numbers it draws for an image, each in [low, high], each from its own draw.
+        low: lower end of the study's range.
+        high: upper end of the study's range.
+        unit: what a parameter counts.
+        draw: (toggle, n, generator) to [parameters, n] float64.
+    """
+
+    acts_on: Literal["geometry", "outside", "values"]
+    parameters: tuple[str, ...]
+    low: float
+    high: float
+    unit: str
+    draw: Callable[[Toggle, int, torch.Generator], Tensor]
+
+
+def _uniform(toggle: Toggle, n: int, generator: torch.Generator) -> Tensor:
+    import torch
+
+    share = torch.rand(len(toggle.parameters), n, generator=generator, dtype=torch.float64)
+    return toggle.low + (toggle.high - toggle.low) * share
+
+
+def _coin(toggle: Toggle, n: int, generator: torch.Generator) -> Tensor:
+    import torch
+
+    return (torch.rand(len(toggle.parameters), n, generator=generator, dtype=torch.float64) < 0.5).double()
+
+
+TOGGLES: dict[str, Toggle] = {
+    "hue": Toggle("values", ("hue",), -0.5, 0.5, "turns of the colour circle", _uniform),
+    "contrast": Toggle("values", ("contrast",), 0.75, 1.5, "factor about the mean of a channel", _uniform),
+    "shift": Toggle("geometry", ("tx", "ty"), -0.1, 0.1, "shares of the side", _uniform),
+    "rotation": Toggle("geometry", ("theta",), -45.0, 45.0, "degrees", _uniform),
+    "brightness": Toggle("values", ("brightness",), 0.9, 1.1, "factor", _uniform),
+    "shear": Toggle("geometry", ("shear",), -5.0, 5.0, "degrees", _uniform),
+    "zoom": Toggle("geometry", ("zx", "zy"), 0.9, 1.1, "factors, above 1 shows more", _uniform),
+    "fill_mode": Toggle("outside", (), 0.0, 0.0, "black outside; off: the nearest edge pixel", _uniform),
+    "flip": Toggle("geometry", ("flip_h", "flip_v"), 0.0, 1.0, "0 or 1, evenly", _coin),
+}
+"""Every toggle under its name, in the order in which names are written."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Draws:
+    """What is done to each of n images, on the device. None: nothing of the kind is on.
+
+    Attributes:
+        geometry: [n, 2, 3] float32, output to input position, (x, y) from -1 to 1 across the picture.
+        brightness: [n] float32 factor.
+        hue: [n] float32, turns of the colour circle.
+        contrast: [n] float32 factor.
+        constant_fill: black outside the image, else its nearest edge pixel.
+    """
+
+    geometry: Tensor | None = None
+    brightness: Tensor | None = None
+    hue: Tensor | None = None
+    contrast: Tensor | None = None
+    constant_fill: bool = False
+
+    def __getitem__(self, rows: slice | Tensor) -> Draws:
+        """Return the draws of some images; a slice copies nothing."""
+
+        def part(column: Tensor | None) -> Tensor | None:
+            return None if column is None else column[rows]
+
+        return Draws(
+            geometry=part(self.geometry),
+            brightness=part(self.brightness),
+            hue=part(self.hue),
+            contrast=part(self.contrast),
+            constant_fill=self.constant_fill,
+        )
+
+
+def apply(images: Tensor, draws: Draws, *, px: int) -> Tensor:
+    """Return the augmented inputs, [b, c, px, px] float32 in 0..1, on the device of the images.
+
+    Args:
+        images: [b, c, h, w] uint8, c 1 or 3, of any size; larger than px is first reduced with antialiasing.
+        draws: of these b images. With no toggle on, the result is that of `resize`.
+        px: side of the square output.
+    """
+    import torch
+
+    at_once = max(1, _CPU_PIXELS // px**2)
+    if images.device.type != "cpu" or len(images) <= at_once:
+        return _apply(images, draws, px)
+    inputs = torch.empty(*images.shape[:2], px, px)
+    for start in range(0, len(images), at_once):
+        rows = slice(start, start + at_once)
+        inputs[rows] = _apply(images[rows], draws[rows], px)
+    return inputs
+
+
+def resize(images: Tensor, *, px: int) -> Tensor:
+    """Return inputs without augmentation, as evaluation sees them.
+
+    [b, c, h, w] uint8 becomes [b, c, px, px] float32 in 0..1. Half-pixel centres, bilinear, antialiased when it
+    reduces; exactly images / 255 when h = w = px.
+    """
+    return apply(images, Draws(), px=px)
+
+
+def draw(toggles: tuple[str, ...], n: int, *, seed: int, epoch: int, device: torch.device) -> Draws:
+    """Return the draws of n images for one epoch: made on the CPU, so equal on every device, and moved there once."""
+    return prepare(parameters(toggles, n, seed=seed, epoch=epoch), constant_fill="fill_mode" in toggles, device=device)
+
+
+def parameters(toggles: tuple[str, ...], n: int, *, seed: int, epoch: int) -> dict[str, Tensor]:
+    """Return what the toggles draw, a [n] float64 tensor under each parameter's name, on the CPU.
+
+    Raises:
+        UsageError: for a name that is not in `TOGGLES`.
+    """
+    import torch
+
+    drawn: dict[str, Tensor] = {}
+    for toggle_name in _known(toggles):
+        toggle = TOGGLES[toggle_name]
+        digest = hashlib.sha256(f"{seed}/{epoch}/{toggle_name}".encode()).digest()
+        stream = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+        drawn.update(zip(toggle.parameters, toggle.draw(toggle, n, stream), strict=True))
+    return drawn
+
+
+def prepare(drawn: Mapping[str, Tensor], *, constant_fill: bool, device: torch.device) -> Draws:
+    """Return given parameters, [n] float64 each, as draws on the device. What is missing is off."""
+
+    def moved(column: Tensor | None) -> Tensor | None:
+        return None if column is None else column.float().to(device)
+
+    return Draws(
+        geometry=moved(_geometry(drawn)),
+        brightness=moved(drawn.get("brightness")),
+        hue=moved(drawn.get("hue")),
+        contrast=moved(drawn.get("contrast")),
+        constant_fill=constant_fill,
+    )
+
+
+def parse(augmentation: str) -> tuple[str, ...]:
+    """Return the toggles that are on, in the order of `TOGGLES`.
+
+    Args:
+        augmentation: "default" (none), "additional" (all), "no rotation" (all but it), or "only hue contrast".
+
+    Raises:
+        UsageError: for any other word, with the nearest known one.
+    """
+    if augmentation in ("default", "additional"):
+        return tuple(TOGGLES) if augmentation == "additional" else ()
+    head, *names = augmentation.split() or [""]
+    if head not in ("no", "only") or not names:
+        raise UsageError(unknown("augmentation", augmentation, ("default", "additional", "no TOGGLE", "only TOGGLE")))
+    named = _known(names)
+    return tuple(toggle for toggle in TOGGLES if (toggle in named) == (head == "only"))
+
+
+def name(toggles: tuple[str, ...]) -> str:
+    """Return the one spelling of a choice of toggles that `parse` reads back: the shorter of "no" and "only".
+
+    Raises:
+        UsageError: for a name that is not in `TOGGLES`.
+    """
+    on = _known(toggles)
+    off = [toggle for toggle in TOGGLES if toggle not in on]
+    if not on or not off:
+        return "default" if off else "additional"
+    return " ".join(["no", *off] if len(off) < len(on) else ["only", *on])
+
+
+def _known(names: tuple[str, ...] | list[str]) -> list[str]:
+    """Return the names in the order of `TOGGLES`."""
+    for given in names:
+        if given not in TOGGLES:
+            raise UsageError(unknown("toggle", given, TOGGLES))
+    return [toggle for toggle in TOGGLES if toggle in names]
+
+
+def _geometry(drawn: Mapping[str, Tensor]) -> Tensor | None:
+    """Return [n, 2, 3] float64, or None when no geometric parameter is there.
+
+    Keras maps an output pixel (x, y) to an input pixel by centre . R(theta) . T(tx, ty) . H(shear) . Z(zx, zy) .
+    centre^-1, with H = [[1, -sin s], [0, cos s]] (apply_affine_transform), and flips the result. Multiplied out, with
+    positions from -1 to 1 in place of pixels, so that the centre is 0 and the size of the picture falls away. tx moves
+    along x; that Keras draws it from height_shift_range does not matter while both ranges are equal.
+    """
+    import torch
+
+    geometric = [name for toggle in TOGGLES.values() if toggle.acts_on == "geometry" for name in toggle.parameters]
+    given = next((drawn[name] for name in geometric if name in drawn), None)
+    if given is None:
+        return None
+    zero = torch.zeros_like(given)
+    theta, shear = (drawn.get(name, zero) * (math.pi / 180) for name in ("theta", "shear"))
+    x, y = (drawn.get(name, zero) * 2 for name in ("tx", "ty"))  # the side is 2 long
+    zoom_x, zoom_y = (drawn.get(name, zero + 1) for name in ("zx", "zy"))
+    flip_x, flip_y = (1 - 2 * drawn.get(name, zero) for name in ("flip_h", "flip_v"))
+    cos, sin, both = theta.cos(), theta.sin(), theta + shear
+    along_x = [flip_x * zoom_x * cos, -flip_y * zoom_y * both.sin(), x * cos - y * sin]
+    along_y = [flip_x * zoom_x * sin, flip_y * zoom_y * both.cos(), x * sin + y * cos]
+    return torch.stack(along_x + along_y, dim=1).reshape(-1, 2, 3)
+
+
+def _apply(images: Tensor, draws: Draws, px: int) -> Tensor:
+    """Augment one lot of images, in Keras' order. kornia's brightness and contrast are written out to save passes."""
+    if draws.geometry is None:
+        inputs = _scale(images, px, px)
+    else:
+        inputs = _warp(images, draws.geometry, draws.constant_fill, px)
+    if draws.brightness is not None:
+        inputs.mul_(draws.brightness[:, None, None, None])
+    inputs.clamp_(max=1)  # of brightness, and of the last bit of an interpolation
+    if draws.hue is not None and inputs.shape[1] == 3:
+        from kornia.enhance import adjust_hue
+
+        inputs = adjust_hue(inputs, draws.hue * (2 * math.pi))
+    if draws.contrast is not None:
+        factor = draws.contrast[:, None, None, None]
+        mean = inputs.mean((-2, -1), keepdim=True)
+        inputs.mul_(factor).add_(mean * (1 - factor)).clamp_(0, 1)
+    return inputs
+
+
+def _warp(images: Tensor, geometry: Tensor, constant_fill: bool, px: int) -> Tensor:
+    """Resize, move and flip by one bilinear interpolation.
+
+    In positions from -1 to 1 from edge to edge, half-pixel resizing is the identity, so the native size falls away:
+    (x + 0.5) * w / px - 0.5 is the same position in both pictures.
+    """
+    import torch
+    from kornia.geometry.transform import remap
+
+    height, width = images.shape[-2:]
+    inputs = _scale(images, min(height, px), min(width, px))
+    centres = torch.linspace(1 / px - 1, 1 - 1 / px, px, device=images.device)  # [px]
+    matrix = geometry[..., None]  # [b, 2, 3, 1]
+    columns = matrix[:, :, 0, None] * centres  # [b, 2, 1, px]
+    rows = (matrix[:, :, 1] * centres + matrix[:, :, 2])[..., None]  # [b, 2, px, 1]
+    x, y = (columns[:, axis] + rows[:, axis] for axis in (0, 1))  # [b, px, px]
+    warped: Tensor = remap(inputs, x, y, padding_mode="border", align_corners=False, normalized_coordinates=True)
+    if constant_fill:
+        # A hard edge at the outermost pixel centres, as scipy has it; padding_mode="zeros" would blend them with black.
+        # The slack, under 0.001 pixels, keeps rounding from blackening an edge that a shift by whole pixels meets.
+        outside = torch.maximum(x.abs_(), y.abs_()) > 1 - 1 / px + 1e-6
+        warped.masked_fill_(outside[:, None], 0)
+    return warped
+
+
+def _scale(images: Tensor, height: int, width: int) -> Tensor:
+    """Return images as float32 in 0..1, resized if need be; a new tensor in any case."""
+    from torch.nn.functional import interpolate
+
+    inputs = images / 255
+    if images.shape[-2:] == (height, width):
+        return inputs
+    reduces = images.shape[-2] > height or images.shape[-1] > width
+    return interpolate(inputs, (height, width), mode="bilinear", align_corners=False, antialias=reduces)
