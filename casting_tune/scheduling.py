@@ -32,7 +32,7 @@ MALLOC = (
 ENVIRONMENT = {
     "GLIBC_TUNABLES": MALLOC,
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_DEDUP_LOGS": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",  # its boxes cannot be turned off by verbose=0
     "RAY_memory_monitor_refresh_ms": "0",  # its kill ends the whole Tune run (ray 2.60), the kernel's ends one worker
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is the sweep's to answer
@@ -267,7 +267,14 @@ def _ray(address: str | None) -> Iterator[Any]:
     levels = {name: logging.getLogger(name).level for name in ("ray", "ray.tune")}
     try:
         if address is None:
-            ray.init("local", num_cpus=cpus_here(), include_dashboard=False, _temp_dir=scratch, **quiet)
+            ray.init(
+                "local",
+                num_cpus=cpus_here(),
+                include_dashboard=False,
+                _temp_dir=scratch,
+                _node_ip_address="127.0.0.1",
+                **quiet,
+            )
         else:
             ray.init(address, **quiet)
         for name in levels:

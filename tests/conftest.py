@@ -1,0 +1,70 @@
+"""What several test files share: a small set of drawn castings, its pack, a sweep file of seconds, the real images."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from casting_tune import pack as pack_room
+from casting_tune import synthetic
+from casting_tune.pack import Pack
+from casting_tune.store import Store
+
+TINY = """
+question = "Does it run?"
+type = "grid"
+
+[fixed]
+backbone = "timm:test_resnet.r160_in1k"
+weights = "none"
+image_px = 32
+batch_size = 16
+epochs = 2
+
+[axes]
+augmentation = ["default", "only flip"]
+seed = [0, 1]
+
+[quick]
+only = { augmentation = ["default"] }
+set = { epochs = 1 }
+"""
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 80 drawn castings of 64 px."""
+    folder = tmp_path_factory.mktemp("drawn") / "castings"
+    synthetic.draw(folder, n_images=80, size_px=64, seed=1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def packed(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Pack:
+    """The pack of `drawn`."""
+    return pack_room.pack(drawn, tmp_path_factory.mktemp("packs"))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """An empty store."""
+    return Store(tmp_path / "results")
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    """A sweep file of four cells that train in a second each."""
+    file = tmp_path / "tiny.toml"
+    file.write_text(TINY)
+    return file
+
+
+@pytest.fixture(scope="session")
+def real_images() -> Path:
+    """The folder of the real images, where CASTING_TUNE_DATA names one."""
+    folder = os.environ.get("CASTING_TUNE_DATA")
+    if not folder:
+        pytest.skip("CASTING_TUNE_DATA does not name the folder of the real castings")
+    return Path(folder)

@@ -1,0 +1,98 @@
+"""The walls of the house: which room may import which, who may print, what a bare import may load."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HOUSE = Path(__file__).parent.parent / "casting_tune"
+
+MAY_IMPORT = {
+    "errors": set(),
+    "trial": set(),
+    "augment": set(),
+    "head": set(),
+    "nasnet": set(),
+    "weights": set(),
+    "backbones": {"head", "nasnet", "weights"},
+    "space": {"trial", "augment", "backbones"},
+    "pack": set(),
+    "synthetic": set(),
+    "folds": set(),
+    "loader": set(),
+    "train": {"trial"},
+    "metrics": set(),
+    "stats": set(),
+    "store": {"trial", "augment"},
+    "run": {"trial", "pack", "folds", "loader", "augment", "backbones", "train", "metrics", "store"},
+    "scheduling": {"trial", "run", "pack", "store"},
+    "plan": {"space", "store"},
+    "tables": {"metrics", "stats", "store", "space", "backbones"},
+    "view": {"scheduling"},
+    "sweep": None,
+    "cli": None,
+}
+"""The table of README's "Rooms": a room -> the rooms it may import beside errors; None is any."""
+
+OWNERS = {
+    "ray": {"scheduling"},
+    "timm": {"backbones", "nasnet", "weights", "head"},
+    "kornia": {"augment"},
+    "PIL": {"pack", "synthetic"},
+    "pyarrow": {"store", "pack"},
+    "pandas": {"tables"},
+    "scipy": {"stats"},
+    "sklearn": {"metrics"},
+    "typer": {"cli"},
+}
+
+
+def imports_of(room: str) -> set[str]:
+    tree = ast.parse((HOUSE / f"{room}.py").read_text())
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            whole = node.module == "casting_tune"
+            found |= {f"casting_tune.{alias.name}" for alias in node.names} if whole else {node.module}
+    return found
+
+
+def rooms() -> list[str]:
+    return sorted(path.stem for path in HOUSE.glob("*.py") if path.stem != "__init__")
+
+
+def test_every_room_stands_in_the_table() -> None:
+    assert set(rooms()) == set(MAY_IMPORT)
+
+
+@pytest.mark.parametrize("room", rooms())
+def test_a_room_imports_only_the_rooms_that_it_may(room: str) -> None:
+    allowed = MAY_IMPORT[room]
+    ours = {name.split(".")[1] for name in imports_of(room) if name.startswith("casting_tune.")}
+    assert allowed is None or ours - {"errors"} <= allowed
+
+
+@pytest.mark.parametrize("room", rooms())
+def test_a_library_is_imported_only_by_the_rooms_that_own_it(room: str) -> None:
+    used = {name.split(".")[0] for name in imports_of(room)}
+    assert not {library for library, owners in OWNERS.items() if library in used and room not in owners}
+
+
+@pytest.mark.parametrize("room", [room for room in rooms() if room != "cli"])
+def test_no_room_but_cli_prints(room: str) -> None:
+    tree = ast.parse((HOUSE / f"{room}.py").read_text())
+    called = {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+    assert "print" not in called
+
+
+def test_the_command_line_loads_no_heavy_library() -> None:
+    heavy = {"torch", "timm", "kornia", "ray", "pandas", "sklearn", "scipy", "pyarrow", "duckdb"}
+    code = "import casting_tune.cli, sys; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not heavy & set(loaded)

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, recall_score
+
+from casting_tune import backbones, run
+from casting_tune.errors import StoreError, UsageError
+from casting_tune.pack import Pack
+from casting_tune.run import Place
+from casting_tune.store import Store
+from casting_tune.trial import Epoch, TrialConfig, cell_id
+
+CONFIG = TrialConfig(
+    backbone="timm:test_resnet.r160_in1k", image_px=32, batch_size=16, epochs=2, precision="fp32", toggles=("flip",)
+)
+
+
+def train(config: TrialConfig, packed: Pack, store: Store, **more: object) -> dict[str, object]:
+    return run.run_trial(config, packed, store, sweep="s", label="l", place=Place(), **more)  # type: ignore[arg-type]
+
+
+def scores(store: Store, cell: str) -> np.ndarray:
+    return store.read("predictions", cell_ids=[cell])["score"].to_numpy()
+
+
+def test_a_trial_leaves_its_epochs_its_predictions_and_one_row(packed: Pack, store: Store) -> None:
+    row = train(CONFIG, packed, store)
+    assert row["status"] == "completed", row
+    assert store.read("epochs")["epoch"].to_pylist() == [1, 2]
+    assert store.read("trials").to_pylist()[0]["cell_id"] == cell_id(CONFIG, packed.dataset_id)
+    predictions = store.read("predictions").to_pandas()
+    n_test = int((packed.splits == "test").sum())
+    assert (predictions["split"] == "test").sum() == n_test == row["n_test"]
+    assert (predictions["split"] == "validation").sum() == row["n_validation"]
+    assert list(predictions["sha256"]) == [packed.sha256[image] for image in predictions["image"]]
+    assert list(predictions["y_true"]) == [packed.labels[image] for image in predictions["image"]]
+
+
+def test_the_metrics_of_a_row_are_those_of_its_predictions(packed: Pack, store: Store) -> None:
+    row = train(CONFIG, packed, store)
+    predictions = store.read("predictions").to_pandas()
+    for split, of_split in predictions.groupby("split"):
+        decided = of_split["score"] >= 0.5
+        assert row[f"{split}_accuracy"] == accuracy_score(of_split["y_true"], decided)
+        assert row[f"{split}_recall"] == recall_score(of_split["y_true"], decided)
+    assert row["test_recall_ok"] == recall_score(1 - of_split["y_true"], ~decided) or split != "test"
+
+
+def test_an_epochs_row_is_safe_before_anyone_is_told_of_it(packed: Pack, store: Store) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def on_epoch(epoch: Epoch) -> None:
+        seen.append((epoch.epoch, len(store.files("epochs"))))
+
+    train(CONFIG, packed, store, on_epoch=on_epoch)
+    assert seen == [(1, 1), (2, 2)]
+
+
+def test_the_same_seed_gives_the_same_scores_bit_for_bit_and_another_seed_others(packed: Pack, tmp_path: Path) -> None:
+    first, second, third = (Store(tmp_path / name) for name in "abc")
+    config = replace(CONFIG, dropout=0.3, dense=8, toggles=("contrast", "rotation", "flip"))
+    train(config, packed, first)
+    torch.manual_seed(99)  # whatever ran in this process before must not matter
+    train(config, packed, second)
+    other = replace(config, seed=1)
+    train(other, packed, third)
+    cell = cell_id(config, packed.dataset_id)
+    np.testing.assert_array_equal(scores(first, cell), scores(second, cell))
+    assert not np.array_equal(scores(first, cell), scores(third, cell_id(other, packed.dataset_id)))
+
+
+def test_hue_on_gray_images_changes_no_score(packed: Pack, tmp_path: Path) -> None:
+    with_hue, without = Store(tmp_path / "a"), Store(tmp_path / "b")
+    hue = replace(CONFIG, toggles=("hue", "contrast", "flip"))
+    no_hue = replace(CONFIG, toggles=("contrast", "flip"))
+    train(hue, packed, with_hue)
+    train(no_hue, packed, without)
+    np.testing.assert_array_equal(
+        scores(with_hue, cell_id(hue, packed.dataset_id)), scores(without, cell_id(no_hue, packed.dataset_id))
+    )
+
+
+def test_a_trial_that_raises_is_a_row_with_its_error_and_without_this_persons_home(
+    packed: Pack, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError(f"no file {Path.home()}/secret")
+
+    monkeypatch.setattr(backbones, "build", broken)
+    row = train(CONFIG, packed, store)
+    assert (row["status"], row["error"]) == ("error", "RuntimeError: no file ~/secret")
+    assert store.read("trials")["status"].to_pylist() == ["error"]
+    assert store.read("predictions").num_rows == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(torch.OutOfMemoryError("CUDA out of memory"), "oom"), (MemoryError(), "oom")]
+)
+def test_memory_that_runs_out_ends_the_trial_as_oom(
+    packed: Pack, store: Store, monkeypatch: pytest.MonkeyPatch, error: Exception, status: str
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(backbones, "build", full)
+    assert train(CONFIG, packed, store)["status"] == status
+
+
+def test_a_loss_that_is_not_finite_ends_the_trial_as_diverged(packed: Pack, store: Store) -> None:
+    row = train(replace(CONFIG, base_lr=1e30, warmup_share=0.0, lr_schedule="constant"), packed, store)
+    assert row["status"] == "diverged"
+    assert "base_lr" in str(row["error"])
+
+
+def test_a_store_that_fails_is_no_trials_fault(packed: Pack, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> Iterator[None]:
+        raise StoreError("full")
+
+    monkeypatch.setattr(Store, "write", full)
+    with pytest.raises(StoreError, match="full"):
+        train(CONFIG, packed, store)
+
+
+def test_a_second_attempt_stands_beside_the_first(packed: Pack, store: Store) -> None:
+    assert train(CONFIG, packed, store)["attempt"] == 1
+    assert train(CONFIG, packed, store)["attempt"] == 2
+    assert len(store.files("trials")) == 2
+
+
+def test_one_channel_and_three_and_both_layouts_and_precisions_train(packed: Pack, store: Store) -> None:
+    for change in ({"in_channels": 1}, {"layout": "contiguous"}, {"precision": "bf16"}, {"dense": 8, "dropout": 0.2}):
+        assert train(replace(CONFIG, epochs=1, **change), packed, store)["status"] == "completed"
+
+
+def test_one_channel_is_refused_for_colour_images(packed: Pack) -> None:
+    colour = replace(packed, images=np.repeat(packed.images[:, None], 3, axis=1))
+    with pytest.raises(UsageError, match="in_channels"):
+        run.check(replace(CONFIG, in_channels=1), colour)
+
+
+def test_a_subset_is_as_large_as_asked(packed: Pack, store: Store) -> None:
+    row = train(replace(CONFIG, train_images=30, test_images=10), packed, store)
+    assert (row["n_train"] + row["n_validation"], row["n_test"]) == (30, 10)  # type: ignore[operator]
+
+
+def test_a_trial_measures_its_own_peak_memory_and_times(packed: Pack, store: Store) -> None:
+    row = train(CONFIG, packed, store)
+    assert row["step_s"] == row["epoch_s"] / row["n_steps"]  # type: ignore[operator]
+    assert row["image_s"] == row["epoch_s"] / row["n_train"]  # type: ignore[operator]
+    assert 0 < row["latency_one_s"] < row["duration_s"]  # type: ignore[operator]
+    assert row["peak_memory_bytes"] is None or row["peak_memory_bytes"] > 50_000_000  # type: ignore[operator]

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from casting_tune import backbones, scheduling
+from casting_tune.errors import ResourcesError
+from casting_tune.pack import Pack
+from casting_tune.run import Place
+from casting_tune.scheduling import Event, Resources, Task, Work
+from casting_tune.store import Store
+from casting_tune.trial import TrialConfig
+
+CONFIG = TrialConfig(
+    backbone="timm:test_resnet.r160_in1k", image_px=32, batch_size=16, epochs=1, precision="fp32", test_images=10
+)
+TWO = Resources(cpus=1, gpus=0, n_at_once=2)
+
+
+def work(store: Store, configs: list[TrialConfig], retries: int = 0) -> Work:
+    tasks = tuple(Task(config=config, label=f"cell {i}") for i, config in enumerate(configs))
+    return Work(tasks=tasks, store=store, sweep="s", place=Place(n_at_once=2), retries=retries)
+
+
+def endings(events: list[Event]) -> dict[int, list[str | None]]:
+    found: dict[int, list[str | None]] = {}
+    for event in events:
+        if event.kind == "ended":
+            found.setdefault(event.task, []).append(event.status)
+    return found
+
+
+def test_a_plain_loop_runs_every_task_once_and_tells_of_it_in_order(packed: Pack, store: Store) -> None:
+    events: list[Event] = []
+    scheduling.run_inline(work(store, [CONFIG, replace(CONFIG, seed=1)]), packed, on_event=events.append)
+    assert [(e.task, e.kind) for e in events] == [
+        (0, "started"), (0, "epoch"), (0, "ended"), (1, "started"), (1, "epoch"), (1, "ended"),
+    ]  # fmt: skip
+    assert store.read("trials")["status"].to_pylist() == ["completed", "completed"]
+
+
+def test_a_failing_trial_is_retried_and_then_given_up_and_the_next_one_runs(
+    packed: Pack, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[Event] = []
+    real = backbones.build
+
+    def build(name: str, **more: object) -> object:
+        if more["seed"] == 0:
+            raise RuntimeError("broken kernel")
+        return real(name, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(backbones, "build", build)
+    scheduling.run_inline(work(store, [CONFIG, replace(CONFIG, seed=1)], retries=2), packed, on_event=events.append)
+    assert endings(events) == {0: ["error"] * 3, 1: ["completed"]}
+    assert [e.retried for e in events if e.kind == "ended"] == [True, True, False, False]
+
+
+def test_ray_runs_tasks_on_two_workers_fails_one_and_keeps_the_rows(packed: Pack, store: Store) -> None:
+    events: list[Event] = []
+    poison = replace(CONFIG, base_lr=1e30, warmup_share=0.0, lr_schedule="constant", epochs=3)
+    broken = replace(CONFIG, weights="local-dir:/nowhere", weights_id="local-dir:0")
+    configs = [CONFIG, replace(CONFIG, seed=1), poison, broken, replace(CONFIG, seed=2), replace(CONFIG, seed=3)]
+    before = set(psutil.Process().children(recursive=True))
+    scheduling.run_ray(work(store, configs, retries=1), packed, resources=TWO, address=None, on_event=events.append)
+    assert endings(events) == {
+        0: ["completed"], 1: ["completed"], 2: ["diverged"], 3: ["error", "error"], 4: ["completed"], 5: ["completed"],
+    }  # fmt: skip
+    trials = store.read("trials").to_pandas()
+    assert sorted(trials["status"]) == ["completed"] * 4 + ["diverged", "error", "error"]
+    assert {e.task for e in events if e.kind == "epoch"} == {0, 1, 4, 5}
+    busy = trials[trials["status"] == "completed"].sort_values("started_at")
+    ends = busy["started_at"] + busy["duration_s"].astype("timedelta64[s]")
+    assert (busy["started_at"].iloc[1:].to_numpy() < ends.iloc[:-1].to_numpy()).any()  # two were at work at once
+    left = set(psutil.Process().children(recursive=True)) - before
+    assert not [process for process in left if "ray" in " ".join(process.cmdline()) and process.is_running()]
+
+
+def test_a_worker_that_is_killed_does_not_cost_its_cell(packed: Pack, store: Store) -> None:
+    events: list[Event] = []
+    killed = threading.Event()
+
+    def kill_once(event: Event) -> None:
+        events.append(event)
+        if event.kind == "epoch" and not killed.is_set():
+            killed.set()
+            workers = [p for p in psutil.Process().children(recursive=True) if "ImplicitFunc" in " ".join(p.cmdline())]
+            assert workers
+            for worker in workers:
+                os.kill(worker.pid, signal.SIGKILL)
+
+    long = replace(CONFIG, epochs=40)
+    scheduling.run_ray(work(store, [long]), packed, resources=TWO, address=None, on_event=kill_once)
+    assert killed.is_set()
+    assert store.read("trials")["status"].to_pylist() == ["completed"]
+    assert store.read("trials")["attempt"].to_pylist() == [2]
+
+
+def test_a_request_that_no_node_can_meet_is_refused_and_not_waited_for(packed: Pack, store: Store) -> None:
+    started = time.monotonic()
+    with pytest.raises(ResourcesError, match="A trial asks for 9999 CPU"):
+        scheduling.run_ray(
+            work(store, [CONFIG]), packed, resources=Resources(cpus=9999), address=None, on_event=lambda _: None
+        )
+    assert time.monotonic() - started < 60
+    assert store.read("trials").num_rows == 0
+
+
+def test_an_address_where_no_cluster_answers_is_one_clear_error(packed: Pack, store: Store) -> None:
+    with pytest.raises(ResourcesError, match="No Ray cluster answers"):
+        scheduling.run_ray(work(store, [CONFIG]), packed, resources=TWO, address="auto", on_event=lambda _: None)
+
+
+def test_ray_leaves_the_environment_as_it_was(packed: Pack, store: Store, tmp_path: Path) -> None:
+    before = {name: os.environ.get(name) for name in scheduling.ENVIRONMENT}
+    with pytest.raises(ResourcesError):
+        scheduling.run_ray(
+            work(store, [CONFIG]), packed, resources=Resources(cpus=9999), address=None, on_event=lambda _: None
+        )
+    assert {name: os.environ.get(name) for name in scheduling.ENVIRONMENT} == before

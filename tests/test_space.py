@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from casting_tune import space
+from casting_tune.augment import TOGGLES
+from casting_tune.errors import UsageError
+
+HEAD = 'question = "?"\n[fixed]\nbackbone = "vgg16"\nweights = "none"\n'
+
+
+def write(folder: Path, text: str, name: str = "mine") -> str:
+    file = folder / f"{name}.toml"
+    file.write_text(text)
+    return str(file)
+
+
+@pytest.mark.parametrize(("name", "full", "quick"), [("backbone_grid", 60, 10), ("cpu_baseline", 3, 3)])
+def test_every_sweep_file_reads_and_has_the_cells_that_it_should(name: str, full: int, quick: int) -> None:
+    assert len(space.read(name).cells) == full
+    assert len(space.read(name, quick=True).cells) == quick
+
+
+def test_every_sweep_in_the_folder_is_found_by_name_and_reads_both_ways() -> None:
+    files = {path.stem for path in (Path(__file__).parent.parent / "sweeps").glob("*.toml")}
+    assert set(space.names()) == files
+    for name in files:
+        assert space.read(name).question
+        assert space.read(name, quick=True).cells
+
+
+def test_nasnet_mobile_is_at_224_px_without_weights_and_the_others_at_512_with() -> None:
+    for cell in space.read("backbone_grid").cells:
+        expected = (224, "none") if cell.config.backbone == "nasnet_mobile" else (512, "imagenet")
+        assert (cell.config.image_px, cell.config.weights) == expected
+
+
+def test_the_grid_goes_through_the_axes_in_the_order_of_the_file() -> None:
+    rows = [cell.row for cell in space.read("backbone_grid").cells]
+    assert rows[:4] == [
+        "xception, default, batch 2",
+        "xception, default, batch 4",
+        "xception, default, batch 8",
+        "xception, additional, batch 2",
+    ]
+    assert rows[-1] == "efficientnetb4, additional, batch 8"
+
+
+def test_the_studys_figures_stand_beside_the_cells_that_they_belong_to() -> None:
+    cells = {cell.row: cell.study for cell in space.read("backbone_grid").cells}
+    assert cells["xception, default, batch 4"] == {"accuracy": 99.44, "recall": 100, "f1": 0.99, "epoch_s": 194}
+    assert cells["nasnet_mobile, default, batch 8"] == {"epoch_s": 42}
+    assert cells["vgg16, additional, batch 4"] == {}
+    assert sum("accuracy" in study for study in cells.values()) == 10
+    assert sum("epoch_s" in study for study in cells.values()) == 30
+
+
+def test_quick_and_overridden_cells_carry_no_published_figure() -> None:
+    assert not any(cell.study for cell in space.read("backbone_grid", quick=True).cells)
+    assert not any(cell.study for cell in space.read("backbone_grid", overrides=["epochs=3"]).cells)
+
+
+def test_only_picks_cells_and_set_changes_the_configuration() -> None:
+    sweep = space.read("backbone_grid", only=["backbone=resnet50,vgg16", "batch_size=4"], overrides=["epochs=3"])
+    assert [cell.row for cell in sweep.cells] == [
+        "vgg16, default, batch 4",
+        "vgg16, additional, batch 4",
+        "resnet50, default, batch 4",
+        "resnet50, additional, batch 4",
+    ]
+    assert {cell.config.epochs for cell in sweep.cells} == {3}
+
+
+def test_a_leave_one_out_axis_is_eleven_settings(tmp_path: Path) -> None:
+    cells = space.read(write(tmp_path, HEAD + '[axes]\naugmentation = ["leave_one_out"]')).cells
+    assert len(cells) == 11
+    assert [len(cell.config.toggles) for cell in cells] == [0, 9, *[8] * 9]
+
+
+def test_an_ablation_of_nine_toggles_is_eleven_cells_never_512(tmp_path: Path) -> None:
+    axes = "\n".join(f"{toggle} = [true, false]" for toggle in TOGGLES)
+    cells = space.read(write(tmp_path, 'type = "ablation"\n' + HEAD + "[axes]\n" + axes)).cells
+    assert [cell.row for cell in cells] == ["all", "none", *(f"no {toggle}" for toggle in TOGGLES)]
+    assert set(TOGGLES) - set(cells[2].config.toggles) == {"hue"}
+
+
+def test_one_at_a_time_changes_one_axis_from_the_first_values(tmp_path: Path) -> None:
+    text = 'type = "one_at_a_time"\n' + HEAD + "[axes]\nbatch_size = [4, 8]\ndense = [0, 64, 1024]"
+    cells = space.read(write(tmp_path, text)).cells
+    assert [(cell.row, cell.config.batch_size, cell.config.dense) for cell in cells] == [
+        ("base", 4, 0), ("batch 8", 8, 0), ("dense 64", 4, 64), ("dense 1024", 4, 1024),
+    ]  # fmt: skip
+
+
+def test_cases_are_named_rows_and_repeat_over_seeds(tmp_path: Path) -> None:
+    text = (
+        'type = "cases"\n' + HEAD + "[axes]\nseed = [0, 1]\n"
+        '[[cases]]\nlabel = "No Dense"\nset = { dense = 0 }\n[[cases]]\nlabel = "Dense"\nset = { dense = 8 }'
+    )
+    cells = space.read(write(tmp_path, text)).cells
+    assert [(cell.row, cell.label, cell.config.seed) for cell in cells] == [
+        ("No Dense", "No Dense, seed 0", 0), ("No Dense", "No Dense, seed 1", 1),
+        ("Dense", "Dense, seed 0", 0), ("Dense", "Dense, seed 1", 1),
+    ]  # fmt: skip
+
+
+def test_a_condition_sets_what_it_says_where_it_holds(tmp_path: Path) -> None:
+    text = HEAD + "[axes]\nbatch_size = [4, 8]\n[[when]]\nmatch = { batch_size = 8 }\nset = { image_px = 64 }"
+    assert [cell.config.image_px for cell in space.read(write(tmp_path, text)).cells] == [512, 64]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("question = 1", "'question': Input should be a valid string"),
+        ('question = "?"\naxis = 1', "Unknown key 'axis'. Did you mean 'axes'?"),
+        ('question = "?"\n[axes]\nbatch_sise = [1]', "Unknown setting 'batch_sise'. Did you mean 'batch_size'?"),
+        (HEAD + "epocs = 3", "Unknown setting 'epocs'. Did you mean 'epochs'?"),
+        (HEAD + 'epochs = "3"', "epochs: Input should be a valid integer, not '3'"),
+        (HEAD + "epochs = true", "epochs: Input should be a valid integer, not True"),
+        (HEAD + "base_lr = nan", "base_lr"),
+        (HEAD + "base_lr = -1", "base_lr: Input should be greater than 0, not -1"),
+        (HEAD + "dropout = 1.0", "dropout: Input should be less than 1, not 1.0"),
+        (HEAD + 'hue = "yes"', "toggle 'hue' is true or false, not 'yes'"),
+        (HEAD + 'augmentation = "defualt"', "default"),
+        (HEAD + "[axes]\nseed = []", "axis 'seed' is empty"),
+        (HEAD + "[axes]\nseed = [1, 1]", "axis 'seed' holds 1 twice"),
+        (HEAD + '[axes]\nbackbone = ["vgg16"]', "'backbone' stands in [fixed] and in [axes]"),
+        (HEAD + '[axes]\naugmentation = ["no flip hue", "no hue flip"]', "are the same training"),
+        ('question = "?"', "no backbone is set"),
+        (HEAD.replace("vgg16", "vgg17"), "Unknown backbone 'vgg17'. Did you mean 'vgg16'?"),
+        (HEAD.replace("vgg16", "inceptionv3") + "image_px = 64", "75"),
+        (HEAD.replace('"none"', '"imagenett"'), "weights are 'imagenet', 'none' or 'local-dir:DIR'"),
+        ("question = ?", "is not TOML"),
+        ("question = " + "[" * 3000 + "]" * 3000, "nested too deeply"),
+        (HEAD + f"[axes]\nseed = {list(range(1001))}\nepochs = {list(range(1, 1001))}", "more than a million"),
+        ('type = "cases"\n' + HEAD, "needs at least one [[cases]]"),
+        ('type = "repeats"\n' + HEAD + "[axes]\nepochs = [1, 2]", "takes the axes seed and fold alone"),
+        ('type = "ablation"\n' + HEAD + "[axes]\nepochs = [1, 2, 3]", "two or more axes of two values"),
+        ('type = "gird"\n' + HEAD, "'type'"),
+    ],
+)  # fmt: skip
+def test_a_sweep_file_that_cannot_be_meant_is_refused_in_one_line(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        space.read(write(tmp_path, text))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("only", "overrides", "message"),
+    [
+        (["backbone"], [], "--only takes axis=value"),
+        (["backbone=vgg17"], [], "Did you mean 'vgg16'?"),
+        (["batchsize=4"], [], "Did you mean 'batch_size'?"),
+        ([], ["epochs"], "--set takes setting=value"),
+        ([], ["epoch=3"], "Did you mean 'epochs'?"),
+        ([], ["batch_size=4"], "is an axis of this sweep. Pick its values with --only"),
+        ([], ["epochs=x"], "valid integer"),
+    ],
+)
+def test_options_that_cannot_be_meant_are_refused(only: list[str], overrides: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        space.read("backbone_grid", only=only, overrides=overrides)
+
+
+def test_an_unknown_sweep_is_answered_with_the_nearest() -> None:
+    with pytest.raises(UsageError, match="Did you mean 'backbone_grid'"):
+        space.read("backbone_gird")
+    with pytest.raises(UsageError, match="There is no sweep file"):
+        space.read("nowhere/x.toml")
+
+
+def test_a_sweeps_name_cannot_lead_out_of_the_store(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="a letter first"):
+        space.read(write(tmp_path, HEAD, name="..evil"))

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+import duckdb
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from casting_tune.augment import TOGGLES
+from casting_tune.errors import StoreError
+from casting_tune.run import describe
+from casting_tune.store import SCHEMAS, Store
+from casting_tune.trial import TrialConfig
+
+ROW = {
+    "cell_id": "a1",
+    "attempt": 1,
+    "sweep": "s",
+    "status": "completed",
+    "started_at": datetime(2026, 1, 1, tzinfo=UTC),
+}
+
+
+def test_a_written_row_is_read_back_and_what_it_lacks_is_null(store: Store) -> None:
+    store.write("trials", "s", "a1-1", [ROW])
+    (row,) = store.read("trials").to_pylist()
+    assert {key: row[key] for key in ROW} == ROW
+    assert row["test_accuracy"] is None
+
+
+def test_a_file_is_never_written_twice(store: Store) -> None:
+    store.write("trials", "s", "a1-1", [ROW])
+    with pytest.raises(StoreError, match="written once"):
+        store.write("trials", "s", "a1-1", [ROW | {"status": "error"}])
+    assert store.read("trials")["status"].to_pylist() == ["completed"]
+
+
+def test_a_column_that_the_schema_lacks_is_refused(store: Store) -> None:
+    with pytest.raises(StoreError, match="no column"):
+        store.write("trials", "s", "a1-1", [ROW | {"acuracy": 1.0}])
+    assert store.files("trials") == []
+
+
+def test_a_write_that_fails_leaves_no_file(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StoreError, match="No space left"):
+        store.write("trials", "s", "a1-1", [ROW])
+    assert not list(store.root.rglob("*.parquet*"))
+
+
+def test_plain_readers_read_the_folder_while_a_temporary_file_lies_in_it(store: Store) -> None:
+    place = store.write("trials", "s", "a1-1", [ROW])
+    (place.parent / f".{place.name}.1234").write_bytes(b"PAR1 half a file")
+    assert list(pd.read_parquet(store.root / "trials")["cell_id"]) == ["a1"]
+    assert duckdb.sql(f"select cell_id from '{store.root}/trials/*/*.parquet'").fetchall() == [("a1",)]
+
+
+def test_every_file_says_its_schema_version(store: Store) -> None:
+    place = store.write("epochs", "s", "a1-1-1", [{"cell_id": "a1"}])
+    assert pq.read_schema(place).metadata[b"casting_tune.schema_version"] == b"1"
+
+
+def test_a_flipped_bit_is_found_and_the_file_named(store: Store) -> None:
+    rows = [{"cell_id": "a1", "image": i, "score": i / 1000} for i in range(1000)]
+    place = store.write("predictions", "s", "a1-1", rows)
+    content = bytearray(place.read_bytes())
+    content[len(content) // 3] ^= 1
+    place.write_bytes(content)
+    with pytest.raises(StoreError, match=place.name):
+        store.read("predictions")
+
+
+def test_a_cell_is_done_only_by_a_completed_trial(store: Store) -> None:
+    store.write("trials", "s", "a1-1", [ROW | {"status": "error"}])
+    store.write("predictions", "s", "a1-2", [{"cell_id": "a1"}])
+    assert store.completed() == set()
+    assert store.failed() == {"a1": "error"}
+    store.write("trials", "s", "a1-2", [ROW | {"attempt": 2}])
+    assert store.completed() == {"a1"}
+    assert store.failed() == {}
+
+
+def test_attempts_count_on_from_whatever_an_earlier_one_left(store: Store) -> None:
+    assert store.next_attempt("a1") == 1
+    store.write("epochs", "s", "a1-1-1", [{"cell_id": "a1"}])
+    store.write("epochs", "s", "a1-1-12", [{"cell_id": "a1"}])
+    assert store.next_attempt("a1") == 2
+    store.write("trials", "other", "a1-2", [ROW])
+    assert store.next_attempt("a1") == 3
+    assert store.next_attempt("a") == 1
+
+
+def test_a_folder_that_cannot_be_written_is_said_before_any_trial(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="--results"):
+        Store(tmp_path / "file").check_writable()
+
+
+def test_the_schema_has_a_column_for_every_setting_and_every_toggle(packed: object) -> None:
+    described = describe(TrialConfig(backbone="vgg16"), packed)  # type: ignore[arg-type]
+    assert set(described) <= set(SCHEMAS["trials"].names)
+    assert set(TOGGLES) <= set(SCHEMAS["trials"].names)

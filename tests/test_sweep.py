@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from casting_tune import run, sweep, tables
+from casting_tune.errors import CastingTuneError, ImagesError, ResourcesError, StoreError, UsageError, WeightsError
+from casting_tune.scheduling import Event
+from casting_tune.sweep import Options
+
+
+def options(tiny: Path, drawn: Path, **more: object) -> Options:
+    return Options(sweep=str(tiny), data=drawn, results=tiny.parent / "results", inline=True, **more)  # type: ignore[arg-type]
+
+
+def go(asked: Options) -> tuple[sweep.Prepared, int, list[Event], list[str]]:
+    events: list[Event] = []
+    said: list[str] = []
+    prepared = sweep.prepare(asked, say=said.append)
+    return prepared, sweep.execute(prepared, on_event=events.append), events, said
+
+
+def digest(folder: Path) -> dict[str, str]:
+    return {str(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.rglob("*.parquet")}
+
+
+def test_a_sweep_trains_every_cell_and_its_table_has_every_row(tiny: Path, drawn: Path) -> None:
+    prepared, n_missing, events, _ = go(options(tiny, drawn))
+    assert n_missing == 0
+    assert sum(event.kind == "ended" for event in events) == 4
+    frame = tables.comparison(prepared.store, "tiny").frame
+    assert list(zip(frame["row"], frame["n"], strict=True)) == [("default", 2), ("only flip", 2)]
+
+
+def test_a_second_run_trains_nothing_and_changes_no_file(tiny: Path, drawn: Path) -> None:
+    go(options(tiny, drawn))
+    before = digest(tiny.parent / "results")
+    _, n_missing, events, _ = go(options(tiny, drawn))
+    assert (n_missing, events) == (0, [])
+    assert before.items() <= digest(tiny.parent / "results").items()
+
+
+def test_a_value_added_to_the_file_trains_the_new_cells_only(tiny: Path, drawn: Path) -> None:
+    go(options(tiny, drawn))
+    tiny.write_text(tiny.read_text().replace("seed = [0, 1]", "seed = [0, 1, 2]"))
+    prepared, _, events, _ = go(options(tiny, drawn))
+    assert sum(event.kind == "ended" for event in events) == 2
+    assert list(tables.comparison(prepared.store, "tiny").frame["n"]) == [3, 3]
+
+
+def test_a_cell_that_two_sweeps_share_is_trained_once(tiny: Path, drawn: Path) -> None:
+    go(options(tiny, drawn))
+    other = tiny.with_name("other.toml")
+    other.write_text(tiny.read_text().replace('["default", "only flip"]', '["default"]'))
+    prepared, n_missing, events, _ = go(replace(options(tiny, drawn), sweep=str(other)))
+    assert (n_missing, events) == (0, [])
+    assert list(tables.comparison(prepared.store, "other").frame["n"]) == [2]
+
+
+def test_quick_rows_are_other_cells_and_stand_in_a_table_of_their_own(tiny: Path, drawn: Path) -> None:
+    full, *_ = go(options(tiny, drawn))
+    quick, _, events, _ = go(options(tiny, drawn, quick=True))
+    assert sum(event.kind == "ended" for event in events) == 2
+    assert not {p.cell_id for p in quick.plan.planned} & {p.cell_id for p in full.plan.planned}
+    assert list(tables.comparison(full.store, "tiny").frame["row"]) == ["default"]
+    assert len(tables.comparison(full.store, "tiny", run_id=full.run_id).frame) == 2
+
+
+def test_a_failed_trial_ends_nothing_and_is_tried_again_by_the_next_run(
+    tiny: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = run._train
+
+    def broken(config, pack, place, *, on_epoch):  # type: ignore[no-untyped-def]
+        if config.seed == 1:
+            raise RuntimeError("broken kernel")
+        return real(config, pack, place, on_epoch=on_epoch)
+
+    monkeypatch.setattr(run, "_train", broken)
+    _, n_missing, _, _ = go(options(tiny, drawn, retries=0))
+    assert n_missing == 2
+    monkeypatch.setattr(run, "_train", real)
+    prepared, n_missing, events, _ = go(options(tiny, drawn))
+    assert n_missing == 0
+    assert sum(event.kind == "ended" for event in events) == 2
+    assert {p.state for p in prepared.plan.planned} == {"done", "failed"}
+
+
+def test_without_data_castings_are_drawn_once_and_that_is_said(tiny: Path) -> None:
+    asked = Options(sweep=str(tiny), results=tiny.parent / "results", inline=True)
+    said: list[str] = []
+    first = sweep.prepare(asked, say=said.append)
+    assert said[0] == "No dataset given (--data DIR): training on 400 drawn castings."
+    assert len(first.pack.labels) == 400
+    assert sweep.prepare(asked, say=said.append).pack.dataset_id == first.pack.dataset_id
+
+
+def test_that_hue_changes_nothing_on_gray_is_said_once_up_front(tiny: Path, drawn: Path) -> None:
+    tiny.write_text(tiny.read_text().replace("only flip", "additional"))
+    said: list[str] = []
+    sweep.prepare(options(tiny, drawn), say=said.append)
+    assert sum("hue changes no pixel" in line for line in said) == 1
+
+
+def test_test_images_that_stand_in_train_are_said_up_front(tiny: Path, drawn: Path, tmp_path: Path) -> None:
+    import shutil
+
+    leaky = tmp_path / "leaky"
+    shutil.copytree(drawn, leaky)
+    source = next((leaky / "train" / "ok_front").iterdir())
+    shutil.copy(source, leaky / "test" / "ok_front" / f"copy{source.suffix}")
+    said: list[str] = []
+    sweep.prepare(options(tiny, leaky), say=said.append)
+    assert any("1 of 17 test images are byte-for-byte copies of training images" in line for line in said)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"sweep": "backbone_gird"}, UsageError, "backbone_grid"),
+        ({"data": Path("/nowhere")}, ImagesError, "is not a folder"),
+        ({"positive": "def_frnt"}, ImagesError, "def_front"),
+        ({"trials_at_once": 0, "inline": False}, UsageError, "--trials-at-once is 1 or more, not 0"),
+        ({"gpus_per_trial": -1.0}, UsageError, "--gpus-per-trial is 0 or more"),
+        ({"retries": -1}, UsageError, "--retries"),
+        ({"pack_size": 4}, UsageError, "--pack-size"),
+        ({"address": "auto"}, UsageError, "--inline"),
+        ({"results": Path("/proc/nowhere")}, StoreError, "--results"),
+    ],
+)
+def test_what_cannot_run_is_refused_before_the_first_trial(
+    tiny: Path, drawn: Path, change: dict[str, object], error: type[CastingTuneError], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        sweep.prepare(replace(options(tiny, drawn), **change), say=lambda _: None)  # type: ignore[arg-type]
+    assert not list((tiny.parent / "results").rglob("*.parquet"))
+
+
+def test_a_gpu_that_is_not_there_is_refused(tiny: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    with pytest.raises(ResourcesError, match="there is no GPU here"):
+        sweep.prepare(options(tiny, drawn, gpus_per_trial=0.5), say=lambda _: None)
+
+
+def test_weights_that_are_not_to_be_had_are_refused_before_the_first_trial(tiny: Path, drawn: Path) -> None:
+    tiny.write_text(tiny.read_text().replace('"none"', '"local-dir:/nowhere"'))
+    with pytest.raises(WeightsError, match="/nowhere"):
+        sweep.prepare(options(tiny, drawn), say=lambda _: None)
+
+
+def test_nothing_of_this_machine_reaches_the_store(tiny: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import platform
+
+    monkeypatch.setenv("CASTING_TUNE_CANARY", "canary-5d1f")
+    go(options(tiny, drawn, quick=True))
+    results = tiny.parent / "results"
+    for table in ("cells", "epochs", "predictions", "trials"):
+        from casting_tune.store import Store
+
+        text = str(Store(results).read(table).to_pylist())
+        assert text != "[]"
+        for secret in ("canary-5d1f", str(Path.home()), platform.node(), str(drawn)):
+            assert secret not in text

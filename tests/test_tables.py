@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import io
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from casting_tune import tables
+from casting_tune.errors import UsageError
+from casting_tune.store import Store
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+def ask(store: Store, run: str, cells: list[dict[str, Any]], hour: int = 12) -> None:
+    rows = [
+        {
+            "run_id": run, "sweep": "s", "asked_at": NOON.replace(hour=hour), "position": i, "backbone": "vgg16",
+            "augmentation": "default", "batch_size": 4, "image_px": 512, "weights": "none", "dataset_id": "d",
+            "quick": False, **cell,
+        }
+        for i, cell in enumerate(cells)
+    ]  # fmt: skip
+    store.write("cells", "s", run, rows)
+
+
+def finish(store: Store, cell: str, counts: tuple[int, int, int, int], *, sweep: str = "s", **more: Any) -> None:
+    tp, fp, tn, fn = counts
+    row = {
+        "cell_id": cell, "attempt": 1, "sweep": sweep, "status": "completed", "started_at": NOON, "n_test": sum(counts),
+        "test_tp": tp, "test_fp": fp, "test_tn": tn, "test_fn": fn, "epoch_s": 2.0, "device": "cpu", "n_threads": 1,
+        "n_at_once": 2,
+    } | more  # fmt: skip
+    store.write("trials", sweep, f"{cell}-{row['attempt']}", [row])
+
+
+@pytest.fixture
+def known(store: Store) -> Store:
+    """Three rows: one trained twice, one trained by another sweep, one that failed."""
+    ask(
+        store,
+        "r1",
+        [
+            {"cell_id": "a0", "row": "A", "seed": 0, "study_accuracy": 98.46, "study_recall": 96.96, "study_f1": 0.98},
+            {"cell_id": "a1", "row": "A", "seed": 1, "study_accuracy": 98.46, "study_recall": 96.96, "study_f1": 0.98},
+            {"cell_id": "b0", "row": "B", "seed": 0, "batch_size": 8},
+            {"cell_id": "c0", "row": "C", "seed": 0, "batch_size": 2},
+        ],
+    )
+    finish(store, "a0", (450, 3, 260, 3))  # 716 images: accuracy 710/716
+    finish(store, "a1", (440, 3, 260, 13))  # accuracy 700/716
+    finish(store, "b0", (453, 0, 263, 0), sweep="other")
+    finish(store, "c0", (0, 0, 0, 0), status="error")
+    return store
+
+
+def by_row(table: tables.Table) -> dict[str, Any]:
+    return table.frame.set_index("row").to_dict("index")
+
+
+def test_a_row_is_the_mean_over_its_trainings_with_their_spread(known: Store) -> None:
+    row = by_row(tables.comparison(known, "s"))["A"]
+    assert row["n"] == 2
+    assert row["accuracy"] == pytest.approx((710 / 716 + 700 / 716) / 2)
+    assert row["accuracy_sd"] == pytest.approx((10 / 716) / 2**0.5)  # two values: half their distance, times sqrt 2
+    assert row["recall"] == pytest.approx((450 + 440) / 2 / 453)
+    assert row["escape_rate"] == pytest.approx((3 + 13) / 2 / 453)
+    assert row["overkill_rate"] == pytest.approx(3 / 263)
+    assert row["study_accuracy"] == 98.46
+
+
+def test_the_studys_view_is_the_same_decisions_with_ok_as_the_positive_class(known: Store) -> None:
+    table = tables.comparison(known, "s", positive="ok")
+    row = by_row(table)["A"]
+    assert row["recall"] == pytest.approx(260 / 263)
+    assert row["precision"] == pytest.approx((260 / 263 + 260 / 273) / 2)
+    assert row["accuracy"] == pytest.approx((710 / 716 + 700 / 716) / 2)
+    assert row["escape_rate"] == pytest.approx((3 + 13) / 2 / 453)  # an escape stays an escape
+    assert any("ok_front" in note for note in table.notes)
+
+
+def test_a_cell_is_found_by_its_id_wherever_it_was_trained(known: Store) -> None:
+    assert by_row(tables.comparison(known, "s"))["B"]["accuracy"] == 1.0
+
+
+def test_a_cell_without_a_result_keeps_its_row_and_is_counted(known: Store) -> None:
+    table = tables.comparison(known, "s")
+    assert by_row(table)["C"]["n"] == 0
+    assert pd.isna(by_row(table)["C"]["accuracy"])
+    assert "1 of 4 cells have no result: 1 error." in table.notes
+
+
+def test_one_training_has_no_spread(known: Store) -> None:
+    assert pd.isna(by_row(tables.comparison(known, "s"))["B"]["accuracy_sd"])
+
+
+def test_rows_come_in_the_order_of_the_sweep(known: Store) -> None:
+    assert list(tables.comparison(known, "s").frame["row"]) == ["A", "B", "C"]
+
+
+def test_the_last_run_is_shown_unless_another_is_named(known: Store) -> None:
+    ask(known, "r2", [{"cell_id": "b0", "row": "B", "seed": 0}], hour=13)
+    assert list(tables.comparison(known, "s").frame["row"]) == ["B"]
+    assert list(tables.comparison(known, "s", run_id="r1").frame["row"]) == ["A", "B", "C"]
+
+
+def test_what_the_store_lacks_is_said(known: Store, store: Store) -> None:
+    with pytest.raises(UsageError, match="Unknown run 'r9'"):
+        tables.comparison(known, "s", run_id="r9")
+    with pytest.raises(UsageError, match="Unknown sweep in this store 't'"):
+        tables.comparison(known, "t")
+    with pytest.raises(UsageError, match=r"python -m casting_tune.sweep s"):
+        tables.comparison(Store(store.root / "empty"), "s")
+
+
+def test_csv_and_json_carry_the_values_unrounded(known: Store) -> None:
+    table = tables.comparison(known, "s")
+    csv = pd.read_csv(io.StringIO(tables.render(table, "csv")))
+    loaded = json.loads(tables.render(table, "json"))
+    assert csv["accuracy"].iloc[0] == pytest.approx(1410 / 1432, rel=1e-12)
+    assert loaded[0]["accuracy"] == pytest.approx(1410 / 1432, rel=1e-9)
+    assert loaded[2]["accuracy"] is None
+
+
+@pytest.mark.parametrize("form", tables.FORMATS)
+def test_every_format_holds_every_row(known: Store, form: str) -> None:
+    text = tables.render(tables.comparison(known, "s"), form)
+    assert "98.46" in text
+    assert text.endswith("\n")
+
+
+@pytest.mark.parametrize("width", [60, 80, 140])
+def test_text_never_runs_over_the_terminals_edge(known: Store, width: int) -> None:
+    text = tables.render(tables.comparison(known, "s"), "text", width=width)
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= width
+
+
+def test_hostile_names_steer_neither_terminal_nor_markdown_nor_html(store: Store) -> None:
+    ask(store, "r1", [{"cell_id": "a", "row": "\x1b[31m[/foo]|<script>", "seed": 0, "backbone": "\x1b[2Jx|<script>"}])
+    table = tables.comparison(store, "s")
+    for form in ("text", "markdown", "html", "latex"):
+        assert "\x1b" not in tables.render(table, form) or form == "html"
+    assert "<script>" not in tables.render(table, "html")
+    assert "\\|" in tables.render(table, "markdown")
+
+
+def test_an_unknown_format_is_answered_with_the_nearest(known: Store) -> None:
+    with pytest.raises(UsageError, match="Did you mean 'markdown'"):
+        tables.render(tables.comparison(known, "s"), "markdwn")

@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import pytest
+
+from casting_tune.trial import TrialConfig, cell_id
+
+CONFIG = TrialConfig(backbone="vgg16")
+OTHER = {
+    "backbone": "resnet50", "weights_id": "imagenet:x", "dense": 1024, "dropout": 0.2, "toggles": ("flip",),
+    "image_px": 96, "in_channels": 1, "batch_size": 4, "epochs": 3, "seed": 1, "fold": 1, "validation_share": 0.1,
+    "split_seed": 1, "train_images": 10, "test_images": 10, "base_lr": 1e-4, "weight_decay": 0.1, "warmup_share": 0.2,
+    "lr_schedule": "constant", "precision": "bf16", "layout": "contiguous", "split": "other",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [f.name for f in fields(TrialConfig) if f.name != "weights"])
+def test_every_setting_changes_the_key_of_a_cell(name: str) -> None:
+    assert cell_id(replace(CONFIG, **{name: OTHER[name]}), "d") != cell_id(CONFIG, "d")
+
+
+def test_the_dataset_changes_the_key_of_a_cell() -> None:
+    assert cell_id(CONFIG, "d") != cell_id(CONFIG, "e")
+
+
+def test_where_weights_lie_does_not_change_the_key_but_what_they_are_does() -> None:
+    here = replace(CONFIG, weights="local-dir:/a", weights_id="local-dir:1")
+    there = replace(CONFIG, weights="local-dir:/b", weights_id="local-dir:1")
+    assert cell_id(here, "d") == cell_id(there, "d")
+    assert cell_id(replace(there, weights_id="local-dir:2"), "d") != cell_id(here, "d")
+
+
+def test_the_key_is_the_same_in_every_process_and_version() -> None:
+    # made once with recipe 1 and written down: a change here forgets every trained cell of every store
+    assert cell_id(TrialConfig(backbone="vgg16", toggles=("hue", "flip")), "0123456789abcdef") == "5c04bb07cd09b35e"
