@@ -332,3 +332,7 @@ def _progress(console: Console) -> Iterator[Any]:
             progress.update(tasks[what], completed=done, total=total)
 
         yield show
+
+
+if __name__ == "__main__":
+    main()

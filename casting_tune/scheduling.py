@@ -158,7 +158,7 @@ def _trainable(config: dict[str, int], work: Work, pack: Pack) -> None:
         raise _Again
 
 
-class _Again(Exception):  # noqa: N818 - not an error of anyone's: a signal to Tune
+class _Again(Exception):
     """Asks Tune to run a task once more."""
 
 

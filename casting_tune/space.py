@@ -197,7 +197,8 @@ def _first(error: ValidationError, model: type[BaseModel]) -> str:
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        owner = {"quick": _Quick, "cases": _Case, "when": _When, "study": _Study}.get(str(first["loc"][0]), model)
+        owners: dict[str, type[BaseModel]] = {"quick": _Quick, "cases": _Case, "when": _When, "study": _Study}
+        owner = owners.get(str(first["loc"][0]), model)
         return unknown("key", str(first["loc"][-1]), owner.model_fields)
     return f"'{place}': {first['msg']}, not {first['input']!r}."[:300]
 

@@ -78,7 +78,7 @@ def last_run(store: Store, sweep: str) -> str:
 
 
 def _asked(store: Store, sweep: str, run_id: str | None) -> pd.DataFrame:
-    runs = store.read("cells").to_pandas()
+    runs: pd.DataFrame = store.read("cells").to_pandas()
     of_sweep = runs[runs["sweep"] == sweep]
     if of_sweep.empty:
         known = sorted(set(runs["sweep"]))
@@ -95,7 +95,7 @@ def _asked(store: Store, sweep: str, run_id: str | None) -> pd.DataFrame:
 
 def _completed(store: Store, asked: pd.DataFrame) -> pd.DataFrame:
     """Return the one completed trial of each cell that has one (the first, should there be more)."""
-    trials = store.read("trials", cell_ids=asked["cell_id"]).to_pandas()
+    trials: pd.DataFrame = store.read("trials", cell_ids=asked["cell_id"]).to_pandas()
     done = trials[trials["status"] == "completed"].sort_values(["started_at", "attempt"])
     return done.drop_duplicates("cell_id").set_index("cell_id")
 
@@ -174,7 +174,7 @@ def shown(table: Table) -> pd.DataFrame:
     named = [name for name in ("backbone", "augmentation", "batch") if name not in parts]
     by_setting = not frame.duplicated(named).any() and "study_accuracy" in frame
     drop = {*same, *empty, *(["row", *parts] if by_setting else ["backbone", "augmentation", "batch"])}
-    kept = [name for name in frame if name not in drop]
+    kept = [str(name) for name in frame.columns if name not in drop]
     text = pd.DataFrame({name: [_cell(name, value) for value in frame[name]] for name in kept})
     return text.rename(columns=HEADINGS)
 
@@ -251,7 +251,7 @@ def _console(width: int, color: bool) -> Console:
 
 def _blocks(frame: pd.DataFrame, width: int) -> list[list[str]]:
     """Cut the columns into blocks that fit `width`; each begins with the columns that name a row."""
-    names = list(frame)
+    names = [str(name) for name in frame.columns]
     words = [name for name in names if name in ("row", "backbone", "augmentation", "batch")]
     sizes = {name: max(len(name), *(len(value) for value in frame[name])) + 3 for name in names}
     blocks: list[list[str]] = [[]]
@@ -276,7 +276,11 @@ def _markdown(frame: pd.DataFrame) -> str:
         return "| " + " | ".join(_plain(value).replace("|", "\\|") for value in values) + " |\n"
 
     rule = "| " + " | ".join("---" for _ in frame) + " |\n"
-    return line(list(frame)) + rule + "".join(line(list(row)) for row in frame.itertuples(index=False))
+    return (
+        line([str(name) for name in frame.columns])
+        + rule
+        + "".join(line(list(row)) for row in frame.itertuples(index=False))
+    )
 
 
 def _latex(frame: pd.DataFrame) -> str:
@@ -290,5 +294,6 @@ def _latex(frame: pd.DataFrame) -> str:
         return " & ".join(_plain(value).translate(special) for value in values) + r" \\" + "\n"
 
     body = "".join(line(list(row)) for row in frame.itertuples(index=False))
-    head = f"\\begin{{tabular}}{{{'l' * len(frame.columns)}}}\n\\toprule\n{line(list(frame))}\\midrule\n"
+    heads = line([str(name) for name in frame.columns])
+    head = f"\\begin{{tabular}}{{{'l' * len(frame.columns)}}}\n\\toprule\n{heads}\\midrule\n"
     return head + body + "\\bottomrule\n\\end{tabular}\n"

@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from casting_tune import cli
+
+
+def call(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
+    """Run `casting-tune WORDS` in this process; return exit code, stdout and stderr."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["casting-tune", *map(str, words)])
+        patch.setenv("COLUMNS", "100")
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+    out, err = capsys.readouterr()
+    code = ended.value.code
+    return (code if isinstance(code, int) else 0), out, err
+
+
+@pytest.fixture
+def swept(tiny: Path, drawn: Path, capsys: pytest.CaptureFixture[str]) -> tuple[Path, str]:
+    """A results folder in which the tiny sweep has run, and what that printed."""
+    results = tiny.parent / "results"
+    code, out, err = call(capsys, "sweep", tiny, "--data", drawn, "--results", results, "--inline")
+    assert (code, err) == (0, "")
+    return results, out
+
+
+def test_a_sweep_prints_progress_the_table_and_the_command_that_prints_it_again(
+    swept: tuple[Path, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, out = swept
+    assert "4 cells: 0 done, 4 to do" in out
+    assert "4/4  timm:test_resnet.r160_in1k" not in out  # rows are named by what varies
+    assert "  4/4  only flip, seed 1: test accuracy" in out
+    command = out.split("This table again: casting-tune ")[1].split()
+    code, again, _ = call(capsys, *command)
+    assert code == 0
+    assert again.strip() in out
+
+
+def test_the_plan_lists_every_cell_with_its_state_and_starts_nothing(
+    swept: tuple[Path, str], tiny: Path, drawn: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results, _ = swept
+    n_rows = len(list(results.rglob("*.parquet")))
+    code, out, _ = call(capsys, "sweep", tiny, "--data", drawn, "--results", results, "--plan", "--only", "seed=1")
+    assert code == 0
+    assert [line.split()[1] for line in out.splitlines()[-2:]] == ["done", "done"]
+    code, out, _ = call(capsys, "sweep", tiny, "--data", drawn, "--results", results, "--plan", "--set", "epochs=3")
+    assert "4 cells: 0 done, 4 to do" in out
+    assert len(list(results.rglob("*.parquet"))) == n_rows
+
+
+def test_the_table_comes_in_the_studys_view_and_as_json(
+    swept: tuple[Path, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    results, _ = swept
+    words = ("table", "tiny", "--results", results, "--format", "json")
+    defect = json.loads(call(capsys, *words)[1])
+    ok = json.loads(call(capsys, *words, "--positive", "ok_front")[1])
+    assert [row["accuracy"] for row in ok] == pytest.approx([row["accuracy"] for row in defect])
+    assert [row["recall"] for row in ok] == pytest.approx([1 - row["overkill_rate"] for row in defect])
+
+
+def test_a_sweep_with_a_failed_cell_prints_its_table_and_exits_1(
+    tiny: Path, drawn: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny.write_text(
+        tiny.read_text().replace(
+            "epochs = 2\n\n[axes]", "epochs = 2\nlr_schedule = 'constant'\n\n[axes]\nbase_lr = [1e-3, 1e30]"
+        )
+    )
+    words = (
+        "sweep",
+        tiny,
+        "--data",
+        drawn,
+        "--results",
+        tiny.parent / "r",
+        "--inline",
+        "--only",
+        "seed=0",
+        "--only",
+        "augmentation=default",
+    )
+    code, out, err = call(capsys, *words)
+    assert (code, err) == (1, "")
+    assert "diverged: Diverged: The training loss" in out
+    assert "1 of 2 cells have no result: 1 diverged." in out
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (("sweep", "backbone_gird"), 2, "Unknown sweep 'backbone_gird'. Did you mean 'backbone_grid'?"),
+        (("table", "backbone_grid", "--results", "/nowhere"), 2, "There is no run in '/nowhere'."),
+        (("table", "x", "--kind", "comparisn"), 2, "Did you mean 'comparison'?"),
+        (("table", "x", "--positive", "okfront"), 2, "Did you mean 'ok_front'?"),
+        (("pack", "/nowhere"), 4, "/nowhere"),
+        (("synthetic", "/proc/x"), 4, "/proc/x"),
+    ],
+)
+def test_an_error_is_one_line_on_stderr_with_its_exit_code(
+    words: tuple[str, ...], code: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ended, out, err = call(capsys, *words)
+    assert (ended, out) == (code, "")
+    assert err.startswith("error: ")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_an_unknown_option_exits_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(capsys, "sweep", "backbone_grid", "--qick")[0] == 2
+
+
+def test_the_backbones_are_listed_with_the_studys_counts(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = call(capsys, "backbones")
+    assert code == 0
+    for count in ("17,548,616", "4,232,978", "20,806,952"):
+        assert count in out
+
+
+def test_the_sweeps_are_listed_with_their_cells(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = call(capsys, "sweeps")
+    (line,) = [line for line in out.splitlines() if line.startswith("backbone_grid")]
+    assert line.split()[1] == "60"
+
+
+def test_castings_are_drawn_and_packed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = call(capsys, "synthetic", tmp_path / "c", "--images", "40", "--size", "48")
+    assert (code, "40 castings of 48 px" in out) == (0, True)
+    code, out, _ = call(capsys, "pack", tmp_path / "c", "--results", tmp_path / "r")
+    assert code == 0
+    assert "40 images, gray, 48 x 48 px" in out
+
+
+def test_hostile_text_in_an_error_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    _, _, err = call(capsys, "sweep", "\x1b[31m[/foo]")
+    assert "\x1b" not in err
+    assert "[/foo]" in err
+
+
+def python(*words: object, **more: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | more
+    return subprocess.run(
+        [sys.executable, *map(str, words)], capture_output=True, text=True, env=environment, timeout=120, check=False
+    )
+
+
+def test_python_m_casting_tune_sweep_is_the_same_command(tiny: Path, drawn: Path) -> None:
+    words = ("-m", "casting_tune.sweep", tiny, "--results", tiny.parent / "r", "--inline", "--quick")
+    ended = python(*words, CASTING_TUNE_DATA=str(drawn), COLUMNS="80")
+    assert ended.returncode == 0, ended.stderr
+    assert "No dataset given" not in ended.stdout  # the environment named one
+    assert "Quick run" in ended.stdout
+
+
+def test_a_closed_pipe_ends_quietly(swept: tuple[Path, str]) -> None:
+    code = f"{sys.executable} -m casting_tune.cli table tiny --results {swept[0]} | head -1"
+    ended = subprocess.run(["bash", "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert "Traceback" not in ended.stderr
+    assert "BrokenPipe" not in ended.stderr
+
+
+def test_a_plain_locale_and_no_color_are_honoured(swept: tuple[Path, str]) -> None:
+    ended = python("-m", "casting_tune.cli", "table", "tiny", "--results", swept[0], LC_ALL="C", NO_COLOR="1")
+    assert ended.returncode == 0, ended.stderr
+    assert "\x1b" not in ended.stdout
