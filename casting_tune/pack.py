@@ -1,4 +1,4 @@
-"""Decodes an image folder once into a versioned, fingerprinted uint8 array with a manifest; opens it.
+"""Packs an image folder once into a versioned, fingerprinted uint8 array with a manifest; opens it.
 
 In comes a folder with train/ and test/, each with one folder a class, or with the two class folders alone; out goes a
 Pack, which lies in packs/<dataset_id>/ as castings.npy (mapped, never copied) and manifest.json. packs/index/ keeps,
@@ -8,21 +8,24 @@ networks, trials or augmentation; no file that it writes holds the name of a fol
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import io
 import json
 import os
+import shutil
 import tempfile
-import warnings
+import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
 
+from casting_tune import decode
+from casting_tune.decode import SUFFIXES, Picture, one_line
 from casting_tune.errors import ImagesError, UsageError
 
 if TYPE_CHECKING:
@@ -34,16 +37,10 @@ PACK_VERSION = 1
 MIXED_PX = 512
 """Side of the packed images when the folder's images have several sizes and no size is asked for."""
 
-MAX_PIXELS = 25_000_000
-"""Larger images are refused by their header: a PNG of 17 kB can ask for 144 million pixels."""
-
-SUFFIXES = ("bmp", "jfif", "jpe", "jpeg", "jpg", "png", "tif", "tiff", "webp")
-
-_FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
 _TEST_SHARE = 0.1
 _SPLIT_SEED = 0
 _BATCH = 128  # images decoded between two writes: 11 MB at 300 px
-_AT_ONCE = os.cpu_count() or 1
+_DAY_S = 86_400
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,29 +107,21 @@ def pack(
     key = _digest([str(root.resolve()), positive, str(size_px), str(PACK_VERSION)])[:16]
     note = packs / "index" / f"{key}.json"
     try:
-        known = _recall(root, packs, note=note, folder=folder, skip_bad=skip_bad)
-        if known is not None:
-            return known
-        packs.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".packing-", dir=packs) as beside:
-            draft = Path(beside) / "pack"
-            draft.mkdir()
-            made, content = _build(
-                root, draft, folder=folder, size_px=size_px, skip_bad=skip_bad, on_progress=on_progress
-            )
-            _publish(draft, packs / made["dataset_id"])
-        entry = {
-            "times": folder.times,
-            "content": content,
-            "dataset_id": made["dataset_id"],
-            "skipped": made["skipped"],
-        }
-        _write_json(note, entry)
+        entry = _recalled(note, root, folder=folder, packs=packs, skip_bad=skip_bad)
+        if entry is None:
+            packs.mkdir(parents=True, exist_ok=True)
+            _clear(packs)
+            with tempfile.TemporaryDirectory(prefix=".packing-", dir=packs) as beside:
+                draft = Path(beside) / "pack"
+                draft.mkdir()
+                entry = _build(root, draft, folder=folder, size_px=size_px, skip_bad=skip_bad, on_progress=on_progress)
+                _publish(draft, packs / entry["dataset_id"])
+            _write_json(note, entry)
     except OSError as error:
         raise ImagesError(
             f"Cannot pack '{root}' into '{packs}': {error.strerror or error}. Make room there or give another folder."
         ) from error
-    return replace(open_pack(packs / made["dataset_id"]), skipped=_pairs(made["skipped"]))
+    return replace(open_pack(packs / entry["dataset_id"]), skipped=_pairs(entry["skipped"]))
 
 
 def open_pack(folder: Path) -> Pack:
@@ -146,9 +135,8 @@ def open_pack(folder: Path) -> Pack:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         if manifest["version"] != PACK_VERSION:
             raise ImagesError(f"'{folder}' is a pack of version {manifest['version']}, not {PACK_VERSION}. {way_out}")
-        images = np.load(folder / "castings.npy", mmap_mode="r", allow_pickle=False)
         pack = Pack(
-            images=images,
+            images=np.load(folder / "castings.npy", mmap_mode="r", allow_pickle=False),
             labels=_frozen(manifest["labels"], np.uint8),
             splits=_frozen(manifest["splits"], np.str_),
             sha256=_frozen(manifest["sha256"], np.str_),
@@ -160,50 +148,36 @@ def open_pack(folder: Path) -> Pack:
             split_made=manifest["split_made"],
             skipped=_pairs(manifest["skipped"]),
         )
+        if [*pack.images.shape] != manifest["shape"] or pack.images.dtype != np.uint8:
+            raise ValueError("images and manifest differ")
     except FileNotFoundError as error:
-        raise ImagesError(f"'{folder}' is not a pack: it lacks {Path(error.filename).name}. {way_out}") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ImagesError(f"The pack '{folder}' is damaged ({_one_line(str(error))}). {way_out}") from error
-    if list(images.shape) != manifest["shape"] or images.dtype != np.uint8 or len(pack.paths) != len(images):
-        raise ImagesError(f"The pack '{folder}' is damaged (images and manifest differ). {way_out}")
+        raise ImagesError(
+            f"'{folder}' is not a pack: it lacks {Path(error.filename).name}. Name a folder in packs/; if it is one, "
+            "remove it and pack the images again."
+        ) from error
+    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+        raise ImagesError(f"The pack '{folder}' is damaged ({one_line(str(error))}). {way_out}") from error
     return pack
 
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """One image file: its path inside the folder, and what the folders say of it; `split` may be empty."""
+    """What the folders say of one image file: `path` inside the root, `split` or "", `stamp` of bytes and time."""
 
     path: str
     split: str
     label: int
+    stamp: str
 
 
 @dataclass(frozen=True, slots=True)
 class _Folder:
-    """What a look at the folder gives, without opening a file; `times` is a hash of paths, sizes and times."""
+    """What a look at the folder gives, without opening a file: files by path, and a hash of paths, sizes and times."""
 
-    files: tuple[_File, ...]
+    files: list[_File]
     positive: str
     negative: str
     times: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Frame:
-    """What all packed images have in common: a square of side `box`, or their own size if None; 1 or 3 channels."""
-
-    box: int | None
-    channels: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Decoded:
-    """One file's content; `pixels` ([h, w] or [3, h, w]) is None where `reason` says why there are none."""
-
-    sha256: str
-    size: tuple[int, int] = (0, 0)
-    pixels: NDArray[np.uint8] | None = None
-    reason: str = ""
 
 
 def _survey(root: Path, positive: str) -> _Folder:
@@ -219,27 +193,23 @@ def _survey(root: Path, positive: str) -> _Folder:
                 f"{_listed(top)}."
             )
         classes = {split: _subfolders(root / split) for split in splits or [""]}
-        _check_classes(root, classes, positive=positive)
-        negative = next(name for names in classes.values() for name in names if name != positive)
-        files, times = [], []
-        for split, names in sorted(classes.items()):
-            for name in names:
-                inside = [
-                    (_File(path, split, int(name == positive)), stamp) for path, stamp in _listing(root, split, name)
-                ]
-                if not inside:
-                    raise ImagesError(f"The class folder '{root / split / name}' holds no {', '.join(SUFFIXES)} file.")
-                files += [file for file, _ in inside]
-                times += [stamp for _, stamp in inside]
+        negative = _negative(root, classes, positive=positive)
+        files = [
+            file
+            for split in classes
+            for label, name in enumerate((negative, positive))
+            for file in _listing(root, split, name, label=label)
+        ]
     except OSError as error:
         raise ImagesError(
             f"Cannot read '{error.filename}': {error.strerror}. Give a folder that can be read."
         ) from error
-    return _Folder(tuple(files), positive, negative, _digest(times))
+    files.sort(key=lambda file: file.path)
+    return _Folder(files, positive, negative, _digest([f"{file.path}\0{file.stamp}" for file in files]))
 
 
-def _check_classes(root: Path, classes: dict[str, list[str]], *, positive: str) -> None:
-    """Refuse anything but the same two class folders everywhere, one of them the positive class."""
+def _negative(root: Path, classes: dict[str, list[str]], *, positive: str) -> str:
+    """Return the other class; refuse anything but the same two class folders in each split, one of them positive."""
     found = sorted({name for names in classes.values() for name in names})
     if not found:
         raise ImagesError(f"'{root}' holds no class folders. Two are needed: '{positive}' and one other.")
@@ -255,6 +225,7 @@ def _check_classes(root: Path, classes: dict[str, list[str]], *, positive: str) 
         raise ImagesError(
             f"Unknown positive class '{positive}'. The classes of '{root}' are {_listed(found)}: name the bad one."
         )
+    return next(name for name in found if name != positive)
 
 
 def _subfolders(folder: Path) -> list[str]:
@@ -263,44 +234,55 @@ def _subfolders(folder: Path) -> list[str]:
         return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith((".", "__")))
 
 
-def _listing(root: Path, split: str, name: str) -> list[tuple[str, str]]:
-    """Return relative path and "path, bytes, time" of each image file in a class folder, sorted by path."""
-    prefix = f"{split}/{name}" if split else name
-    listing = []
-    with os.scandir(root / prefix) as entries:
+def _listing(root: Path, split: str, name: str, *, label: int) -> list[_File]:
+    """Return the image files of one class folder."""
+    inside = Path(split, name).as_posix()
+    files = []
+    with os.scandir(root / inside) as entries:
         for entry in entries:
             if entry.name.startswith((".", "__")):
                 continue
             if entry.is_dir():
                 raise ImagesError(
-                    f"A class folder holds images only; '{root / prefix}' holds the folder '{_one_line(entry.name)}'. "
+                    f"A class folder holds images only; '{root / inside}' holds the folder '{one_line(entry.name)}'. "
                     "Move its images up, or move it away."
                 )
             if entry.name.rpartition(".")[2].lower() not in SUFFIXES:
                 continue
+            path = f"{inside}/{entry.name}"
+            if path.encode(errors="ignore").decode() != path:
+                raise ImagesError(f"Names are UTF-8, and that of '{one_line(path)}' is not: rename it.")
             stat = entry.stat()
-            listing.append((f"{prefix}/{entry.name}", f"{prefix}/{entry.name}\0{stat.st_size}\0{stat.st_mtime_ns}"))
-    return sorted(listing)
+            files.append(_File(path, split, label, f"{stat.st_size}\0{stat.st_mtime_ns}"))
+    if not files:
+        raise ImagesError(f"The class folder '{root / inside}' holds no {', '.join(SUFFIXES)} file.")
+    return files
 
 
-def _recall(root: Path, packs: Path, *, note: Path, folder: _Folder, skip_bad: bool) -> Pack | None:
-    """Return the pack that this folder gave before, if the folder is as it was and the pack is still there."""
+def _recalled(note: Path, root: Path, *, folder: _Folder, packs: Path, skip_bad: bool) -> dict[str, Any] | None:
+    """Return what was noted of this folder, if the folder is as it was and its pack is still there."""
     try:
-        entry = json.loads(note.read_text(encoding="utf-8"))
-        skipped = _pairs(entry["skipped"])
-        lies = packs / entry["dataset_id"]
-        times, content = entry["times"], entry["content"]
+        entry: dict[str, Any] = json.loads(note.read_text(encoding="utf-8"))
+        if not (packs / entry["dataset_id"]).is_dir() or (entry["skipped"] and not skip_bad):
+            return None
+        if entry["times"] != folder.times:
+            with ThreadPoolExecutor(os.cpu_count()) as threads:
+                hashes = list(threads.map(lambda file: decode.read(root / file.path)[1], folder.files))
+            if entry["content"] != _content(folder, hashes):
+                return None
+            entry["times"] = folder.times
+            _write_json(note, entry)
     except (OSError, ValueError, KeyError, TypeError):
         return None  # no note, or not one of ours: decoding again costs seconds and is always right
-    if not lies.is_dir() or (skipped and not skip_bad):
-        return None
-    if times != folder.times:
-        with ThreadPoolExecutor(_AT_ONCE) as threads:
-            hashes = list(threads.map(lambda file: _read(root / file.path)[1], folder.files))
-        if content != _content(folder, hashes):
-            return None
-        _write_json(note, {**entry, "times": folder.times})
-    return replace(open_pack(lies), skipped=skipped)
+    return entry
+
+
+def _clear(packs: Path) -> None:
+    """Remove the drafts of killed processes: a packing takes minutes, and these were begun more than a day ago."""
+    for draft in packs.glob(".packing-*"):
+        with contextlib.suppress(FileNotFoundError):  # another process has just finished with it
+            if time.time() - draft.stat().st_mtime > _DAY_S:
+                shutil.rmtree(draft, ignore_errors=True)
 
 
 def _build(
@@ -311,216 +293,106 @@ def _build(
     size_px: int | None,
     skip_bad: bool,
     on_progress: Callable[[int, int], None] | None,
-) -> tuple[dict[str, Any], str]:
-    """Decode into the folder `draft`; return the manifest and the hash of the content of all files, bad ones too."""
-    array = draft / "castings.npy"
-    files, hashes = list(folder.files), dict[str, str]()
-    bad: list[tuple[str, str]] = []
-    while True:
-        images = _write_images(root, array, files=files, size_px=size_px, on_progress=on_progress)
-        hashes.update({file.path: image.sha256 for file, image in zip(files, images, strict=True)})
-        failed = [(file.path, image.reason) for file, image in zip(files, images, strict=True) if image.reason]
-        if not failed:
-            break
-        bad += failed
-        if not skip_bad:
-            lines = "\n".join(f"  {_one_line(path)}: {reason}" for path, reason in bad)
-            raise ImagesError(
-                f"{len(bad)} of {len(files)} files in '{root}' cannot be used. Repair or remove them, or leave them "
-                f"out with --skip-bad:\n{lines}"
-            )
-        files = [file for file, image in zip(files, images, strict=True) if not image.reason]
-    split_made = not files[0].split if files else False
-    splits = _made_split(files, images) if split_made else [file.split for file in files]
-    labels = [file.label for file in files]
+) -> dict[str, Any]:
+    """Write the pack into the folder `draft`; return what is to be noted of the image folder."""
+    with (draft / "castings.npy").open("wb") as stream:
+        pictures, shape = _write_images(stream, root, files=folder.files, box=size_px, on_progress=on_progress)
+        stream.flush()
+        os.fsync(stream.fileno())
+    bad = [(file.path, picture.reason) for file, picture in zip(folder.files, pictures, strict=True) if picture.reason]
+    if bad and not skip_bad:
+        lines = "\n".join(f"  {one_line(path)}: {reason}" for path, reason in bad)
+        raise ImagesError(
+            f"{len(bad)} of {len(pictures)} files in '{root}' cannot be used. Repair or remove them, or leave them out "
+            f"with --skip-bad:\n{lines}"
+        )
+    good = [(file, picture) for file, picture in zip(folder.files, pictures, strict=True) if not picture.reason]
+    labels, sha256 = [file.label for file, _ in good], [picture.sha256 for _, picture in good]
+    split_made = not folder.files[0].split
+    splits = _made_split(labels, sha256) if split_made else [file.split for file, _ in good]
     for split in ("train", "test"):
-        for label, name in ((1, folder.positive), (0, folder.negative)):
+        for label, name in enumerate((folder.negative, folder.positive)):
             if (split, label) not in zip(splits, labels, strict=True):
                 raise ImagesError(f"No {split} image of class '{name}' in '{root}' can be used: add or repair some.")
     manifest: dict[str, Any] = {
         "version": PACK_VERSION,
         "positive": folder.positive,
-        "shape": list(np.load(array, mmap_mode="r", allow_pickle=False).shape),
-        "paths": [file.path for file in files],
+        "shape": shape,
+        "paths": [file.path for file, _ in good],
         "labels": labels,
         "splits": splits,
-        "sha256": [image.sha256 for image in images],
-        "sizes": [image.size for image in images],
+        "sha256": sha256,
+        "sizes": [picture.size for _, picture in good],
     }
-    manifest["dataset_id"] = _digest([json.dumps(manifest, sort_keys=True)])[:16]
-    manifest |= {"negative": folder.negative, "split_made": split_made, "skipped": sorted(bad)}
+    dataset_id = _digest([json.dumps(manifest, sort_keys=True)])[:16]
+    manifest |= {"dataset_id": dataset_id, "negative": folder.negative, "split_made": split_made, "skipped": bad}
     _write_json(draft / "manifest.json", manifest)
-    return manifest, _content(folder, [hashes[file.path] for file in folder.files])
+    content = _content(folder, [picture.sha256 for picture in pictures])
+    return {"times": folder.times, "content": content, "dataset_id": dataset_id, "skipped": bad}
 
 
 def _write_images(
-    root: Path,
-    array: Path,
-    *,
-    files: Sequence[_File],
-    size_px: int | None,
-    on_progress: Callable[[int, int], None] | None,
-) -> list[_Decoded]:
-    """Decode the files into the .npy file `array`; return what was seen, one a file, without its pixels.
-
-    Starts as if all images were gray and of one size, and starts again, at most twice, when one of them is not: the
-    real set, and every folder that is alike throughout, is decoded once.
-    """
-    frame = _Frame(box=size_px, channels=1)
-    while True:
-        with array.open("wb") as stream:
-            seen = _write_alike(stream, root, files=files, frame=frame, on_progress=on_progress)
-            if not isinstance(seen, _Frame):
-                stream.flush()
-                os.fsync(stream.fileno())
-                return seen
-        frame = seen
-
-
-def _write_alike(
     stream: IO[bytes],
     root: Path,
     *,
     files: Sequence[_File],
-    frame: _Frame,
+    box: int | None,
+    n_channels: int = 1,
     on_progress: Callable[[int, int], None] | None,
-) -> list[_Decoded] | _Frame:
-    """Write the images one after another; at the first that does not fit the frame, return one that it fits."""
-    seen: list[_Decoded] = []
+) -> tuple[list[Picture], tuple[int, ...]]:
+    """Write the usable files as one .npy file; return what was seen, one a file without its pixels, and its shape.
+
+    Starts as if all images were gray and of one size, and starts again, at most twice, when one of them is not: the
+    real set, and every folder that is alike throughout, is decoded once.
+    """
+    start_again = partial(_write_images, stream, root, files=files, on_progress=on_progress)
+    pictures: list[Picture] = []
     shape: tuple[int, ...] = ()
-    with warnings.catch_warnings(), ThreadPoolExecutor(_AT_ONCE) as threads:
-        warnings.simplefilter("error", Image.DecompressionBombWarning)  # Pillow's own limit would only warn
+    stream.truncate(0)
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
         for start in range(0, len(files), _BATCH):
             batch = files[start : start + _BATCH]
-            for image in threads.map(lambda file: _decode(root, file.path, box=frame.box), batch):
-                seen.append(replace(image, pixels=None))
-                if image.pixels is None:
+            for picture in threads.map(lambda file: decode.decode(root / file.path, box=box), batch):
+                pictures.append(replace(picture, pixels=None))
+                if picture.pixels is None:
                     continue
-                height, width = image.pixels.shape[-2:]
+                size = picture.pixels.shape[-2:]
                 if not shape:
-                    shape = (height, width) if frame.channels == 1 else (3, height, width)
-                    header = {"descr": "|u1", "fortran_order": False, "shape": (len(files), *shape)}
-                    np.lib.format.write_array_header_1_0(stream, header)
-                if image.pixels.ndim > len(shape):
-                    return replace(frame, channels=3)
-                if (height, width) != shape[-2:]:
-                    return replace(frame, box=MIXED_PX)
-                stream.write(np.broadcast_to(image.pixels, shape).tobytes())
+                    shape = size if n_channels == 1 else (n_channels, *size)
+                    _write_header(stream, 0, shape)
+                if picture.pixels.ndim > len(shape):
+                    return start_again(box=box, n_channels=3)
+                if size != shape[-2:]:
+                    return start_again(box=MIXED_PX, n_channels=n_channels)
+                stream.write(np.broadcast_to(picture.pixels, shape).tobytes())
             if on_progress is not None:
-                on_progress(len(seen), len(files))
-    return seen
+                on_progress(len(pictures), len(files))
+    n_good = sum(not picture.reason for picture in pictures)
+    _write_header(stream, n_good, shape)
+    return pictures, (n_good, *shape)
 
 
-def _decode(root: Path, path: str, *, box: int | None) -> _Decoded:
-    """Read one file; letterbox it into a square of side `box`, or keep its size when that is None."""
-    content, sha256, reason = _read(root / path)
-    if reason:
-        return _Decoded(sha256, reason=reason)
-    try:
-        path.encode()
-        picture = _upright(content)
-        size = (picture.height, picture.width)
-        pixels = np.asarray(picture if box is None else _letterboxed(picture, box))  # [h, w] or [h, w, 3]
-    except UnicodeEncodeError:
-        return _Decoded(sha256, reason="its name is not UTF-8")
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        return _Decoded(sha256, reason=f"more than {MAX_PIXELS // 10**6} megapixels")
-    except UnidentifiedImageError:
-        return _Decoded(sha256, reason=f"not one of {', '.join(_FORMATS)}")
-    except Exception as error:  # decoders answer foreign bytes with almost any exception; the file is named with each
-        return _Decoded(sha256, reason=_one_line(str(error)) or type(error).__name__)
-    return _Decoded(sha256, size, pixels if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
+def _write_header(stream: IO[bytes], n: int, shape: tuple[int, ...]) -> None:
+    """Write the .npy header of n pictures; it is as long for any n, since numpy leaves 21 places for that number."""
+    stream.seek(0)
+    np.lib.format.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": (n, *shape)})
 
 
-def _read(file: Path) -> tuple[bytes, str, str]:
-    """Return a file's bytes, their sha256, and why they cannot be used, if so."""
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        return b"", "", f"cannot be read: {error.strerror}"
-    return content, hashlib.sha256(content).hexdigest(), "" if content else "empty file"
-
-
-def _upright(content: bytes) -> Image.Image:
-    """Return the image turned as its EXIF says, in mode L if it is exactly gray (R = G = B), else in mode RGB.
-
-    A JPEG is first read without the conversion to RGB: where all chroma is 128, libjpeg's R, G and B are its Y, and
-    that is twice as fast (2,600 against 1,250 images/s a thread at 300 px). Anything else is judged by its RGB pixels.
-    """
-    image = _opened(content)
-    if image.format in ("JPEG", "MPO") and image.mode == "RGB":
-        image.draft("YCbCr", None)
-        try:
-            ImageOps.exif_transpose(image, in_place=True)
-        except OSError:  # a JPEG whose components are R, G, B has no chroma to read; a broken one fails again below
-            gray = False
-        else:
-            counts = image.histogram()  # 256 a band
-            gray = counts[256 + 128] == counts[512 + 128] == image.width * image.height
-        if gray:
-            return image.getchannel(0)
-        image = _opened(content)
-    ImageOps.exif_transpose(image, in_place=True)
-    return _eight_bit(image)
-
-
-def _opened(content: bytes) -> Image.Image:
-    """Open an image by its header, and refuse what should not be decoded."""
-    image = Image.open(io.BytesIO(content), formats=_FORMATS)
-    if image.width * image.height > MAX_PIXELS:
-        raise ValueError(f"{image.width} x {image.height} pixels, more than {MAX_PIXELS // 10**6} megapixels")
-    n_frames = getattr(image, "n_frames", 1)
-    if n_frames != 1 and image.format != "MPO":  # a camera's MPO is a photograph and its previews
-        raise ValueError(f"{n_frames} pictures in one file")
-    return image
-
-
-def _eight_bit(image: Image.Image) -> Image.Image:
-    """Return an image of any mode as L if it is exactly gray, else as RGB; what is transparent becomes black."""
-    if image.mode.startswith("I"):  # 16 bits: Pillow's own convert saturates at 255
-        levels = np.asarray(image).astype(np.int64)
-        if levels.min() < 0 or levels.max() > 65535:
-            raise ValueError("gray levels outside 16 bits: save it with 8 or 16 bits")
-        return Image.fromarray(((levels * 255 + 32767) // 65535).astype(np.uint8))
-    if image.mode == "F":
-        raise ValueError("floating-point gray levels have no fixed range: save it with 8 or 16 bits")
-    if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", layer.size, (0, 0, 0, 255)), layer)
-    elif image.mode in ("1", "L"):
-        return image.convert("L")
-    image = image.convert("RGB")
-    red, green, blue = (np.asarray(band) for band in image.split())
-    return image.getchannel(0) if np.array_equal(red, green) and np.array_equal(red, blue) else image
-
-
-def _letterboxed(picture: Image.Image, box: int) -> Image.Image:
-    """Return the picture with its longest side brought to `box`, in the middle of a black square."""
-    scale = box / max(picture.size)
-    width, height = (max(1, round(side * scale)) for side in picture.size)
-    if (width, height) != picture.size:
-        picture = picture.resize((width, height), Image.Resampling.BICUBIC)
-    square = Image.new(picture.mode, (box, box))
-    square.paste(picture, ((box - width) // 2, (box - height) // 2))
-    return square
-
-
-def _made_split(files: Sequence[_File], images: Sequence[_Decoded]) -> list[str]:
+def _made_split(labels: Sequence[int], sha256: Sequence[str]) -> list[str]:
     """Return "train" or "test" for each file: a tenth of each class is test, and exact copies stay together.
 
     Contents are taken in the order of a seeded hash, so that neither names nor neighbours move a casting.
     """
     rows: dict[str, list[int]] = {}
-    for row, image in enumerate(images):
-        rows.setdefault(image.sha256, []).append(row)
-    labels = [file.label for file in files]
+    for row, content in enumerate(sha256):
+        rows.setdefault(content, []).append(row)
     room = [max(1, round(labels.count(label) * _TEST_SHARE)) for label in (0, 1)]
-    splits = ["train"] * len(files)
-    for sha256 in sorted(rows, key=lambda sha256: _digest([str(_SPLIT_SEED), sha256])):
-        left = [room[y] - sum(labels[row] == y for row in rows[sha256]) for y in (0, 1)]
+    splits = ["train"] * len(labels)
+    for content in sorted(rows, key=lambda content: _digest([str(_SPLIT_SEED), content])):
+        left = [room[label] - sum(labels[row] == label for row in rows[content]) for label in (0, 1)]
         if min(left) >= 0:
             room = left
-            for row in rows[sha256]:
+            for row in rows[content]:
                 splits[row] = "test"
     return splits
 
@@ -537,12 +409,13 @@ def _publish(draft: Path, folder: Path) -> None:
 def _write_json(file: Path, value: dict[str, Any]) -> None:
     """Write beside and rename, so that no reader meets half a file."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=file.parent, prefix=".", delete=False) as beside:
-        json.dump(value, beside)
-        beside.flush()
-        os.fsync(beside.fileno())
-    Path(beside.name).chmod(0o644)
-    Path(beside.name).replace(file)
+    with tempfile.TemporaryDirectory(prefix=".", dir=file.parent) as beside:
+        draft = Path(beside) / file.name
+        with draft.open("w", encoding="utf-8") as stream:
+            json.dump(value, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        draft.replace(file)
 
 
 def _content(folder: _Folder, hashes: Sequence[str]) -> str:
@@ -564,10 +437,5 @@ def _pairs(skipped: Sequence[Sequence[str]]) -> tuple[tuple[str, str], ...]:
     return tuple((path, reason) for path, reason in skipped)
 
 
-def _one_line(text: str) -> str:
-    """Return foreign text without control characters and line ends, at most 200 characters."""
-    return "".join(c if c.isprintable() else "?" for c in text)[:200]
-
-
 def _listed(names: Iterable[str]) -> str:
-    return ", ".join(f"'{_one_line(name)}'" for name in sorted(names)) or "none"
+    return ", ".join(f"'{one_line(name)}'" for name in sorted(names)) or "none"

@@ -23,6 +23,8 @@ from casting_tune.errors import ImagesError, UsageError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    Floats = NDArray[np.floating]  # images are float32, outlines float64
+
 DEFECTS: tuple[str, ...] = ("blow_hole", "burr", "scratch", "shrinkage")
 
 _DEFECTIVE_SHARE = 0.57  # of the real set's 7,348 images, 4,211 are defective
@@ -94,11 +96,11 @@ def casting(rng: np.random.Generator, *, size_px: int, defect: str | None) -> ND
         raise UsageError(f"Unknown defect '{defect}'. Known: {', '.join(DEFECTS)}.")
     part = _Part.drawn(rng)
     canvas = _surface(rng, part, size_px=size_px)  # [h, w] float32 gray levels
-    for mark in _wear(rng, part):
-        canvas = _apply(canvas, mark)
+    marks = _wear(rng, part)
     if defect is not None:
-        for mark in _MARKS[defect](rng, part):
-            canvas = _apply(canvas, mark)
+        marks += _MARKS[defect](rng, part)
+    for mark in marks:
+        _apply(canvas, mark)
     canvas = _blurred(canvas, radius=rng.uniform(0.2, 0.7) * size_px / 300)
     canvas = canvas * rng.uniform(0.75, 1.15) + rng.uniform(-12, 12)
     canvas += rng.normal(0, rng.uniform(1.0, 3.5), canvas.shape).astype(np.float32)
@@ -129,18 +131,19 @@ class _Part:
             hub=rng.uniform(0.24, 0.28),
         )
 
-    def place(self, radius: float, angle: float) -> tuple[float, float]:
-        """Return where a point of the part lies in the image, as shares of its side."""
+    def place(self, radius: Floats | float, angle: Floats | float) -> Floats:
+        """Return where [n] points of the part, or one, lie in the image, [n, 2] as shares of its side."""
         x, y = radius * np.cos(angle), radius * np.sin(angle) * self.squash
         cos, sin = np.cos(self.turn), np.sin(self.turn)
-        return self.x + self.radius * (x * cos - y * sin), self.y + self.radius * (x * sin + y * cos)
+        along, down = x * cos - y * sin, x * sin + y * cos
+        return np.stack([self.x + self.radius * along, self.y + self.radius * down], axis=-1)
 
 
 @dataclass(frozen=True, slots=True)
 class _Mark:
-    """Polygons in shares of the image's side, and the gray level that they pull towards, with a weight in [0, 1]."""
+    """Polygons [n, 2] in shares of the image's side, the gray level that they pull towards, a weight in [0, 1]."""
 
-    polygons: list[list[tuple[float, float]]]
+    polygons: list[Floats]
     level: float
     weight: float
 
@@ -156,27 +159,22 @@ def _plan(n_images: int) -> list[tuple[str, str | None]]:
     return plan
 
 
-def _surface(rng: np.random.Generator, part: _Part, *, size_px: int) -> NDArray[np.float32]:
+def _surface(rng: np.random.Generator, part: _Part, *, size_px: int) -> Floats:
     """Return the sound casting on its table, [h, w] gray levels about 0 to 255."""
     axis = (np.arange(size_px, dtype=np.float32) + 0.5) / size_px
     dx, dy = (axis[None, :] - part.x) / part.radius, (axis[:, None] - part.y) / part.radius
     cos, sin = np.float32(np.cos(part.turn)), np.float32(np.sin(part.turn))
-    u, v = dx * cos + dy * sin, (dy * cos - dx * sin) / np.float32(part.squash)
+    u, v = dx * cos + dy * sin, (dy * cos - dx * sin) / part.squash
     r, angle = np.hypot(u, v), np.arctan2(v, u)  # [h, w] in flange radii, radians
-    soft = np.float32(1.2 / (part.radius * size_px))  # an edge rises over this
+    soft = 1.2 / (part.radius * size_px)  # an edge rises over this
 
-    def inside(radius: float) -> NDArray[np.float32]:
-        edge: NDArray[np.float32] = np.clip((np.float32(radius) - r) / soft + np.float32(0.5), 0, 1)
-        return edge
+    def over(below: Floats, radius: float, level: Floats | float) -> Floats:
+        return below + np.clip((radius - r) / soft + 0.5, 0, 1) * (level - below)
 
-    def over(below: NDArray[np.float32], radius: float, level: NDArray[np.floating] | float) -> NDArray[np.float32]:
-        return below + inside(radius) * (np.asarray(level, dtype=np.float32) - below)
-
-    slope = rng.uniform(-22, 22, 2)
-    level = np.float32(rng.uniform(150, 185))
-    canvas: NDArray[np.float32] = (level + np.float32(slope[0]) * dx + np.float32(slope[1]) * dy).astype(np.float32)
-    shadow = np.hypot(u - np.float32(rng.uniform(-0.06, 0.06)), v - np.float32(rng.uniform(-0.06, 0.06)))
-    canvas = canvas - np.float32(rng.uniform(40, 85)) * np.clip((np.float32(1.16) - shadow) / np.float32(0.2), 0, 1)
+    across, down = rng.uniform(-22, 22), rng.uniform(-22, 22)
+    canvas: Floats = rng.uniform(150, 185) + across * dx + down * dy
+    shadow = np.hypot(u - rng.uniform(-0.06, 0.06), v - rng.uniform(-0.06, 0.06))
+    canvas = canvas - rng.uniform(40, 85) * np.clip((1.16 - shadow) / 0.2, 0, 1)
     canvas = over(canvas, 1.0, rng.uniform(35, 85))
     canvas = over(canvas, 0.985, _turned(rng, r, angle, level=rng.uniform(185, 210)))
     step = part.cavity + 0.1
@@ -189,9 +187,7 @@ def _surface(rng: np.random.Generator, part: _Part, *, size_px: int) -> NDArray[
     return over(canvas, bore, rng.uniform(110, 150) + 45 * u / bore + rng.uniform(-30, 30) * v / bore)
 
 
-def _turned(
-    rng: np.random.Generator, r: NDArray[np.float32], angle: NDArray[np.float32], *, level: float
-) -> NDArray[np.float32]:
+def _turned(rng: np.random.Generator, r: Floats, angle: Floats, *, level: float) -> Floats:
     """Return metal off the lathe: rays of light that turn with the view, and fine rings."""
     around = np.linspace(-np.pi, np.pi, 721)
     light = np.zeros_like(around)
@@ -200,18 +196,18 @@ def _turned(
         light += rng.uniform(-38, 26) * np.exp(narrow * (np.cos(around - towards) - 1))
     rings = np.convolve(rng.normal(0, 1, 400), [0.25, 0.5, 0.25], mode="same") * rng.uniform(2, 7)
     return (
-        np.float32(level)
-        + light.astype(np.float32)[((angle + np.float32(np.pi)) * np.float32(720 / (2 * np.pi))).astype(np.int32)]
+        level
+        + light.astype(np.float32)[((angle + np.pi) * (720 / (2 * np.pi))).astype(np.int32)]
         + rings.astype(np.float32)[np.minimum((r * 380).astype(np.int32), 399)]
     )
 
 
-def _vanes(rng: np.random.Generator, r: NDArray[np.float32], angle: NDArray[np.float32]) -> NDArray[np.float32]:
+def _vanes(rng: np.random.Generator, r: Floats, angle: Floats) -> Floats:
     """Return the dark cavity with seven swept vanes, a little lighter along their edges."""
-    wave = np.sin(7 * angle + np.float32(rng.uniform(12, 18)) * r + np.float32(rng.uniform(0, 6.3)))
-    edge = np.clip(wave - np.float32(0.4), 0, 1) * np.float32(rng.uniform(15, 60)) * (1 + np.cos(angle)) / 2
-    edge = edge + np.clip(wave - np.float32(0.9), 0, 1) * np.float32(rng.uniform(150, 400))
-    cavity: NDArray[np.float32] = np.float32(rng.uniform(14, 32)) + edge * np.clip(r * 3 - np.float32(0.6), 0, 1)
+    wave = np.sin(7 * angle + rng.uniform(12, 18) * r + rng.uniform(0, 6.3))
+    edge = np.clip(wave - 0.4, 0, 1) * rng.uniform(15, 60) * (1 + np.cos(angle)) / 2
+    edge = edge + np.clip(wave - 0.9, 0, 1) * rng.uniform(150, 400)
+    cavity: Floats = rng.uniform(14, 32) + edge * np.clip(r * 3 - 0.6, 0, 1)
     return cavity
 
 
@@ -233,8 +229,7 @@ def _blow_hole(rng: np.random.Generator, part: _Part) -> list[_Mark]:
     for _ in range(rng.integers(1, 4)):
         radius, size = rng.uniform(part.cavity + 0.14, 1.0), rng.uniform(0.009, 0.027)
         hole = _blob(rng, part, radius=radius, size=size)
-        lit = rng.uniform(-0.004, 0.004, 2)
-        marks.append(_Mark([[(x + lit[0], y + lit[1]) for x, y in hole]], 245, rng.uniform(0.4, 0.9)))
+        marks.append(_Mark([hole + rng.uniform(-0.004, 0.004, 2)], 245, rng.uniform(0.4, 0.9)))
         marks.append(_Mark([hole], rng.uniform(5, 45), rng.uniform(0.8, 1.0)))
     return marks
 
@@ -244,9 +239,9 @@ def _burr(rng: np.random.Generator, part: _Part) -> list[_Mark]:
     start, width = rng.uniform(0, 2 * np.pi), rng.uniform(0.3, 1.4)
     angles = np.linspace(start, start + width, max(8, int(width * 45)))
     bump = np.sin(np.linspace(0, np.pi, len(angles))) ** 0.5 * rng.uniform(0.03, 0.075)
-    outer = [part.place(1.0 + b * rng.uniform(0.1, 1.0), a) for a, b in zip(angles, bump, strict=True)]
-    inner = [part.place(0.985 - b * rng.uniform(0.0, 0.6), a) for a, b in zip(angles, bump, strict=True)]
-    band = _Mark([outer + inner[::-1]], rng.uniform(20, 60), rng.uniform(0.75, 1.0))
+    outer = 1.0 + bump * rng.uniform(0.1, 1.0, len(angles))
+    inner = 0.985 - bump * rng.uniform(0.0, 0.6, len(angles))
+    band = _Mark([_band(part, outer, inner, angles)], rng.uniform(20, 60), rng.uniform(0.75, 1.0))
     flakes = [
         _blob(rng, part, radius=rng.uniform(0.98, 1.05), size=rng.uniform(0.003, 0.008), angle=rng.choice(angles))
         for _ in range(int(width * rng.uniform(6, 14)) + 1)
@@ -259,8 +254,7 @@ def _scratch(rng: np.random.Generator, part: _Part) -> list[_Mark]:
     marks = []
     for _ in range(rng.integers(1, 3)):
         line = _stroke(rng, part, turn=rng.uniform(0.2, 1.0), width=rng.uniform(0.018, 0.036))
-        lip = rng.uniform(0.002, 0.005)
-        marks.append(_Mark([[(x + lip, y + lip) for x, y in line]], 250, rng.uniform(0.5, 0.9)))
+        marks.append(_Mark([line + rng.uniform(0.002, 0.005)], 250, rng.uniform(0.5, 0.9)))
         marks.append(_Mark([line], rng.uniform(30, 90), rng.uniform(0.7, 1.0)))
     return marks
 
@@ -292,20 +286,19 @@ _MARKS: dict[str, Callable[[np.random.Generator, _Part], list[_Mark]]] = {
 }
 
 
-def _blob(
-    rng: np.random.Generator, part: _Part, *, radius: float, size: float, angle: float | None = None
-) -> list[tuple[float, float]]:
+def _blob(rng: np.random.Generator, part: _Part, *, radius: float, size: float, angle: float | None = None) -> Floats:
     """Return an uneven round outline of radius `size`, somewhere at `radius` from the part's middle."""
-    x, y = part.place(radius, rng.uniform(0, 2 * np.pi) if angle is None else angle)
+    middle = part.place(radius, rng.uniform(0, 2 * np.pi) if angle is None else angle)
     around = np.linspace(0, 2 * np.pi, 14, endpoint=False) + rng.uniform(0, 6.3)
     reach = size * rng.uniform(0.6, 1.25, len(around))
     long, along = rng.uniform(1.0, 1.7), rng.uniform(0, np.pi)
     across, down = reach * np.cos(around) * long, reach * np.sin(around)
     cos, sin = np.cos(along), np.sin(along)
-    return list(zip((x + across * cos - down * sin).tolist(), (y + across * sin + down * cos).tolist(), strict=True))
+    outline: Floats = middle + np.stack([across * cos - down * sin, across * sin + down * cos], axis=-1)
+    return outline
 
 
-def _stroke(rng: np.random.Generator, part: _Part, *, turn: float, width: float) -> list[tuple[float, float]]:
+def _stroke(rng: np.random.Generator, part: _Part, *, turn: float, width: float) -> Floats:
     """Return the outline of a bent, tapering line that stays on the flange and goes `turn` radians around the part."""
     start = rng.uniform(0, 2 * np.pi)
     near, far = rng.uniform(part.cavity + 0.15, 0.96, 2)
@@ -313,31 +306,32 @@ def _stroke(rng: np.random.Generator, part: _Part, *, turn: float, width: float)
     angles, bow = start + along * turn, rng.uniform(-0.04, 0.04) * np.sin(np.pi * along)
     middle = np.clip(near + along * (far - near) + bow, part.cavity + 0.14, 0.97)
     half = width / 2 * (1 - (2 * along - 1) ** 4) * rng.uniform(0.6, 1.0, len(along))
-    outer = [part.place(float(r), float(a)) for r, a in zip(middle + half, angles, strict=True)]
-    inner = [part.place(float(r), float(a)) for r, a in zip(middle - half, angles, strict=True)]
-    return outer + inner[::-1]
+    return _band(part, middle + half, middle - half, angles)
 
 
-def _apply(canvas: NDArray[np.float32], mark: _Mark) -> NDArray[np.float32]:
+def _band(part: _Part, outer: Floats, inner: Floats, angles: Floats) -> Floats:
+    """Return the outline of what lies between two radii at each angle."""
+    return np.concatenate([part.place(outer, angles), part.place(inner, angles)[::-1]])
+
+
+def _apply(canvas: Floats, mark: _Mark) -> None:
     """Pull the canvas towards the mark's level under its polygons, with smooth edges; only their box is touched."""
-    size_px = canvas.shape[0]
-    points = [point for polygon in mark.polygons for point in polygon]
-    if not points:
-        return canvas
-    corners = np.array(points) * size_px
+    if not mark.polygons:
+        return
+    size_px = len(canvas)
+    corners = np.concatenate(mark.polygons) * size_px
     left, top = np.clip(np.floor(corners.min(axis=0)).astype(int) - 1, 0, size_px - 1)
     right, bottom = np.clip(np.ceil(corners.max(axis=0)).astype(int) + 1, 1, size_px)
     mask = Image.new("L", ((right - left) * _SCALE, (bottom - top) * _SCALE))
     pen = ImageDraw.Draw(mask)
     for polygon in mark.polygons:
-        pen.polygon([((x * size_px - left) * _SCALE, (y * size_px - top) * _SCALE) for x, y in polygon], fill=255)
+        pen.polygon(((polygon * size_px - (left, top)) * _SCALE).ravel().tolist(), fill=255)
     cover = np.asarray(mask.reduce(_SCALE), dtype=np.float32) * np.float32(mark.weight / 255)
     box = canvas[top:bottom, left:right]
-    box += cover * (np.float32(mark.level) - box)
-    return canvas
+    box += cover * (mark.level - box)
 
 
-def _blurred(canvas: NDArray[np.float32], *, radius: float) -> NDArray[np.float32]:
+def _blurred(canvas: Floats, *, radius: float) -> Floats:
     """Return the canvas out of focus by `radius` pixels."""
     gray = Image.fromarray(np.clip(np.rint(canvas), 0, 255).astype(np.uint8))
     return np.asarray(gray.filter(ImageFilter.GaussianBlur(radius)), dtype=np.float32)
