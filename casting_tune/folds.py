@@ -1,7 +1,8 @@
 """Who is trained on, who is validated on, and who is locked away; copies of one casting stay together.
 
 In come the columns of a pack (labels, splits, and a group for each image) and a seed; out go row numbers. The rows of
-train and validation share no group. Test rows are those that the folder names test, and nothing here moves them.
+train and validation share no group. Test rows are those that the folder names test, unless `grouped` divides all
+images anew, so that no group is tested that was trained on.
 Knows nothing of pixels, files or torch.
 """
 
@@ -78,6 +79,37 @@ def split(
     _check(labels[folds.train], "train", least=1, way_out="lower validation_share, or use smaller groups")
     _check(labels[folds.validation], "validation", least=1, way_out="raise validation_share, or use smaller groups")
     return folds
+
+
+def grouped(labels: NDArray[np.uint8], groups: NDArray[Any], *, n_folds: int, fold: int, seed: int) -> NDArray[np.str_]:
+    """Divide all images into parts that share no group, and call part `fold` "test" and the others "train".
+
+    The parts have nearly the same number of images of each class (scikit-learn's StratifiedGroupKFold); every image is
+    tested in exactly one of them.
+
+    Args:
+        labels: [n] uint8, 1 is defective.
+        groups: [n] text or numbers; images of one photograph share one.
+        n_folds: parts, 2 or more.
+        fold: in 0..n_folds-1.
+        seed: of the shuffle of the groups.
+
+    Returns:
+        [n] "train" or "test".
+
+    Raises:
+        UsageError: fewer groups of a class than parts.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    for value, name in ((1, "defective"), (0, "good")):
+        n_groups = len(np.unique(groups[labels == value]))
+        if n_groups < n_folds:
+            raise UsageError(f"{n_folds} folds need as many photographs of {name} castings; there are {n_groups}.")
+    parts = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed).split(labels, labels, groups)
+    splits = np.full(len(labels), "train")
+    splits[list(parts)[fold][1]] = "test"
+    return splits
 
 
 def _subset(

@@ -63,9 +63,12 @@ def run_trial(
     sweep: str,
     label: str,
     place: Place,
+    groups: NDArray[np.int64] | None = None,
     on_epoch: Callable[[Epoch], None] = lambda _epoch: None,
 ) -> dict[str, Any]:
     """Train one cell once, write its rows, and return its row of trials.
+
+    `groups` [n] numbers the photographs of the pack's images; a grouped split needs it.
 
     A loss that is not finite, memory that runs out, or any other error of the trial ends it with that status and its
     message in the row: one trial never ends a sweep. Errors of the store itself are raised.
@@ -74,7 +77,7 @@ def run_trial(
     cell = cell_id(config, pack.dataset_id)
     attempt = store.next_attempt(cell)
     name = f"{cell}-{attempt}"
-    row = describe(config, pack) | {
+    row = describe(config, pack, groups) | {
         "cell_id": cell, "attempt": attempt, "sweep": sweep, "label": label, "started_at": started_at,
         "device": place.device, "n_threads": place.n_threads, "n_at_once": place.n_at_once,
         "ray": place.ray, "git_commit": place.git_commit,
@@ -87,7 +90,7 @@ def run_trial(
 
     status: Status = "completed"
     try:
-        predictions, measured = _train(config, pack, place, on_epoch=keep)
+        predictions, measured = _train(config, pack, place, groups=groups, on_epoch=keep)
     except StoreError:
         raise
     except Exception as error:  # whatever a network, driver or kernel raises: the row keeps it, the sweep goes on
@@ -102,12 +105,20 @@ def run_trial(
 
 
 def lost(
-    config: TrialConfig, pack: Pack, store: Store, *, sweep: str, label: str, place: Place, error: str
+    config: TrialConfig,
+    pack: Pack,
+    store: Store,
+    *,
+    sweep: str,
+    label: str,
+    place: Place,
+    groups: NDArray[np.int64] | None,
+    error: str,
 ) -> dict[str, Any]:
     """Write and return the row of a trial whose process ended before it could say how."""
     cell = cell_id(config, pack.dataset_id)
     attempt = store.next_attempt(cell)
-    row = describe(config, pack) | {
+    row = describe(config, pack, groups) | {
         "cell_id": cell, "attempt": attempt, "sweep": sweep, "label": label, "status": "error", "error": error[:2000],
         "started_at": datetime.now(UTC), "device": place.device, "n_threads": place.n_threads,
         "n_at_once": place.n_at_once, "ray": place.ray, "git_commit": place.git_commit,
@@ -116,18 +127,18 @@ def lost(
     return row
 
 
-def check(config: TrialConfig, pack: Pack) -> None:
+def check(config: TrialConfig, pack: Pack, groups: NDArray[np.int64] | None = None) -> None:
     """Raise UsageError where a configuration cannot run on these images; costs no training."""
     if config.in_channels == 1 and pack.images.ndim == 4:
         raise UsageError("in_channels = 1 takes gray images, and these have colour. Set in_channels = 3.")
-    _folds(config, pack)
+    _folds(config, pack, groups)
 
 
-def describe(config: TrialConfig, pack: Pack) -> dict[str, Any]:
+def describe(config: TrialConfig, pack: Pack, groups: NDArray[np.int64] | None = None) -> dict[str, Any]:
     """Return what a row of trials says of a configuration, its images and the libraries, one column a toggle."""
     settings = asdict(config)
     toggles = settings.pop("toggles")
-    parts = _folds(config, pack)
+    parts = _folds(config, pack, groups)
     return settings | {
         "weights": config.weights.partition(":")[
             0
@@ -146,11 +157,17 @@ def describe(config: TrialConfig, pack: Pack) -> dict[str, Any]:
     }
 
 
-def _folds(config: TrialConfig, pack: Pack) -> folds.Folds:
+def _folds(config: TrialConfig, pack: Pack, groups: NDArray[np.int64] | None) -> folds.Folds:
+    splits, kept_together = pack.splits, pack.sha256
+    if config.split == "grouped":
+        if groups is None:
+            raise UsageError('split = "grouped" needs the audit\'s groups of these images, and there are none.')
+        kept_together = groups
+        splits = folds.grouped(pack.labels, groups, n_folds=config.n_folds, fold=config.fold, seed=config.split_seed)
     return folds.split(
         pack.labels,
-        pack.splits,
-        pack.sha256,
+        splits,
+        kept_together,
         validation_share=config.validation_share,
         seed=config.split_seed,
         train_images=config.train_images,
@@ -159,7 +176,12 @@ def _folds(config: TrialConfig, pack: Pack) -> folds.Folds:
 
 
 def _train(
-    config: TrialConfig, pack: Pack, place: Place, *, on_epoch: Callable[[Epoch], None]
+    config: TrialConfig,
+    pack: Pack,
+    place: Place,
+    *,
+    groups: NDArray[np.int64] | None,
+    on_epoch: Callable[[Epoch], None],
 ) -> tuple[Predictions, dict[str, Any]]:
     """Train on the training images, predict validation and test; return predictions and what was measured."""
     import torch
@@ -168,7 +190,7 @@ def _train(
     device = torch.device(place.device)
     precision = cast(Precision, config.precision)
     _reset_peak_memory(device)
-    parts = _folds(config, pack)
+    parts = _folds(config, pack, groups)
     model = backbones.build(
         config.backbone,
         weights=config.weights,
@@ -269,7 +291,14 @@ def _stream(seed: int, purpose: str) -> int:
 def _predictions(parts: folds.Folds, pack: Pack, scores: list[NDArray[np.float32]]) -> Predictions:
     rows = np.concatenate([parts.validation, parts.test])
     split = np.repeat(["validation", "test"], [len(parts.validation), len(parts.test)])
-    return Predictions(image=rows, split=split, y_true=pack.labels[rows], score=np.concatenate(scores))
+    learned = pack.sha256[np.concatenate([parts.train, parts.validation])]
+    return Predictions(
+        image=rows,
+        split=split,
+        y_true=pack.labels[rows],
+        score=np.concatenate(scores),
+        leaked=(split == "test") & np.isin(pack.sha256[rows], learned),
+    )
 
 
 def _prediction_rows(predictions: Predictions, pack: Pack, cell: str, attempt: int) -> list[dict[str, Any]]:
@@ -281,11 +310,12 @@ def _prediction_rows(predictions: Predictions, pack: Pack, cell: str, attempt: i
             "image": int(image),
             "path": str(pack.paths[image]),
             "sha256": str(pack.sha256[image]),
+            "leaked": bool(leaked),
             "y_true": int(y_true),
             "score": float(score),
         }
-        for image, split, y_true, score in zip(
-            predictions.image, predictions.split, predictions.y_true, predictions.score, strict=True
+        for image, split, leaked, y_true, score in zip(
+            predictions.image, predictions.split, predictions.leaked, predictions.y_true, predictions.score, strict=True
         )
     ]
 
@@ -298,9 +328,16 @@ def _score(predictions: Predictions) -> dict[str, float | int | None]:
         y_true, score = predictions.y_true[chosen], predictions.score[chosen]
         columns |= {f"{split}_{name}": value for name, value in metrics.measure(y_true, score).items()}
         if np.isfinite(score).all():
-            columns |= {f"{split}_{name}": n for name, n in asdict(metrics.counts(y_true, score)).items()}
+            columns |= _counts(split, y_true, score)
+    leaked = predictions.leaked[chosen]
+    if np.isfinite(score).all():
+        columns |= _counts("test_leaked", y_true[leaked], score[leaked])
     view = metrics.measure(y_true, score, positive="ok")
     return columns | {f"test_{name}_ok": view[name] for name in ("recall", "precision", "f1")}
+
+
+def _counts(prefix: str, y_true: NDArray[np.uint8], score: NDArray[np.float32]) -> dict[str, int]:
+    return {f"{prefix}_{name}": n for name, n in asdict(metrics.counts(y_true, score)).items()}
 
 
 def _status(error: Exception) -> Status:

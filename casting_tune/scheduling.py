@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from casting_tune import run
 from casting_tune.errors import ResourcesError
@@ -23,6 +23,10 @@ from casting_tune.pack import Pack
 from casting_tune.run import Place
 from casting_tune.store import Store
 from casting_tune.trial import Epoch, TrialConfig
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 LOST_WORKERS = 3  # a cell whose process dies more often than this beside its retries is given up
 MALLOC = (
@@ -85,13 +89,14 @@ class Resources:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """Everything a worker needs beside the images: small, sent once."""
+    """Everything a worker needs beside the images: small, sent once. `groups` numbers the photographs, [n] or None."""
 
     tasks: tuple[Task, ...]
     store: Store
     sweep: str
     place: Place
     retries: int
+    groups: NDArray[np.int64] | None = None
 
 
 def run_inline(work: Work, pack: Pack, *, on_event: Callable[[Event], None]) -> None:
@@ -172,6 +177,7 @@ def _run_task(work: Work, pack: Pack, index: int, on_event: Callable[[Event], No
         sweep=work.sweep,
         label=task.label,
         place=work.place,
+        groups=work.groups,
         on_epoch=lambda epoch: on_event(Event(task=index, kind="epoch", epoch=epoch)),
     )
     # attempts of earlier runs of the sweep are not held against this one
@@ -204,7 +210,16 @@ def _follower(work: Work, pack: Pack, on_event: Callable[[Event], None]) -> Any:
     def lose(index: int, cause: object) -> None:
         task = work.tasks[index]
         error = f"The trial's process was lost: {type(cause).__name__}: {cause}".strip().splitlines()[0]
-        row = run.lost(task.config, pack, work.store, sweep=work.sweep, label=task.label, place=work.place, error=error)
+        row = run.lost(
+            task.config,
+            pack,
+            work.store,
+            sweep=work.sweep,
+            label=task.label,
+            place=work.place,
+            groups=work.groups,
+            error=error,
+        )
         on_event(_ended(index, row))
 
     class Follower(tune.Callback):  # type: ignore[misc]

@@ -25,19 +25,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, create_model
 
 from casting_tune import augment, backbones
 from casting_tune.errors import UsageError, unknown
 from casting_tune.trial import TrialConfig
 
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
-RESOLVED = ("toggles", "weights_id")  # made from other settings, never written in a sweep file
+RESOLVED = ("toggles", "weights_id", "split_id")  # made from other settings, never written in a sweep file
 SETTINGS = (*(f.name for f in fields(TrialConfig) if f.name not in RESOLVED), "augmentation", *augment.TOGGLES)
 REPEATED = ("seed", "fold")  # the axes over which a row of a table is repeated
-FIGURES = ("accuracy", "recall", "f1", "epoch_s")
+FIGURE = r"(mean_|sd_)?(accuracy|recall|f1)(@0\.[1-9])?|epoch_s"
 
 Settings = dict[str, Any]
 
@@ -50,7 +50,8 @@ class Cell:
         row: the cell's label without seed and fold: the row of a table that it belongs to.
         label: row, then seed and fold where the sweep varies them.
         config: the whole configuration.
-        study: the study's published figures for it, by name (accuracy and recall in per cent, epoch_s in seconds).
+        study: the study's published figures for it, by name: accuracy and recall in per cent, f1, epoch_s in seconds;
+            "@0.2" is at that threshold on P(ok_front), "mean_" and "sd_" are over the study's ten trainings.
     """
 
     row: str
@@ -86,8 +87,8 @@ class _When(_Part):
 class _Study(_Part):
     part: int
     axis: str
-    match: Settings
-    columns: list[Literal["accuracy", "recall", "f1", "epoch_s"]]
+    match: Settings = {}
+    columns: list[Annotated[str, StringConstraints(pattern=f"^({FIGURE})$")]]
     rows: dict[str, list[float]]
 
 
@@ -143,10 +144,16 @@ def read(
     rows = [row for row in rows if all(_picked(row[1], pick) for pick in picks)]
     if not rows:
         raise UsageError(f"{where}: no cell is left after {' '.join(f'--only {o}' for o in only) or '[quick] only'}.")
-    if quick:
-        rows = [(labels, {**settings, **part.quick.set}) for labels, settings in rows]
-    study = [] if quick or forced else part.study  # a published figure belongs to the study's own settings
-    cells = [_cell(labels, {**settings, **forced}, study, where) for labels, settings in rows]
+    changed = {**(part.quick.set if quick else {}), **forced}
+    cells = [
+        _cell(
+            labels,
+            {**settings, **changed},
+            study={} if forced else _figures(labels, settings, part.study, timed=not quick),
+            where=where,
+        )
+        for labels, settings in rows
+    ]
     _check_doubled(cells, where)
     return Sweep(name=path.stem, question=part.question, study_part=part.study_part, cells=tuple(cells))
 
@@ -342,16 +349,21 @@ def _overrides(overrides: Sequence[str], part: _File) -> Settings:
     return forced
 
 
-def _cell(labels: list[str], settings: Settings, study: list[_Study], where: str) -> Cell:
+def _cell(labels: list[str], settings: Settings, *, study: Mapping[str, float], where: str) -> Cell:
     row = ", ".join(labels) or str(settings.get("backbone"))
     repeats = [f"{name} {settings[name]}" for name in REPEATED if name in settings]
     config = configure(settings, f"{where}, cell '{row}'")
+    return Cell(row=row, label=", ".join([row, *repeats]), config=config, study=study)
+
+
+def _figures(labels: list[str], settings: Settings, study: list[_Study], *, timed: bool) -> dict[str, float]:
+    """Return the study's figures of a row; its times belong to its own image sizes alone."""
     figures: dict[str, float] = {}
     for block in study:
-        values = block.rows.get(_text(settings.get(block.axis)))
+        values = block.rows.get(labels[0] if block.axis == "case" else _text(settings.get(block.axis)))
         if values is not None and _matches(settings, block.match):
             figures |= dict(zip(block.columns, values, strict=True))
-    return Cell(row=row, label=", ".join([row, *repeats]), config=config, study=figures)
+    return {name: value for name, value in figures.items() if timed or name != "epoch_s"}
 
 
 def configure(settings: Settings, where: str) -> TrialConfig:
@@ -383,6 +395,11 @@ def configure(settings: Settings, where: str) -> TrialConfig:
     backbones.check_name(config.backbone)
     backbones.check_size(config.backbone, config.image_px)
     _check_weights(config, where)
+    if config.fold and (config.split != "grouped" or config.fold >= config.n_folds):
+        raise UsageError(
+            f'{where}: fold {config.fold} is not there: split = "official" has fold 0 alone, '
+            f'split = "grouped" has 0 to n_folds - 1 (n_folds = {config.n_folds}).'
+        )
     return config
 
 
@@ -413,8 +430,15 @@ def _check_doubled(cells: Iterable[Cell], where: str) -> None:
         seen[cell.config] = cell.label
 
 
-def resolve(cell: Cell, *, weights_id: str, precision: Literal["fp32", "bf16"]) -> Cell:
-    """Return the cell with what only the machine can tell: which weights there are, what `auto` precision means."""
-    wanted = cell.config.precision
-    config = replace(cell.config, weights_id=weights_id, precision=precision if wanted == "auto" else wanted)
-    return replace(cell, config=config)
+def resolve(cell: Cell, *, weights_id: str, split_id: str, precision: Literal["fp32", "bf16"]) -> Cell:
+    """Return the cell with what only machine and images can tell: weights, groups, what `auto` precision means."""
+    config = cell.config
+    return replace(
+        cell,
+        config=replace(
+            config,
+            weights_id=weights_id,
+            split_id=split_id if config.split == "grouped" else config.split_id,
+            precision=precision if config.precision == "auto" else config.precision,
+        ),
+    )

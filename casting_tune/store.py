@@ -2,6 +2,7 @@
 
     results/cells/<sweep>/<run>.parquet                       what a run of a sweep asked for, one row a cell
     results/epochs/<sweep>/<cell>-<attempt>-<epoch>.parquet   one row an epoch, written when the epoch ends
+    results/images/<dataset>/audit-<version>.parquet          what an audit found, one row an image
     results/predictions/<sweep>/<cell>-<attempt>.parquet      one row an image of the validation and test sets
     results/trials/<sweep>/<cell>-<attempt>.parquet           one row a trial: written last, it is the commit
 
@@ -46,13 +47,14 @@ TRIALS = _schema(
     ("backbone", _TEXT), ("weights", _TEXT), ("weights_id", _TEXT), ("dense", _INT), ("dropout", _REAL),
     ("augmentation", _TEXT), *((toggle, _FLAG) for toggle in TOGGLES),
     ("image_px", _INT), ("in_channels", _INT), ("batch_size", _INT), ("epochs", _INT), ("seed", _INT),
-    ("split", _TEXT), ("fold", _INT), ("validation_share", _REAL), ("split_seed", _INT),
+    ("split", _TEXT), ("split_id", _TEXT), ("n_folds", _INT), ("fold", _INT),
+    ("validation_share", _REAL), ("split_seed", _INT),
     ("train_images", _INT), ("test_images", _INT), ("base_lr", _REAL), ("weight_decay", _REAL),
     ("warmup_share", _REAL), ("lr_schedule", _TEXT), ("precision", _TEXT), ("layout", _TEXT),
     ("recipe", _INT), ("dataset_id", _TEXT), ("positive", _TEXT),
     ("n_train", _INT), ("n_validation", _INT), ("n_test", _INT),
     *((f"{split}_{name}", _REAL) for split in ("validation", "test") for name in _MEASURED),
-    *((f"{split}_{name}", _INT) for split in ("validation", "test") for name in _COUNTED),
+    *((f"{split}_{name}", _INT) for split in ("validation", "test", "test_leaked") for name in _COUNTED),
     *((f"test_{name}_ok", _REAL) for name in _STUDY_VIEW),
     ("epoch_s", _REAL), ("step_s", _REAL), ("image_s", _REAL), ("n_steps", _INT),
     ("latency_one_s", _REAL), ("latency_batch_s", _REAL), ("latency_batch_images", _INT),
@@ -62,7 +64,8 @@ TRIALS = _schema(
     ("git_commit", _TEXT), ("started_at", _TIME), ("duration_s", _REAL),
 )  # fmt: skip
 """One row a trial. Metrics are shares in 0..1 at threshold 0.5, the defect as the positive class; `test_*_ok` is the
-study's view of the same decisions. `latency_*` are medians; NULL is unknown."""
+study's view of the same decisions, `test_leaked_*` counts the test images of which a byte-identical copy was trained or
+validated on. `latency_*` are medians; NULL is unknown."""
 
 EPOCHS = _schema(
     ("cell_id", _TEXT), ("attempt", _INT), ("sweep", _TEXT), ("epoch", _INT), ("n_images", _INT), ("n_steps", _INT),
@@ -72,17 +75,27 @@ EPOCHS = _schema(
 
 PREDICTIONS = _schema(
     ("cell_id", _TEXT), ("attempt", _INT), ("split", _TEXT), ("image", _INT), ("path", _TEXT), ("sha256", _TEXT),
-    ("y_true", pa.uint8()), ("score", pa.float32()),
+    ("leaked", _FLAG), ("y_true", pa.uint8()), ("score", pa.float32()),
 )  # fmt: skip
+
+IMAGES = _schema(
+    ("dataset_id", _TEXT), ("image", _INT), ("path", _TEXT), ("sha256", _TEXT), ("split", _TEXT),
+    ("y_true", pa.uint8()), ("group_id", _INT), ("copy_in_train", _FLAG), ("twin_in_train", _FLAG),
+    ("conflict", _FLAG), ("constant", _FLAG), ("outlier", _FLAG), ("finding", _TEXT),
+)  # fmt: skip
+"""One row an image, written by an audit; `group_id` numbers the photographs. The audit's sentences stand in `finding`
+of its first rows."""
 
 CELLS = _schema(
     ("run_id", _TEXT), ("sweep", _TEXT), ("asked_at", _TIME), ("position", _INT), ("cell_id", _TEXT), ("row", _TEXT),
     ("label", _TEXT), ("backbone", _TEXT), ("augmentation", _TEXT), ("batch_size", _INT), ("image_px", _INT),
     ("weights", _TEXT), ("seed", _INT), ("fold", _INT), ("dataset_id", _TEXT), ("quick", _FLAG), ("command", _TEXT),
-    ("study_accuracy", _REAL), ("study_recall", _REAL), ("study_f1", _REAL), ("study_epoch_s", _REAL),
+    ("kind", _TEXT), ("study", _TEXT),
 )  # fmt: skip
 
-SCHEMAS = {"trials": TRIALS, "epochs": EPOCHS, "predictions": PREDICTIONS, "cells": CELLS}
+"""`kind` is cell, baseline or timing; `study` is JSON, the study's published figures by name, where there are any."""
+
+SCHEMAS = {"trials": TRIALS, "epochs": EPOCHS, "predictions": PREDICTIONS, "cells": CELLS, "images": IMAGES}
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ finds every fault that can be found before the first trial; `execute` trains wha
 
 from __future__ import annotations
 
+import json
 import subprocess
 import uuid
 from collections.abc import Callable
@@ -252,7 +253,8 @@ def _asked(prepared: Prepared) -> list[dict[str, object]]:
             "dataset_id": prepared.pack.dataset_id,
             "quick": prepared.options.quick,
             "command": prepared.options.command,
-            **{f"study_{name}": value for name, value in planned.cell.study.items()},
+            "kind": "cell",
+            "study": json.dumps(planned.cell.study) if planned.cell.study else None,
         }
         for position, planned in enumerate(prepared.plan.planned)
     ]

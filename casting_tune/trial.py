@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Ge, Gt, Lt
 
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 RECIPE = 1
-"""Version of what a configuration means. Raise it when the same TrialConfig would train another network."""
+"""Version of what a configuration means. Raise it when the same TrialConfig would train another network: a changed
+default does that."""
 
 Status = Literal["completed", "stopped", "error", "oom", "timeout", "diverged"]
 
@@ -38,8 +39,11 @@ class TrialConfig:
         batch_size: images a step.
         epochs: passes over all training images.
         seed: of the initial weights, the shuffle, the dropout and every toggle.
-        split: `official`: the test images are those that the folder names test.
-        fold: which of the folds of `split` is tested.
+        split: `official`: the test images are those that the folder names test. `grouped`: all images are divided into
+            `n_folds` parts so that no photograph of a casting stands in two of them, and part `fold` is tested.
+        split_id: what the groups really are (a hash of the audit's groups); "official" without groups.
+        n_folds: parts of a grouped split.
+        fold: which part of a grouped split is tested, from 0.
         validation_share: stratified share of the training images that is validated on, in (0, 1).
         split_seed: of the draw of the validation images (and of the subsets below).
         train_images: at most this many images for training and validation together, stratified; 0 is all.
@@ -64,7 +68,9 @@ class TrialConfig:
     batch_size: Annotated[int, Gt(0)] = 8
     epochs: Annotated[int, Gt(0)] = 10
     seed: Annotated[int, Ge(0)] = 0
-    split: Literal["official"] = "official"
+    split: Literal["official", "grouped"] = "official"
+    split_id: str = "official"
+    n_folds: Annotated[int, Ge(2)] = 5
     fold: Annotated[int, Ge(0)] = 0
     validation_share: Annotated[float, Gt(0), Lt(1)] = 0.2
     split_seed: Annotated[int, Ge(0)] = 0
@@ -102,20 +108,24 @@ class Predictions:
         split: [n] "validation" or "test".
         y_true: [n] uint8, 1 is defective.
         score: [n] float32, P(defective) in [0, 1].
+        leaked: [n] bool, a test image of which a byte-identical copy was trained or validated on.
     """
 
     image: NDArray[np.int64]
     split: NDArray[np.str_]
     y_true: NDArray[np.uint8]
     score: NDArray[np.float32]
+    leaked: NDArray[np.bool_]
 
 
 def cell_id(config: TrialConfig, dataset_id: str) -> str:
-    """Return the key of a cell: 16 hexadecimal digits over config, dataset and recipe version.
+    """Return the key of a cell: 16 hexadecimal digits over configuration, dataset and recipe version.
 
-    The path behind `local-dir:` is left out, since `weights_id` says what was found there.
+    Settings at their defaults are left out, so that a setting that a later version adds leaves older cells their keys;
+    whoever changes a default raises RECIPE. The path behind `local-dir:` is left out too: `weights_id` says what was
+    found there.
     """
-    settings: dict[str, Any] = asdict(config)
-    del settings["weights"]
+    defaults = {f.name: f.default for f in fields(TrialConfig)}
+    settings = {k: v for k, v in asdict(config).items() if k != "weights" and v != defaults[k]}
     canonical = json.dumps([RECIPE, dataset_id, settings], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]

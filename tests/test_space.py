@@ -17,7 +17,20 @@ def write(folder: Path, text: str, name: str = "mine") -> str:
     return str(file)
 
 
-@pytest.mark.parametrize(("name", "full", "quick"), [("backbone_grid", 60, 10), ("cpu_baseline", 3, 3)])
+@pytest.mark.parametrize(
+    ("name", "full", "quick"),
+    [
+        ("architecture_ablation", 7, 7),
+        ("augmentation_ablation", 11, 11),
+        ("backbone_grid", 60, 10),
+        ("cpu_baseline", 3, 3),
+        ("full_factorial", 330, 6),
+        ("grouped_backbones", 50, 10),
+        ("grouped_baseline", 18, 6),
+        ("grouped_summary", 50, 5),
+        ("summary_model", 10, 10),
+    ],
+)
 def test_every_sweep_file_reads_and_has_the_cells_that_it_should(name: str, full: int, quick: int) -> None:
     assert len(space.read(name).cells) == full
     assert len(space.read(name, quick=True).cells) == quick
@@ -57,8 +70,36 @@ def test_the_studys_figures_stand_beside_the_cells_that_they_belong_to() -> None
     assert sum("epoch_s" in study for study in cells.values()) == 30
 
 
-def test_quick_and_overridden_cells_carry_no_published_figure() -> None:
+def test_the_studys_rows_of_parts_1_and_2_carry_their_figures_in_its_order() -> None:
+    part1 = space.read("architecture_ablation").cells
+    assert [cell.study["accuracy"] for cell in part1] == [98.46, 98.88, 98.46, 98.88, 99.16, 99.72, 98.74]
+    head = [(cell.config.dense, cell.config.dropout, cell.config.batch_size) for cell in part1]
+    assert head == [(0, 0, 8), (1024, 0.2, 8), (0, 0, 4), (0, 0.2, 4), (1024, 0, 4), (1024, 0.2, 4), (1024, 0.2, 4)]
+    part2 = space.read("augmentation_ablation").cells
+    assert [cell.study["accuracy"] for cell in part2] == [
+        99.16, 97.77, 99.16, 97.91, 99.3, 99.58, 99.44, 99.16, 99.44, 99.44, 99.44,
+    ]  # fmt: skip
+    assert [len(cell.config.toggles) for cell in part2] == [0, 2, 9, 7, 8, 8, 8, 8, 8, 8, 8]
+
+
+def test_the_studys_ten_trainings_and_their_means_stand_beside_the_seeds() -> None:
+    cells = space.read("summary_model").cells
+    assert [cell.study["accuracy@0.1"] for cell in cells][7] == 92.46
+    assert [cell.study["recall@0.5"] for cell in cells][4] == 99.62
+    assert {cell.study["mean_accuracy@0.5"] for cell in cells} == {98.895}
+    assert {(cell.row, cell.config.backbone) for cell in cells} == {("efficientnetb4", "efficientnetb4")}
+
+
+def test_a_fold_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="fold 1 is not there"):
+        space.read(write(tmp_path, HEAD + "[axes]\nfold = [0, 1]"))
+    with pytest.raises(UsageError, match="fold 5 is not there"):
+        space.read(write(tmp_path, HEAD + 'split = "grouped"\n[axes]\nfold = [0, 5]'))
+
+
+def test_a_published_time_stands_beside_no_quick_cell_and_no_figure_beside_an_overridden_one() -> None:
     assert not any(cell.study for cell in space.read("backbone_grid", quick=True).cells)
+    assert [len(cell.study) for cell in space.read("architecture_ablation", quick=True).cells] == [3] * 7
     assert not any(cell.study for cell in space.read("backbone_grid", overrides=["epochs=3"]).cells)
 
 
