@@ -20,6 +20,7 @@ from rich.text import Text
 from casting_tune.errors import CastingTuneError
 
 if TYPE_CHECKING:
+    from casting_tune.answers import Positive
     from casting_tune.sweep import Prepared
 
 app = typer.Typer(
@@ -34,7 +35,7 @@ Data = Annotated[
     Path | None,
     typer.Option("--data", envvar="CASTING_TUNE_DATA", help="Image folder; left out: castings are drawn."),
 ]
-Positive = Annotated[str, typer.Option("--positive", help="The class folder that is the defect.")]
+DefectClass = Annotated[str, typer.Option("--positive", help="The class folder that is the defect.")]
 PackSize = Annotated[int | None, typer.Option("--pack-size", help="Longest side of the packed images, in pixels.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out files that cannot be decoded, and record them.")]
 
@@ -50,7 +51,7 @@ def sweep_command(
     plan: Annotated[bool, typer.Option("--plan", help="List the cells and start no trial.")] = False,
     only: Annotated[list[str] | None, typer.Option("--only", help="axis=value[,value]: keep these cells.")] = None,
     override: Annotated[list[str] | None, typer.Option("--set", help="setting=value: replace a fixed setting.")] = None,
-    positive: Positive = "def_front",
+    positive: DefectClass = "def_front",
     pack_size: PackSize = None,
     skip_bad: SkipBad = False,
     inline: Annotated[bool, typer.Option("--inline", help="A plain loop in this process, without Ray.")] = False,
@@ -93,7 +94,7 @@ def sweep_command(
 
 def _execute(console: Console, prepared: Prepared) -> None:
     """Run the trials, print the table and the command that prints it again; exit 1 where a cell has no result."""
-    from casting_tune import sweep, tables, view
+    from casting_tune import render, sweep, tables, view
 
     to_do = prepared.plan.to_do
     labels = [planned.cell.label for planned in to_do]
@@ -105,7 +106,7 @@ def _execute(console: Console, prepared: Prepared) -> None:
         _say(console, f"Stopped. What has ended is kept; go on with: {prepared.options.command}")
         raise typer.Exit(130) from None
     table = tables.comparison(prepared.store, prepared.sweep.name, run_id=prepared.run_id)
-    _print(tables.render(table, "text", width=console.width, color=console.is_terminal))
+    _print(render.render(table, "text", width=console.width, color=console.is_terminal))
     results = "" if prepared.options.results == Path("results") else f" --results {prepared.options.results}"
     _say(console, f"This table again: casting-tune table {prepared.sweep.name} --run {prepared.run_id}{results}")
     if n_missing:
@@ -140,13 +141,13 @@ def table(
     form: Annotated[str, typer.Option("--format", help="text, markdown, csv, json, html or latex.")] = "text",
 ) -> None:
     """Print a sweep's table from the store."""
-    from casting_tune import tables
+    from casting_tune import render, tables
     from casting_tune.errors import UsageError, unknown
     from casting_tune.store import Store
 
     if kind not in tables.TABLES:
         raise UsageError(unknown("table", kind, tables.TABLES))
-    views: dict[str, tables.Positive] = {
+    views: dict[str, Positive] = {
         "def_front": "defective",
         "ok_front": "ok",
         "defective": "defective",
@@ -156,7 +157,7 @@ def table(
         raise UsageError(unknown("positive class", positive, views))
     found = tables.TABLES[kind](Store(results), sweep, run_id=run, positive=views[positive])
     console = _console()
-    _print(tables.render(found, form, width=console.width, color=console.is_terminal))
+    _print(render.render(found, form, width=console.width, color=console.is_terminal))
 
 
 @app.command()
@@ -210,7 +211,7 @@ def synthetic(
 def pack(
     data: Annotated[Path, typer.Argument(envvar="CASTING_TUNE_DATA", help="The image folder.")],
     results: Results = Path("results"),
-    positive: Positive = "def_front",
+    positive: DefectClass = "def_front",
     pack_size: PackSize = None,
     skip_bad: SkipBad = False,
 ) -> None:

@@ -134,6 +134,28 @@ def check(config: TrialConfig, pack: Pack, groups: NDArray[np.int64] | None = No
     _folds(config, pack, groups)
 
 
+def resolve_precision(config: TrialConfig, device: Literal["cpu", "cuda"]) -> Precision:
+    """Return what precision `auto` means for a backbone on a device, from what was measured; never probed.
+
+    A GPU computes in bf16. A CPU does where it has bf16 instructions and the backbone is known to gain
+    (`Backbone.cpu_bf16`), else in fp32.
+    """
+    if config.precision != "auto":
+        return config.precision
+    known = backbones.BACKBONES.get(config.backbone)
+    if device == "cuda" or (known is not None and known.cpu_bf16 and _cpu_has_bf16()):
+        return "bf16"
+    return "fp32"
+
+
+def _cpu_has_bf16() -> bool:
+    """Say whether Linux lists bf16 instructions for this CPU; elsewhere no is the safe answer."""
+    with contextlib.suppress(OSError):
+        flags = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")), "")
+        return not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags.split())
+    return False
+
+
 def describe(config: TrialConfig, pack: Pack, groups: NDArray[np.int64] | None = None) -> dict[str, Any]:
     """Return what a row of trials says of a configuration, its images and the libraries, one column a toggle."""
     settings = asdict(config)
@@ -158,7 +180,7 @@ def describe(config: TrialConfig, pack: Pack, groups: NDArray[np.int64] | None =
 
 
 def _folds(config: TrialConfig, pack: Pack, groups: NDArray[np.int64] | None) -> folds.Folds:
-    splits, kept_together = pack.splits, pack.sha256
+    splits, kept_together = pack.splits, cast("NDArray[Any]", pack.sha256)
     if config.split == "grouped":
         if groups is None:
             raise UsageError('split = "grouped" needs the audit\'s groups of these images, and there are none.')

@@ -6,6 +6,7 @@ finds every fault that can be found before the first trial; `execute` trains wha
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import uuid
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from casting_tune import augment, backbones, pack, plan, run, scheduling, space, synthetic
 from casting_tune.errors import ImagesError, ResourcesError, UsageError
@@ -23,6 +25,10 @@ from casting_tune.scheduling import Event, Resources, Task, Work
 from casting_tune.space import Cell, Sweep
 from casting_tune.store import Store
 from casting_tune.trial import cell_id
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 SYNTHETIC_IMAGES, SYNTHETIC_PX = 400, 300
 
@@ -60,6 +66,7 @@ class Prepared:
     plan: Plan
     resources: Resources
     place: Place
+    groups: NDArray[np.int64] | None
     notes: tuple[str, ...]
 
 
@@ -81,9 +88,10 @@ def prepare(
     store = Store(options.results.resolve())  # Ray's workers change folders
     store.check_writable()
     resources, place = _resources(options, len(sweep.cells))
-    cells = _resolved(sweep.cells, place)
     images = _pack(options, store, say, on_progress)
-    _check_cells(cells, images)
+    groups = _groups(sweep.cells, images, store, say, on_progress)
+    cells = _resolved(sweep.cells, place, groups)
+    _check_cells(cells, images, groups)
     notes = _notes(cells, images)
     for note in notes:
         say(note)
@@ -97,6 +105,7 @@ def prepare(
         plan=plan.make(cells, ids, store),
         resources=resources,
         place=place,
+        groups=groups,
         notes=notes,
     )
 
@@ -114,6 +123,7 @@ def execute(prepared: Prepared, *, on_event: Callable[[Event], None]) -> int:
         sweep=sweep.name,
         place=prepared.place,
         retries=options.retries,
+        groups=prepared.groups,
     )
     if work.tasks and options.inline:
         scheduling.run_inline(work, prepared.pack, on_event=on_event)
@@ -162,18 +172,40 @@ def _resources(options: Options, n_cells: int) -> tuple[Resources, Place]:
     return Resources(cpus=fitting, gpus=gpus, n_at_once=at_once), place
 
 
-def _resolved(cells: tuple[Cell, ...], place: Place) -> tuple[Cell, ...]:
-    """Make sure of the weights of every backbone, once each, and settle what `auto` means here."""
+def _resolved(cells: tuple[Cell, ...], place: Place, groups: NDArray[np.int64] | None) -> tuple[Cell, ...]:
+    """Make sure of the weights of every backbone, once each, and settle what only machine and images can tell."""
     wanted = dict.fromkeys((cell.config.backbone, cell.config.weights) for cell in cells)
     ids = {pair: backbones.weights_id(*pair) for pair in wanted}
+    split_id = "official" if groups is None else hashlib.sha256(groups.astype("<i8").tobytes()).hexdigest()[:12]
     return tuple(
         space.resolve(
             cell,
             weights_id=ids[cell.config.backbone, cell.config.weights],
-            precision="bf16" if place.device == "cuda" else "fp32",
+            split_id=split_id,
+            precision=run.resolve_precision(cell.config, place.device),
         )
         for cell in cells
     )
+
+
+def _groups(
+    cells: tuple[Cell, ...],
+    images: Pack,
+    store: Store,
+    say: Callable[[str], None],
+    on_progress: Callable[[str, int, int], None] | None,
+) -> NDArray[np.int64] | None:
+    """Return the photographs of the images where a grouped split asks for them, from the store or by an audit now."""
+    if all(cell.config.split != "grouped" for cell in cells):
+        return None
+    from casting_tune import audit  # scipy, and minutes: only where it is asked for
+
+    say('split = "grouped": which images show one photograph comes from the audit of this dataset.')
+    return audit.kept(images, store, on_progress=_progress(on_progress, "comparing images")).group
+
+
+def _progress(on_progress: Callable[[str, int, int], None] | None, what: str) -> Callable[[int, int], None] | None:
+    return (lambda done, total: on_progress(what, done, total)) if on_progress else None
 
 
 def _pack(
@@ -182,9 +214,6 @@ def _pack(
     say: Callable[[str], None],
     on_progress: Callable[[str, int, int], None] | None,
 ) -> Pack:
-    def progress(what: str) -> Callable[[int, int], None] | None:
-        return (lambda done, total: on_progress(what, done, total)) if on_progress else None
-
     folder = options.data
     if folder is None:
         folder = store.root / f"synthetic-{SYNTHETIC_IMAGES}x{SYNTHETIC_PX}"
@@ -192,7 +221,10 @@ def _pack(
         if not folder.is_dir():
             beside = store.root / f".drawing-{uuid.uuid4().hex}"
             synthetic.draw(
-                beside, n_images=SYNTHETIC_IMAGES, size_px=SYNTHETIC_PX, on_progress=progress("drawing castings")
+                beside,
+                n_images=SYNTHETIC_IMAGES,
+                size_px=SYNTHETIC_PX,
+                on_progress=_progress(on_progress, "drawing castings"),
             )
             beside.rename(folder)
     elif not folder.is_dir():
@@ -203,20 +235,21 @@ def _pack(
         positive=options.positive,
         size_px=options.pack_size,
         skip_bad=options.skip_bad,
-        on_progress=progress("packing images"),
+        on_progress=_progress(on_progress, "packing images"),
     )
 
 
-def _check_cells(cells: tuple[Cell, ...], images: Pack) -> None:
+def _check_cells(cells: tuple[Cell, ...], images: Pack, groups: NDArray[np.int64] | None) -> None:
     seen = set()
     for cell in cells:
         config = cell.config
         needs = (
             config.in_channels, config.validation_share, config.split_seed, config.train_images, config.test_images,
+            config.split, config.n_folds, config.fold,
         )  # fmt: skip
         if needs not in seen:
             seen.add(needs)
-            run.check(config, images)
+            run.check(config, images, groups)
 
 
 def _notes(cells: tuple[Cell, ...], images: Pack) -> tuple[str, ...]:

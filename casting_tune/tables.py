@@ -1,299 +1,237 @@
-"""Named questions over a store, answered as data frames; and their rendering as text, Markdown, CSV, JSON, HTML, LaTeX.
+"""Named questions over a store, answered as data frames.
 
-Comes in: a store, a sweep's name, and which class is the positive one. Goes out: a Table. A table shows the cells that
-one run of the sweep asked for (the last, unless another is named), in the sweep's order; a cell is found by its id,
-wherever it was trained. Trains nothing and reads no images.
+Comes in: the answers of a run, and which class is the positive one. Goes out: a Table: a frame of plain values with
+the sentences that a reader needs beside it. Trains nothing, reads no images, and lays out no text (render does).
 """
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from casting_tune import metrics
+from casting_tune import answers, contrasts, metrics, pairs, stats, timings
+from casting_tune.answers import Answers, Compared, Positive, Table
 from casting_tune.backbones import BACKBONES
-from casting_tune.errors import UsageError, unknown
 from casting_tune.metrics import Counts
 from casting_tune.store import Store
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
-Positive = Literal["defective", "ok"]
-FORMATS = ("text", "markdown", "csv", "json", "html", "latex")
+COUNTED = ("tp", "fp", "tn", "fn")
 SHOWN = ("accuracy", "recall", "precision", "f1", "escape_rate", "overkill_rate")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Table:
-    """A data frame with what a reader needs beside it.
-
-    Attributes:
-        title: what the rows are.
-        notes: one sentence each; they stand above the rows.
-        frame: a row a row, a column a column; shares in 0..1, seconds, counts; missing is NaN or None.
-    """
-
-    title: str
-    notes: tuple[str, ...]
-    frame: pd.DataFrame
+THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5)
 
 
 def comparison(store: Store, sweep: str, *, run_id: str | None = None, positive: Positive = "defective") -> Table:
-    """Compare the rows of a sweep on the test images, threshold 0.5, the study's figures beside.
+    """Compare the rows of a sweep on the test images at threshold 0.5, the baselines below them.
 
-    Columns: row, backbone, augmentation, batch, weights, n (completed trainings), each of SHOWN (mean over the
-    trainings), accuracy_sd (None for one training), epoch_s, status, study_accuracy, study_recall, study_f1.
+    Columns: row, backbone, augmentation, batch, px, weights, n (trainings); accuracy (mean over trainings), its sd, its
+    interval low..high (`pairs.bootstrap_interval`: over seeds and groups of copies), letters (`pairs.all_pairs`: rows
+    that share one cannot be told apart); recall to overkill_rate; escape_upper, the exact one-sided 95 % bound of the
+    training that let most defects pass; wilson_low and wilson_high of the mean accuracy over the images; clean and
+    leaked accuracy (without and with a byte-identical copy in train); validation_accuracy and best (the best row on
+    validation); epoch_s; study_accuracy, study_recall, study_f1.
 
     Raises:
         UsageError: the store holds no run of the sweep, or not that run.
     """
-    asked = _asked(store, sweep, run_id)
-    trials = _completed(store, asked)
-    rows = [_row(row, cells, trials, positive) for row, cells in asked.groupby("row", sort=False)]
+    found = answers.load(store, sweep, run_id)
+    labelled = [(kind, row, cells) for kind in ("cell", "baseline") for row, cells in found.rows(kind)]
+    frame = pd.DataFrame([_row(found, kind, row, cells, positive) for kind, row, cells in labelled])
+    compared, why_not = found.compared([cells for _, _, cells in labelled])
+    frame["low"], frame["high"], frame["letters"] = _intervals(frame, compared)
+    best = frame.loc[frame["kind"] == "cell", "validation_accuracy"].astype(float)
+    frame["best"] = frame.index == (best.idxmax() if best.notna().any() else -1)
     return Table(
         title=f"{sweep}: test images, threshold 0.5",
-        notes=_notes(asked, trials, store, positive),
+        notes=(*answers.notes(found, positive), *_test_notes(found, frame, compared), *why_not),
+        frame=frame,
+    )
+
+
+def thresholds(store: Store, sweep: str, *, run_id: str | None = None, positive: Positive = "defective") -> Table:
+    """Mean and sd over trainings of each row at five thresholds, from one set of predictions, the study's beside.
+
+    A threshold is one on P(positive class): for `ok` a casting passes when P(ok_front) is above it, as in the study.
+    """
+    found = answers.load(store, sweep, run_id)
+    rows = []
+    for row, cells in found.rows():
+        figures = cells["figures"].iloc[0]
+        for threshold in THRESHOLDS:
+            each = pd.DataFrame(_at(found, cells, threshold, positive)).astype(float)
+            rows.append(
+                {"row": row, "threshold": threshold, "n": len(each), **_mean_sd(each)} | _published(figures, threshold)
+            )
+    return Table(
+        title=f"{sweep}: test images at five thresholds on P({'ok_front' if positive == 'ok' else 'defective'})",
+        notes=answers.notes(found, positive),
         frame=pd.DataFrame(rows),
     )
 
 
+def trainings(store: Store, sweep: str, *, run_id: str | None = None, positive: Positive = "defective") -> Table:
+    """Each training at each of five thresholds, the study's training of that number beside."""
+    found = answers.load(store, sweep, run_id)
+    rows = []
+    for row, cells in found.rows():
+        for threshold in THRESHOLDS:
+            for (_, cell), measured in zip(
+                _finished(found, cells), _at(found, cells, threshold, positive), strict=True
+            ):
+                figures = {
+                    f"study_{name}": cell["figures"].get(f"{name}@{threshold}") for name in ("accuracy", "recall", "f1")
+                }
+                rows.append(
+                    {"row": row, "threshold": threshold, "seed": cell["seed"], "fold": cell["fold"], **measured}
+                    | figures
+                )
+    return Table(title=f"{sweep}: every training", notes=answers.notes(found, positive), frame=pd.DataFrame(rows))
+
+
 TABLES: dict[str, Callable[..., Table]] = {
     "comparison": comparison,
+    "pairs": contrasts.all_pairs,
+    "effects": contrasts.effects,
+    "timing": timings.timing,
+    "thresholds": thresholds,
+    "trainings": trainings,
 }
 
 
-def last_run(store: Store, sweep: str) -> str:
-    """Return the id of the last run of a sweep.
-
-    Raises:
-        UsageError: the store holds none.
-    """
-    return str(_asked(store, sweep, None)["run_id"].iloc[0])
-
-
-def _asked(store: Store, sweep: str, run_id: str | None) -> pd.DataFrame:
-    runs: pd.DataFrame = store.read("cells").to_pandas()
-    of_sweep = runs[runs["sweep"] == sweep]
-    if of_sweep.empty:
-        known = sorted(set(runs["sweep"]))
-        if not known:
-            raise UsageError(f"There is no run in '{store.root}'. Start one: python -m casting_tune.sweep {sweep}")
-        raise UsageError(unknown("sweep in this store", sweep, known))
-    if run_id is None:
-        run_id = str(of_sweep.sort_values("asked_at", kind="stable")["run_id"].iloc[-1])
-    chosen = of_sweep[of_sweep["run_id"] == run_id]
-    if chosen.empty:
-        raise UsageError(unknown("run", run_id, sorted(set(of_sweep["run_id"]))))
-    return chosen.sort_values("position").reset_index(drop=True)
-
-
-def _completed(store: Store, asked: pd.DataFrame) -> pd.DataFrame:
-    """Return the one completed trial of each cell that has one (the first, should there be more)."""
-    trials: pd.DataFrame = store.read("trials", cell_ids=asked["cell_id"]).to_pandas()
-    done = trials[trials["status"] == "completed"].sort_values(["started_at", "attempt"])
-    return done.drop_duplicates("cell_id").set_index("cell_id")
-
-
-def _row(row: Any, cells: pd.DataFrame, trials: pd.DataFrame, positive: Positive) -> dict[str, Any]:
-    first = cells.iloc[0]
-    done = trials.loc[[cell for cell in cells["cell_id"] if cell in trials.index]]
-    measured = pd.DataFrame([_metrics(trial, positive) for _, trial in done.iterrows()], columns=list(SHOWN))
-    accuracy = measured["accuracy"]
-    backbone = BACKBONES.get(first["backbone"])
+def _row(found: Answers, kind: str, row: str, cells: pd.DataFrame, positive: Positive) -> dict[str, Any]:
+    first, done = cells.iloc[0], found.completed(cells)
+    counted = [_counts(trial, "test") for _, trial in done.iterrows()]
+    measured = pd.DataFrame([_metrics(counts, positive) for counts in counted], columns=list(SHOWN)).astype(float)
+    leaked = _sum([_counts(trial, "test_leaked") for _, trial in done.iterrows()])
+    clean = _minus(_sum(counted), leaked)
+    n_images = sum(sum(vars_of(counts)) for counts in counted)
+    low, high = (
+        stats.wilson(round(_right(counted) / len(done)), round(n_images / len(done))) if counted else (None, None)
+    )
     return {
+        "kind": kind,
         "row": row,
-        "backbone": backbone.study_name if backbone else first["backbone"],
-        "augmentation": first["augmentation"],
-        "batch": first["batch_size"],
-        "px": first["image_px"],
-        "weights": first["weights"],
+        **(_settings(first) if kind == "cell" else {"backbone": row}),
         "n": len(done),
-        **{name: measured[name].astype(float).mean() for name in SHOWN},
-        "accuracy_sd": accuracy.astype(float).std(ddof=1) if len(accuracy) > 1 else np.nan,
+        "accuracy": measured["accuracy"].mean(),
+        "accuracy_sd": measured["accuracy"].std(ddof=1) if len(done) > 1 else np.nan,
+        "low": np.nan,
+        "high": np.nan,
+        "letters": "",
+        **{name: measured[name].mean() for name in SHOWN[1:]},
+        "escape_upper": max((stats.upper_bound(c.fn, c.tp + c.fn) for c in counted if c.tp + c.fn), default=np.nan),
+        "wilson_low": low,
+        "wilson_high": high,
+        "clean_accuracy": metrics.METRICS["accuracy"](clean),
+        "leaked_accuracy": metrics.METRICS["accuracy"](leaked),
+        "n_leaked": round(sum(vars_of(leaked)) / len(done)) if len(done) else 0,
+        "validation_accuracy": done["validation_accuracy"].mean() if len(done) else np.nan,
         "epoch_s": done["epoch_s"].median() if len(done) else np.nan,
-        **{name: first[name] for name in ("study_accuracy", "study_recall", "study_f1", "study_epoch_s")},
+        **{f"study_{name}": first["figures"].get(name) for name in ("accuracy", "recall", "f1", "epoch_s")},
     }
 
 
-def _metrics(trial: pd.Series, positive: Positive) -> dict[str, float | None]:
-    """Work the shown metrics out from a trial's counts, so that both views come from the same decisions."""
-    counts = Counts(*(int(trial[f"test_{name}"]) for name in ("tp", "fp", "tn", "fn")))
-    viewed = counts if positive == "defective" else counts.swapped()
-    return {name: metrics.METRICS[name](counts if name.endswith("_rate") else viewed) for name in SHOWN}
+def _settings(cell: pd.Series) -> dict[str, Any]:
+    backbone = BACKBONES.get(cell["backbone"])
+    return {
+        "backbone": backbone.study_name if backbone else cell["backbone"],
+        "augmentation": cell["augmentation"],
+        "batch": cell["batch_size"],
+        "px": cell["image_px"],
+        "weights": cell["weights"],
+    }
 
 
-def _notes(asked: pd.DataFrame, trials: pd.DataFrame, store: Store, positive: Positive) -> tuple[str, ...]:
-    first = asked.iloc[0]
-    notes = [
-        "Positive class: the defect."
-        if positive == "defective"
-        else "Positive class: ok_front, the study's view; escape and overkill stay those of the defect."
-    ]
-    if first["quick"]:
-        notes.append("Quick run: small images, few epochs, few images. It shows that all works, not which row is best.")
-    if len(trials):
-        n_test = sorted(set(trials["n_test"]))
-        notes.append(f"Dataset {first['dataset_id']}, {', '.join(str(n) for n in n_test)} test images.")
-        devices = trials[["device", "n_threads", "n_at_once"]].drop_duplicates()
-        each = [f"{d} with {t} threads, {n} at once" for d, t, n in devices.itertuples(index=False)]
-        notes.append(f"Seconds an epoch measured on: {'; '.join(each)}.")
-    weights = asked["weights"].unique()
-    if len(weights) == 1:
-        notes.append(f"Weights: {weights[0]}.")
-    left = int((~asked["cell_id"].isin(trials.index)).sum())
-    if left:
-        failed = store.failed()
-        statuses = [failed.get(cell, "not run") for cell in asked["cell_id"] if cell not in trials.index]
-        counted = ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses))
-        notes.append(f"{left} of {len(asked)} cells have no result: {counted}.")
-    notes.append(f"Run {first['run_id']}.")
-    return tuple(notes)
+def vars_of(counts: Counts) -> tuple[int, int, int, int]:
+    """Return (tp, fp, tn, fn)."""
+    return counts.tp, counts.fp, counts.tn, counts.fn
 
 
-HEADINGS = {
-    "row": "row", "backbone": "backbone", "augmentation": "augmentation", "batch": "batch", "px": "px",
-    "weights": "weights", "n": "n", "accuracy": "acc %", "accuracy_sd": "sd", "recall": "rec %", "precision": "prec %",
-    "f1": "F1", "escape_rate": "esc %", "overkill_rate": "over %", "epoch_s": "s/ep",
-    "study_accuracy": "study acc", "study_recall": "study rec", "study_f1": "study F1", "study_epoch_s": "study s/ep",
-}  # fmt: skip
-_PERCENT = ("accuracy", "accuracy_sd", "recall", "precision", "escape_rate", "overkill_rate")
+def _counts(trial: pd.Series, prefix: str) -> Counts:
+    values = [trial[f"{prefix}_{name}"] for name in COUNTED]
+    return Counts(*(0 if pd.isna(value) else int(value) for value in values))
 
 
-def shown(table: Table) -> pd.DataFrame:
-    """Return a table's frame as a person reads it: text cells, per cent, columns that say nothing left out."""
-    frame = table.frame
-    same = [name for name in ("weights", "px") if name in frame and frame[name].nunique() == 1]
-    empty = [name for name in frame if frame[name].isna().all() and name != "accuracy"]
-    parts = [name for name in ("augmentation", "batch") if name in frame and frame[name].nunique() == 1]
-    named = [name for name in ("backbone", "augmentation", "batch") if name not in parts]
-    by_setting = not frame.duplicated(named).any() and "study_accuracy" in frame
-    drop = {*same, *empty, *(["row", *parts] if by_setting else ["backbone", "augmentation", "batch"])}
-    kept = [str(name) for name in frame.columns if name not in drop]
-    text = pd.DataFrame({name: [_cell(name, value) for value in frame[name]] for name in kept})
-    return text.rename(columns=HEADINGS)
-
-
-def _cell(name: str, value: Any) -> str:
-    if value is None or (isinstance(value, float) and np.isnan(value)) or value is pd.NA:
-        return "-"
-    if name in _PERCENT:
-        return f"{100 * value:.2f}"
-    if name in ("study_accuracy", "study_recall", "epoch_s", "study_epoch_s"):
-        return f"{value:.3g}" if name.endswith("_s") and value < 100 else f"{value:.2f}".removesuffix(".00")
-    if name in ("f1", "study_f1"):
-        return f"{value:.3f}" if name == "f1" else f"{value:g}"
-    return str(value)
-
-
-def render(table: Table, form: str, *, width: int = 120, color: bool = False) -> str:
-    """Return a table as text of one of FORMATS.
-
-    CSV and JSON carry the frame's own values; the others carry what a person reads. `width` is for `text`.
-
-    Raises:
-        UsageError: an unknown format.
-    """
-    if form not in FORMATS:
-        raise UsageError(unknown("format", form, FORMATS))
-    if form == "csv":
-        return table.frame.to_csv(index=False)
-    if form == "json":
-        return str(table.frame.to_json(orient="records", indent=2)) + "\n"
-    frame = shown(table)
-    if form == "text":
-        return _text(table, frame, width=width, color=color)
-    if form == "markdown":
-        head = f"**{table.title}**\n\n{' '.join(table.notes)}\n\n"
-        return head + _markdown(frame)
-    if form == "html":
-        return frame.to_html(index=False, border=0, escape=True) + "\n"
-    return _latex(frame)
-
-
-def _text(table: Table, frame: pd.DataFrame, *, width: int, color: bool) -> str:
-    """Lay a table out for a terminal: rules that a plain terminal shows, notes wrapped above."""
-    from rich import box
-    from rich.markup import escape
-    from rich.table import Table as Grid
-
-    console = _console(width, color)
-    console.print(f"[bold]{escape(table.title)}[/bold]")
-    for note in table.notes:
-        console.print(escape(note), style="dim")
-    blocks = _blocks(frame, width)
-    for columns in blocks:
-        grid = Grid(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1))
-        for name in columns:
-            words = name in ("row", "backbone", "augmentation", "weights")
-            grid.add_column(name, justify="left" if words else "right", no_wrap=not words, overflow="fold")
-        for values in frame[columns].itertuples(index=False):
-            grid.add_row(*(escape(_plain(value)) for value in values))
-        console.print()
-        console.print(grid)
-    out = console.file
-    assert isinstance(out, io.StringIO)
-    return out.getvalue()
-
-
-def _console(width: int, color: bool) -> Console:
-    from rich.console import Console
-
-    return Console(
-        file=io.StringIO(), width=width, force_terminal=color, no_color=not color, highlight=False, soft_wrap=False
-    )
-
-
-def _blocks(frame: pd.DataFrame, width: int) -> list[list[str]]:
-    """Cut the columns into blocks that fit `width`; each begins with the columns that name a row."""
-    names = [str(name) for name in frame.columns]
-    words = [name for name in names if name in ("row", "backbone", "augmentation", "batch")]
-    sizes = {name: max(len(name), *(len(value) for value in frame[name])) + 3 for name in names}
-    blocks: list[list[str]] = [[]]
-    room = width - sum(sizes[name] for name in words)
-    used = 0
-    for name in (name for name in names if name not in words):
-        if blocks[-1] and used + sizes[name] > room:
-            blocks.append([])
-            used = 0
-        blocks[-1].append(name)
-        used += sizes[name]
-    return [[*words, *block] for block in blocks]
-
-
-def _plain(value: str) -> str:
-    """Return text without control characters: names come from files and may try to steer a terminal."""
-    return "".join(char if char.isprintable() else "?" for char in value)
-
-
-def _markdown(frame: pd.DataFrame) -> str:
-    def line(values: list[str]) -> str:
-        return "| " + " | ".join(_plain(value).replace("|", "\\|") for value in values) + " |\n"
-
-    rule = "| " + " | ".join("---" for _ in frame) + " |\n"
+def _sum(counted: list[Counts]) -> Counts:
     return (
-        line([str(name) for name in frame.columns])
-        + rule
-        + "".join(line(list(row)) for row in frame.itertuples(index=False))
+        Counts(*(int(n) for n in np.sum([vars_of(counts) for counts in counted], axis=0)))
+        if counted
+        else Counts(0, 0, 0, 0)
     )
 
 
-def _latex(frame: pd.DataFrame) -> str:
-    """Return a booktabs table; TeX's special characters are escaped."""
-    special = str.maketrans(
-        {c: f"\\{c}" for c in "&%$#_{}"}
-        | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
-    )
+def _minus(whole: Counts, part: Counts) -> Counts:
+    return Counts(*(a - b for a, b in zip(vars_of(whole), vars_of(part), strict=True)))
 
-    def line(values: list[str]) -> str:
-        return " & ".join(_plain(value).translate(special) for value in values) + r" \\" + "\n"
 
-    body = "".join(line(list(row)) for row in frame.itertuples(index=False))
-    heads = line([str(name) for name in frame.columns])
-    head = f"\\begin{{tabular}}{{{'l' * len(frame.columns)}}}\n\\toprule\n{heads}\\midrule\n"
-    return head + body + "\\bottomrule\n\\end{tabular}\n"
+def _right(counted: list[Counts]) -> int:
+    return sum(counts.tp + counts.tn for counts in counted)
+
+
+def _metrics(counts: Counts, positive: Positive) -> dict[str, float | None]:
+    """Work the shown metrics out from counts, so that both views come from the same decisions."""
+    viewed = counts if positive == "defective" else counts.swapped()
+    return {name: metrics.METRICS[name](counts if name in metrics.OF_THE_DEFECT else viewed) for name in SHOWN}
+
+
+def _intervals(frame: pd.DataFrame, compared: Compared) -> tuple[list[float], list[float], list[str]]:
+    low, high, letters = [np.nan] * len(frame), [np.nan] * len(frame), [""] * len(frame)
+    for i, right in zip(compared.indices, compared.right, strict=True):
+        low[i], high[i] = pairs.bootstrap_interval(right, compared.groups)
+    if len(compared.indices) > 1:
+        for i, letter in zip(compared.indices, pairs.all_pairs(compared.right, compared.groups).letters, strict=True):
+            letters[i] = letter
+    return low, high, letters
+
+
+def _finished(found: Answers, cells: pd.DataFrame) -> list[Any]:
+    return [(i, cell) for i, cell in cells.iterrows() if cell["cell_id"] in found.trials.index]
+
+
+def _at(found: Answers, cells: pd.DataFrame, threshold: float, positive: Positive) -> list[dict[str, float | None]]:
+    """Measure each completed training of a row at a threshold on P(positive class)."""
+    measured = []
+    for _, cell in _finished(found, cells):
+        tested = found.predictions[found.predictions["cell_id"] == cell["cell_id"]]
+        on_defect = threshold if positive == "defective" else 1 - threshold
+        values = metrics.measure(
+            tested["y_true"].to_numpy(), tested["score"].to_numpy(), threshold=on_defect, positive=positive
+        )
+        measured.append({name: values[name] for name in SHOWN})
+    return measured
+
+
+def _mean_sd(each: pd.DataFrame) -> dict[str, float]:
+    columns: dict[str, float] = {}
+    for name in SHOWN:
+        values = each[name] if name in each else pd.Series(dtype=float)
+        columns |= {name: values.mean(), f"{name}_sd": values.std(ddof=1) if len(values) > 1 else np.nan}
+    return columns
+
+
+def _published(figures: dict[str, float], threshold: float) -> dict[str, float | None]:
+    return {
+        f"study_{column}": figures.get(f"{kind}_{name}@{threshold}")
+        for name in ("accuracy", "recall", "f1")
+        for kind, column in (("mean", name), ("sd", f"{name}_sd"))
+    }
+
+
+def _test_notes(found: Answers, frame: pd.DataFrame, compared: Compared) -> tuple[str, ...]:
+    """Say what the figures can and cannot show."""
+    notes = []
+    if len(compared.indices) > 1:
+        n_groups = len(np.unique(compared.groups))
+        kind = "photographs" if found.photographs is not None else "different images"
+        notes.append(f"Rows that share a letter cannot be told apart ({n_groups} {kind}, Holm, 5 %).")
+    if frame["n"].max() == 1:
+        notes.append("One training a row: what another seed would give is unknown, and often moves a row by a point.")
+    if frame["n_leaked"].max() > 0:
+        notes.append(
+            f"{frame['n_leaked'].max()} test images are byte-identical to training images: see clean and leaked."
+        )
+    if frame["best"].any():
+        notes.append(f"* is the best on validation: {frame.loc[frame['best'], 'row'].iloc[0]}.")
+    return tuple(notes)

@@ -8,10 +8,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from casting_tune import tables
+from casting_tune import render, tables
 from casting_tune.errors import UsageError
 from casting_tune.store import Store
 
+STUDY = '{"accuracy": 98.46, "recall": 96.96, "f1": 0.98}'
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
@@ -20,7 +21,7 @@ def ask(store: Store, run: str, cells: list[dict[str, Any]], hour: int = 12) -> 
         {
             "run_id": run, "sweep": "s", "asked_at": NOON.replace(hour=hour), "position": i, "backbone": "vgg16",
             "augmentation": "default", "batch_size": 4, "image_px": 512, "weights": "none", "dataset_id": "d",
-            "quick": False, **cell,
+            "quick": False, "kind": "cell", "fold": 0, **cell,
         }
         for i, cell in enumerate(cells)
     ]  # fmt: skip
@@ -32,9 +33,16 @@ def finish(store: Store, cell: str, counts: tuple[int, int, int, int], *, sweep:
     row = {
         "cell_id": cell, "attempt": 1, "sweep": sweep, "status": "completed", "started_at": NOON, "n_test": sum(counts),
         "test_tp": tp, "test_fp": fp, "test_tn": tn, "test_fn": fn, "epoch_s": 2.0, "device": "cpu", "n_threads": 1,
-        "n_at_once": 2,
+        "n_at_once": 2, "seed": int(cell[1]), "validation_accuracy": 0.9,
     } | more  # fmt: skip
     store.write("trials", sweep, f"{cell}-{row['attempt']}", [row])
+    decided = [(1, 0.9)] * tp + [(0, 0.9)] * fp + [(0, 0.1)] * tn + [(1, 0.1)] * fn
+    decided.sort(key=lambda decision: -decision[0])  # the images of two trainings are the same: defects first
+    images = [
+        {"cell_id": cell, "attempt": 1, "split": "test", "image": i, "sha256": str(i), "y_true": y, "score": score}
+        for i, (y, score) in enumerate(decided)
+    ]
+    store.write("predictions", sweep, f"{cell}-{row['attempt']}", images)
 
 
 @pytest.fixture
@@ -44,8 +52,8 @@ def known(store: Store) -> Store:
         store,
         "r1",
         [
-            {"cell_id": "a0", "row": "A", "seed": 0, "study_accuracy": 98.46, "study_recall": 96.96, "study_f1": 0.98},
-            {"cell_id": "a1", "row": "A", "seed": 1, "study_accuracy": 98.46, "study_recall": 96.96, "study_f1": 0.98},
+            {"cell_id": "a0", "row": "A", "seed": 0, "study": STUDY},
+            {"cell_id": "a1", "row": "A", "seed": 1, "study": STUDY},
             {"cell_id": "b0", "row": "B", "seed": 0, "batch_size": 8},
             {"cell_id": "c0", "row": "C", "seed": 0, "batch_size": 2},
         ],
@@ -118,23 +126,23 @@ def test_what_the_store_lacks_is_said(known: Store, store: Store) -> None:
 
 def test_csv_and_json_carry_the_values_unrounded(known: Store) -> None:
     table = tables.comparison(known, "s")
-    csv = pd.read_csv(io.StringIO(tables.render(table, "csv")))
-    loaded = json.loads(tables.render(table, "json"))
+    csv = pd.read_csv(io.StringIO(render.render(table, "csv")))
+    loaded = json.loads(render.render(table, "json"))
     assert csv["accuracy"].iloc[0] == pytest.approx(1410 / 1432, rel=1e-12)
     assert loaded[0]["accuracy"] == pytest.approx(1410 / 1432, rel=1e-9)
     assert loaded[2]["accuracy"] is None
 
 
-@pytest.mark.parametrize("form", tables.FORMATS)
+@pytest.mark.parametrize("form", render.FORMATS)
 def test_every_format_holds_every_row(known: Store, form: str) -> None:
-    text = tables.render(tables.comparison(known, "s"), form)
+    text = render.render(tables.comparison(known, "s"), form)
     assert "98.46" in text
     assert text.endswith("\n")
 
 
 @pytest.mark.parametrize("width", [60, 80, 140])
 def test_text_never_runs_over_the_terminals_edge(known: Store, width: int) -> None:
-    text = tables.render(tables.comparison(known, "s"), "text", width=width)
+    text = render.render(tables.comparison(known, "s"), "text", width=width)
     assert max(len(line.rstrip()) for line in text.splitlines()) <= width
 
 
@@ -142,11 +150,11 @@ def test_hostile_names_steer_neither_terminal_nor_markdown_nor_html(store: Store
     ask(store, "r1", [{"cell_id": "a", "row": "\x1b[31m[/foo]|<script>", "seed": 0, "backbone": "\x1b[2Jx|<script>"}])
     table = tables.comparison(store, "s")
     for form in ("text", "markdown", "html", "latex"):
-        assert "\x1b" not in tables.render(table, form) or form == "html"
-    assert "<script>" not in tables.render(table, "html")
-    assert "\\|" in tables.render(table, "markdown")
+        assert "\x1b" not in render.render(table, form) or form == "html"
+    assert "<script>" not in render.render(table, "html")
+    assert "\\|" in render.render(table, "markdown")
 
 
 def test_an_unknown_format_is_answered_with_the_nearest(known: Store) -> None:
     with pytest.raises(UsageError, match="Did you mean 'markdown'"):
-        tables.render(tables.comparison(known, "s"), "markdwn")
+        render.render(tables.comparison(known, "s"), "markdwn")

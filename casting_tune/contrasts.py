@@ -1,0 +1,105 @@
+"""What differs: every two rows of a sweep, each toggle, each backbone.
+
+Comes in: the answers of a run. Goes out: tables of differences of test accuracy with intervals. Lays out no text.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from casting_tune import answers, pairs, stats
+from casting_tune.answers import Positive, Table
+from casting_tune.augment import TOGGLES
+from casting_tune.store import Store
+
+
+def all_pairs(store: Store, sweep: str, *, run_id: str | None = None, positive: Positive = "defective") -> Table:
+    """Compare every two rows of a sweep: difference of accuracy, interval, p, and p after Holm's correction."""
+    found = answers.load(store, sweep, run_id)
+    rows = found.rows() + found.rows("baseline")
+    compared, why_not = found.compared([cells for _, cells in rows])
+    labels = [rows[i][0] for i in compared.indices]
+    table = pairs.all_pairs(compared.right, compared.groups) if len(labels) > 1 else None
+    columns: dict[str, Any] = {"row": [], "other": [], "difference": [], "low": [], "high": [], "p": [], "p_holm": []}
+    if table is not None:
+        columns = {
+            "row": [labels[i] for i in table.first],
+            "other": [labels[i] for i in table.second],
+            "difference": table.difference,
+            "low": table.low,
+            "high": table.high,
+            "p": table.p,
+            "p_holm": table.p_holm,
+            "about": table.about,
+        }
+    return Table(
+        title=f"{sweep}: all pairs, difference of accuracy on the test images",
+        notes=(
+            *answers.notes(found, positive),
+            "p is for a pair alone, p Holm for all pairs together. 'trainings': one seed each, so nothing is known of "
+            "what another seed would give.",
+            *why_not,
+        ),
+        frame=pd.DataFrame(columns),
+    )
+
+
+def effects(store: Store, sweep: str, *, run_id: str | None = None, positive: Positive = "defective") -> Table:
+    """What each toggle and each backbone changes: the mean difference over cells that differ in nothing else.
+
+    A toggle: accuracy with it minus without it. A backbone: its accuracy minus the mean of all backbones at the same
+    settings. The interval is Student's t over the matched cells (`stats.paired_effect`).
+    """
+    found = answers.load(store, sweep, run_id)
+    trials = found.completed(found.asked[found.asked["kind"] == "cell"])
+    rows = [_toggle_effect(trials, toggle) for toggle in TOGGLES] + _backbone_effects(trials)
+    return Table(
+        title=f"{sweep}: paired effects on test accuracy",
+        notes=(
+            *answers.notes(found, positive),
+            "A toggle's effect is with it minus without it, a backbone's is against the mean of all backbones, over "
+            "cells that differ in nothing else; 95 % intervals.",
+        ),
+        frame=pd.DataFrame(
+            [row for row in rows if row["n"]], columns=["factor", "level", "effect", "low", "high", "n"]
+        ),
+    )
+
+
+def _toggle_effect(trials: pd.DataFrame, toggle: str) -> dict[str, Any]:
+    matched = _matched(trials, free=(toggle, "augmentation"))
+    on, off = [], []
+    for _, block in matched:
+        with_it, without = block[block[toggle]], block[~block[toggle].astype(bool)]
+        if len(with_it) and len(without):
+            on.append(with_it["test_accuracy"].mean())
+            off.append(without["test_accuracy"].mean())
+    return _effect("toggle", toggle, on, off)
+
+
+def _backbone_effects(trials: pd.DataFrame) -> list[dict[str, Any]]:
+    blocks = [block for _, block in _matched(trials, free=("backbone", "image_px", "weights", "weights_id"))]
+    blocks = [block for block in blocks if block["backbone"].nunique() > 1]
+    effects = []
+    for backbone in dict.fromkeys(trials["backbone"]):
+        of_backbone = [(b.loc[b["backbone"] == backbone, "test_accuracy"], b["test_accuracy"].mean()) for b in blocks]
+        on = [own.mean() for own, _ in of_backbone if len(own)]
+        effects.append(_effect("backbone", str(backbone), on, [mean for own, mean in of_backbone if len(own)]))
+    return effects
+
+
+def _matched(trials: pd.DataFrame, *, free: tuple[str, ...]) -> Any:
+    """Group trials into blocks that differ in nothing but the `free` settings."""
+    settings = (
+        "backbone", "weights", "weights_id", "dense", "dropout", *TOGGLES, "image_px", "in_channels", "batch_size",
+        "epochs", "seed", "split_id", "n_folds", "fold", "split_seed", "train_images", "test_images", "base_lr",
+    )  # fmt: skip
+    return trials.groupby([name for name in settings if name not in free], sort=False)
+
+
+def _effect(factor: str, level: str, on: list[float], off: list[float]) -> dict[str, Any]:
+    effect, low, high, n = stats.paired_effect(on, off) if on else (np.nan, None, None, 0)
+    return {"factor": factor, "level": level, "effect": effect, "low": low, "high": high, "n": n}
