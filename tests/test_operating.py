@@ -152,7 +152,7 @@ def test_bounds_are_one_sided_and_exact():
 
 def test_a_bound_is_never_written_better_than_it_is():
     said = " ".join(study(1).sentences)
-    # By hand, from the equations above: 0.0113 % to 1.0431 %.
+    # By hand, from the equations above: 0.0113 % and 1.0429 %.
     assert "1 of 453 defects escaped (0.22 %)" in said
     assert "at least 0.011 % and at most 1.05 %" in said
 

@@ -1,0 +1,265 @@
+"""pictures: the pixels of every grid, known by hand or from the pipeline that trains; charts that no name can break."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from matplotlib.image import imread
+
+from casting_tune import augment, pictures
+from casting_tune.errors import ImagesError, UsageError
+from casting_tune.pack import Pack
+
+HOSTILE = ("$\\frac{1}{", "a_b^{c}$", "\x1b[31mred\n", "铸件", "\u202eabc", "x" * 300, "", "%s {0} <b>", "\U0001d5a0")
+"""Names from files. The bundled font has no 铸, and its bold face no U+1D5A0: a glyph that lacks is a warning."""
+
+
+@pytest.fixture(scope="module")
+def image(packed: Pack) -> np.ndarray:
+    """One gray casting of 64 px."""
+    return np.array(packed.images[0])
+
+
+def test_the_augmentation_grid_has_the_11_settings_of_the_study_each_once(image):
+    drawn = pictures.augmented(image, n=4, seed=0, px=64)
+    assert drawn.shape == (11, 4, 64, 64, 3)
+    toggles = [augment.parse(setting) for setting in pictures.SETTINGS]
+    assert len(set(toggles)) == 11
+    assert toggles[0] == ()
+    assert toggles[2] == tuple(augment.TOGGLES)
+    left_out = [set(augment.TOGGLES) - set(on) for on in toggles[3:]]
+    assert left_out[0] == {"hue", "contrast"}
+    assert [off for (off,) in left_out[1:]] == ["shift", "rotation", "brightness", "shear", "zoom", "fill_mode", "flip"]
+
+
+def test_the_default_row_is_the_image_itself_in_every_column(image):
+    drawn = pictures.augmented(image, n=3, seed=5, px=64)
+    assert (drawn[0] == image[None, :, :, None]).all()
+
+
+def test_a_row_holds_what_the_training_pipeline_gives_for_its_setting(image):
+    drawn = pictures.augmented(image, n=3, seed=7, px=48)
+    images = torch.from_numpy(np.stack([image] * 3))[:, None]
+    for row, setting in enumerate(pictures.SETTINGS):
+        draws = augment.draw(augment.parse(setting), 3, seed=7, epoch=1, device=torch.device("cpu"))
+        inputs = augment.apply(images, draws, px=48)[:, 0].numpy()
+        assert np.abs(drawn[row, ..., 0] - 255 * inputs).max() <= 0.5 + 1e-4
+
+
+def test_without_fill_mode_nothing_black_comes_in_from_outside():
+    drawn = pictures.augmented(np.full((40, 40), 100, np.uint8), n=6, seed=0, px=40)
+    black = (drawn == 0).any(axis=(1, 2, 3, 4))
+    moved = [pictures.SETTINGS[row] for row in np.flatnonzero(black)]
+    assert moved == [name for name in pictures.SETTINGS if name not in ("default", "only hue contrast", "no fill_mode")]
+
+
+def test_brightness_1_is_the_image_and_125_is_a_quarter_more(image):
+    drawn = pictures.brightened(image, px=64)[0, ..., 0]
+    assert pictures.BRIGHTNESS[2] == 1
+    assert (drawn[2] == image).all()
+    assert pictures.BRIGHTNESS[-1] == 1.25
+    assert np.abs(drawn[-1] - np.minimum(1.25 * image, 255)).max() <= 0.5 + 1e-4
+    assert (np.diff(drawn.mean(axis=(1, 2))) > 0).all()
+
+
+def test_hue_changes_no_pixel_of_a_gray_casting_at_any_turn(image):
+    drawn = pictures.hued(image, px=64)[1]
+    assert drawn.shape == (6, 64, 64, 3)
+    assert (drawn == image[None, :, :, None]).all()
+
+
+def test_half_a_turn_of_the_hue_makes_red_cyan():
+    patch = pictures.hued(np.zeros((20, 20), np.uint8), px=20)[0]
+    assert (patch[0] == (200, 40, 40)).all()
+    assert (patch[-1] == (40, 200, 200)).all()
+
+
+def test_hue_turns_a_coloured_casting():
+    colour = np.zeros((3, 20, 20), np.uint8)
+    colour[2] = 90
+    drawn = pictures.hued(colour, px=20)[1]
+    assert (drawn[0] == (0, 0, 90)).all()
+    assert (drawn[-1] == (90, 90, 0)).all()
+
+
+def test_samples_are_defective_above_and_ok_below_and_none_twice(packed):
+    drawn = pictures.samples(packed, n=5, seed=0, px=64)
+    assert drawn.shape == (2, 5, 64, 64, 3)
+    for row, label in ((0, 1), (1, 0)):
+        found = [
+            np.flatnonzero((packed.images == tile[..., 0]).all(axis=(1, 2)) & (packed.labels == label))
+            for tile in drawn[row]
+        ]
+        assert len({int(rows[0]) for rows in found}) == 5
+    assert not np.array_equal(drawn, pictures.samples(packed, n=5, seed=1, px=64))
+
+
+def test_a_class_with_fewer_images_than_columns_gives_fewer_columns(packed):
+    smaller = min(int(packed.labels.sum()), int((1 - packed.labels).sum()))
+    assert pictures.samples(packed, n=1000, seed=0, px=16).shape == (2, smaller, 16, 16, 3)
+
+
+def test_a_preview_is_four_files_and_the_same_seed_gives_the_same_bytes(packed, tmp_path):
+    first = pictures.preview(packed, tmp_path / "new" / "folder", px=32)
+    assert [file.name for file in first] == ["samples.png", "brightness.png", "hue.png", "augmentation.png"]
+    again = pictures.preview(packed, tmp_path / "again", px=32)
+    other = pictures.preview(packed, tmp_path / "other", px=32, seed=1)
+    assert [file.read_bytes() for file in first] == [file.read_bytes() for file in again]
+    assert all(a.read_bytes() != b.read_bytes() for a, b in zip(first, other, strict=True))
+
+
+def test_the_pixels_in_the_file_are_those_of_the_pipeline_one_for_one(packed, tmp_path):
+    files = pictures.preview(packed, tmp_path, px=64)
+    page = np.round(255 * imread(files[0])[..., :3]).astype(np.uint8)
+    for tile in pictures.samples(packed, n=6, seed=0, px=64).reshape(-1, 64, 64, 3):
+        corners = np.argwhere((page[:-63, :-63] == tile[0, 0]).all(axis=-1))
+        assert any((page[y : y + 64, x : x + 64] == tile).all() for y, x in corners)
+
+
+def test_only_a_gray_pack_is_said_to_stay_gray(packed, tmp_path, monkeypatch):
+    said = {}
+
+    def keep(tiles, file, *, rows, columns, title):
+        said[file.name] = title
+        assert len(rows) == len(tiles)
+        assert len(columns) in (0, tiles.shape[1])
+        return file
+
+    monkeypatch.setattr(pictures, "_grid", keep)
+    pictures.preview(packed, tmp_path, px=16)
+    assert "exactly gray and stays so" in said["hue.png"]
+    assert "0.9 to 1.1" in said["brightness.png"]
+    assert f"{len(packed.labels)} images" in said["samples.png"]
+
+
+def test_a_pack_without_a_defective_training_image_is_refused(packed, tmp_path):
+    from dataclasses import replace
+
+    with pytest.raises(ImagesError, match="none of 'def_front'"):
+        pictures.preview(replace(packed, splits=np.where(packed.labels == 1, "test", "train")), tmp_path)
+
+
+@pytest.mark.parametrize("px", [15, 601, 0, -1])
+def test_a_preview_of_images_too_small_or_too_large_is_refused(packed, tmp_path, px):
+    with pytest.raises(UsageError, match=f"16 to 600 pixels wide; got {px}"):
+        pictures.preview(packed, tmp_path, px=px)
+
+
+def test_a_folder_that_cannot_be_made_is_named(packed, tmp_path):
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(UsageError, match="taken"):
+        pictures.plot_images(packed, tmp_path / "taken" / "images.png")
+
+
+def measured(names: tuple[str, ...] | list[str], **more: object) -> pd.DataFrame:
+    n = len(names)
+    columns = {"accuracy": np.linspace(0.8, 1, n), "recall": np.linspace(0.9, 1, n), "f1": np.linspace(0.85, 1, n)}
+    return pd.DataFrame({"row": list(names), **columns, "n": [3] * n, **more})
+
+
+def timed(names: tuple[str, ...] | list[str]) -> pd.DataFrame:
+    rows = [
+        {"backbone": name, "batch": batch, "epoch_s": 80 / batch, "step_s": 0.02 * batch, "study_epoch_s": 700 / batch}
+        for name in names
+        for batch in (2, 4, 8)
+    ]
+    return pd.DataFrame(rows)
+
+
+def thresholds() -> pd.DataFrame:
+    shares = {name: [0.98, 0.99, 1.0] for name in ("accuracy", "recall", "f1")}
+    spreads = {f"{name}_sd": [0.03, 0.01, 0.0] for name in shares}
+    return pd.DataFrame({"threshold": [0.1, 0.3, 0.5], **shares, **spreads, "n": 10})
+
+
+def size(file: Path) -> tuple[int, int]:
+    height, width = imread(file).shape[:2]
+    return width, height
+
+
+def test_names_from_files_draw_whatever_is_in_them(tmp_path):
+    pictures.plot_metrics(measured(HOSTILE), tmp_path / "metrics.png", title=" ".join(HOSTILE))
+    pictures.plot_times(timed(HOSTILE), tmp_path / "times.png")
+    assert size(tmp_path / "metrics.png")[0] == 1500
+    assert size(tmp_path / "times.png")[0] == 1650
+
+
+def test_class_folders_draw_whatever_they_are_called(packed, tmp_path):
+    from dataclasses import replace
+
+    for name in HOSTILE:
+        renamed = replace(packed, positive=name, negative=f"_{name}")
+        pictures.plot_images(renamed, tmp_path / "images.png")
+        assert size(pictures.preview(renamed, tmp_path, px=16)[0])[0] < 1000
+
+
+def test_33_rows_have_as_much_room_each_as_11(tmp_path):
+    few = pictures.plot_metrics(measured([f"row {k}" for k in range(11)]), tmp_path / "few.png", title="few")
+    many = pictures.plot_metrics(measured([f"row {k}" for k in range(33)]), tmp_path / "many.png", title="many")
+    assert size(many)[1] - size(few)[1] == pytest.approx(22 * 0.42 * 150, abs=2)
+
+
+def test_no_number_of_rows_outgrows_the_canvas():
+    for height in (6, 400, 5000):
+        figure = pictures._figure(10, height)
+        assert figure.dpi * height <= 60_000
+        assert figure.dpi == 150 or height > 6
+
+
+def test_the_study_is_marked_where_it_has_a_figure_and_nowhere_else(tmp_path):
+    def drawn(**more: object) -> bytes:
+        return pictures.plot_metrics(measured(["a", "b"], **more), tmp_path / "x.png", title="x").read_bytes()
+
+    assert drawn() == drawn(study_accuracy=[None, None]) == drawn(study_accuracy=[np.nan, np.nan])
+    assert drawn() != drawn(study_accuracy=[99.2, None])
+    assert drawn() != drawn(accuracy_sd=[0.01, 0.02])
+
+
+@pytest.mark.parametrize(
+    ("values", "low"),
+    [([98.5, 100], 95), ([95], 95), ([94.9, 99], 90), ([80, np.nan], 80), ([79.9], 50), ([3], 0), ([-2], 0), ([], 95)],
+)
+def test_an_axis_starts_at_a_round_number_that_hides_no_value(values, low):
+    assert pictures.axis_range(np.array(values, dtype=float))[0] == low
+
+
+def test_rows_without_a_figure_draw(tmp_path):
+    nothing = {"accuracy": [None, None], "recall": [None, None], "f1": [None, None], "n": [0, 0]}
+    pictures.plot_metrics(measured(["a", "b"]).assign(**nothing), tmp_path / "metrics.png", title="x")
+    pictures.plot_times(timed(["a", "b"]).assign(epoch_s=None, step_s=None, study_epoch_s=None), tmp_path / "times.png")
+    pictures.plot_thresholds(thresholds().drop(columns=["f1_sd", "n"]).assign(recall_sd=None), tmp_path)
+
+
+def test_the_thresholds_are_one_chart_a_metric_and_the_same_bytes_again_in_any_order(tmp_path):
+    first = pictures.plot_thresholds(thresholds(), tmp_path / "first")
+    again = pictures.plot_thresholds(thresholds().iloc[::-1], tmp_path / "again")
+    assert [file.name for file in first] == ["threshold_accuracy.png", "threshold_recall.png", "threshold_f1.png"]
+    assert [file.read_bytes() for file in first] == [file.read_bytes() for file in again]
+
+
+def test_the_users_own_style_changes_nothing_and_is_left_as_it_was(packed, tmp_path):
+    plain = pictures.plot_images(packed, tmp_path / "plain.png").read_bytes()
+    with matplotlib.rc_context({"font.size": 30, "text.usetex": True, "axes.facecolor": "red"}):
+        before = dict(matplotlib.rcParams)
+        styled = pictures.plot_images(packed, tmp_path / "styled.png").read_bytes()
+        assert dict(matplotlib.rcParams) == before
+    assert styled == plain
+
+
+def test_no_chart_loads_pyplot(tmp_path):
+    code = (
+        "import sys, pandas as pd\nfrom pathlib import Path\nfrom casting_tune import pictures\n"
+        "frame = pd.DataFrame({'row': ['a'], 'accuracy': [0.9], 'recall': [0.9], 'f1': [0.9], 'n': [1]})\n"
+        f"pictures.plot_metrics(frame, Path({str(tmp_path / 'x.png')!r}), title='x')\n"
+        "print('matplotlib.pyplot' in sys.modules, 'torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == (
+        "False False\n"
+    )
