@@ -240,7 +240,7 @@ def plot_times(frame: pd.DataFrame, file: Path) -> Path:
     """Draw the seconds an epoch and the seconds a step by backbone and batch size, on logarithmic axes.
 
     Args:
-        frame: backbone, batch, epoch_s, step_s, study_epoch_s. What is missing is not drawn.
+        frame: backbone, batch, epoch_s, step_s; of a study, study_epoch_s and study_step_s. What is missing is not drawn.
         file: a PNG.
     """
     import matplotlib
@@ -263,8 +263,8 @@ def plot_times(frame: pd.DataFrame, file: Path) -> Path:
                 ys = ys + 0.5 * ((k + 0.5) / len(batches) - 0.5)
                 marker = _MARKERS[k % len(_MARKERS)]
                 axes.plot(_column(part, name), ys, marker, color=colors[k], ms=6.5, label=f"batch size {batch}")
-                if study and name == "epoch_s":
-                    axes.plot(_column(part, "study_epoch_s"), ys, marker, mfc="none", mec=colors[k], ms=9)
+                if study:
+                    axes.plot(_column(part, f"study_{name}"), ys, marker, mfc="none", mec=colors[k], ms=9)
             low, high = axes.get_xlim()
             subs = (1, 2, 5) if high > 12 * low else (1, 1.5, 2, 3, 4, 5, 7)
             axes.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=subs))
@@ -280,7 +280,7 @@ def plot_thresholds(frame: pd.DataFrame, folder: Path) -> list[Path]:
     """Draw threshold_accuracy.png, threshold_recall.png and threshold_f1.png: a mean over trainings and its sd.
 
     Args:
-        frame: threshold and, in 0..1, accuracy, recall, f1, each with its _sd; n trainings where it is known.
+        frame: of one row of a sweep, threshold and, in 0..1, accuracy, recall, f1, each with its _sd; n trainings where it is known.
         folder: made if need be.
     """
     frame = frame.sort_values("threshold")

@@ -222,6 +222,12 @@ def test_the_study_is_marked_where_it_has_a_figure_and_nowhere_else(tmp_path):
     assert drawn() != drawn(accuracy_sd=[0.01, 0.02])
 
 
+def test_the_studys_steps_are_drawn_beside_its_epochs(tmp_path):
+    without = pictures.plot_times(timed(["a"]), tmp_path / "x.png").read_bytes()
+    assert pictures.plot_times(timed(["a"]).assign(study_step_s=None), tmp_path / "x.png").read_bytes() == without
+    assert pictures.plot_times(timed(["a"]).assign(study_step_s=0.3), tmp_path / "x.png").read_bytes() != without
+
+
 @pytest.mark.parametrize(
     ("values", "low"),
     [([98.5, 100], 95), ([95], 95), ([94.9, 99], 90), ([80, np.nan], 80), ([79.9], 50), ([3], 0), ([-2], 0), ([], 95)],
