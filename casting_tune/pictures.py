@@ -240,7 +240,7 @@ def plot_times(frame: pd.DataFrame, file: Path) -> Path:
     """Draw the seconds an epoch and the seconds a step by backbone and batch size, on logarithmic axes.
 
     Args:
-        frame: backbone, batch, epoch_s, step_s; of a study, study_epoch_s and study_step_s. What is missing is not drawn.
+        frame: backbone, batch, epoch_s, step_s; of the study, study_epoch_s, study_step_s. What is missing is not drawn.
         file: a PNG.
     """
     import matplotlib
@@ -271,7 +271,7 @@ def plot_times(frame: pd.DataFrame, file: Path) -> Path:
             axes.xaxis.set_major_formatter("{x:g}")
             axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
             axes.set_xlabel(f"seconds {what} (logarithmic)")
-        hollow = "hollow: the study, whose epochs saw a half, a quarter, an eighth of the images at batch 2, 4, 8"
+        hollow = "hollow: the study, whose epochs saw a half, a quarter, an eighth of the images at batch 2, 4, 8: compare steps"
         title = "Training time by backbone and batch size"
         return _finish(figure, both[0], file, title=title, note=hollow if study else "")
 
@@ -280,7 +280,8 @@ def plot_thresholds(frame: pd.DataFrame, folder: Path) -> list[Path]:
     """Draw threshold_accuracy.png, threshold_recall.png and threshold_f1.png: a mean over trainings and its sd.
 
     Args:
-        frame: of one row of a sweep, threshold and, in 0..1, accuracy, recall, f1, each with its _sd; n trainings where it is known.
+        frame: of one row of a sweep: threshold; accuracy, recall and f1 in 0..1, each with its _sd; n trainings, where
+            it is known.
         folder: made if need be.
     """
     frame = frame.sort_values("threshold")
