@@ -240,7 +240,7 @@ def plot_times(frame: pd.DataFrame, file: Path) -> Path:
     """Draw the seconds an epoch and the seconds a step by backbone and batch size, on logarithmic axes.
 
     Args:
-        frame: backbone, batch, epoch_s, step_s; of the study, study_epoch_s, study_step_s. What is missing is not drawn.
+        frame: backbone, batch, epoch_s, step_s; of the study, study_epoch_s, study_step_s. What lacks is not drawn.
         file: a PNG.
     """
     import matplotlib
@@ -271,7 +271,7 @@ def plot_times(frame: pd.DataFrame, file: Path) -> Path:
             axes.xaxis.set_major_formatter("{x:g}")
             axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
             axes.set_xlabel(f"seconds {what} (logarithmic)")
-        hollow = "hollow: the study, whose epochs saw a half, a quarter, an eighth of the images at batch 2, 4, 8: compare steps"
+        hollow = "hollow: the study; its epochs saw 1/2, 1/4, 1/8 of the images at batch 2, 4, 8, so compare steps"
         title = "Training time by backbone and batch size"
         return _finish(figure, both[0], file, title=title, note=hollow if study else "")
 
