@@ -162,7 +162,8 @@ def _figures(text: Any) -> dict[str, float]:
 
 def notes(found: Answers, positive: Positive) -> tuple[str, ...]:
     """Say what every table of a run must say: the positive class, what kind of run, what is missing."""
-    first, trials, asked = found.asked.iloc[0], found.trials, found.asked
+    first, asked = found.asked.iloc[0], found.asked
+    trials = found.completed(asked[asked["kind"] == "cell"])
     notes = [
         "Positive class: the defect."
         if positive == "defective"
@@ -174,10 +175,10 @@ def notes(found: Answers, positive: Positive) -> tuple[str, ...]:
         n_test = sorted({int(n) for n in trials["n_test"]})
         span = f"{n_test[0]} to {n_test[-1]}" if len(n_test) > 1 else str(n_test[0])
         notes.append(f"Dataset {first['dataset_id']}, {span} test images a training; {device(trials)}.")
-    left = int((~asked["cell_id"].isin(trials.index)).sum())
+    left = int((~asked["cell_id"].isin(found.trials.index)).sum())
     if left:
         failed = found.store.failed()
-        statuses = [failed.get(cell, "not run") for cell in asked["cell_id"] if cell not in trials.index]
+        statuses = [failed.get(cell, "not run") for cell in asked["cell_id"] if cell not in found.trials.index]
         counted = ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses))
         notes.append(f"{left} of {len(asked)} cells have no result: {counted}.")
     notes.append(f"Run {found.run_id}.")

@@ -37,6 +37,7 @@ class Backbone:
         study_name: as the study's tables spell it.
         n_parameters: trainable ones, without top, for three input channels.
         n_statistics: running means and variances of batch norm, which Keras counts as not trainable.
+        n_features: channels of its last maps, which the head takes.
         input_px: side at which timm's weights were trained.
         likeness: to Keras' network: with Keras' weights copied in the outputs are equal; or layers and parameters are
             the same, up to biases and scales that batch norm cancels, and padding or stride sit elsewhere.
@@ -52,6 +53,7 @@ class Backbone:
     study_name: str
     n_parameters: int
     n_statistics: int
+    n_features: int
     input_px: int
     likeness: str
     min_px: int = 32
@@ -66,6 +68,7 @@ BACKBONES: dict[str, Backbone] = {
         study_name="Xception",
         n_parameters=20_806_952,
         n_statistics=54_528,
+        n_features=2048,
         input_px=299,
         likeness=LAYERS,
     ),
@@ -74,6 +77,7 @@ BACKBONES: dict[str, Backbone] = {
         study_name="VGG16",
         n_parameters=14_714_688,
         n_statistics=0,
+        n_features=512,
         input_px=224,
         likeness=NUMBERS,
         without="pre_logits",
@@ -83,6 +87,7 @@ BACKBONES: dict[str, Backbone] = {
         study_name="ResNet50",
         n_parameters=23_508_032,
         n_statistics=53_120,
+        n_features=2048,
         input_px=224,
         likeness=LAYERS,
     ),
@@ -91,6 +96,7 @@ BACKBONES: dict[str, Backbone] = {
         study_name="ResNet101V2",
         n_parameters=42_492_480,
         n_statistics=97_664,
+        n_features=2048,
         input_px=224,
         likeness=LAYERS,
     ),
@@ -99,6 +105,7 @@ BACKBONES: dict[str, Backbone] = {
         study_name="InceptionV3",
         n_parameters=21_785_568,
         n_statistics=34_432,
+        n_features=2048,
         input_px=299,
         likeness=LAYERS,
         min_px=75,
@@ -108,6 +115,7 @@ BACKBONES: dict[str, Backbone] = {
         study_name="InceptionResNetV2",
         n_parameters=54_306_464,
         n_statistics=60_544,
+        n_features=1536,
         input_px=299,
         likeness=NUMBERS,
         min_px=75,
@@ -117,6 +125,7 @@ BACKBONES: dict[str, Backbone] = {
         study_name="MobileNetV2",
         n_parameters=2_223_872,
         n_statistics=34_112,
+        n_features=1280,
         input_px=224,
         likeness=LAYERS,
         cpu_bf16=False,
@@ -126,6 +135,7 @@ BACKBONES: dict[str, Backbone] = {
         study_name="DenseNet169",
         n_parameters=12_484_480,
         n_statistics=158_400,
+        n_features=1664,
         input_px=224,
         likeness=NUMBERS,
     ),
@@ -134,6 +144,7 @@ BACKBONES: dict[str, Backbone] = {
         study_name="NASNetMobile",
         n_parameters=4_232_978,
         n_statistics=36_738,
+        n_features=1056,
         input_px=224,
         likeness=NUMBERS,
         weights=False,
@@ -144,6 +155,7 @@ BACKBONES: dict[str, Backbone] = {
         study_name="EfficientNetB4",
         n_parameters=17_548_616,
         n_statistics=125_200,
+        n_features=1792,
         input_px=380,
         likeness=NUMBERS,
         cpu_bf16=False,
@@ -274,14 +286,19 @@ def n_parameters(module: nn.Module) -> tuple[int, int]:
     return trainable, sum(b.numel() for b in running)
 
 
-def listing() -> list[dict[str, Any]]:
-    """Return one row for each of `BACKBONES`; parameters are those without top, for three channels."""
+def listing(*, dense: int = 0) -> list[dict[str, Any]]:
+    """Return one row for each of `BACKBONES`, for three channels.
+
+    `n_parameters` are those without top; `n_with_head` are all trainable ones with a dense layer of that width (0 is
+    none) and the logit. Dropout has none.
+    """
     return [
         {
             "name": name,
             "study_name": backbone.study_name,
             "timm_name": backbone.timm_name,
             "n_parameters": backbone.n_parameters,
+            "n_with_head": backbone.n_parameters + _n_head(backbone.n_features, dense),
             "n_statistics": backbone.n_statistics,
             "input_px": backbone.input_px,
             "min_px": backbone.min_px,
@@ -290,6 +307,11 @@ def listing() -> list[dict[str, Any]]:
         }
         for name, backbone in BACKBONES.items()
     ]
+
+
+def _n_head(n_features: int, dense: int) -> int:
+    hidden = n_features * dense + dense
+    return hidden + (dense or n_features) + 1
 
 
 def _network(name: str, weights: str, *, in_channels: int | None) -> Any:

@@ -8,18 +8,17 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.text import Text
 
+from casting_tune import terminal
 from casting_tune.errors import CastingTuneError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from casting_tune.answers import Positive
     from casting_tune.sweep import Prepared
 
@@ -38,6 +37,11 @@ Data = Annotated[
 DefectClass = Annotated[str, typer.Option("--positive", help="The class folder that is the defect.")]
 PackSize = Annotated[int | None, typer.Option("--pack-size", help="Longest side of the packed images, in pixels.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out files that cannot be decoded, and record them.")]
+
+
+ViewClass = Annotated[
+    str, typer.Option("--positive", help="Positive class: def_front, or ok_front as the study has it.")
+]
 
 
 def sweep_command(
@@ -63,6 +67,10 @@ def sweep_command(
         float | None, typer.Option("--gpus-per-trial", help="Fractions share a GPU. Default: 1 where there is a GPU.")
     ] = None,
     retries: Annotated[int, typer.Option("--retries", help="How often a trial that failed runs again.")] = 1,
+    baselines: Annotated[
+        bool, typer.Option("--baselines/--no-baselines", help="Rows that learn nothing, below the others.")
+    ] = True,
+    timing: Annotated[bool, typer.Option("--timing", help="Add a short pass a network, alone on its device.")] = False,
 ) -> None:
     """Train what a sweep asks for and the store lacks; then print the table."""
     from casting_tune import sweep
@@ -82,17 +90,19 @@ def sweep_command(
         trials_at_once=trials_at_once,
         gpus_per_trial=gpus_per_trial,
         retries=retries,
+        timing=timing,
+        baselines=baselines,
         command=_command(name, quick, only or [], override or []),
     )
-    console = _console()
-    with _progress(console) as on_progress:
-        prepared = sweep.prepare(options, say=lambda line: _say(console, line), on_progress=on_progress)
-    _outline(console, prepared, every_cell=plan)
+    out = terminal.console()
+    with terminal.progress(out) as on_progress:
+        prepared = sweep.prepare(options, say=lambda line: terminal.say(out, line), on_progress=on_progress)
+    _outline(out, prepared, every_cell=plan)
     if not plan:
-        _execute(console, prepared)
+        _execute(out, prepared)
 
 
-def _execute(console: Console, prepared: Prepared) -> None:
+def _execute(out: Console, prepared: Prepared) -> None:
     """Run the trials, print the table and the command that prints it again; exit 1 where a cell has no result."""
     from casting_tune import render, sweep, tables, view
 
@@ -100,29 +110,31 @@ def _execute(console: Console, prepared: Prepared) -> None:
     labels = [planned.cell.label for planned in to_do]
     epochs = [planned.cell.config.epochs for planned in to_do]
     try:
-        with view.follow(console, labels, epochs) as on_event:
+        with view.follow(out, labels, epochs) as on_event:
             n_missing = sweep.execute(prepared, on_event=on_event)
     except KeyboardInterrupt:
-        _say(console, f"Stopped. What has ended is kept; go on with: {prepared.options.command}")
+        terminal.say(out, f"Stopped. What has ended is kept; go on with: {prepared.options.command}")
         raise typer.Exit(130) from None
     table = tables.comparison(prepared.store, prepared.sweep.name, run_id=prepared.run_id)
-    _print(render.render(table, "text", width=console.width, color=console.is_terminal))
+    terminal.write(render.render(table, "text", width=out.width, color=out.is_terminal))
     results = "" if prepared.options.results == Path("results") else f" --results {prepared.options.results}"
-    _say(console, f"This table again: casting-tune table {prepared.sweep.name} --run {prepared.run_id}{results}")
+    terminal.say(out, f"This table again: casting-tune table {prepared.sweep.name} --run {prepared.run_id}{results}")
     if n_missing:
         raise typer.Exit(CastingTuneError.exit_code)
 
 
-def _outline(console: Console, prepared: Prepared, *, every_cell: bool) -> None:
+def _outline(out: Console, prepared: Prepared, *, every_cell: bool) -> None:
     plan, sweep = prepared.plan, prepared.sweep
     done = len(plan.planned) - len(plan.to_do)
+    beside = [f"{n} {kind}" for kind in ("baseline", "timing") if (n := sum(p.cell.kind == kind for p in plan.planned))]
     place = f"{prepared.place.device}, {prepared.place.n_at_once} at once, {prepared.place.n_threads} threads each"
-    _say(console, f"{sweep.name}: {sweep.question}")
-    _say(console, f"{len(plan.planned)} cells: {done} done, {len(plan.to_do)} to do ({place}).")
+    terminal.say(out, f"{sweep.name}: {sweep.question}")
+    kinds = f" ({', '.join(beside)})" if beside else ""
+    terminal.say(out, f"{len(plan.planned)} cells{kinds}: {done} done, {len(plan.to_do)} to do ({place}).")
     if every_cell:
         for planned in plan.planned:
             state = planned.state if planned.status is None else f"{planned.state}: {planned.status}"
-            _print(f"{planned.cell_id}  {state:<14}  {planned.cell.label}\n")
+            terminal.write(f"{planned.cell_id}  {state:<14}  {planned.cell.label}\n")
 
 
 app.command("sweep")(sweep_command)
@@ -135,9 +147,7 @@ def table(
     results: Results = Path("results"),
     run: Annotated[str | None, typer.Option("--run", help="A run's id; left out: the sweep's last run.")] = None,
     kind: Annotated[str, typer.Option("--kind", help="Which table.")] = "comparison",
-    positive: Annotated[
-        str, typer.Option("--positive", help="Positive class: def_front, or ok_front as the study has it.")
-    ] = "def_front",
+    positive: ViewClass = "def_front",
     form: Annotated[str, typer.Option("--format", help="text, markdown, csv, json, html or latex.")] = "text",
 ) -> None:
     """Print a sweep's table from the store."""
@@ -155,9 +165,9 @@ def table(
     }
     if positive not in views:
         raise UsageError(unknown("positive class", positive, views))
-    found = tables.TABLES[kind](Store(results), sweep, run_id=run, positive=views[positive])
-    console = _console()
-    _print(render.render(found, form, width=console.width, color=console.is_terminal))
+    found = tables.TABLES[kind](Store(results), sweep, run_id=run, positive=_view(positive))
+    out = terminal.console()
+    terminal.write(render.render(found, form, width=out.width, color=out.is_terminal))
 
 
 @app.command()
@@ -169,20 +179,43 @@ def sweeps() -> None:
     for name in space.names():
         read = space.read(name)
         rows.append([name, str(len(read.cells)), read.study_part or "-", read.question])
-    _grid(["sweep", "cells", "study part", "question"], rows)
+    terminal.grid(["sweep", "cells", "study part", "question"], rows)
+
+
+Head = Annotated[str, typer.Option("--head", help="dense1024,dropout: what stands before the logit.")]
 
 
 @app.command()
-def backbones() -> None:
-    """List the backbones: timm's name, parameters without the head, input sizes, weights."""
+def backbones(head: Head = "") -> None:
+    """List the backbones: timm's name, parameters without and with a head, sizes, weights."""
     from casting_tune import backbones as room
+    from casting_tune import summary as heads
 
-    rows = room.listing()
-    heads = {
-        "name": "name", "timm_name": "timm name", "n_parameters": "parameters", "n_statistics": "statistics",
-        "input_px": "px", "min_px": "min px", "weights": "weights", "likeness": "like Keras'",
+    dense, _ = heads.parse_head(head)
+    columns = {
+        "name": "name", "timm_name": "timm name", "n_parameters": "parameters", "n_with_head": "with head",
+        "n_statistics": "statistics", "input_px": "px", "min_px": "min px", "weights": "weights",
+        "likeness": "like Keras'",
     }  # fmt: skip
-    _grid(list(heads.values()), [[_text(row[key]) for key in heads] for row in rows])
+    rows = room.listing(dense=dense)
+    terminal.grid(list(columns.values()), [[terminal.cell(row[key]) for key in columns] for row in rows])
+
+
+@app.command()
+def summary(
+    backbone: Annotated[str, typer.Argument(help="A name that `casting-tune backbones` lists, or timm:NAME.")],
+    head: Head = "",
+    image_px: Annotated[int, typer.Option("--px", help="Side of the input in pixels.")] = 512,
+) -> None:
+    """Print a network's layer table as Keras does: shapes, parameters, totals."""
+    from casting_tune import summary as room
+
+    found = room.summarise(backbone, head=head, image_px=image_px)
+    rows = [[layer.name, f"({', '.join(map(str, layer.shape))})", f"{layer.n_parameters:,}"] for layer in found.layers]
+    terminal.grid(["layer", "output shape", "parameters"], rows)
+    total = found.n_trainable + found.n_statistics
+    out = terminal.console()
+    terminal.say(out, f"Total {total:,}; trainable {found.n_trainable:,}; not trainable {found.n_statistics:,}")
 
 
 @app.command()
@@ -195,8 +228,8 @@ def synthetic(
     """Draw castings, with and without defects, into train/ and test/ folders."""
     from casting_tune import synthetic as room
 
-    console = _console()
-    with _progress(console) as on_progress:
+    out = terminal.console()
+    with terminal.progress(out) as on_progress:
         room.draw(
             folder,
             n_images=images,
@@ -204,7 +237,7 @@ def synthetic(
             seed=seed,
             on_progress=lambda done, total: on_progress("drawing castings", done, total),
         )
-    _say(console, f"{images} castings of {size} px in {folder}")
+    terminal.say(out, f"{images} castings of {size} px in {folder}")
 
 
 @app.command()
@@ -218,8 +251,8 @@ def pack(
     """Decode an image folder into a pack, once, and say what it holds."""
     from casting_tune import pack as room
 
-    console = _console()
-    with _progress(console) as on_progress:
+    out = terminal.console()
+    with terminal.progress(out) as on_progress:
         packed = room.pack(
             data,
             results / "packs",
@@ -232,12 +265,113 @@ def pack(
     for split in ("train", "test"):
         for label, name in ((1, packed.positive), (0, packed.negative)):
             rows.append([split, name, str(int(((packed.splits == split) & (packed.labels == label)).sum()))])
-    _grid(["split", "class", "images"], rows)
+    terminal.grid(["split", "class", "images"], rows)
     kind = "gray" if packed.images.ndim == 3 else "colour"
     height, width = packed.images.shape[-2:]
-    _say(console, f"dataset {packed.dataset_id}: {len(packed.labels)} images, {kind}, {width} x {height} px")
+    terminal.say(out, f"dataset {packed.dataset_id}: {len(packed.labels)} images, {kind}, {width} x {height} px")
     for path, reason in packed.skipped:
-        _say(console, f"skipped {path}: {reason}")
+        terminal.say(out, f"skipped {path}: {reason}")
+
+
+@app.command()
+def audit(
+    data: Annotated[Path, typer.Option("--data", envvar="CASTING_TUNE_DATA", help="The image folder.")],
+    results: Results = Path("results"),
+    positive: DefectClass = "def_front",
+    accept_leakage: Annotated[bool, typer.Option("--accept-leakage", help="Exit 0 even so.")] = False,
+) -> None:
+    """Find what would flatter a result: copies, photographs on both sides, label conflicts. Exit 3: a leak."""
+    from casting_tune import audits
+    from casting_tune import pack as packs
+    from casting_tune.store import Store
+
+    out = terminal.console()
+    with terminal.progress(out) as on_progress:
+        packed = packs.pack(
+            data,
+            results / "packs",
+            positive=positive,
+            on_progress=lambda done, total: on_progress("packing images", done, total),
+        )
+        found = audits.kept(
+            packed, Store(results), on_progress=lambda done, total: on_progress("comparing images", done, total)
+        )
+    for sentence in found.findings:
+        terminal.say(out, sentence)
+    if bool((found.copy_in_train & (packed.splits == "test")).any()) and not accept_leakage:
+        terminal.say(out, "Test images stand in train: exit code 3 (--accept-leakage makes it 0).")
+        raise typer.Exit(3)
+
+
+@app.command()
+def threshold(
+    cell: Annotated[str, typer.Argument(help="A cell's id, or the beginning of one.")],
+    *,
+    results: Results = Path("results"),
+    max_escape: Annotated[str | None, typer.Option("--max-escape", help="0.5% or 0.005, on validation.")] = None,
+    cost_escape: Annotated[float | None, typer.Option("--cost-escape", help="What a missed defect costs.")] = None,
+    cost_overkill: Annotated[
+        float | None, typer.Option("--cost-overkill", help="What a rejected good one costs.")
+    ] = None,
+    prevalence: Annotated[float | None, typer.Option("--prevalence", help="Share of defective castings.")] = None,
+) -> None:
+    """Choose a threshold on validation alone, freeze it, and say what the test images show of it."""
+    from casting_tune import chosen
+    from casting_tune.store import Store
+
+    point = chosen.threshold(
+        Store(results),
+        cell,
+        max_escape=max_escape,
+        cost_escape=cost_escape,
+        cost_overkill=cost_overkill,
+        prevalence=prevalence,
+    )
+    for sentence in point.sentences:
+        terminal.say(terminal.console(), sentence)
+
+
+@app.command()
+def preview(
+    data: Annotated[Path, typer.Option("--data", envvar="CASTING_TUNE_DATA", help="The image folder.")],
+    folder: Annotated[Path, typer.Option("--out", help="Where the PNGs go.")] = Path("preview"),
+    results: Results = Path("results"),
+    positive: DefectClass = "def_front",
+) -> None:
+    """Write pictures of the images and of every augmentation, from the very pipeline that trains."""
+    from casting_tune import charts, pictures
+    from casting_tune import pack as packs
+
+    packed = packs.pack(data, results / "packs", positive=positive)
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in [*pictures.preview(packed, folder), charts.plot_images(packed, folder / "images.png")]:
+        terminal.say(terminal.console(), str(file))
+
+
+@app.command()
+def plot(
+    sweep: Annotated[str, typer.Argument(help="The sweep's name.")],
+    results: Results = Path("results"),
+    run: Annotated[str | None, typer.Option("--run", help="A run's id; left out: the sweep's last run.")] = None,
+    folder: Annotated[Path, typer.Option("--out", help="Where the PNGs go.")] = Path("plots"),
+    positive: ViewClass = "def_front",
+) -> None:
+    """Write the study's charts of a sweep: metrics by row, times, metrics over the thresholds."""
+    from casting_tune import charts, tables
+    from casting_tune.store import Store
+
+    store, view = Store(results), _view(positive)
+    folder.mkdir(parents=True, exist_ok=True)
+    compared = tables.comparison(store, sweep, run_id=run, positive=view)
+    files = [charts.plot_metrics(compared.frame, folder / f"{sweep}-metrics.png", title=compared.title)]
+    times = tables.TABLES["timing"](store, sweep, run_id=run).frame
+    if times["n"].sum():
+        files.append(charts.plot_times(times, folder / f"{sweep}-times.png"))
+    thresholds = tables.thresholds(store, sweep, run_id=run, positive=view).frame
+    first = thresholds["row"].iloc[0]
+    files += charts.plot_thresholds(thresholds[thresholds["row"] == first], folder)
+    for file in files:
+        terminal.say(terminal.console(), str(file))
 
 
 @app.callback(invoke_without_command=True)
@@ -245,7 +379,7 @@ def _top(version: Annotated[bool, typer.Option("--version", help="Print the vers
     if version:
         import importlib.metadata
 
-        _print(f"casting_tune {importlib.metadata.version('casting-tune')}\n")
+        terminal.write(f"casting_tune {importlib.metadata.version('casting-tune')}\n")
         raise typer.Exit
 
 
@@ -265,11 +399,21 @@ def _run(command: typer.Typer) -> None:
     try:
         command()
     except CastingTuneError as error:
-        Console(stderr=True, highlight=False).print(Text(f"error: {_plain(str(error))}"), soft_wrap=True)
+        terminal.complain(str(error))
         sys.exit(error.exit_code)
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+
+
+def _view(positive: str) -> Positive:
+    """Return which class a table is about, given the class folder or the word that a person wrote."""
+    from casting_tune.errors import UsageError, unknown
+
+    views: dict[str, Positive] = {"def_front": "defective", "ok_front": "ok", "defective": "defective", "ok": "ok"}
+    if positive not in views:
+        raise UsageError(unknown("positive class", positive, views))
+    return views[positive]
 
 
 def _command(name: str, quick: bool, only: list[str], override: list[str]) -> str:
@@ -279,60 +423,6 @@ def _command(name: str, quick: bool, only: list[str], override: list[str]) -> st
         word for text in override for word in ("--set", text)
     ]
     return f"python -m casting_tune.sweep {shlex.join(words)}"
-
-
-def _console() -> Console:
-    return Console(highlight=False)
-
-
-def _say(console: Console, line: str) -> None:
-    console.print(Text(_plain(line)), soft_wrap=not console.is_terminal)
-
-
-def _print(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
-
-
-def _plain(text: str) -> str:
-    """Return text without control characters but line breaks: names come from files and may try to steer a terminal."""
-    return "".join(char if char.isprintable() or char == "\n" else "?" for char in text)
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def _grid(heads: list[str], rows: list[list[str]]) -> None:
-    from rich import box
-    from rich.table import Table
-
-    grid = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for head in heads:
-        number = all(row[heads.index(head)].replace(",", "").isdigit() for row in rows)
-        grid.add_column(head, justify="right" if number else "left", overflow="fold")
-    for row in rows:
-        grid.add_row(*(Text(_plain(value)) for value in row))
-    _console().print(grid)
-
-
-@contextmanager
-def _progress(console: Console) -> Iterator[Any]:
-    """Give a function (what, done, total) that moves a bar on a terminal and is silent elsewhere."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        tasks: dict[str, Any] = {}
-
-        def show(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = progress.add_task(what, total=total)
-            progress.update(tasks[what], completed=done, total=total)
-
-        yield show
 
 
 if __name__ == "__main__":

@@ -14,14 +14,14 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
-from casting_tune import augment, backbones, folds, loader, metrics, train
+from casting_tune import augment, backbones, baselines, folds, loader, metrics, train
 from casting_tune.errors import Diverged, StoreError, UsageError
 from casting_tune.pack import Pack
 from casting_tune.store import Store
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 EVALUATION_BATCH = 32
+BASELINE = "baseline:"  # begins the backbone of a cell that trains nothing: a name of `baselines.BASELINES` follows
+PROBED, PROBED_PX = "timm:resnet10t", 96  # the frozen random network behind the linear probe
 
 Precision = Literal["fp32", "bf16"]
 
@@ -90,7 +92,8 @@ def run_trial(
 
     status: Status = "completed"
     try:
-        predictions, measured = _train(config, pack, place, groups=groups, on_epoch=keep)
+        learn = _learn_nothing if config.backbone.startswith(BASELINE) else _train
+        predictions, measured = learn(config, pack, place, groups=groups, on_epoch=keep)
     except StoreError:
         raise
     except Exception as error:  # whatever a network, driver or kernel raises: the row keeps it, the sweep goes on
@@ -271,6 +274,51 @@ def _train(
     }
 
 
+def _learn_nothing(
+    config: TrialConfig,
+    pack: Pack,
+    place: Place,
+    *,
+    groups: NDArray[np.int64] | None,
+    on_epoch: Callable[[Epoch], None],
+) -> tuple[Predictions, dict[str, Any]]:
+    """Score the test images by a baseline, which may look at all labels of train and validation."""
+    import torch
+
+    del on_epoch
+    torch.set_num_threads(place.n_threads)
+    parts = _folds(config, pack, groups)
+    known = np.sort(np.concatenate([parts.train, parts.validation]))
+    name = config.backbone.removeprefix(BASELINE)
+    if name == "linear_probe":
+        features = _random_features(pack, np.concatenate([known, parts.test]))
+        found = baselines.linear_probe(features[: len(known)], pack.labels[known], features[len(known) :])
+    elif name == "majority":
+        found = baselines.majority(pack.labels[known], len(parts.test))
+    else:
+        descriptor = cast(Literal["small", "polar"], name.removeprefix("nearest_"))
+        found = baselines.nearest(pack.images, pack.labels, known, parts.test, descriptor=descriptor)
+    return _predictions(replace(parts, train=known, validation=known[:0]), pack, [found.score[:0], found.score]), {}
+
+
+def _random_features(pack: Pack, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Return what a network with random weights sees in some images: [n, d], the same for the same images."""
+    import torch
+
+    channels: Literal[1, 3] = 1 if pack.images.ndim == 3 else 3
+    config = TrialConfig(backbone=PROBED, image_px=PROBED_PX, in_channels=channels)
+    device = torch.device("cpu")
+    model = backbones.build(PROBED, weights="none", dense=0, dropout=0, in_channels=channels, seed=0).eval()
+    prepare = _preparation(config, device)
+    pixels = loader.put(pack.images, rows, px=PROBED_PX, device=device)
+    with torch.inference_mode():
+        seen = [
+            cast("torch.nn.Module", model.backbone)(prepare(augment.resize(pixels[part], px=PROBED_PX)))
+            for part in loader.batches(len(rows), EVALUATION_BATCH)
+        ]
+    return torch.cat(seen).numpy()
+
+
 def _preparation(config: TrialConfig, device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
     """Return what turns augmented images [b, c, px, px] in 0..1 into inputs [b, in_channels, px, px]."""
     import torch
@@ -348,6 +396,8 @@ def _score(predictions: Predictions) -> dict[str, float | int | None]:
     for split in ("validation", "test"):
         chosen = predictions.split == split
         y_true, score = predictions.y_true[chosen], predictions.score[chosen]
+        if not len(score):
+            continue  # a baseline has no validation
         columns |= {f"{split}_{name}": value for name, value in metrics.measure(y_true, score).items()}
         if np.isfinite(score).all():
             columns |= _counts(split, y_true, score)

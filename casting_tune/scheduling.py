@@ -89,7 +89,10 @@ class Resources:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """Everything a worker needs beside the images: small, sent once. `groups` numbers the photographs, [n] or None."""
+    """Everything a worker needs beside the images: small, sent once.
+
+    `groups` numbers the photographs, [n] or None; `trial` has the signature of `run.run_trial` and writes its rows.
+    """
 
     tasks: tuple[Task, ...]
     store: Store
@@ -97,6 +100,7 @@ class Work:
     place: Place
     retries: int
     groups: NDArray[np.int64] | None = None
+    trial: Callable[..., dict[str, Any]] = run.run_trial
 
 
 def run_inline(work: Work, pack: Pack, *, on_event: Callable[[Event], None]) -> None:
@@ -170,7 +174,7 @@ class _Again(Exception):
 def _run_task(work: Work, pack: Pack, index: int, on_event: Callable[[Event], None]) -> Event:
     task = work.tasks[index]
     on_event(Event(task=index, kind="started"))
-    row = run.run_trial(
+    row = work.trial(
         task.config,
         pack,
         work.store,

@@ -52,12 +52,14 @@ class Cell:
         config: the whole configuration.
         study: the study's published figures for it, by name: accuracy and recall in per cent, f1, epoch_s in seconds;
             "@0.2" is at that threshold on P(ok_front), "mean_" and "sd_" are over the study's ten trainings.
+        kind: a cell of the file, a baseline that learns nothing, or a short pass that only times.
     """
 
     row: str
     label: str
     config: TrialConfig
     study: Mapping[str, float] = field(default_factory=dict)
+    kind: Literal["cell", "baseline", "timing"] = "cell"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

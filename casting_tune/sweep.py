@@ -11,12 +11,12 @@ import json
 import subprocess
 import uuid
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from casting_tune import augment, backbones, pack, plan, run, scheduling, space, synthetic
+from casting_tune import audits, augment, backbones, extras, pack, plan, run, scheduling, space, synthetic
 from casting_tune.errors import ImagesError, ResourcesError, UsageError
 from casting_tune.pack import Pack
 from casting_tune.plan import Plan
@@ -51,6 +51,8 @@ class Options:
     trials_at_once: int | None = None
     gpus_per_trial: float | None = None
     retries: int = 1
+    timing: bool = False
+    baselines: bool = True
     command: str = ""
 
 
@@ -92,6 +94,7 @@ def prepare(
     groups = _groups(sweep.cells, images, store, say, on_progress)
     cells = _resolved(sweep.cells, place, groups)
     _check_cells(cells, images, groups)
+    cells += (extras.baselines(cells) if options.baselines else ()) + (extras.timings(cells) if options.timing else ())
     notes = _notes(cells, images)
     for note in notes:
         say(note)
@@ -114,11 +117,13 @@ def execute(prepared: Prepared, *, on_event: Callable[[Event], None]) -> int:
     """Record what was asked, train the cells that are to do, and return how many of the sweep's cells lack a result."""
     options, store, sweep = prepared.options, prepared.store, prepared.sweep
     store.write("cells", sweep.name, prepared.run_id, _asked(prepared))
+    tasks = [
+        Task(config=p.cell.config, label=p.cell.label, attempts=store.next_attempt(p.cell_id) - 1)
+        for p in prepared.plan.to_do
+    ]
+    n_timed = sum(p.cell.kind == "timing" for p in prepared.plan.to_do)  # they come last
     work = Work(
-        tasks=tuple(
-            Task(config=p.cell.config, label=p.cell.label, attempts=store.next_attempt(p.cell_id) - 1)
-            for p in prepared.plan.to_do
-        ),
+        tasks=tuple(tasks[: len(tasks) - n_timed]),
         store=store,
         sweep=sweep.name,
         place=prepared.place,
@@ -130,6 +135,13 @@ def execute(prepared: Prepared, *, on_event: Callable[[Event], None]) -> int:
     elif work.tasks:
         scheduling.run_ray(
             work, prepared.pack, resources=prepared.resources, address=options.address, on_event=on_event
+        )
+    if n_timed:  # after all others, one at a time, with every CPU: the device is theirs alone
+        alone = replace(prepared.place, n_at_once=1, n_threads=scheduling.cpus_here(), ray=None)
+        timed = replace(work, tasks=tuple(tasks[len(tasks) - n_timed :]), place=alone)
+        first = len(work.tasks)
+        scheduling.run_inline(
+            timed, prepared.pack, on_event=lambda event: on_event(replace(event, task=event.task + first))
         )
     completed = store.completed()
     return sum(p.cell_id not in completed for p in prepared.plan.planned)
@@ -198,10 +210,8 @@ def _groups(
     """Return the photographs of the images where a grouped split asks for them, from the store or by an audit now."""
     if all(cell.config.split != "grouped" for cell in cells):
         return None
-    from casting_tune import audit  # scipy, and minutes: only where it is asked for
-
     say('split = "grouped": which images show one photograph comes from the audit of this dataset.')
-    return audit.kept(images, store, on_progress=_progress(on_progress, "comparing images")).group
+    return audits.kept(images, store, on_progress=_progress(on_progress, "comparing images")).group
 
 
 def _progress(on_progress: Callable[[str, int, int], None] | None, what: str) -> Callable[[int, int], None] | None:
@@ -286,7 +296,7 @@ def _asked(prepared: Prepared) -> list[dict[str, object]]:
             "dataset_id": prepared.pack.dataset_id,
             "quick": prepared.options.quick,
             "command": prepared.options.command,
-            "kind": "cell",
+            "kind": planned.cell.kind,
             "study": json.dumps(planned.cell.study) if planned.cell.study else None,
         }
         for position, planned in enumerate(prepared.plan.planned)

@@ -27,7 +27,7 @@ def call(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, 
 def swept(tiny: Path, drawn: Path, capsys: pytest.CaptureFixture[str]) -> tuple[Path, str]:
     """A results folder in which the tiny sweep has run, and what that printed."""
     results = tiny.parent / "results"
-    code, out, err = call(capsys, "sweep", tiny, "--data", drawn, "--results", results, "--inline")
+    code, out, err = call(capsys, "sweep", tiny, "--data", drawn, "--results", results, "--inline", "--no-baselines")
     assert (code, err) == (0, "")
     return results, out
 
@@ -50,10 +50,14 @@ def test_the_plan_lists_every_cell_with_its_state_and_starts_nothing(
 ) -> None:
     results, _ = swept
     n_rows = len(list(results.rglob("*.parquet")))
-    code, out, _ = call(capsys, "sweep", tiny, "--data", drawn, "--results", results, "--plan", "--only", "seed=1")
+    code, out, _ = call(
+        capsys, "sweep", tiny, "--data", drawn, "--results", results, "--no-baselines", "--plan", "--only", "seed=1"
+    )
     assert code == 0
     assert [line.split()[1] for line in out.splitlines()[-2:]] == ["done", "done"]
-    code, out, _ = call(capsys, "sweep", tiny, "--data", drawn, "--results", results, "--plan", "--set", "epochs=3")
+    code, out, _ = call(
+        capsys, "sweep", tiny, "--data", drawn, "--results", results, "--no-baselines", "--plan", "--set", "epochs=3"
+    )
     assert "4 cells: 0 done, 4 to do" in out
     assert len(list(results.rglob("*.parquet"))) == n_rows
 
@@ -93,7 +97,7 @@ def test_a_sweep_with_a_failed_cell_prints_its_table_and_exits_1(
     code, out, err = call(capsys, *words)
     assert (code, err) == (1, "")
     assert "diverged: Diverged: The training loss" in out
-    assert "1 of 2 cells have no result: 1 diverged." in out
+    assert "1 of 6 cells have no result: 1 diverged." in out
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from casting_tune.sweep import Options
 
 
 def options(tiny: Path, drawn: Path, **more: object) -> Options:
-    return Options(sweep=str(tiny), data=drawn, results=tiny.parent / "results", inline=True, **more)  # type: ignore[arg-type]
+    return Options(sweep=str(tiny), data=drawn, results=tiny.parent / "results", inline=True, baselines=False, **more)  # type: ignore[arg-type]
 
 
 def go(asked: Options) -> tuple[sweep.Prepared, int, list[Event], list[str]]:
@@ -90,7 +90,7 @@ def test_a_failed_trial_ends_nothing_and_is_tried_again_by_the_next_run(
 
 
 def test_without_data_castings_are_drawn_once_and_that_is_said(tiny: Path) -> None:
-    asked = Options(sweep=str(tiny), results=tiny.parent / "results", inline=True)
+    asked = Options(sweep=str(tiny), results=tiny.parent / "results", inline=True, baselines=False)
     said: list[str] = []
     first = sweep.prepare(asked, say=said.append)
     assert said[0] == "No dataset given (--data DIR): training on 400 drawn castings."
@@ -164,3 +164,41 @@ def test_nothing_of_this_machine_reaches_the_store(tiny: Path, drawn: Path, monk
         assert text != "[]"
         for secret in ("canary-5d1f", str(Path.home()), platform.node(), str(drawn)):
             assert secret not in text
+
+
+def test_baselines_stand_below_the_rows_and_are_scored_on_the_same_images(tiny: Path, drawn: Path) -> None:
+    prepared, n_missing, _, _ = go(replace(options(tiny, drawn, quick=True), baselines=True))
+    assert n_missing == 0
+    frame = tables.comparison(prepared.store, "tiny").frame
+    assert list(frame["kind"]) == ["cell"] + ["baseline"] * 4
+    majority = frame.set_index("row").loc["majority class"]
+    assert majority["accuracy"] == max(prepared.pack.labels[prepared.pack.splits == "test"].mean(), 0.5)
+    assert (majority["escape_rate"], majority["overkill_rate"]) == (0.0, 1.0)
+    assert frame["letters"].str.len().gt(0).all()
+
+
+def test_a_timing_pass_runs_alone_after_the_others_and_fills_the_timing_table(tiny: Path, drawn: Path) -> None:
+    prepared, _, events, _ = go(options(tiny, drawn, quick=True, timing=True))
+    assert [event.task for event in events if event.kind == "ended"] == [0, 1, 2]
+    frame = tables.TABLES["timing"](prepared.store, "tiny").frame
+    assert list(frame["n"]) == [3]  # inline trials had their device alone too
+    assert frame["n_images"].iloc[0] == int((prepared.pack.splits == "train").sum() * 0.8 + 0.5)
+    assert frame["epoch_s"].iloc[0] == pytest.approx(frame["image_s"].iloc[0] * frame["n_images"].iloc[0])
+
+
+def test_folds_of_a_grouped_split_test_every_image_once_and_keep_copies_together(tiny: Path, drawn: Path) -> None:
+    tiny.write_text(
+        tiny.read_text()
+        .replace('augmentation = ["default", "only flip"]', "fold = [0, 1, 2]")
+        .replace("seed = [0, 1]", "seed = [0]")
+        .replace("epochs = 2", 'epochs = 1\nsplit = "grouped"\nn_folds = 3')
+    )
+    prepared, n_missing, _, _ = go(options(tiny, drawn))
+    assert n_missing == 0
+    predictions = prepared.store.read("predictions").to_pandas()
+    tested = predictions.loc[predictions["split"] == "test", "image"]
+    assert sorted(tested) == list(range(len(prepared.pack.labels)))
+    assert not predictions["leaked"].any()
+    frame = tables.comparison(prepared.store, "tiny").frame
+    assert list(frame["n"]) == [3]
+    assert prepared.groups is not None

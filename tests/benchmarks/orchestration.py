@@ -1,0 +1,126 @@
+"""What scheduling costs a trial: `python -m tests.benchmarks.orchestration [--trials 60] [--repeats 3]`.
+
+Every trial sleeps for a known time and writes all its rows (an epoch, 715 predictions, the trial), so that wall minus
+ideal is what orchestration takes. Ours against Ray Tune as it comes (a new process a trial, its own loggers), in turn,
+in one run. Workers' start and imports are told apart: the clock runs from the first trial's start to the last's end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from casting_tune import pack, scheduling, synthetic
+from casting_tune.run import Place
+from casting_tune.scheduling import Event, Resources, Task, Work
+from casting_tune.store import Store
+from casting_tune.trial import TrialConfig, cell_id
+
+SLEEP_S, WORKERS = 0.1, 2
+
+
+def sleeping_trial(config: TrialConfig, packed: pack.Pack, store: Store, **more: Any) -> dict[str, Any]:
+    """Sleep, and write the rows of a trial."""
+    started = datetime.now(UTC)
+    time.sleep(SLEEP_S)
+    cell, sweep = cell_id(config, packed.dataset_id), str(more["sweep"])
+    store.write("epochs", sweep, f"{cell}-1-1", [{"cell_id": cell, "attempt": 1, "epoch": 1}])
+    images = [{"cell_id": cell, "attempt": 1, "split": "test", "image": i, "score": 0.5} for i in range(715)]
+    store.write("predictions", sweep, f"{cell}-1", images)
+    row = {"cell_id": cell, "attempt": 1, "status": "completed", "started_at": started, "duration_s": SLEEP_S}
+    store.write("trials", sweep, f"{cell}-1", [row])
+    return row
+
+
+def ours(packed: pack.Pack, n_trials: int) -> tuple[float, float]:
+    """Return (seconds a trial beyond the ideal, seconds before the first trial started)."""
+    configs = [TrialConfig(backbone="vgg16", seed=seed) for seed in range(n_trials)]
+    with tempfile.TemporaryDirectory() as folder:
+        work = Work(
+            tasks=tuple(Task(config=config, label=str(config.seed)) for config in configs),
+            store=Store(Path(folder)),
+            sweep="bench",
+            place=Place(n_at_once=WORKERS),
+            retries=0,
+            trial=sleeping_trial,
+        )
+        called = time.time()
+        clock: list[tuple[str, float]] = []
+
+        def on_event(event: Event) -> None:
+            clock.append((event.kind, time.time()))
+
+        scheduling.run_ray(
+            work, packed, resources=Resources(cpus=1, n_at_once=WORKERS), address=None, on_event=on_event
+        )
+        rows = work.store.read("trials").to_pylist()
+        assert len(rows) == n_trials
+    first = min(row["started_at"].timestamp() for row in rows)
+    last = max(at for kind, at in clock if kind == "ended")
+    return (last - first - n_trials * SLEEP_S / WORKERS) / n_trials, first - called
+
+
+def tune_as_it_comes(packed: pack.Pack, n_trials: int) -> tuple[float, float]:
+    """The same trials by `tune.Tuner(...).fit()` with Ray Tune's defaults, silent."""
+    from ray import tune
+
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(Path(folder) / "store")
+
+        def trainable(config: dict[str, int]) -> None:
+            sleeping_trial(TrialConfig(backbone="vgg16", seed=config["seed"]), packed, store, sweep="bench")
+            tune.report({"done_at": time.time()})
+
+        ray.init("local", num_cpus=WORKERS, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        called = time.time()
+        try:
+            results = tune.Tuner(
+                trainable,
+                param_space={"seed": tune.grid_search(list(range(n_trials)))},
+                run_config=tune.RunConfig(storage_path=folder, verbose=0),
+            ).fit()
+            last = max(result.metrics["done_at"] for result in results)
+        finally:
+            ray.shutdown()
+        first = min(row["started_at"].timestamp() for row in store.read("trials").to_pylist())
+    return (last - first - n_trials * SLEEP_S / WORKERS) / n_trials, first - called
+
+
+def main() -> None:
+    """Measure in turn and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--trials", type=int, default=60)
+    parser.add_argument("--peer-trials", type=int, default=20)
+    parser.add_argument("--repeats", type=int, default=3)
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        synthetic.draw(Path(folder) / "castings", n_images=40, size_px=64)
+        packed = pack.pack(Path(folder) / "castings", Path(folder) / "packs")
+        sides: dict[str, tuple[Callable[[pack.Pack, int], tuple[float, float]], int]] = {
+            "casting_tune": (ours, asked.trials),
+            "Ray Tune's defaults": (tune_as_it_comes, asked.peer_trials),
+        }
+        measured: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
+        for _ in range(asked.repeats):
+            for name, (run, n_trials) in sides.items():
+                measured[name].append(run(packed, n_trials))
+    print(f"ray {ray.__version__}, Python {platform.python_version()}, {WORKERS} workers, trials of {SLEEP_S} s\n")
+    print("| scheduler | trials x repeats | s a trial beyond the ideal: median (min to max) | s to the first trial |")
+    print("| --- | --- | --- | --- |")
+    for name, (_, n_trials) in sides.items():
+        beyond, start = (list(values) for values in zip(*measured[name], strict=True))
+        spread = f"{statistics.median(beyond):.3f} ({min(beyond):.3f} to {max(beyond):.3f})"
+        print(f"| {name} | {n_trials} x {asked.repeats} | {spread} | {statistics.median(start):.1f} |")
+
+
+if __name__ == "__main__":
+    main()
