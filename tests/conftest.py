@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from casting_tune import pack as pack_room
-from casting_tune import synthetic
+from casting_tune import sweep, synthetic
 from casting_tune.pack import Pack
 from casting_tune.store import Store
+from casting_tune.sweep import Options
 
 TINY = """
 question = "Does it run?"
@@ -59,6 +60,18 @@ def tiny(tmp_path: Path) -> Path:
     file = tmp_path / "tiny.toml"
     file.write_text(TINY)
     return file
+
+
+@pytest.fixture(scope="session")
+def trained(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A store in which the tiny sweep has run, with its baselines and a timing pass. Read it, never write to it."""
+    folder = tmp_path_factory.mktemp("trained")
+    file = folder / "tiny.toml"
+    file.write_text(TINY)
+    asked = Options(sweep=str(file), data=drawn, results=folder / "results", inline=True, timing=True)
+    prepared = sweep.prepare(asked, say=lambda _: None)
+    assert sweep.execute(prepared, on_event=lambda _: None) == 0
+    return prepared.store
 
 
 @pytest.fixture(scope="session")

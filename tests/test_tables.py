@@ -5,8 +5,10 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
+import duckdb
 import pandas as pd
 import pytest
+import sklearn.metrics as sk
 
 from casting_tune import render, tables
 from casting_tune.errors import UsageError
@@ -158,3 +160,45 @@ def test_hostile_names_steer_neither_terminal_nor_markdown_nor_html(store: Store
 def test_an_unknown_format_is_answered_with_the_nearest(known: Store) -> None:
     with pytest.raises(UsageError, match="Did you mean 'markdown'"):
         render.render(tables.comparison(known, "s"), "markdwn")
+
+
+def test_every_figure_of_a_store_is_that_of_scikit_learn_and_of_sql(trained: Store) -> None:
+    frame = tables.comparison(trained, "tiny").frame.set_index("row")
+    asked = trained.read("cells").to_pandas()
+    predictions = trained.read("predictions").to_pandas()
+    tested = predictions[predictions["split"] == "test"]
+    for row, cells in asked[asked["kind"] != "timing"].groupby("row"):
+        each = [tested[tested["cell_id"] == cell] for cell in cells["cell_id"]]
+        for name, peer in (("accuracy", sk.accuracy_score), ("recall", sk.recall_score), ("f1", sk.f1_score)):
+            values = [peer(one["y_true"], one["score"] >= 0.5) for one in each]
+            assert frame.loc[row, name] == pytest.approx(sum(values) / len(values), abs=1e-12)
+        escapes = [1 - sk.recall_score(one["y_true"], one["score"] >= 0.5) for one in each]
+        assert frame.loc[row, "escape_rate"] == pytest.approx(sum(escapes) / len(escapes), abs=1e-12)
+    query = f"""
+        select cell_id, avg(((score >= 0.5) = (y_true = 1))::int) from '{trained.root}/predictions/*/*.parquet'
+        where split = 'test' group by cell_id
+    """
+    by_sql = dict(duckdb.sql(query).fetchall())
+    for trial in trained.read("trials").to_pylist():
+        assert by_sql[trial["cell_id"]] == trial["test_accuracy"]
+
+
+def test_five_thresholds_come_from_one_set_of_predictions(trained: Store) -> None:
+    frame = tables.thresholds(trained, "tiny").frame
+    assert list(frame["threshold"].unique()) == [0.1, 0.2, 0.3, 0.4, 0.5]
+    recall = frame[frame["row"] == "default"].sort_values("threshold")["recall"].to_numpy()
+    assert (recall[:-1] >= recall[1:]).all()  # a higher threshold never finds more defects
+    each = tables.trainings(trained, "tiny").frame
+    at_half = each[(each["row"] == "default") & (each["threshold"] == 0.5)]
+    mean = frame[(frame["row"] == "default") & (frame["threshold"] == 0.5)].iloc[0]
+    assert mean["accuracy"] == pytest.approx(at_half["accuracy"].mean())
+    assert mean["accuracy_sd"] == pytest.approx(at_half["accuracy"].std(ddof=1))
+
+
+def test_the_studys_threshold_is_one_on_the_good_castings(trained: Store) -> None:
+    ours = tables.thresholds(trained, "tiny", positive="ok").frame
+    ours = ours[ours["row"] == "default"].sort_values("threshold")
+    recall = ours["recall"].to_numpy()
+    assert (recall[:-1] >= recall[1:]).all()
+    overkill = ours["overkill_rate"].to_numpy()
+    assert recall == pytest.approx(1 - overkill)  # a good casting found is one that is not rejected

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from casting_tune import answers
+from casting_tune.store import Store
+
+
+def test_decisions_are_those_of_the_predictions_image_by_image(trained: Store) -> None:
+    found = answers.load(trained, "tiny")
+    row, cells = found.rows()[0]
+    images, right = found.decisions(cells)
+    assert row == "default"
+    assert right.shape == (2, len(images))
+    for seed, decided in enumerate(right):
+        cell = cells.loc[cells["seed"] == seed, "cell_id"].iloc[0]
+        rows = [r for r in trained.read("predictions", cell_ids=[cell]).to_pylist() if r["split"] == "test"]
+        expected = {r["image"]: (r["score"] >= 0.5) == bool(r["y_true"]) for r in rows}
+        assert [expected[image] for image in images] == decided.tolist()
+
+
+def test_a_threshold_moves_decisions(trained: Store) -> None:
+    found = answers.load(trained, "tiny")
+    _, cells = found.rows()[0]
+    _, strict = found.decisions(cells, threshold=0.0)
+    positives = found.predictions.drop_duplicates("image")["y_true"].mean()
+    assert strict.mean() == pytest.approx(positives)  # everything is rejected: right on the defects alone
+
+
+def test_without_an_audit_every_different_file_is_its_own_group(trained: Store) -> None:
+    found = answers.load(trained, "tiny")
+    images, _ = found.decisions(found.rows()[0][1])
+    assert found.photographs is None
+    assert len(set(found.groups(images).tolist())) == len(images)
+
+
+def test_with_an_audit_images_of_one_photograph_share_a_group(store: Store) -> None:
+    rows = [{"dataset_id": "d", "image": image, "group_id": group} for image, group in ((0, 7), (1, 7), (2, 9))]
+    store.write("images", "d", "audit-1", rows)
+    store.write("cells", "s", "r", [{"run_id": "r", "sweep": "s", "dataset_id": "d", "cell_id": "a", "position": 0}])
+    found = answers.load(store, "s")
+    assert found.groups(np.array([2, 0, 1])).tolist() == [9, 7, 7]
+
+
+def test_predictions_of_an_attempt_that_was_cut_off_are_not_those_of_the_cell(store: Store) -> None:
+    store.write("cells", "s", "r", [{"run_id": "r", "sweep": "s", "cell_id": "a", "position": 0}])
+    image = {"cell_id": "a", "split": "test", "image": 0, "y_true": 1}
+    store.write("predictions", "s", "a-1", [image | {"attempt": 1, "score": 0.1}])
+    store.write("predictions", "s", "a-2", [image | {"attempt": 2, "score": 0.9}])
+    store.write("trials", "s", "a-2", [{"cell_id": "a", "attempt": 2, "status": "completed"}])
+    assert answers.load(store, "s").predictions["score"].tolist() == [pytest.approx(0.9)]
