@@ -158,4 +158,4 @@ def test_with_real_photographs_kept_apart_the_nearest_neighbour_falls_below_82_p
         _right(nearest(real.images, real.labels, train, test, descriptor="polar"), real.labels[test])
         for train, test in folds
     )
-    assert 0.72 < n_right / len(real.labels) < 0.82
+    assert 0.62 < n_right / len(real.labels) < 0.82  # over 20 seeds of the folds: 65.8 to 78.3 %, sd 4.7
