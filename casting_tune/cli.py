@@ -6,7 +6,6 @@ Exit codes are those of `errors`. Heavy libraries load inside the commands, so t
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,13 +13,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from casting_tune import terminal
+from casting_tune.command import DefectClass, PackSize, Results, SkipBad, sweep_command
 from casting_tune.errors import CastingTuneError
 
 if TYPE_CHECKING:
-    from rich.console import Console
 
     from casting_tune.answers import Positive
-    from casting_tune.sweep import Prepared
 
 app = typer.Typer(
     help="Sweeps over networks, augmentations and batch sizes for the visual inspection of castings.",
@@ -29,112 +27,9 @@ app = typer.Typer(
     add_completion=True,
 )
 
-Results = Annotated[Path, typer.Option("--results", help="The results folder (the store).")]
-Data = Annotated[
-    Path | None,
-    typer.Option("--data", envvar="CASTING_TUNE_DATA", help="Image folder; left out: castings are drawn."),
-]
-DefectClass = Annotated[str, typer.Option("--positive", help="The class folder that is the defect.")]
-PackSize = Annotated[int | None, typer.Option("--pack-size", help="Longest side of the packed images, in pixels.")]
-SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out files that cannot be decoded, and record them.")]
-
-
 ViewClass = Annotated[
     str, typer.Option("--positive", help="Positive class: def_front, or ok_front as the study has it.")
 ]
-
-
-def sweep_command(
-    name: Annotated[str, typer.Argument(help="A sweep's name, or the path of a sweep file.")],
-    *,
-    data: Data = None,
-    results: Results = Path("results"),
-    quick: Annotated[
-        bool, typer.Option("--quick", help="Apply the sweep's [quick] section: minutes, not days.")
-    ] = False,
-    plan: Annotated[bool, typer.Option("--plan", help="List the cells and start no trial.")] = False,
-    only: Annotated[list[str] | None, typer.Option("--only", help="axis=value[,value]: keep these cells.")] = None,
-    override: Annotated[list[str] | None, typer.Option("--set", help="setting=value: replace a fixed setting.")] = None,
-    positive: DefectClass = "def_front",
-    pack_size: PackSize = None,
-    skip_bad: SkipBad = False,
-    inline: Annotated[bool, typer.Option("--inline", help="A plain loop in this process, without Ray.")] = False,
-    address: Annotated[
-        str | None, typer.Option("--address", help="A running Ray cluster: 'auto' or host:port.")
-    ] = None,
-    trials_at_once: Annotated[int | None, typer.Option("--trials-at-once", help="Default: as many as fit.")] = None,
-    gpus_per_trial: Annotated[
-        float | None, typer.Option("--gpus-per-trial", help="Fractions share a GPU. Default: 1 where there is a GPU.")
-    ] = None,
-    retries: Annotated[int, typer.Option("--retries", help="How often a trial that failed runs again.")] = 1,
-    baselines: Annotated[
-        bool, typer.Option("--baselines/--no-baselines", help="Rows that learn nothing, below the others.")
-    ] = True,
-    timing: Annotated[bool, typer.Option("--timing", help="Add a short pass a network, alone on its device.")] = False,
-) -> None:
-    """Train what a sweep asks for and the store lacks; then print the table."""
-    from casting_tune import sweep
-
-    options = sweep.Options(
-        sweep=name,
-        data=data,
-        results=results,
-        quick=quick,
-        only=tuple(only or ()),
-        overrides=tuple(override or ()),
-        positive=positive,
-        pack_size=pack_size,
-        skip_bad=skip_bad,
-        inline=inline,
-        address=address,
-        trials_at_once=trials_at_once,
-        gpus_per_trial=gpus_per_trial,
-        retries=retries,
-        timing=timing,
-        baselines=baselines,
-        command=_command(name, quick, only or [], override or []),
-    )
-    out = terminal.console()
-    with terminal.progress(out) as on_progress:
-        prepared = sweep.prepare(options, say=lambda line: terminal.say(out, line), on_progress=on_progress)
-    _outline(out, prepared, every_cell=plan)
-    if not plan:
-        _execute(out, prepared)
-
-
-def _execute(out: Console, prepared: Prepared) -> None:
-    """Run the trials, print the table and the command that prints it again; exit 1 where a cell has no result."""
-    from casting_tune import render, sweep, tables, view
-
-    to_do = prepared.plan.to_do
-    labels = [planned.cell.label for planned in to_do]
-    epochs = [planned.cell.config.epochs for planned in to_do]
-    try:
-        with view.follow(out, labels, epochs) as on_event:
-            n_missing = sweep.execute(prepared, on_event=on_event)
-    except KeyboardInterrupt:
-        terminal.say(out, f"Stopped. What has ended is kept; go on with: {prepared.options.command}")
-        raise typer.Exit(130) from None
-    table = tables.comparison(prepared.store, prepared.sweep.name, run_id=prepared.run_id)
-    terminal.write(render.render(table, "text", width=out.width, color=out.is_terminal))
-    results = "" if prepared.options.results == Path("results") else f" --results {prepared.options.results}"
-    terminal.say(out, f"This table again: casting-tune table {prepared.sweep.name} --run {prepared.run_id}{results}")
-    if n_missing:
-        raise typer.Exit(CastingTuneError.exit_code)
-
-
-def _outline(out: Console, prepared: Prepared, *, every_cell: bool) -> None:
-    plan, sweep = prepared.plan, prepared.sweep
-    done = len(plan.planned) - len(plan.to_do)
-    beside = [f"{n} {kind}" for kind in ("baseline", "timing") if (n := sum(p.cell.kind == kind for p in plan.planned))]
-    place = f"{prepared.place.device}, {prepared.place.n_at_once} at once, {prepared.place.n_threads} threads each"
-    terminal.say(out, f"{sweep.name}: {sweep.question}")
-    kinds = f" ({', '.join(beside)})" if beside else ""
-    terminal.say(out, f"{len(plan.planned)} cells{kinds}: {done} done, {len(plan.to_do)} to do ({place}).")
-    if every_cell:
-        for planned in plan.planned:
-            state = planned.state if planned.status is None else f"{planned.state}: {planned.status}"
-            terminal.write(f"{planned.cell_id}  {state:<14}  {planned.cell.label}\n")
 
 
 app.command("sweep")(sweep_command)
@@ -414,15 +309,6 @@ def _view(positive: str) -> Positive:
     if positive not in views:
         raise UsageError(unknown("positive class", positive, views))
     return views[positive]
-
-
-def _command(name: str, quick: bool, only: list[str], override: list[str]) -> str:
-    """Return the command that goes on with a sweep; the image folder is the reader's own to fill in."""
-    words = [name, *(["--quick"] if quick else [])]
-    words += [word for text in only for word in ("--only", text)] + [
-        word for text in override for word in ("--set", text)
-    ]
-    return f"python -m casting_tune.sweep {shlex.join(words)}"
 
 
 if __name__ == "__main__":

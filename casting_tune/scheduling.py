@@ -11,7 +11,9 @@ import contextlib
 import importlib.metadata
 import os
 import shutil
+import signal
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -281,6 +283,7 @@ def _ray(address: str | None) -> Iterator[Any]:
     os.environ.update({name: value for name, value in ENVIRONMENT.items() if before[name] is None})
     import ray
 
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     scratch = tempfile.mkdtemp(prefix="ct-")  # short: Ray puts sockets below it, and their paths are 107 bytes at most
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     levels = {name: logging.getLogger(name).level for name in ("ray", "ray.tune")}
@@ -296,6 +299,8 @@ def _ray(address: str | None) -> Iterator[Any]:
             )
         else:
             ray.init(address, **quiet)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)  # Ray takes it for itself, and aborts
         for name in levels:
             logging.getLogger(name).setLevel(logging.CRITICAL)  # a trial's failure is a row and a line of ours
         yield ray

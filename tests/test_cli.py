@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from casting_tune import cli
@@ -178,3 +180,31 @@ def test_a_plain_locale_and_no_color_are_honoured(swept: tuple[Path, str]) -> No
     ended = python("-m", "casting_tune.cli", "table", "tiny", "--results", swept[0], LC_ALL="C", NO_COLOR="1")
     assert ended.returncode == 0, ended.stderr
     assert "\x1b" not in ended.stdout
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_stops_a_sweep_keeps_what_has_ended_and_leaves_nothing_running(
+    tiny: Path, drawn: Path, number: int, code: int
+) -> None:
+    tiny.write_text(tiny.read_text().replace("epochs = 2\n\n[axes]", "epochs = 2000\n\n[axes]"))
+    results = tiny.parent / "r"
+    words = ["-m", "casting_tune.sweep", tiny, "--data", drawn, "--results", results, "--no-baselines"]
+    driver = subprocess.Popen(
+        [sys.executable, *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert driver.stdout is not None
+        for line in driver.stdout:
+            if "epoch 3/2000" in line:
+                break
+        children = psutil.Process(driver.pid).children(recursive=True)
+        driver.send_signal(number)
+        out, err = driver.communicate(timeout=90)
+    finally:
+        driver.kill()
+    assert driver.returncode == code, err
+    assert "Stopped. What has ended is kept; go on with: python -m casting_tune.sweep" in out
+    assert "Traceback" not in err
+    _, alive = psutil.wait_procs(children, timeout=30)
+    assert not alive
+    assert len(list(results.glob("epochs/*/*.parquet"))) >= 3

@@ -51,6 +51,7 @@ MAY_IMPORT = {
     "extras": {"space", "trial"},
     "summary": {"backbones"},
     "terminal": set(),
+    "command": {"sweep", "tables", "render", "view", "terminal"},
     "sweep": None,
     "cli": None,
 }
@@ -66,7 +67,7 @@ OWNERS = {
     "scipy": {"stats", "pairs", "photographs", "audit"},
     "sklearn": {"metrics", "folds", "baselines"},
     "matplotlib": {"canvas", "charts", "pictures"},
-    "typer": {"cli"},
+    "typer": {"cli", "command"},
 }
 
 
