@@ -84,34 +84,44 @@ class Answers:
     def decisions(self, cells: pd.DataFrame, *, threshold: float = 0.5) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """Return what a row's trainings decided rightly: images [n] ascending, and right [n_seeds, n].
 
-        The folds of one seed are put together, so that a seed speaks about every image once. Seeds of which a fold has
-        no result are left out, and ([], [0, 0]) is a row without any.
+        The folds of one seed are put together, so that a seed speaks about every image once. Seeds of which a fold or
+        a prediction is missing are left out, as are those that tested other images than the first; ([], [0, 0]) is a
+        row without any.
         """
         done = self.completed(cells)
         n_folds = cells["fold"].nunique()
         right: dict[int, pd.Series] = {}
         for seed, of_seed in done.groupby("seed"):
-            if len(of_seed) == n_folds:
-                tested = self.predictions[self.predictions["cell_id"].isin(of_seed.index)].set_index("image")
+            tested = self.predictions[self.predictions["cell_id"].isin(of_seed.index)].set_index("image")
+            whole = len(of_seed) == n_folds and len(tested) == of_seed["n_test"].sum()
+            if whole and np.isfinite(tested["score"]).all():
                 decided = tested["score"].to_numpy(np.float32) >= np.float32(threshold)
                 right[int(str(seed))] = pd.Series(decided == (tested["y_true"] == 1), index=tested.index).sort_index()
         if not right:
             return np.empty(0, np.int64), np.empty((0, 0), np.bool_)
         images = next(iter(right.values())).index
-        return images.to_numpy(np.int64), np.stack([values.reindex(images).to_numpy(bool) for values in right.values()])
+        alike = [values.to_numpy(bool) for values in right.values() if values.index.equals(images)]
+        return images.to_numpy(np.int64), np.stack(alike)
 
     def compared(self, rows: list[pd.DataFrame]) -> tuple[Compared, tuple[str, ...]]:
         """Collect what can be compared image by image; say which rows tested other images than most."""
         decided = [self.decisions(cells) for cells in rows]
         sets = [tuple(images) for images, right in decided if len(right)]
+        absent = sum(len(self.completed(cells)) > 0 for cells in rows) - len(sets)
+        lost: tuple[str, ...] = (
+            (f"{absent} rows lack predictions in the store: they have no interval.",) if absent else ()
+        )
         if not sets:
             empty = np.empty(0, np.int64)
-            return Compared(indices=[], right=[], groups=empty, images=empty), ()
+            return Compared(indices=[], right=[], groups=empty, images=empty), lost
         common = max(set(sets), key=sets.count)
         chosen = [i for i, (images, right) in enumerate(decided) if len(right) and tuple(images) == common]
         left_out = len(sets) - len(chosen)
         images = np.array(common, dtype=np.int64)
-        why = (f"{left_out} rows tested other images than the rest: they have no letter.",) if left_out else ()
+        why: tuple[str, ...] = (
+            (f"{left_out} rows tested other images than the rest: they have no letter.",) if left_out else ()
+        )
+        why = lost + why
         return Compared(
             indices=chosen, right=[decided[i][1] for i in chosen], groups=self.groups(images), images=images
         ), why

@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from casting_tune import terminal
-from casting_tune.command import DefectClass, PackSize, Results, SkipBad, sweep_command
+from casting_tune.command import Data, DefectClass, PackSize, Results, SkipBad, sweep_command
 from casting_tune.errors import CastingTuneError
 
 if TYPE_CHECKING:
-
     from casting_tune.answers import Positive
 
 app = typer.Typer(
@@ -267,6 +266,39 @@ def plot(
     files += charts.plot_thresholds(thresholds[thresholds["row"] == first], folder)
     for file in files:
         terminal.say(terminal.console(), str(file))
+
+
+@app.command()
+def study(
+    data: Data = None,
+    *,
+    results: Results = Path("results"),
+    quick: Annotated[bool, typer.Option("--quick", help="Every sweep's [quick] section.")] = False,
+    folder: Annotated[Path, typer.Option("--out", help="Where the tables go, as Markdown.")] = Path("tables"),
+) -> None:
+    """Reproduce the study in one go: the audit, its five sweeps, the honest ones, and every table of each."""
+    from casting_tune import render, space, tables
+    from casting_tune.store import Store
+
+    out, failed = terminal.console(), []
+    if data is not None:
+        audit(data, results, accept_leakage=True)
+    for name in (name for name in space.names() if space.read(name).study_part):
+        try:
+            sweep_command(name, data=data, results=results, quick=quick)
+        except typer.Exit as ended:
+            failed += [name] if ended.exit_code == CastingTuneError.exit_code else []
+            if ended.exit_code > CastingTuneError.exit_code:
+                raise
+        for kind, make in tables.TABLES.items():
+            for view, positive in (("", "defective"), ("-ok_front", "ok")):
+                text = render.render(make(Store(results), name, positive=positive), "markdown")
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / f"{name}-{kind}{view}.md").write_text(text, encoding="utf-8")
+    terminal.say(out, f"Tables of every sweep are in {folder}/.")
+    if failed:
+        terminal.say(out, f"Some cells have no result in: {', '.join(failed)}.")
+        raise typer.Exit(CastingTuneError.exit_code)
 
 
 @app.callback(invoke_without_command=True)

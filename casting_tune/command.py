@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shlex
 import signal
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -100,7 +101,7 @@ def _execute(out: Console, prepared: Prepared) -> None:
         with view.follow(out, labels, epochs) as on_event:
             n_missing = sweep.execute(prepared, on_event=on_event)
     except (KeyboardInterrupt, _Terminated) as stop:
-        terminal.say(out, f"Stopped. What has ended is kept; go on with: {prepared.options.command}")
+        terminal.say(out, f"Stopped. What has ended is kept; go on with: {_again()}")
         raise typer.Exit(143 if isinstance(stop, _Terminated) else 130) from None
     table = tables.comparison(prepared.store, prepared.sweep.name, run_id=prepared.run_id)
     terminal.write(render.render(table, "text", width=out.width, color=out.is_terminal))
@@ -134,9 +135,13 @@ def _outline(out: Console, prepared: Prepared, *, every_cell: bool) -> None:
 
 
 def _command(name: str, quick: bool, only: list[str], override: list[str]) -> str:
-    """Return the command that goes on with a sweep; the image folder is the reader's own to fill in."""
-    words = [name, *(["--quick"] if quick else [])]
-    words += [word for text in only for word in ("--only", text)] + [
-        word for text in override for word in ("--set", text)
-    ]
+    """Return the command that goes on with a sweep, as the store keeps it: without folders of this machine."""
+    words = [name if "/" not in name else Path(name).name, *(["--quick"] if quick else [])]
+    words += [word for text in only for word in ("--only", text)]
+    words += [word for text in override for word in ("--set", text)]
     return f"python -m casting_tune.sweep {shlex.join(words)}"
+
+
+def _again() -> str:
+    """Return the command that goes on with this very run, as the person wrote it."""
+    return f"python -m casting_tune.sweep {shlex.join(word for word in sys.argv[1:] if word != 'sweep')}"

@@ -122,7 +122,13 @@ def _text(table: Table, frame: pd.DataFrame, *, width: int, color: bool) -> str:
         grid = Grid(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1))
         for name in columns:
             words = name in WORDS
-            grid.add_column(name, justify="left" if words else "right", no_wrap=not words, overflow="fold")
+            grid.add_column(
+                name,
+                justify="left" if words else "right",
+                no_wrap=not words,
+                overflow="fold",
+                max_width=width // 3 - 3 if words else None,
+            )
         for values in frame[columns].itertuples(index=False):
             grid.add_row(*(escape(_plain(value)) for value in values))
         console.print()
@@ -145,6 +151,7 @@ def _blocks(frame: pd.DataFrame, width: int) -> list[list[str]]:
     names = [str(name) for name in frame.columns]
     words = [name for name in names if name in NAMES]
     sizes = {name: max(len(name), *(len(value) for value in frame[name])) + 3 for name in names}
+    sizes |= {name: min(sizes[name], width // 3) for name in names if name in WORDS}  # long names wrap
     blocks: list[list[str]] = [[]]
     room = width + 3 - sum(sizes[name] for name in words)  # nothing follows the last column
     used = 0

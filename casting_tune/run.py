@@ -258,6 +258,8 @@ def _train(
         epochs.append(epoch)
     scores = [train.predict(model, evaluation(part), precision=precision) for part in ("validation", "test")]
     predictions = _predictions(parts, pack, scores)
+    if not np.isfinite(predictions.score).all():
+        raise Diverged("The network scores some images as not a number. A smaller base_lr helps.")
     batch = next(evaluation("test"))[0]
     epoch_s = statistics.median(epoch.train_s for epoch in epochs)
     return predictions, {
@@ -399,11 +401,9 @@ def _score(predictions: Predictions) -> dict[str, float | int | None]:
         if not len(score):
             continue  # a baseline has no validation
         columns |= {f"{split}_{name}": value for name, value in metrics.measure(y_true, score).items()}
-        if np.isfinite(score).all():
-            columns |= _counts(split, y_true, score)
+        columns |= _counts(split, y_true, score)
     leaked = predictions.leaked[chosen]
-    if np.isfinite(score).all():
-        columns |= _counts("test_leaked", y_true[leaked], score[leaked])
+    columns |= _counts("test_leaked", y_true[leaked], score[leaked])
     view = metrics.measure(y_true, score, positive="ok")
     return columns | {f"test_{name}_ok": view[name] for name in ("recall", "precision", "f1")}
 

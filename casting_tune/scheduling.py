@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import logging
 import os
 import shutil
 import signal
+import socket
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -20,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from casting_tune import run
-from casting_tune.errors import ResourcesError
+from casting_tune.errors import ResourcesError, StoreError
 from casting_tune.pack import Pack
 from casting_tune.run import Place
 from casting_tune.store import Store
@@ -128,7 +130,8 @@ def run_ray(
 
         _check_resources(ray, resources)
         scratch = Path(tempfile.mkdtemp(prefix="casting-tune-"))
-        follower = _follower(work, pack, on_event)
+        broken: list[StoreError] = []
+        follower = _follower(work, pack, on_event, broken)
         try:
             trainable = tune.with_parameters(_trainable, work=work, pack=pack)
             tune.Tuner(
@@ -152,6 +155,8 @@ def run_ray(
             ).fit()
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+        if broken:
+            raise broken[0]
 
 
 def _trainable(config: dict[str, int], work: Work, pack: Pack) -> None:
@@ -204,8 +209,8 @@ def _ended(index: int, row: dict[str, Any]) -> Event:
     )
 
 
-def _follower(work: Work, pack: Pack, on_event: Callable[[Event], None]) -> Any:
-    """Return the Tune callback that passes events on and gives each lost trial its row."""
+def _follower(work: Work, pack: Pack, on_event: Callable[[Event], None], broken: list[StoreError]) -> Any:
+    """Return the Tune callback that passes events on and gives lost trials rows; `broken` takes what fails there."""
     from ray import tune
 
     def tell(result: dict[str, Any]) -> None:
@@ -216,16 +221,20 @@ def _follower(work: Work, pack: Pack, on_event: Callable[[Event], None]) -> Any:
     def lose(index: int, cause: object) -> None:
         task = work.tasks[index]
         error = f"The trial's process was lost: {type(cause).__name__}: {cause}".strip().splitlines()[0]
-        row = run.lost(
-            task.config,
-            pack,
-            work.store,
-            sweep=work.sweep,
-            label=task.label,
-            place=work.place,
-            groups=work.groups,
-            error=error,
-        )
+        try:
+            row = run.lost(
+                task.config,
+                pack,
+                work.store,
+                sweep=work.sweep,
+                label=task.label,
+                place=work.place,
+                groups=work.groups,
+                error=error,
+            )
+        except StoreError as failure:  # raised when Tune has ended: an exception here would end it with a traceback
+            broken.append(failure)
+            return
         on_event(_ended(index, row))
 
     class Follower(tune.Callback):  # type: ignore[misc]
@@ -277,37 +286,23 @@ def _queue(n_tasks: int) -> Any:
 @contextlib.contextmanager
 def _ray(address: str | None) -> Iterator[Any]:
     """Start a Ray of our own, or join the one at `address`; quiet, and gone (or left) at the end."""
-    import logging
-
-    before = {name: os.environ.get(name) for name in ENVIRONMENT}
-    os.environ.update({name: value for name, value in ENVIRONMENT.items() if before[name] is None})
+    wanted = dict(ENVIRONMENT)
+    if address is not None and (Path.home() / ".ray" / "auth_token").exists():
+        wanted["RAY_AUTH_MODE"] = "token"  # Ray 2.60 starts clusters with the token, and joins without it
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update({name: value for name, value in wanted.items() if before[name] is None})
     import ray
 
     on_sigterm = signal.getsignal(signal.SIGTERM)
     scratch = tempfile.mkdtemp(prefix="ct-")  # short: Ray puts sockets below it, and their paths are 107 bytes at most
-    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     levels = {name: logging.getLogger(name).level for name in ("ray", "ray.tune")}
     try:
-        if address is None:
-            ray.init(
-                "local",
-                num_cpus=cpus_here(),
-                include_dashboard=False,
-                _temp_dir=scratch,
-                _node_ip_address="127.0.0.1",
-                **quiet,
-            )
-        else:
-            ray.init(address, **quiet)
+        _start(ray, address, scratch)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_sigterm)  # Ray takes it for itself, and aborts
         for name in levels:
             logging.getLogger(name).setLevel(logging.CRITICAL)  # a trial's failure is a row and a line of ours
         yield ray
-    except ConnectionError as error:
-        raise ResourcesError(
-            f"No Ray cluster answers at '{address}': {error}. Start one, or leave out --address."
-        ) from error
     finally:
         ray.shutdown()
         for name, level in levels.items():
@@ -316,6 +311,25 @@ def _ray(address: str | None) -> Iterator[Any]:
             if value is None:
                 os.environ.pop(name, None)
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _start(ray: Any, address: str | None, scratch: str) -> None:
+    """Start Ray on the loopback, or join a cluster; ResourcesError where none answers."""
+    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if address is None:
+        loopback: dict[str, Any] = {"include_dashboard": False, "_node_ip_address": "127.0.0.1", "_temp_dir": scratch}
+        ray.init("local", num_cpus=cpus_here(), **loopback, **quiet)
+        return
+    try:
+        host, colon, port = address.rpartition(":")
+        if colon and port.isdigit() and "://" not in address:  # Ray would wait for minutes for a port of nobody's
+            socket.create_connection((host, int(port)), timeout=5).close()
+        ray.init(address, **quiet)
+    except (OSError, ValueError) as error:
+        raise ResourcesError(
+            f"No Ray cluster answers at '{address}' ({str(error).splitlines()[0]}). Start one, write 'auto' or "
+            "host:port, see that RAY_AUTH_MODE and the token are the cluster's, or leave out --address."
+        ) from error
 
 
 def gpus(address: str | None, *, inline: bool) -> float:

@@ -132,6 +132,7 @@ def read(
     path = find(name)
     where = f"Sweep file {path.name}"
     part = _parse(path, where)
+    _check_names(part, where)
     forced = _overrides(overrides, part)
     rows: list[tuple[list[str], Settings]] = []
     for labels, varied in _expand(part, where):
@@ -192,13 +193,35 @@ def _folders() -> list[Path]:
 
 def _parse(path: Path, where: str) -> _File:
     try:
-        return _File.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        return _File.model_validate(tomllib.loads(path.read_text(encoding="utf-8-sig")))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{where} is not TOML: {error}.") from error
     except RecursionError as error:
         raise UsageError(f"{where} is nested too deeply to be a sweep file.") from error
     except ValidationError as error:
         raise UsageError(f"{where}: {_first(error, _File)}") from error
+
+
+def _check_names(part: _File, where: str) -> None:
+    """Raise UsageError for a name that is no setting, wherever it stands, and for figures without a column."""
+    for case in part.cases:
+        _check_settings(case.set, f"{where}, case '{case.label}'")
+    for condition in part.when:
+        _check_settings({**condition.match, **condition.set}, f"{where}, [[when]]")
+    for block in part.study:
+        axis = {} if block.axis == "case" else {block.axis: None}
+        _check_settings({**axis, **block.match}, f"{where}, [[study]]")
+        for row, values in block.rows.items():
+            if len(values) != len(block.columns):
+                raise UsageError(
+                    f"{where}, [[study]]: row '{row}' has {len(values)} figures for {len(block.columns)} columns."
+                )
+    _check_settings({**part.quick.only, **part.quick.set}, f"{where}, [quick]")
+
+
+def _check_settings(settings: Settings, where: str) -> None:
+    for name in settings:
+        check_setting(name, where)
 
 
 def _first(error: ValidationError, model: type[BaseModel]) -> str:
@@ -324,6 +347,8 @@ def _only(only: Sequence[str], rows: list[tuple[list[str], Settings]]) -> list[M
         present = [settings[name] for _, settings in rows if name in settings]
         known = list(dict.fromkeys(present))
         by_text = {_text(value): value for value in known}
+        if not known:
+            raise UsageError(f"--only: '{name}' is the same for every cell of this sweep.")
         missing = [value for value in listed.split(",") if value not in by_text]
         if missing:
             raise UsageError(f"--only: {unknown(f'value of {name}', missing[0], by_text)}")
@@ -342,6 +367,8 @@ def _overrides(overrides: Sequence[str], part: _File) -> Settings:
         if not equals:
             raise UsageError(f"--set takes setting=value, not '{text}'.")
         check_setting(name, "--set")
+        if name in forced:
+            raise UsageError(f"--set: '{name}' is set twice.")
         if name in part.axes:
             raise UsageError(f"--set: '{name}' is an axis of this sweep. Pick its values with --only {name}=...")
         try:
@@ -374,9 +401,11 @@ def configure(settings: Settings, where: str) -> TrialConfig:
     Raises:
         UsageError: an unknown setting, a wrong type, a value out of range.
     """
-    for name in settings:
-        check_setting(name, where)
-    toggles = set(augment.parse(settings.get("augmentation", "default")))
+    _check_settings(settings, where)
+    augmentation = settings.get("augmentation", "default")
+    if not isinstance(augmentation, str):
+        raise UsageError(f'{where}: augmentation is text such as "default" or "no rotation", not {augmentation!r}.')
+    toggles = set(augment.parse(augmentation))
     plain: Settings = {}
     for name, value in settings.items():
         if name in augment.TOGGLES:
@@ -424,7 +453,11 @@ def _check_weights(config: TrialConfig, where: str) -> None:
 
 def _check_doubled(cells: Iterable[Cell], where: str) -> None:
     seen: dict[TrialConfig, str] = {}
+    labels: set[str] = set()
     for cell in cells:
+        if cell.label in labels:
+            raise UsageError(f"{where}: two cells are called '{cell.label}'. Name each row once.")
+        labels.add(cell.label)
         if cell.config in seen:
             raise UsageError(
                 f"{where}: cells '{seen[cell.config]}' and '{cell.label}' are the same training. Take one out."

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import subprocess
 import uuid
 from collections.abc import Callable
@@ -230,13 +231,12 @@ def _pack(
         say(f"No dataset given (--data DIR): training on {SYNTHETIC_IMAGES} drawn castings.")
         if not folder.is_dir():
             beside = store.root / f".drawing-{uuid.uuid4().hex}"
-            synthetic.draw(
-                beside,
-                n_images=SYNTHETIC_IMAGES,
-                size_px=SYNTHETIC_PX,
-                on_progress=_progress(on_progress, "drawing castings"),
-            )
-            beside.rename(folder)
+            told = _progress(on_progress, "drawing castings")
+            try:
+                synthetic.draw(beside, n_images=SYNTHETIC_IMAGES, size_px=SYNTHETIC_PX, on_progress=told)
+                beside.rename(folder)
+            finally:
+                shutil.rmtree(beside, ignore_errors=True)  # gone already, unless drawing broke off
     elif not folder.is_dir():
         raise ImagesError(f"--data '{folder}' is not a folder. Give one with train/ and test/, or one folder a class.")
     return pack.pack(

@@ -50,3 +50,22 @@ def test_predictions_of_an_attempt_that_was_cut_off_are_not_those_of_the_cell(st
     store.write("predictions", "s", "a-2", [image | {"attempt": 2, "score": 0.9}])
     store.write("trials", "s", "a-2", [{"cell_id": "a", "attempt": 2, "status": "completed"}])
     assert answers.load(store, "s").predictions["score"].tolist() == [pytest.approx(0.9)]
+
+
+def test_a_row_whose_predictions_are_gone_has_no_interval_and_that_is_said(store: Store) -> None:
+    asked = [
+        {"run_id": "r", "sweep": "s", "cell_id": c, "position": i, "row": c, "kind": "cell", "fold": 0, "seed": 0}
+        for i, c in enumerate("ab")
+    ]
+    store.write("cells", "s", "r", asked)
+    for cell, kept in (("a", 2), ("b", 1)):  # of cell b one prediction of two is lost
+        trial = {"cell_id": cell, "attempt": 1, "status": "completed", "n_test": 2, "seed": 0}
+        store.write("trials", "s", f"{cell}-1", [trial])
+        image = {"cell_id": cell, "attempt": 1, "split": "test", "y_true": 1, "score": 0.9}
+        store.write("predictions", "s", f"{cell}-1", [image | {"image": i, "sha256": str(i)} for i in range(kept)])
+    found = answers.load(store, "s")
+    rows = [cells for _, cells in found.rows()]
+    assert found.decisions(rows[1])[1].shape == (0, 0)
+    compared, why = found.compared(rows)
+    assert compared.indices == [0]
+    assert why == ("1 rows lack predictions in the store: they have no interval.",)

@@ -204,6 +204,7 @@ def test_a_signal_stops_a_sweep_keeps_what_has_ended_and_leaves_nothing_running(
         driver.kill()
     assert driver.returncode == code, err
     assert "Stopped. What has ended is kept; go on with: python -m casting_tune.sweep" in out
+    assert f"--data {drawn} --results {results}" in out
     assert "Traceback" not in err
     _, alive = psutil.wait_procs(children, timeout=30)
     assert not alive

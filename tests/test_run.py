@@ -21,6 +21,11 @@ CONFIG = TrialConfig(
 )
 
 
+class _Scored:
+    def __init__(self, score: np.ndarray) -> None:
+        self.score = score
+
+
 def train(config: TrialConfig, packed: Pack, store: Store, **more: object) -> dict[str, object]:
     return run.run_trial(config, packed, store, sweep="s", label="l", place=Place(), **more)  # type: ignore[arg-type]
 
@@ -116,6 +121,16 @@ def test_a_loss_that_is_not_finite_ends_the_trial_as_diverged(packed: Pack, stor
     row = train(replace(CONFIG, base_lr=1e30, warmup_share=0.0, lr_schedule="constant"), packed, store)
     assert row["status"] == "diverged"
     assert "base_lr" in str(row["error"])
+
+
+def test_scores_that_are_no_numbers_end_the_trial_as_diverged(
+    packed: Pack, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("casting_tune.train.predict", lambda *_, **__: np.full(16, np.nan, np.float32))
+    monkeypatch.setattr(run, "_predictions", lambda parts, pack, scores: _Scored(np.full(3, np.nan)))
+    row = train(CONFIG, packed, store)
+    assert row["status"] == "diverged"
+    assert "not a number" in str(row["error"])
 
 
 def test_a_store_that_fails_is_no_trials_fault(packed: Pack, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from casting_tune import backbones, scheduling
-from casting_tune.errors import ResourcesError
+from casting_tune.errors import ResourcesError, StoreError
 from casting_tune.pack import Pack
 from casting_tune.run import Place
 from casting_tune.scheduling import Event, Resources, Task, Work
@@ -113,9 +113,28 @@ def test_a_request_that_no_node_can_meet_is_refused_and_not_waited_for(packed: P
     assert store.read("trials").num_rows == 0
 
 
-def test_an_address_where_no_cluster_answers_is_one_clear_error(packed: Pack, store: Store) -> None:
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense"])
+def test_an_address_of_nobodys_is_answered_at_once(packed: Pack, store: Store, address: str) -> None:
+    started = time.monotonic()
     with pytest.raises(ResourcesError, match="No Ray cluster answers"):
-        scheduling.run_ray(work(store, [CONFIG]), packed, resources=TWO, address="auto", on_event=lambda _: None)
+        scheduling.run_ray(work(store, [CONFIG]), packed, resources=TWO, address=address, on_event=lambda _: None)
+    assert time.monotonic() - started < 60
+
+
+def full_disk(config: TrialConfig, packed: Pack, store: Store, **more: object) -> dict[str, object]:
+    raise StoreError("No space left")
+
+
+def test_a_store_that_fails_under_ray_is_the_stores_error(
+    packed: Pack, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise StoreError("No space left")
+
+    monkeypatch.setattr(Store, "write", full)  # the driver's own writes; the workers' trial is full_disk
+    broken = replace(work(store, [CONFIG]), trial=full_disk)
+    with pytest.raises(StoreError, match="No space left"):
+        scheduling.run_ray(broken, packed, resources=TWO, address=None, on_event=lambda _: None)
 
 
 def test_ray_leaves_the_environment_as_it_was(packed: Pack, store: Store, tmp_path: Path) -> None:

@@ -166,6 +166,18 @@ def test_a_condition_sets_what_it_says_where_it_holds(tmp_path: Path) -> None:
         (HEAD + "dropout = 1.0", "dropout: Input should be less than 1, not 1.0"),
         (HEAD + 'hue = "yes"', "toggle 'hue' is true or false, not 'yes'"),
         (HEAD + 'augmentation = "defualt"', "default"),
+        (HEAD + "augmentation = [1, 2]", "augmentation is text such as"),
+        (HEAD + "seed = 9223372036854775808", "seed: Input should be less than 4294967296"),
+        (HEAD + "[[when]]\nmatch = { bakcbone = 'x' }\nset = {}", "Did you mean 'backbone'?"),
+        (HEAD + "[[when]]\nmatch = {}\nset = { epoch = 7 }", "Did you mean 'epochs'?"),
+        (HEAD + "[quick]\nonly = { batchsize = [1] }", "Did you mean 'batch_size'?"),
+        (HEAD + "[quick]\nset = { epoch = 1 }", "Did you mean 'epochs'?"),
+        (HEAD + "[[study]]\npart = 1\naxis = 'backbon'\ncolumns = ['f1']\nrows = {}", "Did you mean 'backbone'?"),
+        (HEAD + "[[study]]\npart = 1\naxis = 'seed'\ncolumns = ['f1']\nrows = { x = [1, 2] }", "2 figures for 1"),
+        (
+            'type = "cases"\n' + HEAD + "[[cases]]\nlabel = 'a'\nset = {}\n[[cases]]\nlabel = 'a'\nset = { dense = 8 }",
+            "two cells are called 'a'",
+        ),
         (HEAD + "[axes]\nseed = []", "axis 'seed' is empty"),
         (HEAD + "[axes]\nseed = [1, 1]", "axis 'seed' holds 1 twice"),
         (HEAD + '[axes]\nbackbone = ["vgg16"]', "'backbone' stands in [fixed] and in [axes]"),
@@ -200,6 +212,8 @@ def test_a_sweep_file_that_cannot_be_meant_is_refused_in_one_line(tmp_path: Path
         ([], ["epoch=3"], "Did you mean 'epochs'?"),
         ([], ["batch_size=4"], "is an axis of this sweep. Pick its values with --only"),
         ([], ["epochs=x"], "valid integer"),
+        ([], ["epochs=3", "epochs=4"], "'epochs' is set twice"),
+        (["flip=true"], [], "'flip' is the same for every cell"),
     ],
 )
 def test_options_that_cannot_be_meant_are_refused(only: list[str], overrides: list[str], message: str) -> None:
@@ -217,3 +231,9 @@ def test_an_unknown_sweep_is_answered_with_the_nearest() -> None:
 def test_a_sweeps_name_cannot_lead_out_of_the_store(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="a letter first"):
         space.read(write(tmp_path, HEAD, name="..evil"))
+
+
+def test_a_byte_order_mark_is_no_fault_of_the_sweep(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_bytes(b"\xef\xbb\xbf" + HEAD.encode())
+    assert len(space.read(str(file)).cells) == 1
