@@ -103,28 +103,24 @@ class Answers:
         alike = [values.to_numpy(bool) for values in right.values() if values.index.equals(images)]
         return images.to_numpy(np.int64), np.stack(alike)
 
-    def compared(self, rows: list[pd.DataFrame]) -> tuple[Compared, tuple[str, ...]]:
-        """Collect what can be compared image by image; say which rows tested other images than most."""
+    def compared(self, rows: list[pd.DataFrame]) -> tuple[list[Compared], tuple[str, ...]]:
+        """Put rows together that decided the same images, in the order of their first rows; say what is missing."""
         decided = [self.decisions(cells) for cells in rows]
-        sets = [tuple(images) for images, right in decided if len(right)]
-        absent = sum(len(self.completed(cells)) > 0 for cells in rows) - len(sets)
-        lost: tuple[str, ...] = (
-            (f"{absent} rows lack predictions in the store: they have no interval.",) if absent else ()
-        )
-        if not sets:
-            empty = np.empty(0, np.int64)
-            return Compared(indices=[], right=[], groups=empty, images=empty), lost
-        common = max(set(sets), key=sets.count)
-        chosen = [i for i, (images, right) in enumerate(decided) if len(right) and tuple(images) == common]
-        left_out = len(sets) - len(chosen)
-        images = np.array(common, dtype=np.int64)
-        why: tuple[str, ...] = (
-            (f"{left_out} rows tested other images than the rest: they have no letter.",) if left_out else ()
-        )
-        why = lost + why
-        return Compared(
-            indices=chosen, right=[decided[i][1] for i in chosen], groups=self.groups(images), images=images
-        ), why
+        sets: dict[tuple[int, ...], list[int]] = {}
+        for i, (images, right) in enumerate(decided):
+            if len(right):
+                sets.setdefault(tuple(images.tolist()), []).append(i)
+        absent = sum(len(self.completed(cells)) > 0 for cells in rows) - sum(map(len, sets.values()))
+        lost = (f"{absent} rows lack predictions in the store: they have no interval.",) if absent else ()
+        return [
+            Compared(
+                indices=indices,
+                right=[decided[i][1] for i in indices],
+                groups=self.groups(np.array(images, dtype=np.int64)),
+                images=np.array(images, dtype=np.int64),
+            )
+            for images, indices in sets.items()
+        ], lost
 
     def groups(self, images: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return which photograph each image shows: [n]. Without an audit, byte-identical images share a number."""

@@ -20,11 +20,13 @@ def all_pairs(store: Store, sweep: str, *, run_id: str | None = None, positive: 
     """Compare every two rows of a sweep: difference of accuracy, interval, p, and p after Holm's correction."""
     found = answers.load(store, sweep, run_id)
     rows = found.rows() + found.rows("baseline")
-    compared, why_not = found.compared([cells for _, cells in rows])
-    labels = [rows[i][0] for i in compared.indices]
-    table = pairs.all_pairs(compared.right, compared.groups) if len(labels) > 1 else None
-    columns: dict[str, Any] = {"row": [], "other": [], "difference": [], "low": [], "high": [], "p": [], "p_holm": []}
-    if table is not None:
+    compared, lost = found.compared([cells for _, cells in rows])
+    parts = []
+    for alike in compared:
+        if len(alike.indices) < 2:
+            continue
+        labels = [rows[i][0] for i in alike.indices]
+        table = pairs.all_pairs(alike.right, alike.groups)
         columns = {
             "row": [labels[i] for i in table.first],
             "other": [labels[i] for i in table.second],
@@ -35,15 +37,18 @@ def all_pairs(store: Store, sweep: str, *, run_id: str | None = None, positive: 
             "p_holm": table.p_holm,
             "about": table.about,
         }
+        parts.append(pd.DataFrame(columns))
     return Table(
         title=f"{sweep}: all pairs, difference of accuracy on the test images",
         notes=(
             *answers.notes(found, positive),
             "p is for a pair alone, p Holm for all pairs together. 'trainings': one seed each, so nothing is known of "
             "what another seed would give.",
-            *why_not,
+            *lost,
         ),
-        frame=pd.DataFrame(columns),
+        frame=pd.concat(parts, ignore_index=True)
+        if parts
+        else pd.DataFrame({"row": [], "other": [], "difference": []}),
     )
 
 

@@ -39,13 +39,13 @@ def comparison(store: Store, sweep: str, *, run_id: str | None = None, positive:
     found = answers.load(store, sweep, run_id)
     labelled = [(kind, row, cells) for kind in ("cell", "baseline") for row, cells in found.rows(kind)]
     frame = pd.DataFrame([_row(found, kind, row, cells, positive) for kind, row, cells in labelled])
-    compared, why_not = found.compared([cells for _, _, cells in labelled])
+    compared, lost = found.compared([cells for _, _, cells in labelled])
     frame["low"], frame["high"], frame["letters"] = _intervals(frame, compared)
     best = frame.loc[frame["kind"] == "cell", "validation_accuracy"].astype(float)
     frame["best"] = frame.index == (best.idxmax() if best.notna().any() else -1)
     return Table(
         title=f"{sweep}: test images, threshold 0.5",
-        notes=(*answers.notes(found, positive), *_test_notes(found, frame, compared), *why_not),
+        notes=(*answers.notes(found, positive), *_test_notes(found, frame, compared), *lost),
         frame=frame,
     )
 
@@ -176,13 +176,16 @@ def _metrics(counts: Counts, positive: Positive) -> dict[str, float | None]:
     return {name: metrics.METRICS[name](counts if name in metrics.OF_THE_DEFECT else viewed) for name in SHOWN}
 
 
-def _intervals(frame: pd.DataFrame, compared: Compared) -> tuple[list[float], list[float], list[str]]:
+def _intervals(frame: pd.DataFrame, compared: list[Compared]) -> tuple[list[float], list[float], list[str]]:
+    """Return each row's interval, and its letters among rows on the same images: a.. in the first set, A.. next."""
     low, high, letters = [np.nan] * len(frame), [np.nan] * len(frame), [""] * len(frame)
-    for i, right in zip(compared.indices, compared.right, strict=True):
-        low[i], high[i] = pairs.bootstrap_interval(right, compared.groups)
-    if len(compared.indices) > 1:
-        for i, letter in zip(compared.indices, pairs.all_pairs(compared.right, compared.groups).letters, strict=True):
-            letters[i] = letter
+    for position, alike in enumerate(compared):
+        for i, right in zip(alike.indices, alike.right, strict=True):
+            low[i], high[i] = pairs.bootstrap_interval(right, alike.groups)
+        if len(alike.indices) > 1 and position < 2:
+            found = pairs.all_pairs(alike.right, alike.groups).letters
+            for i, letter in zip(alike.indices, found, strict=True):
+                letters[i] = letter.upper() if position else letter
     return low, high, letters
 
 
@@ -219,13 +222,15 @@ def _published(figures: dict[str, float], threshold: float) -> dict[str, float |
     }
 
 
-def _test_notes(found: Answers, frame: pd.DataFrame, compared: Compared) -> tuple[str, ...]:
+def _test_notes(found: Answers, frame: pd.DataFrame, compared: list[Compared]) -> tuple[str, ...]:
     """Say what the figures can and cannot show."""
     notes = []
-    if len(compared.indices) > 1:
-        n_groups = len(np.unique(compared.groups))
-        kind = "photographs" if found.photographs is not None else "different images"
-        notes.append(f"Rows that share a letter cannot be told apart ({n_groups} {kind}, Holm, 5 %).")
+    kind = "photographs" if found.photographs is not None else "different images"
+    if any(len(alike.indices) > 1 for alike in compared):
+        counts = " and ".join(f"{len(np.unique(alike.groups))}" for alike in compared[:2])
+        notes.append(f"Rows that share a letter cannot be told apart ({counts} {kind}, Holm, 5 %).")
+    if len(compared) > 1:
+        notes.append("Rows with capital letters tested other images than those with small ones: compare within a set.")
     if frame["n"].max() == 1:
         notes.append("One training a row: what another seed would give is unknown, and often moves a row by a point.")
     if frame["n_leaked"].max() > 0:

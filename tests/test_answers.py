@@ -67,5 +67,5 @@ def test_a_row_whose_predictions_are_gone_has_no_interval_and_that_is_said(store
     rows = [cells for _, cells in found.rows()]
     assert found.decisions(rows[1])[1].shape == (0, 0)
     compared, why = found.compared(rows)
-    assert compared.indices == [0]
+    assert [alike.indices for alike in compared] == [[0]]
     assert why == ("1 rows lack predictions in the store: they have no interval.",)

@@ -103,6 +103,19 @@ def test_a_cell_without_a_result_keeps_its_row_and_is_counted(known: Store) -> N
     assert "1 of 4 cells have no result: 1 error." in table.notes
 
 
+def test_rows_on_other_images_are_compared_among_themselves(known: Store) -> None:
+    small = [{"cell_id": c, "row": c, "seed": int(c[1])} for c in ("d0", "e0")]
+    both = [{"cell_id": "a0", "row": "A", "seed": 0}, {"cell_id": "b0", "row": "B", "seed": 0}]
+    ask(known, "r2", both + small, hour=13)
+    finish(known, "d0", (50, 0, 50, 0))
+    finish(known, "e0", (0, 50, 0, 50))
+    table = tables.comparison(known, "s")
+    letters = table.frame.set_index("row")["letters"]
+    assert letters["A"].islower()
+    assert (letters["d0"], letters["e0"]) == ("A", "B")
+    assert any("compare within a set" in note for note in table.notes)
+
+
 def test_one_training_has_no_spread(known: Store) -> None:
     assert pd.isna(by_row(tables.comparison(known, "s"))["B"]["accuracy_sd"])
 
