@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
-from casting_tune import augment, backbones, baselines, folds, loader, metrics, train
+from casting_tune import augment, backbones, baselines, checkpoint, folds, loader, metrics, train
 from casting_tune.errors import Diverged, StoreError, UsageError
 from casting_tune.pack import Pack
 from casting_tune.store import Store
@@ -85,15 +85,20 @@ def run_trial(
         "ray": place.ray, "git_commit": place.git_commit,
     }  # fmt: skip
 
+    known = set(store.read("epochs", columns=["epoch"], cell_ids=[cell])["epoch"].to_pylist()) if attempt > 1 else set()
+
     def keep(epoch: Epoch) -> None:
-        kept = asdict(epoch) | {"cell_id": cell, "attempt": attempt, "sweep": sweep, "ended_at": datetime.now(UTC)}
-        store.write("epochs", sweep, f"{name}-{epoch.epoch}", [kept])
+        if epoch.epoch not in known:  # else an earlier attempt wrote it before it died
+            kept = asdict(epoch) | {"cell_id": cell, "attempt": attempt, "sweep": sweep, "ended_at": datetime.now(UTC)}
+            store.write("epochs", sweep, f"{name}-{epoch.epoch}", [kept])
         on_epoch(epoch)
 
     status: Status = "completed"
     try:
         learn = _learn_nothing if config.backbone.startswith(BASELINE) else _train
-        predictions, measured = learn(config, pack, place, groups=groups, on_epoch=keep)
+        predictions, measured = learn(
+            config, pack, place, groups=groups, on_epoch=keep, resumable=store.checkpoint(cell)
+        )
     except StoreError:
         raise
     except Exception as error:  # whatever a network, driver or kernel raises: the row keeps it, the sweep goes on
@@ -104,6 +109,8 @@ def run_trial(
         store.write("predictions", sweep, name, _prediction_rows(predictions, pack, cell, attempt))
     row |= {"status": status, "duration_s": time.perf_counter() - started}
     store.write("trials", sweep, name, [row])
+    if status in ("completed", "diverged"):
+        store.checkpoint(cell).unlink(missing_ok=True)
     return row
 
 
@@ -207,6 +214,7 @@ def _train(
     *,
     groups: NDArray[np.int64] | None,
     on_epoch: Callable[[Epoch], None],
+    resumable: Path,
 ) -> tuple[Predictions, dict[str, Any]]:
     """Train on the training images, predict validation and test; return predictions and what was measured."""
     import torch
@@ -229,6 +237,7 @@ def _train(
     images = {name: _put(pack, rows, config, device) for name, rows in asdict(parts).items()}
 
     def training(epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        torch.manual_seed(_stream(config.seed, f"dropout/{epoch}"))
         pixels, y_true = images["train"]
         order = torch.from_numpy(loader.shuffle(len(y_true), seed=config.seed, epoch=epoch)).to(device)
         draws = augment.draw(config.toggles, len(y_true), seed=config.seed, epoch=epoch, device=device)
@@ -251,9 +260,21 @@ def _train(
         n_steps=len(loader.batches(len(parts.train), config.batch_size)),
         precision=precision,
     )
-    torch.manual_seed(_stream(config.seed, "dropout"))
+    optimiser = train.make_optimiser(model, recipe)
+    try:
+        last = checkpoint.load(resumable, model, optimiser)
+    except Exception:  # damaged, however torch finds out: this attempt fails and says so, the next one starts afresh
+        resumable.unlink()
+        raise
+    if last is not None:
+        on_epoch(last)  # its row may be missing, should the process have died between checkpoint and row
+    n_done = 0 if last is None else last.epoch
     epochs = []
-    for epoch in train.fit(model, recipe, batches=training, validation=lambda: evaluation("validation")):
+    for epoch in train.fit(
+        model, optimiser, recipe, batches=training, validation=lambda: evaluation("validation"), n_done=n_done
+    ):
+        if epoch.epoch < recipe.epochs:
+            checkpoint.save(resumable, model, optimiser, epoch)
         on_epoch(epoch)
         epochs.append(epoch)
     scores = [train.predict(model, evaluation(part), precision=precision) for part in ("validation", "test")]
@@ -273,6 +294,7 @@ def _train(
         "peak_memory_bytes": _peak_memory(device),
         "n_parameters": n_parameters,
         "n_statistics": n_statistics,
+        "resumed_from": n_done,
     }
 
 
@@ -283,11 +305,12 @@ def _learn_nothing(
     *,
     groups: NDArray[np.int64] | None,
     on_epoch: Callable[[Epoch], None],
+    resumable: Path,
 ) -> tuple[Predictions, dict[str, Any]]:
     """Score the test images by a baseline, which may look at all labels of train and validation."""
     import torch
 
-    del on_epoch
+    del on_epoch, resumable
     torch.set_num_threads(place.n_threads)
     parts = _folds(config, pack, groups)
     known = np.sort(np.concatenate([parts.train, parts.validation]))

@@ -61,11 +61,12 @@ TRIALS = _schema(
     ("peak_memory_bytes", _INT), ("n_parameters", _INT), ("n_statistics", _INT),
     ("device", _TEXT), ("n_threads", _INT), ("n_at_once", _INT),
     ("python", _TEXT), ("torch", _TEXT), ("timm", _TEXT), ("kornia", _TEXT), ("ray", _TEXT), ("casting_tune", _TEXT),
-    ("git_commit", _TEXT), ("started_at", _TIME), ("duration_s", _REAL),
+    ("git_commit", _TEXT), ("started_at", _TIME), ("duration_s", _REAL), ("resumed_from", _INT),
 )  # fmt: skip
 """One row a trial. Metrics are shares in 0..1 at threshold 0.5, the defect as the positive class; `test_*_ok` is the
 study's view of the same decisions, `test_leaked_*` counts the test images of which a byte-identical copy was trained or
-validated on. `latency_*` are medians; NULL is unknown."""
+validated on. `latency_*` are medians; `resumed_from` is the epoch after which this attempt went on, 0 from the start;
+NULL is unknown."""
 
 EPOCHS = _schema(
     ("cell_id", _TEXT), ("attempt", _INT), ("sweep", _TEXT), ("epoch", _INT), ("n_images", _INT), ("n_steps", _INT),
@@ -166,6 +167,10 @@ class Store:
             file for table in ("epochs", "predictions", "trials") for file in self.root.glob(f"{table}/*/{cell_id}-*")
         )
         return max((int(file.stem.split("-")[1]) for file in files), default=0) + 1
+
+    def checkpoint(self, cell_id: str) -> Path:
+        """Return where a cell's checkpoint lies while it trains: beside the tables, read by no query."""
+        return self.root / "checkpoints" / f"{cell_id}.pt"
 
     def check_writable(self) -> None:
         """Make the folder and write to it once, so that no trial trains for a row that cannot be kept.

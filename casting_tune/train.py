@@ -45,10 +45,12 @@ class Recipe:
 
 def fit(
     model: torch.nn.Module,
+    optimiser: torch.optim.Optimizer,
     recipe: Recipe,
     *,
     batches: Callable[[int], Batches],
     validation: Callable[[], Batches],
+    n_done: int = 0,
 ) -> Iterator[Epoch]:
     """Train, and yield an Epoch after each pass over the training images.
 
@@ -56,9 +58,11 @@ def fit(
 
     Args:
         model: inputs [b, c, px, px] -> logits [b].
+        optimiser: of the model's parameters, from `make_optimiser`.
         recipe: the optimiser's settings.
         batches: epoch (from 1) -> its training batches, (inputs [b, c, px, px] float, y_true [b] float 0 or 1).
         validation: -> the validation batches, in a fixed order.
+        n_done: epochs that model and optimiser have behind them already; the first one yielded is the next.
 
     Raises:
         Diverged: a training loss that is not a finite number.
@@ -67,9 +71,8 @@ def fit(
     from torch.nn.functional import binary_cross_entropy_with_logits
 
     device = next(model.parameters()).device
-    optimiser = _optimiser(model, recipe)
-    step = 0
-    for epoch in range(1, recipe.epochs + 1):
+    step = n_done * recipe.n_steps
+    for epoch in range(n_done + 1, recipe.epochs + 1):
         model.train()
         started = time.perf_counter()
         losses, n_images, lr = [], 0, 0.0
@@ -104,6 +107,18 @@ def fit(
             train_s=train_s,
             validation_s=time.perf_counter() - started - train_s,
         )
+
+
+def make_optimiser(model: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """Return AdamW; biases and normalisation scales (one dimension) do not decay."""
+    import torch
+
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=recipe.base_lr, fused=True)
 
 
 def learning_rate(step: int, recipe: Recipe) -> float:
@@ -166,15 +181,3 @@ def _logits(
             with torch.autocast(inputs.device.type, torch.bfloat16, enabled=precision == "bf16"):
                 logits = model(inputs)
             yield logits.float(), y_true
-
-
-def _optimiser(model: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """AdamW; biases and normalisation scales (one dimension) do not decay."""
-    import torch
-
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=recipe.base_lr, fused=True)

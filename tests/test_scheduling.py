@@ -101,6 +101,8 @@ def test_a_worker_that_is_killed_does_not_cost_its_cell(packed: Pack, store: Sto
     assert killed.is_set()
     assert store.read("trials")["status"].to_pylist() == ["completed"]
     assert store.read("trials")["attempt"].to_pylist() == [2]
+    assert store.read("trials")["resumed_from"][0].as_py() >= 1
+    assert sorted(store.read("epochs")["epoch"].to_pylist()) == list(range(1, 41))
 
 
 def test_a_request_that_no_node_can_meet_is_refused_and_not_waited_for(packed: Pack, store: Store) -> None:

@@ -74,10 +74,10 @@ def test_a_failed_trial_ends_nothing_and_is_tried_again_by_the_next_run(
 ) -> None:
     real = run._train
 
-    def broken(config, pack, place, *, groups, on_epoch):  # type: ignore[no-untyped-def]
+    def broken(config, pack, place, **more):  # type: ignore[no-untyped-def]
         if config.seed == 1:
             raise RuntimeError("broken kernel")
-        return real(config, pack, place, groups=groups, on_epoch=on_epoch)
+        return real(config, pack, place, **more)
 
     monkeypatch.setattr(run, "_train", broken)
     _, n_missing, _, _ = go(options(tiny, drawn, retries=0))

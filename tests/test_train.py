@@ -12,6 +12,7 @@ from torch import nn
 from casting_tune import train
 from casting_tune.errors import Diverged
 from casting_tune.train import Recipe
+from casting_tune.trial import Epoch
 
 RECIPE = Recipe(
     base_lr=0.32, batch_size=8, weight_decay=0.0, warmup_share=0.25, lr_schedule="cosine", epochs=2, n_steps=4,
@@ -28,6 +29,10 @@ class Dot(nn.Module):
         return (inputs.flatten(1) @ self.weight).squeeze(1)
 
 
+def fit(model: nn.Module, recipe: Recipe, **more: object) -> Iterator[Epoch]:
+    return train.fit(model, train.make_optimiser(model, recipe), recipe, **more)  # type: ignore[arg-type]
+
+
 def separable(n_batches: int = 4) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     for batch in range(n_batches):
         generator = torch.Generator().manual_seed(batch)
@@ -37,7 +42,7 @@ def separable(n_batches: int = 4) -> Iterator[tuple[torch.Tensor, torch.Tensor]]
 
 def test_a_separable_problem_is_learned_and_the_loss_falls() -> None:
     model = Dot()
-    epochs = list(train.fit(model, replace(RECIPE, epochs=20), batches=lambda _: separable(), validation=separable))
+    epochs = list(fit(model, replace(RECIPE, epochs=20), batches=lambda _: separable(), validation=separable))
     assert epochs[-1].train_loss < epochs[0].train_loss < 0.75
     assert epochs[-1].validation_accuracy == 1.0
     assert [epoch.epoch for epoch in epochs] == list(range(1, 21))
@@ -46,7 +51,7 @@ def test_a_separable_problem_is_learned_and_the_loss_falls() -> None:
 
 def test_the_first_loss_of_an_undecided_network_is_log_two() -> None:
     still = replace(RECIPE, base_lr=1e-12, epochs=1)
-    (epoch,) = train.fit(Dot(), still, batches=lambda _: separable(), validation=separable)
+    (epoch,) = fit(Dot(), still, batches=lambda _: separable(), validation=separable)
     assert epoch.train_loss == pytest.approx(math.log(2), abs=1e-6)
     assert epoch.validation_loss == pytest.approx(math.log(2), abs=1e-6)
 
@@ -56,7 +61,7 @@ def test_a_loss_that_is_not_finite_ends_the_training_as_diverged() -> None:
         yield torch.full((8, 1, 2, 2), torch.inf), torch.zeros(8)
 
     with pytest.raises(Diverged, match="base_lr"):
-        list(train.fit(Dot(), RECIPE, batches=poisoned, validation=separable))
+        list(fit(Dot(), RECIPE, batches=poisoned, validation=separable))
 
 
 def test_the_learning_rate_warms_up_to_the_scaled_peak_and_falls_to_zero() -> None:
@@ -91,7 +96,7 @@ def test_scales_and_biases_do_not_decay() -> None:
     with torch.no_grad():
         model[2].weight.zero_()
         model[2].bias.zero_()
-    list(train.fit(model, decaying, batches=lambda _: nothing, validation=lambda: nothing))
+    list(fit(model, decaying, batches=lambda _: nothing, validation=lambda: nothing))
     after = dict(model.named_parameters())
     assert torch.equal(after["1.weight"], before["1.weight"])
     assert after["0.weight"].abs().sum() < before["0.weight"].abs().sum()
