@@ -12,9 +12,11 @@ changed after. A cell is done when trials/ holds a row of it with status complet
 
 from __future__ import annotations
 
+import contextlib
 import os
+import platform
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -171,6 +173,34 @@ class Store:
     def checkpoint(self, cell_id: str) -> Path:
         """Return where a cell's checkpoint lies while it trains: beside the tables, read by no query."""
         return self.root / "checkpoints" / f"{cell_id}.pt"
+
+    @contextlib.contextmanager
+    def running(self, sweep: str) -> Iterator[None]:
+        """Hold a sweep for this process, so that two drivers do not train the same cells.
+
+        The operating system lets go of it when the process ends, however it ends.
+
+        Raises:
+            StoreError: another process holds it, with its host and number.
+        """
+        import fcntl
+
+        file = self.root / f".running-{sweep}"
+        with file.open("a+") as held:
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                held.seek(0)
+                raise StoreError(
+                    f"Sweep '{sweep}' is being run in this store by {held.read()}. Wait for it, or stop it."
+                ) from error
+            held.truncate(0)
+            held.write(f"process {os.getpid()} on {platform.node()}")
+            held.flush()
+            try:
+                yield
+            finally:
+                file.unlink(missing_ok=True)
 
     def check_writable(self) -> None:
         """Make the folder and write to it once, so that no trial trains for a row that cannot be kept.

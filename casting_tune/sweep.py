@@ -116,6 +116,14 @@ def prepare(
 
 def execute(prepared: Prepared, *, on_event: Callable[[Event], None]) -> int:
     """Record what was asked, train the cells that are to do, and return how many of the sweep's cells lack a result."""
+    store, sweep = prepared.store, prepared.sweep
+    with store.running(sweep.name):
+        _train(prepared, on_event)
+    completed = store.completed()
+    return sum(p.cell_id not in completed for p in prepared.plan.planned)
+
+
+def _train(prepared: Prepared, on_event: Callable[[Event], None]) -> None:
     options, store, sweep = prepared.options, prepared.store, prepared.sweep
     store.write("cells", sweep.name, prepared.run_id, _asked(prepared))
     tasks = [
@@ -144,8 +152,6 @@ def execute(prepared: Prepared, *, on_event: Callable[[Event], None]) -> int:
         scheduling.run_inline(
             timed, prepared.pack, on_event=lambda event: on_event(replace(event, task=event.task + first))
         )
-    completed = store.completed()
-    return sum(p.cell_id not in completed for p in prepared.plan.planned)
 
 
 def _check_numbers(options: Options) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -202,3 +203,14 @@ def test_folds_of_a_grouped_split_test_every_image_once_and_keep_copies_together
     frame = tables.comparison(prepared.store, "tiny").frame
     assert list(frame["n"]) == [3]
     assert prepared.groups is not None
+
+
+def test_a_second_driver_of_the_same_sweep_is_refused_with_the_first_ones_number(tiny: Path, drawn: Path) -> None:
+    prepared = sweep.prepare(options(tiny, drawn), say=lambda _: None)
+    with (
+        prepared.store.running("tiny"),
+        pytest.raises(StoreError, match=f"is being run in this store by process {os.getpid()} on"),
+    ):
+        sweep.execute(prepared, on_event=lambda _: None)
+    assert sweep.execute(prepared, on_event=lambda _: None) == 0  # let go of, it runs
+    assert not list(prepared.store.root.glob(".running*"))
