@@ -239,11 +239,21 @@ def _put(place: Path, content: pa.Buffer) -> None:
 
 
 def _read(file: Path, schema: pa.Schema) -> pa.Table:
+    """Return a file's rows; a column that a later version added is NULL in files written before."""
     try:
-        return pq.read_table(file, columns=schema.names, page_checksum_verification=True, partitioning=None).cast(
-            schema
+        with pq.ParquetFile(file, page_checksum_verification=True) as parquet:
+            version = (parquet.schema_arrow.metadata or {}).get(b"casting_tune.schema_version", b"0")
+            there = set(parquet.schema_arrow.names)
+            rows = parquet.read(columns=[name for name in schema.names if name in there])
+        lacking = {name: pa.nulls(rows.num_rows, schema.field(name).type) for name in schema.names if name not in there}
+        table = pa.table(
+            {name: lacking[name] if name in lacking else rows[name] for name in schema.names}, schema=schema
         )
     except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+        reason = str(error).splitlines()[0][:200]
         raise StoreError(
-            f"{file} cannot be read as a store file ({error}). Move it away; its cell will run again."
+            f"{file} cannot be read as a store file ({reason}). Move it away; its cell will run again."
         ) from error
+    if int(version) > SCHEMA_VERSION:
+        raise StoreError(f"{file} was written by a later casting_tune (schema {int(version)}). Update casting_tune.")
+    return table

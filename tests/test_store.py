@@ -6,6 +6,7 @@ from pathlib import Path
 
 import duckdb
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -106,3 +107,30 @@ def test_the_schema_has_a_column_for_every_setting_and_every_toggle(packed: obje
     described = describe(TrialConfig(backbone="vgg16"), packed)  # type: ignore[arg-type]
     assert set(described) <= set(SCHEMAS["trials"].names)
     assert set(TOGGLES) <= set(SCHEMAS["trials"].names)
+
+
+def test_a_column_that_a_later_version_added_is_null_in_older_files(store: Store) -> None:
+    place = store.root / "trials" / "s" / "a1-1.parquet"
+    place.parent.mkdir(parents=True)
+    pq.write_table(pa.table({"cell_id": ["a1"], "status": ["completed"], "attempt": [1]}), place)
+    assert store.completed() == {"a1"}
+    assert store.read("trials")["resumed_from"].to_pylist() == [None]
+
+
+def test_a_file_of_a_later_schema_is_refused_with_the_way_out(store: Store) -> None:
+    place = store.root / "trials" / "s" / "a1-1.parquet"
+    place.parent.mkdir(parents=True)
+    later = pa.table({"cell_id": ["a1"]}).replace_schema_metadata({"casting_tune.schema_version": "99"})
+    pq.write_table(later, place)
+    with pytest.raises(StoreError, match="schema 99"):
+        store.read("trials")
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"no parquet at all"])
+def test_a_file_that_is_no_parquet_is_named_in_one_line(store: Store, content: bytes) -> None:
+    place = store.root / "trials" / "s" / "a1-1.parquet"
+    place.parent.mkdir(parents=True)
+    place.write_bytes(content)
+    with pytest.raises(StoreError, match=r"a1-1\.parquet") as caught:
+        store.read("trials")
+    assert "\n" not in str(caught.value)
