@@ -67,10 +67,10 @@ def table(
 @app.command()
 def sweeps() -> None:
     """List the sweeps that are found by name, with their questions."""
-    from casting_tune import space
+    from casting_tune import space, sweepfile
 
     rows = []
-    for name in space.names():
+    for name in sweepfile.names():
         read = space.read(name)
         rows.append([name, str(len(read.cells)), read.study_part or "-", read.question])
     terminal.grid(["sweep", "cells", "study part", "question"], rows)
@@ -277,13 +277,13 @@ def study(
     folder: Annotated[Path, typer.Option("--out", help="Where the tables go, as Markdown.")] = Path("tables"),
 ) -> None:
     """Reproduce the study in one go: the audit, its five sweeps, the honest ones, and every table of each."""
-    from casting_tune import render, space, tables
+    from casting_tune import render, space, sweepfile, tables
     from casting_tune.store import Store
 
     out, failed = terminal.console(), []
     if data is not None:
         audit(data, results, accept_leakage=True)
-    for name in (name for name in space.names() if space.read(name).study_part):
+    for name in (name for name in sweepfile.names() if space.read(name).study_part):
         try:
             sweep_command(name, data=data, results=results, quick=quick)
         except typer.Exit as ended:

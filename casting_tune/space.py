@@ -1,45 +1,29 @@
-"""Reads sweeps/<name>.toml and expands it into labelled cells.
+"""Expands a sweep file into labelled cells.
 
-A sweep file asks one question. Its parts, in the order in which they decide a setting (a later one wins):
-
-    [fixed]     settings that every cell shares
-    [axes]      setting = [values]; the file's `type` says how they combine
-    [[cases]]   named rows by hand: a label and settings (type "cases"), each with every combination of the axes
-    [[when]]    conditions: `match` some settings, `set` others
-    [[study]]   the study's published figures, beside the cells that they belong to
-    [quick]     `only` keeps cells, `set` overrides settings, for --quick
-
-Types: `grid` (every combination), `cases`, `ablation` (axes of two values: all first, all second, and one second at a
-time), `one_at_a_time` (all first values, then one changed at a time), `repeats` (an axis `seed`, nothing else).
-Settings are the fields of TrialConfig, `augmentation` (see `augment.parse`) and each toggle by its name. Knows no
-images, torch or Ray.
+Comes in: a sweep's name or path, and what the command line picks and sets. Goes out: a Sweep of finished cells. Types:
+`grid` (every combination), `cases` (named rows, each with every combination of the axes), `ablation` (axes of two
+values: all first, all second, and one second at a time), `one_at_a_time` (all first values, then one changed at a
+time), `repeats` (an axis `seed`, nothing else). Knows no images, torch or Ray.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from functools import cache
-from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Any, Literal, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
-from casting_tune import augment, backbones
+from casting_tune import augment, backbones, sweepfile
 from casting_tune.errors import UsageError, unknown
+from casting_tune.sweepfile import Case, File, Settings, Study, check_setting, check_settings
 from casting_tune.trial import TrialConfig
 
-NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
-RESOLVED = ("toggles", "weights_id", "split_id")  # made from other settings, never written in a sweep file
-SETTINGS = (*(f.name for f in fields(TrialConfig) if f.name not in RESOLVED), "augmentation", *augment.TOGGLES)
 REPEATED = ("seed", "fold")  # the axes over which a row of a table is repeated
-FIGURE = r"(mean_|sd_)?(accuracy|recall|f1)(@0\.[1-9])?|epoch_s"
-
-Settings = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,45 +56,6 @@ class Sweep:
     cells: tuple[Cell, ...]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class _Case(_Part):
-    label: str
-    set: Settings
-
-
-class _When(_Part):
-    match: Settings
-    set: Settings
-
-
-class _Study(_Part):
-    part: int
-    axis: str
-    match: Settings = {}
-    columns: list[Annotated[str, StringConstraints(pattern=f"^({FIGURE})$")]]
-    rows: dict[str, list[float]]
-
-
-class _Quick(_Part):
-    only: dict[str, list[Any]] = {}
-    set: Settings = {}
-
-
-class _File(_Part):
-    question: str
-    study_part: str = ""
-    type: Literal["grid", "cases", "ablation", "one_at_a_time", "repeats"] = "grid"
-    fixed: Settings = {}
-    axes: dict[str, list[Any]] = {}
-    cases: list[_Case] = []
-    when: list[_When] = []
-    study: list[_Study] = []
-    quick: _Quick = Field(default_factory=_Quick)
-
-
 def read(
     name: str,
     *,
@@ -129,10 +74,9 @@ def read(
     Raises:
         UsageError: no such sweep, a key, name, type or value that cannot be meant, an empty axis, a doubled cell.
     """
-    path = find(name)
+    path = sweepfile.find(name)
     where = f"Sweep file {path.name}"
-    part = _parse(path, where)
-    _check_names(part, where)
+    part = sweepfile.read(path)
     forced = _overrides(overrides, part)
     rows: list[tuple[list[str], Settings]] = []
     for labels, varied in _expand(part, where):
@@ -161,81 +105,7 @@ def read(
     return Sweep(name=path.stem, question=part.question, study_part=part.study_part, cells=tuple(cells))
 
 
-def names() -> list[str]:
-    """Return the names of the sweeps that are found by name, in alphabetical order."""
-    return sorted({path.stem for folder in _folders() if folder.is_dir() for path in folder.glob("*.toml")})
-
-
-def find(name: str) -> Path:
-    """Return the path of a sweep file, given its name or its path.
-
-    Raises:
-        UsageError: there is none, with the nearest name that there is.
-    """
-    if name.endswith(".toml") or "/" in name:
-        path = Path(name)
-        if not path.is_file():
-            raise UsageError(f"There is no sweep file '{name}'. Sweeps found by name: {', '.join(names())}.")
-    else:
-        found = [folder / f"{name}.toml" for folder in _folders() if (folder / f"{name}.toml").is_file()]
-        if not found:
-            raise UsageError(unknown("sweep", name, names()))
-        path = found[0]
-    if not NAME.fullmatch(path.stem):
-        raise UsageError(f"A sweep's name is 1 to 63 of a-z, 0-9, '_' and '-', a letter first; '{path.stem}' is not.")
-    return path
-
-
-def _folders() -> list[Path]:
-    package = Path(__file__).parent
-    return [Path("sweeps"), package / "sweeps", package.parent / "sweeps"]
-
-
-def _parse(path: Path, where: str) -> _File:
-    try:
-        return _File.model_validate(tomllib.loads(path.read_text(encoding="utf-8-sig")))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{where} is not TOML: {error}.") from error
-    except RecursionError as error:
-        raise UsageError(f"{where} is nested too deeply to be a sweep file.") from error
-    except ValidationError as error:
-        raise UsageError(f"{where}: {_first(error, _File)}") from error
-
-
-def _check_names(part: _File, where: str) -> None:
-    """Raise UsageError for a name that is no setting, wherever it stands, and for figures without a column."""
-    for case in part.cases:
-        _check_settings(case.set, f"{where}, case '{case.label}'")
-    for condition in part.when:
-        _check_settings({**condition.match, **condition.set}, f"{where}, [[when]]")
-    for block in part.study:
-        axis = {} if block.axis == "case" else {block.axis: None}
-        _check_settings({**axis, **block.match}, f"{where}, [[study]]")
-        for row, values in block.rows.items():
-            if len(values) != len(block.columns):
-                raise UsageError(
-                    f"{where}, [[study]]: row '{row}' has {len(values)} figures for {len(block.columns)} columns."
-                )
-    _check_settings({**part.quick.only, **part.quick.set}, f"{where}, [quick]")
-
-
-def _check_settings(settings: Settings, where: str) -> None:
-    for name in settings:
-        check_setting(name, where)
-
-
-def _first(error: ValidationError, model: type[BaseModel]) -> str:
-    """Say the first thing that pydantic found, in the user's spelling."""
-    first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        owners: dict[str, type[BaseModel]] = {"quick": _Quick, "cases": _Case, "when": _When, "study": _Study}
-        owner = owners.get(str(first["loc"][0]), model)
-        return unknown("key", str(first["loc"][-1]), owner.model_fields)
-    return f"'{place}': {first['msg']}, not {first['input']!r}."[:300]
-
-
-def _expand(part: _File, where: str) -> Iterator[tuple[list[str], Settings]]:
+def _expand(part: File, where: str) -> Iterator[tuple[list[str], Settings]]:
     """Yield for every cell the values that label it and the settings that the axes and cases give it."""
     axes = {name: _values(name, values, where) for name, values in part.axes.items()}
     overlap = set(axes) & set(part.fixed)
@@ -264,14 +134,14 @@ def _values(name: str, values: list[Any], where: str) -> list[Any]:
     return values
 
 
-def _grid(axes: dict[str, list[Any]], cases: list[_Case], where: str) -> Iterator[tuple[list[str], Settings]]:
+def _grid(axes: dict[str, list[Any]], cases: list[Case], where: str) -> Iterator[tuple[list[str], Settings]]:
     del cases, where
     for values in itertools.product(*axes.values()):
         settings = dict(zip(axes, values, strict=True))
         yield _labels(settings), settings
 
 
-def _cases(axes: dict[str, list[Any]], cases: list[_Case], where: str) -> Iterator[tuple[list[str], Settings]]:
+def _cases(axes: dict[str, list[Any]], cases: list[Case], where: str) -> Iterator[tuple[list[str], Settings]]:
     if not cases:
         raise UsageError(f'{where}: type = "cases" needs at least one [[cases]].')
     for case in cases:
@@ -279,7 +149,7 @@ def _cases(axes: dict[str, list[Any]], cases: list[_Case], where: str) -> Iterat
             yield [case.label, *labels], settings | case.set
 
 
-def _ablation(axes: dict[str, list[Any]], cases: list[_Case], where: str) -> Iterator[tuple[list[str], Settings]]:
+def _ablation(axes: dict[str, list[Any]], cases: list[Case], where: str) -> Iterator[tuple[list[str], Settings]]:
     del cases
     wrong = [name for name, values in axes.items() if len(values) != 2]
     if wrong or len(axes) < 2:
@@ -291,7 +161,7 @@ def _ablation(axes: dict[str, list[Any]], cases: list[_Case], where: str) -> Ite
         yield [f"no {name}"], {**whole, name: values[1]}
 
 
-def _one_at_a_time(axes: dict[str, list[Any]], cases: list[_Case], where: str) -> Iterator[tuple[list[str], Settings]]:
+def _one_at_a_time(axes: dict[str, list[Any]], cases: list[Case], where: str) -> Iterator[tuple[list[str], Settings]]:
     del cases, where
     base = {name: values[0] for name, values in axes.items()}
     yield ["base"], base
@@ -300,7 +170,7 @@ def _one_at_a_time(axes: dict[str, list[Any]], cases: list[_Case], where: str) -
             yield _labels({name: value}), {**base, name: value}
 
 
-def _repeats(axes: dict[str, list[Any]], cases: list[_Case], where: str) -> Iterator[tuple[list[str], Settings]]:
+def _repeats(axes: dict[str, list[Any]], cases: list[Case], where: str) -> Iterator[tuple[list[str], Settings]]:
     del cases
     if axes:
         raise UsageError(f"{where}: type = \"repeats\" takes the axes seed and fold alone, not '{min(axes)}'.")
@@ -321,12 +191,6 @@ def _labels(settings: Settings) -> list[str]:
         str(value) if isinstance(value, str) else f"{name.replace('_size', '')} {_text(value)}"
         for name, value in settings.items()
     ]
-
-
-def check_setting(name: str, where: str) -> None:
-    """Raise UsageError unless `name` is a setting of a sweep file."""
-    if name not in SETTINGS:
-        raise UsageError(f"{where}: {unknown('setting', name, SETTINGS)}")
 
 
 def _matches(settings: Settings, match: Settings) -> bool:
@@ -360,7 +224,7 @@ def _text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _overrides(overrides: Sequence[str], part: _File) -> Settings:
+def _overrides(overrides: Sequence[str], part: File) -> Settings:
     forced: Settings = {}
     for text in overrides:
         name, equals, value = text.partition("=")
@@ -385,7 +249,7 @@ def _cell(labels: list[str], settings: Settings, *, study: Mapping[str, float], 
     return Cell(row=row, label=", ".join([row, *repeats]), config=config, study=study)
 
 
-def _figures(labels: list[str], settings: Settings, study: list[_Study], *, timed: bool) -> dict[str, float]:
+def _figures(labels: list[str], settings: Settings, study: list[Study], *, timed: bool) -> dict[str, float]:
     """Return the study's figures of a row; its times belong to its own image sizes alone."""
     figures: dict[str, float] = {}
     for block in study:
@@ -401,7 +265,7 @@ def configure(settings: Settings, where: str) -> TrialConfig:
     Raises:
         UsageError: an unknown setting, a wrong type, a value out of range.
     """
-    _check_settings(settings, where)
+    check_settings(settings, where)
     augmentation = settings.get("augmentation", "default")
     if not isinstance(augmentation, str):
         raise UsageError(f'{where}: augmentation is text such as "default" or "no rotation", not {augmentation!r}.')

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from casting_tune import cli, space, sweep
+from casting_tune import cli, space, sweep, sweepfile
 from casting_tune.sweep import Options
 
 README = Path(__file__).parent.parent / "README.md"
@@ -60,7 +60,7 @@ def test_the_queries_run_on_a_store_and_agree_on_the_accuracy(
 
 
 def test_readme_names_every_sweep_with_its_cells() -> None:
-    for name in space.names():
+    for name in sweepfile.names():
         if (README.parent / "sweeps" / f"{name}.toml").is_file():
             assert f"| `{name}` | {len(space.read(name).cells)} |" in TEXT
 

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from casting_tune import sweepfile
+from casting_tune.errors import UsageError
+
+HEAD = 'question = "?"\n[fixed]\nbackbone = "vgg16"\nweights = "none"\n'
+
+
+def write(folder: Path, text: str, name: str = "mine") -> Path:
+    file = folder / f"{name}.toml"
+    file.write_text(text)
+    return file
+
+
+def test_every_sweep_in_the_folder_is_found_by_name_and_reads() -> None:
+    files = {path.stem for path in (Path(__file__).parent.parent / "sweeps").glob("*.toml")}
+    assert set(sweepfile.names()) == files
+    for name in files:
+        assert sweepfile.read(sweepfile.find(name)).question
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("question = 1", "'question': Input should be a valid string"),
+        ('question = "?"\naxis = 1', "Unknown key 'axis'. Did you mean 'axes'?"),
+        (HEAD + "[[when]]\nmatch = { bakcbone = 'x' }\nset = {}", "Did you mean 'backbone'?"),
+        (HEAD + "[[when]]\nmatch = {}\nset = { epoch = 7 }", "Did you mean 'epochs'?"),
+        (HEAD + "[quick]\nonly = { batchsize = [1] }", "Did you mean 'batch_size'?"),
+        (HEAD + "[quick]\nset = { epoch = 1 }", "Did you mean 'epochs'?"),
+        (HEAD + "[[study]]\npart = 1\naxis = 'backbon'\ncolumns = ['f1']\nrows = {}", "Did you mean 'backbone'?"),
+        (HEAD + "[[study]]\npart = 1\naxis = 'seed'\ncolumns = ['f1']\nrows = { x = [1, 2] }", "2 figures for 1"),
+        ("question = ?", "is not TOML"),
+        ("question = " + "[" * 3000 + "]" * 3000, "nested too deeply"),
+        ('type = "gird"\n' + HEAD, "'type'"),
+    ],
+)  # fmt: skip
+def test_a_file_that_cannot_be_meant_is_refused_in_one_line(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        sweepfile.read(write(tmp_path, text))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_sweep_is_answered_with_the_nearest() -> None:
+    with pytest.raises(UsageError, match="Did you mean 'backbone_grid'"):
+        sweepfile.find("backbone_gird")
+    with pytest.raises(UsageError, match="There is no sweep file"):
+        sweepfile.find("nowhere/x.toml")
+
+
+def test_a_sweeps_name_cannot_lead_out_of_the_store(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="a letter first"):
+        sweepfile.find(str(write(tmp_path, HEAD, name="..evil")))
+
+
+def test_a_byte_order_mark_is_no_fault_of_the_sweep(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_bytes(b"\xef\xbb\xbf" + HEAD.encode())
+    assert sweepfile.read(file).fixed["backbone"] == "vgg16"
