@@ -9,23 +9,22 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.metadata
-import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
-from casting_tune import augment, backbones, baselines, checkpoint, folds, loader, metrics, train
+from casting_tune import augment, backbones, baselines, checkpoint, folds, loader, rows, train
 from casting_tune.errors import Diverged, StoreError, UsageError
 from casting_tune.pack import Pack
+from casting_tune.rows import Place
 from casting_tune.store import Store
-from casting_tune.trial import RECIPE, Epoch, Predictions, Status, TrialConfig, cell_id
+from casting_tune.trial import Epoch, Predictions, Status, TrialConfig, cell_id
 
 if TYPE_CHECKING:
     import torch
@@ -36,25 +35,6 @@ BASELINE = "baseline:"  # begins the backbone of a cell that trains nothing: a n
 PROBED, PROBED_PX = "timm:resnet10t", 96  # the frozen random network behind the linear probe
 
 Precision = Literal["fp32", "bf16"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """Where a trial runs, as its row records it.
-
-    Attributes:
-        device: "cpu" or "cuda"; the scheduler has made the right GPU the visible one.
-        n_threads: CPU threads of the trial.
-        n_at_once: trials that may run at the same time on this machine or cluster; 1 had it alone.
-        ray: Ray's version, None in a plain loop.
-        git_commit: of the casting_tune that runs, None outside a checkout.
-    """
-
-    device: Literal["cpu", "cuda"] = "cpu"
-    n_threads: int = 1
-    n_at_once: int = 1
-    ray: str | None = None
-    git_commit: str | None = None
 
 
 def run_trial(
@@ -79,11 +59,8 @@ def run_trial(
     cell = cell_id(config, pack.dataset_id)
     attempt = store.next_attempt(cell)
     name = f"{cell}-{attempt}"
-    row = describe(config, pack, groups) | {
-        "cell_id": cell, "attempt": attempt, "sweep": sweep, "label": label, "started_at": started_at,
-        "device": place.device, "n_threads": place.n_threads, "n_at_once": place.n_at_once,
-        "ray": place.ray, "git_commit": place.git_commit,
-    }  # fmt: skip
+    row = rows.describe(config, pack, _folds(config, pack, groups))
+    row |= rows.begin(cell, attempt, sweep=sweep, label=label, place=place, started_at=started_at)
 
     known = set(store.read("epochs", columns=["epoch"], cell_ids=[cell])["epoch"].to_pylist()) if attempt > 1 else set()
 
@@ -105,8 +82,8 @@ def run_trial(
         status = _status(error)
         row["error"] = f"{type(error).__name__}: {error}".replace(str(Path.home()), "~")[:2000]
     else:
-        row |= measured | _score(predictions)
-        store.write("predictions", sweep, name, _prediction_rows(predictions, pack, cell, attempt))
+        row |= measured | rows.score(predictions)
+        store.write("predictions", sweep, name, rows.of_predictions(predictions, pack, cell, attempt))
     row |= {"status": status, "duration_s": time.perf_counter() - started}
     store.write("trials", sweep, name, [row])
     if status in ("completed", "diverged"):
@@ -128,11 +105,9 @@ def lost(
     """Write and return the row of a trial whose process ended before it could say how."""
     cell = cell_id(config, pack.dataset_id)
     attempt = store.next_attempt(cell)
-    row = describe(config, pack, groups) | {
-        "cell_id": cell, "attempt": attempt, "sweep": sweep, "label": label, "status": "error", "error": error[:2000],
-        "started_at": datetime.now(UTC), "device": place.device, "n_threads": place.n_threads,
-        "n_at_once": place.n_at_once, "ray": place.ray, "git_commit": place.git_commit,
-    }  # fmt: skip
+    row = rows.describe(config, pack, _folds(config, pack, groups))
+    row |= rows.begin(cell, attempt, sweep=sweep, label=label, place=place, started_at=datetime.now(UTC))
+    row |= {"status": "error", "error": error[:2000]}
     store.write("trials", sweep, f"{cell}-{attempt}", [row])
     return row
 
@@ -164,29 +139,6 @@ def _cpu_has_bf16() -> bool:
         flags = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")), "")
         return not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags.split())
     return False
-
-
-def describe(config: TrialConfig, pack: Pack, groups: NDArray[np.int64] | None = None) -> dict[str, Any]:
-    """Return what a row of trials says of a configuration, its images and the libraries, one column a toggle."""
-    settings = asdict(config)
-    toggles = settings.pop("toggles")
-    parts = _folds(config, pack, groups)
-    return settings | {
-        "weights": config.weights.partition(":")[
-            0
-        ],  # the folder's path stays out of the store; weights_id identifies it
-        "augmentation": augment.name(toggles),
-        **{toggle: toggle in toggles for toggle in augment.TOGGLES},
-        "recipe": RECIPE,
-        "dataset_id": pack.dataset_id,
-        "positive": pack.positive,
-        "n_train": len(parts.train),
-        "n_validation": len(parts.validation),
-        "n_test": len(parts.test),
-        "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in ("torch", "timm", "kornia")},
-        "casting_tune": importlib.metadata.version("casting-tune"),
-    }
 
 
 def _folds(config: TrialConfig, pack: Pack, groups: NDArray[np.int64] | None) -> folds.Folds:
@@ -222,7 +174,7 @@ def _train(
     torch.set_num_threads(place.n_threads)
     device = torch.device(place.device)
     precision = cast(Precision, config.precision)
-    _reset_peak_memory(device)
+    train.reset_peak_memory(device)
     parts = _folds(config, pack, groups)
     model = backbones.build(
         config.backbone,
@@ -241,14 +193,14 @@ def _train(
         pixels, y_true = images["train"]
         order = torch.from_numpy(loader.shuffle(len(y_true), seed=config.seed, epoch=epoch)).to(device)
         draws = augment.draw(config.toggles, len(y_true), seed=config.seed, epoch=epoch, device=device)
-        for rows in loader.batches(len(y_true), config.batch_size):
-            chosen = order[rows]
-            yield prepare(augment.apply(pixels[chosen], draws[rows], px=config.image_px)), y_true[chosen]
+        for batch in loader.batches(len(y_true), config.batch_size):
+            chosen = order[batch]
+            yield prepare(augment.apply(pixels[chosen], draws[batch], px=config.image_px)), y_true[chosen]
 
     def evaluation(part: str) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         pixels, y_true = images[part]
-        for rows in loader.batches(len(y_true), EVALUATION_BATCH):
-            yield prepare(augment.resize(pixels[rows], px=config.image_px)), y_true[rows]
+        for batch in loader.batches(len(y_true), EVALUATION_BATCH):
+            yield prepare(augment.resize(pixels[batch], px=config.image_px)), y_true[batch]
 
     recipe = train.Recipe(
         base_lr=config.base_lr,
@@ -278,7 +230,7 @@ def _train(
         on_epoch(epoch)
         epochs.append(epoch)
     scores = [train.predict(model, evaluation(part), precision=precision) for part in ("validation", "test")]
-    predictions = _predictions(parts, pack, scores)
+    predictions = rows.predictions(parts, pack, scores)
     if not np.isfinite(predictions.score).all():
         raise Diverged("The network scores some images as not a number. A smaller base_lr helps.")
     batch = next(evaluation("test"))[0]
@@ -291,7 +243,7 @@ def _train(
         "latency_one_s": train.latency(model, batch[:1], precision=precision),
         "latency_batch_s": train.latency(model, batch, precision=precision),
         "latency_batch_images": len(batch),
-        "peak_memory_bytes": _peak_memory(device),
+        "peak_memory_bytes": train.peak_memory(device),
         "n_parameters": n_parameters,
         "n_statistics": n_statistics,
         "resumed_from": n_done,
@@ -323,7 +275,7 @@ def _learn_nothing(
     else:
         descriptor = cast(Literal["small", "polar"], name.removeprefix("nearest_"))
         found = baselines.nearest(pack.images, pack.labels, known, parts.test, descriptor=descriptor)
-    return _predictions(replace(parts, train=known, validation=known[:0]), pack, [found.score[:0], found.score]), {}
+    return rows.predictions(replace(parts, train=known, validation=known[:0]), pack, [found.score[:0], found.score]), {}
 
 
 def _random_features(pack: Pack, rows: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -383,84 +335,9 @@ def _stream(seed: int, purpose: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{purpose}/{seed}".encode()).digest()[:8], "big") >> 1
 
 
-def _predictions(parts: folds.Folds, pack: Pack, scores: list[NDArray[np.float32]]) -> Predictions:
-    rows = np.concatenate([parts.validation, parts.test])
-    split = np.repeat(["validation", "test"], [len(parts.validation), len(parts.test)])
-    learned = pack.sha256[np.concatenate([parts.train, parts.validation])]
-    return Predictions(
-        image=rows,
-        split=split,
-        y_true=pack.labels[rows],
-        score=np.concatenate(scores),
-        leaked=(split == "test") & np.isin(pack.sha256[rows], learned),
-    )
-
-
-def _prediction_rows(predictions: Predictions, pack: Pack, cell: str, attempt: int) -> list[dict[str, Any]]:
-    return [
-        {
-            "cell_id": cell,
-            "attempt": attempt,
-            "split": str(split),
-            "image": int(image),
-            "path": str(pack.paths[image]),
-            "sha256": str(pack.sha256[image]),
-            "leaked": bool(leaked),
-            "y_true": int(y_true),
-            "score": float(score),
-        }
-        for image, split, leaked, y_true, score in zip(
-            predictions.image, predictions.split, predictions.leaked, predictions.y_true, predictions.score, strict=True
-        )
-    ]
-
-
-def _score(predictions: Predictions) -> dict[str, float | int | None]:
-    """Return the metric columns of a row of trials: both splits at threshold 0.5, and the study's view of the test."""
-    columns: dict[str, float | int | None] = {}
-    for split in ("validation", "test"):
-        chosen = predictions.split == split
-        y_true, score = predictions.y_true[chosen], predictions.score[chosen]
-        if not len(score):
-            continue  # a baseline has no validation
-        columns |= {f"{split}_{name}": value for name, value in metrics.measure(y_true, score).items()}
-        columns |= _counts(split, y_true, score)
-    leaked = predictions.leaked[chosen]
-    columns |= _counts("test_leaked", y_true[leaked], score[leaked])
-    view = metrics.measure(y_true, score, positive="ok")
-    return columns | {f"test_{name}_ok": view[name] for name in ("recall", "precision", "f1")}
-
-
-def _counts(prefix: str, y_true: NDArray[np.uint8], score: NDArray[np.float32]) -> dict[str, int]:
-    return {f"{prefix}_{name}": n for name, n in asdict(metrics.counts(y_true, score)).items()}
-
-
 def _status(error: Exception) -> Status:
     import torch
 
     if isinstance(error, Diverged):
         return "diverged"
     return "oom" if isinstance(error, torch.OutOfMemoryError | MemoryError) else "error"
-
-
-def _reset_peak_memory(device: torch.device) -> None:
-    import torch
-
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    else:
-        with contextlib.suppress(OSError):  # Linux alone: "5" resets this process's own peak (proc(5), clear_refs)
-            Path("/proc/self/clear_refs").write_text("5")
-
-
-def _peak_memory(device: torch.device) -> int | None:
-    """Return the most bytes held since the reset: of the GPU, or of this process's resident memory (None: unknown)."""
-    import torch
-
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    return None

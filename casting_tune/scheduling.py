@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from casting_tune import run
 from casting_tune.errors import ResourcesError, StoreError
 from casting_tune.pack import Pack
-from casting_tune.run import Place
+from casting_tune.rows import Place
 from casting_tune.store import Store
 from casting_tune.trial import Epoch, TrialConfig
 

@@ -21,7 +21,7 @@ from casting_tune import audits, augment, backbones, extras, pack, plan, run, sc
 from casting_tune.errors import ImagesError, ResourcesError, UsageError
 from casting_tune.pack import Pack
 from casting_tune.plan import Plan
-from casting_tune.run import Place
+from casting_tune.rows import Place
 from casting_tune.scheduling import Event, Resources, Task, Work
 from casting_tune.space import Cell, Sweep
 from casting_tune.store import Store

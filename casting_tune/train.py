@@ -1,18 +1,20 @@
-"""The training loop, as a generator that yields one Epoch at a time; predictions; latency.
+"""The training loop, as a generator that yields one Epoch at a time; predictions; latency; peak memory.
 
-Comes in: a network, batches of normalised inputs, and the optimiser's settings. Goes out: Epochs, scores, seconds. It
-does not know where batches come from, who schedules, or where rows go.
+Comes in: a network, batches of normalised inputs, and the optimiser's settings. Goes out: Epochs, scores, seconds,
+bytes. It does not know where batches come from, who schedules, or where rows go.
 
 Nothing in the loop waits for the device: losses stay there and are read once an epoch.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -157,6 +159,30 @@ def latency(model: torch.nn.Module, inputs: torch.Tensor, *, precision: Literal[
         predict(model, [(inputs, inputs)], precision=precision)  # reading the scores awaits the device
         seconds.append(time.perf_counter() - started)
     return statistics.median(seconds[1:])
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Forget the most bytes held so far."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with contextlib.suppress(OSError):  # Linux alone: "5" resets this process's own peak (proc(5), clear_refs)
+            Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """Return the most bytes held since the reset: of the GPU, or of this process's resident memory (None: unknown)."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return None
 
 
 def _validate(model: torch.nn.Module, batches: Batches, precision: Literal["fp32", "bf16"]) -> tuple[float, float]:

@@ -10,7 +10,7 @@ import torch
 
 from casting_tune import checkpoint, run
 from casting_tune.pack import Pack
-from casting_tune.run import Place
+from casting_tune.rows import Place
 from casting_tune.store import Store
 from casting_tune.trial import Epoch, TrialConfig, cell_id
 

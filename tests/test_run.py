@@ -9,10 +9,10 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, recall_score
 
-from casting_tune import backbones, run
+from casting_tune import backbones, rows, run
 from casting_tune.errors import StoreError, UsageError
 from casting_tune.pack import Pack
-from casting_tune.run import Place
+from casting_tune.rows import Place
 from casting_tune.store import Store
 from casting_tune.trial import Epoch, TrialConfig, cell_id
 
@@ -127,7 +127,7 @@ def test_scores_that_are_no_numbers_end_the_trial_as_diverged(
     packed: Pack, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("casting_tune.train.predict", lambda *_, **__: np.full(16, np.nan, np.float32))
-    monkeypatch.setattr(run, "_predictions", lambda parts, pack, scores: _Scored(np.full(3, np.nan)))
+    monkeypatch.setattr(rows, "predictions", lambda parts, pack, scores: _Scored(np.full(3, np.nan)))
     row = train(CONFIG, packed, store)
     assert row["status"] == "diverged"
     assert "not a number" in str(row["error"])

@@ -13,7 +13,7 @@ import pytest
 from casting_tune import backbones, scheduling
 from casting_tune.errors import ResourcesError, StoreError
 from casting_tune.pack import Pack
-from casting_tune.run import Place
+from casting_tune.rows import Place
 from casting_tune.scheduling import Event, Resources, Task, Work
 from casting_tune.store import Store
 from casting_tune.trial import TrialConfig

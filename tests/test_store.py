@@ -10,11 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from casting_tune.augment import TOGGLES
 from casting_tune.errors import StoreError
-from casting_tune.run import describe
-from casting_tune.store import SCHEMAS, Store
-from casting_tune.trial import TrialConfig
+from casting_tune.store import Store
 
 ROW = {
     "cell_id": "a1",
@@ -101,12 +98,6 @@ def test_a_folder_that_cannot_be_written_is_said_before_any_trial(tmp_path: Path
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="--results"):
         Store(tmp_path / "file").check_writable()
-
-
-def test_the_schema_has_a_column_for_every_setting_and_every_toggle(packed: object) -> None:
-    described = describe(TrialConfig(backbone="vgg16"), packed)  # type: ignore[arg-type]
-    assert set(described) <= set(SCHEMAS["trials"].names)
-    assert set(TOGGLES) <= set(SCHEMAS["trials"].names)
 
 
 def test_a_column_that_a_later_version_added_is_null_in_older_files(store: Store) -> None:

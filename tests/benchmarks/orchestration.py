@@ -20,7 +20,7 @@ from typing import Any
 import ray
 
 from casting_tune import pack, scheduling, synthetic
-from casting_tune.run import Place
+from casting_tune.rows import Place
 from casting_tune.scheduling import Event, Resources, Task, Work
 from casting_tune.store import Store
 from casting_tune.trial import TrialConfig, cell_id

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import numpy as np
+from sklearn.metrics import accuracy_score, recall_score
+
+from casting_tune.augment import TOGGLES
+from casting_tune.folds import Folds
+from casting_tune.pack import Pack
+from casting_tune.rows import describe, of_predictions, predictions, score
+from casting_tune.store import SCHEMAS
+from casting_tune.trial import TrialConfig
+
+NONE = np.array([], dtype=np.int64)
+
+
+def test_the_schema_has_a_column_for_every_setting_and_every_toggle(packed: Pack) -> None:
+    described = describe(TrialConfig(backbone="vgg16"), packed, Folds(train=NONE, validation=NONE, test=NONE))
+    assert set(described) <= set(SCHEMAS["trials"].names)
+    assert set(TOGGLES) <= set(SCHEMAS["trials"].names)
+
+
+def test_every_prediction_names_the_file_of_its_image_and_its_truth(packed: Pack) -> None:
+    parts = Folds(train=NONE, validation=np.array([3, 5]), test=np.array([0]))
+    given = np.array([0.25, 0.5, 0.75], dtype=np.float32)
+    found = of_predictions(predictions(parts, packed, [given[:2], given[2:]]), packed, "a1", 2)
+    assert [(row["split"], row["image"], row["score"]) for row in found] == [
+        ("validation", 3, 0.25), ("validation", 5, 0.5), ("test", 0, 0.75),
+    ]  # fmt: skip
+    for row in found:
+        assert (row["path"], row["y_true"]) == (packed.paths[row["image"]], packed.labels[row["image"]])
+        assert (row["cell_id"], row["attempt"], row["leaked"]) == ("a1", 2, False)
+
+
+def test_the_metrics_of_a_row_are_those_of_its_predictions(packed: Pack) -> None:
+    rng = np.random.default_rng(0)
+    order = rng.permutation(len(packed.labels))
+    parts = Folds(train=order[:0], validation=np.sort(order[:20]), test=np.sort(order[20:]))
+    given = rng.random(len(order), dtype=np.float32)
+    columns = score(predictions(parts, packed, [given[:20], given[20:]]))
+    for split, rows, of_split in (("validation", parts.validation, given[:20]), ("test", parts.test, given[20:])):
+        y_true, decided = packed.labels[rows], of_split >= 0.5
+        assert columns[f"{split}_accuracy"] == accuracy_score(y_true, decided)
+        assert columns[f"{split}_recall"] == recall_score(y_true, decided)
+    assert columns["test_recall_ok"] == recall_score(1 - y_true, ~decided)
