@@ -9,13 +9,12 @@ networks, trials or augmentation; no file that it writes holds the name of a fol
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,9 +23,10 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from casting_tune import decode
-from casting_tune.decode import SUFFIXES, Picture, one_line
+from casting_tune import decode, layout
+from casting_tune.decode import Picture, one_line
 from casting_tune.errors import ImagesError, UsageError
+from casting_tune.layout import File, Folder
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,8 +37,6 @@ PACK_VERSION = 1
 MIXED_PX = 512
 """Side of the packed images when the folder's images have several sizes and no size is asked for."""
 
-_TEST_SHARE = 0.1
-_SPLIT_SEED = 0
 _BATCH = 128  # images decoded between two writes: 11 MB at 300 px
 _DAY_S = 86_400
 
@@ -103,8 +101,8 @@ def pack(
     """
     if size_px is not None and not 16 <= size_px <= 4096:
         raise UsageError(f"The size of packed images is 16 to 4096 pixels; got {size_px}.")
-    folder = _survey(root, positive)
-    key = _digest([str(root.resolve()), positive, str(size_px), str(PACK_VERSION)])[:16]
+    folder = layout.survey(root, positive)
+    key = layout.digest([str(root.resolve()), positive, str(size_px), str(PACK_VERSION)])[:16]
     note = packs / "index" / f"{key}.json"
     try:
         entry = _recalled(note, root, folder=folder, packs=packs, skip_bad=skip_bad)
@@ -160,106 +158,7 @@ def open_pack(folder: Path) -> Pack:
     return pack
 
 
-@dataclass(frozen=True, slots=True)
-class _File:
-    """What the folders say of one image file: `path` inside the root, `split` or "", `stamp` of bytes and time."""
-
-    path: str
-    split: str
-    label: int
-    stamp: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Folder:
-    """What a look at the folder gives, without opening a file: files by path, and a hash of paths, sizes and times."""
-
-    files: list[_File]
-    positive: str
-    negative: str
-    times: str
-
-
-def _survey(root: Path, positive: str) -> _Folder:
-    """List the image files under `root` and check the layout."""
-    if not root.is_dir():
-        raise ImagesError(f"There is no image folder '{root}'. Give the one that holds train/ and test/.")
-    try:
-        top = _subfolders(root)
-        splits = [name for name in top if name in ("train", "test")]
-        if splits and top != ["test", "train"]:
-            raise ImagesError(
-                f"An image folder holds train/ and test/ and no other, or two class folders; '{root}' holds "
-                f"{_listed(top)}."
-            )
-        classes = {split: _subfolders(root / split) for split in splits or [""]}
-        negative = _negative(root, classes, positive=positive)
-        files = [
-            file
-            for split in classes
-            for label, name in enumerate((negative, positive))
-            for file in _listing(root, split, name, label=label)
-        ]
-    except OSError as error:
-        raise ImagesError(
-            f"Cannot read '{error.filename}': {error.strerror}. Give a folder that can be read."
-        ) from error
-    files.sort(key=lambda file: file.path)
-    return _Folder(files, positive, negative, _digest([f"{file.path}\0{file.stamp}" for file in files]))
-
-
-def _negative(root: Path, classes: dict[str, list[str]], *, positive: str) -> str:
-    """Return the other class; refuse anything but the same two class folders in each split, one of them positive."""
-    found = sorted({name for names in classes.values() for name in names})
-    if not found:
-        raise ImagesError(f"'{root}' holds no class folders. Two are needed: '{positive}' and one other.")
-    for split, names in classes.items():
-        if names != found:
-            missing = _listed(set(found) - set(names))
-            raise ImagesError(f"train/ and test/ hold the same classes; '{root / split}' lacks {missing}.")
-    if len(found) != 2:
-        raise ImagesError(
-            f"Exactly two class folders are needed, one of them defective; '{root}' has {_listed(found)}."
-        )
-    if positive not in found:
-        raise ImagesError(
-            f"Unknown positive class '{positive}'. The classes of '{root}' are {_listed(found)}: name the bad one."
-        )
-    return next(name for name in found if name != positive)
-
-
-def _subfolders(folder: Path) -> list[str]:
-    """Return the sorted names of the folders inside, without hidden ones."""
-    with os.scandir(folder) as entries:
-        return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith((".", "__")))
-
-
-def _listing(root: Path, split: str, name: str, *, label: int) -> list[_File]:
-    """Return the image files of one class folder."""
-    inside = Path(split, name).as_posix()
-    files = []
-    with os.scandir(root / inside) as entries:
-        for entry in entries:
-            if entry.name.startswith((".", "__")):
-                continue
-            if entry.is_dir():
-                raise ImagesError(
-                    f"A class folder holds images only; '{root / inside}' holds the folder '{one_line(entry.name)}'. "
-                    "Move its images up, or move it away."
-                )
-            if entry.name.rpartition(".")[2].lower() not in SUFFIXES:
-                continue
-            path = f"{inside}/{entry.name}"
-            if path.encode(errors="ignore").decode() != path:
-                raise ImagesError(f"Names are UTF-8, and that of '{one_line(path)}' is not: rename it.")
-            stat = entry.stat()
-            files.append(_File(path, split, label, f"{stat.st_size}\0{stat.st_mtime_ns}"))
-    if not files:
-        raise ImagesError(f"The class folder '{root / inside}' holds no {', '.join(SUFFIXES)} file.")
-    return files
-
-
-def _recalled(note: Path, root: Path, *, folder: _Folder, packs: Path, skip_bad: bool) -> dict[str, Any] | None:
+def _recalled(note: Path, root: Path, *, folder: Folder, packs: Path, skip_bad: bool) -> dict[str, Any] | None:
     """Return what was noted of this folder, if the folder is as it was and its pack is still there."""
     try:
         entry: dict[str, Any] = json.loads(note.read_text(encoding="utf-8"))
@@ -289,7 +188,7 @@ def _build(
     root: Path,
     draft: Path,
     *,
-    folder: _Folder,
+    folder: Folder,
     size_px: int | None,
     skip_bad: bool,
     on_progress: Callable[[int, int], None] | None,
@@ -309,7 +208,7 @@ def _build(
     good = [(file, picture) for file, picture in zip(folder.files, pictures, strict=True) if not picture.reason]
     labels, sha256 = [file.label for file, _ in good], [picture.sha256 for _, picture in good]
     split_made = not folder.files[0].split
-    splits = _made_split(labels, sha256) if split_made else [file.split for file, _ in good]
+    splits = layout.made_split(labels, sha256) if split_made else [file.split for file, _ in good]
     for split in ("train", "test"):
         for label, name in enumerate((folder.negative, folder.positive)):
             if (split, label) not in zip(splits, labels, strict=True):
@@ -324,7 +223,7 @@ def _build(
         "sha256": sha256,
         "sizes": [picture.size for _, picture in good],
     }
-    dataset_id = _digest([json.dumps(manifest, sort_keys=True)])[:16]
+    dataset_id = layout.digest([json.dumps(manifest, sort_keys=True)])[:16]
     manifest |= {"dataset_id": dataset_id, "negative": folder.negative, "split_made": split_made, "skipped": bad}
     _write_json(draft / "manifest.json", manifest)
     content = _content(folder, [picture.sha256 for picture in pictures])
@@ -335,7 +234,7 @@ def _write_images(
     stream: IO[bytes],
     root: Path,
     *,
-    files: Sequence[_File],
+    files: Sequence[File],
     box: int | None,
     n_channels: int = 1,
     on_progress: Callable[[int, int], None] | None,
@@ -378,25 +277,6 @@ def _write_header(stream: IO[bytes], n: int, shape: tuple[int, ...]) -> None:
     np.lib.format.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": (n, *shape)})
 
 
-def _made_split(labels: Sequence[int], sha256: Sequence[str]) -> list[str]:
-    """Return "train" or "test" for each file: a tenth of each class is test, and exact copies stay together.
-
-    Contents are taken in the order of a seeded hash, so that neither names nor neighbours move a casting.
-    """
-    rows: dict[str, list[int]] = {}
-    for row, content in enumerate(sha256):
-        rows.setdefault(content, []).append(row)
-    room = [max(1, round(labels.count(label) * _TEST_SHARE)) for label in (0, 1)]
-    splits = ["train"] * len(labels)
-    for content in sorted(rows, key=lambda content: _digest([str(_SPLIT_SEED), content])):
-        left = [room[label] - sum(labels[row] == label for row in rows[content]) for label in (0, 1)]
-        if min(left) >= 0:
-            room = left
-            for row in rows[content]:
-                splits[row] = "test"
-    return splits
-
-
 def _publish(draft: Path, folder: Path) -> None:
     """Give a finished pack its name; where another process was first, its equal pack is kept."""
     try:
@@ -418,13 +298,9 @@ def _write_json(file: Path, value: dict[str, Any]) -> None:
         draft.replace(file)
 
 
-def _content(folder: _Folder, hashes: Sequence[str]) -> str:
+def _content(folder: Folder, hashes: Sequence[str]) -> str:
     """Hash which content lies under which path."""
-    return _digest([f"{file.path}\0{sha256}" for file, sha256 in zip(folder.files, hashes, strict=True)])
-
-
-def _digest(parts: Sequence[str]) -> str:
-    return hashlib.sha256("\n".join(parts).encode(errors="surrogateescape")).hexdigest()
+    return layout.digest([f"{file.path}\0{sha256}" for file, sha256 in zip(folder.files, hashes, strict=True)])
 
 
 def _frozen(values: list[Any], dtype: type) -> NDArray[Any]:
@@ -435,7 +311,3 @@ def _frozen(values: list[Any], dtype: type) -> NDArray[Any]:
 
 def _pairs(skipped: Sequence[Sequence[str]]) -> tuple[tuple[str, str], ...]:
     return tuple((path, reason) for path, reason in skipped)
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(f"'{one_line(name)}'" for name in sorted(names)) or "none"

@@ -42,13 +42,6 @@ def _around(root: Path, image: Image.Image, name: str, **options: object) -> Pat
     return root
 
 
-def _refused(tmp_path: Path, root: Path, match: str) -> None:
-    with pytest.raises(ImagesError, match=match):
-        pack(root, tmp_path / "packs")
-    assert not list((tmp_path / "packs").glob("*/manifest.json"))
-    assert not list((tmp_path / "packs").glob(".packing-*"))
-
-
 def test_every_row_is_its_file(folder: Path, tmp_path: Path) -> None:
     packed = pack(folder, tmp_path / "packs")
     files = sorted(folder.rglob("*.png"), key=lambda file: file.relative_to(folder).as_posix())
@@ -231,7 +224,7 @@ def test_packs_that_cannot_be_written_are_one_clear_error(folder: Path, tmp_path
         pack(folder, tmp_path / "packs")
 
 
-# The layout
+# The split that is made
 
 
 def test_two_class_folders_alone_get_a_stratified_split_that_is_recorded(tmp_path: Path) -> None:
@@ -268,73 +261,6 @@ def test_a_made_split_does_not_hang_on_file_names(tmp_path: Path) -> None:
             _save(image, tmp_path / "two" / label / f"{29 - i}.png")
     one, two = (pack(tmp_path / name, tmp_path / "packs") for name in ("one", "two"))
     assert dict(zip(one.sha256, one.splits, strict=True)) == dict(zip(two.sha256, two.splits, strict=True))
-
-
-def test_a_name_that_is_not_utf_8_is_refused(folder: Path, tmp_path: Path) -> None:
-    (folder / "train" / "ok_front" / os.fsdecode(b"gu\xdf.png")).write_bytes(b"x")
-    _refused(tmp_path, folder, r"Names are UTF-8, .*gu\?\.png' is not")
-
-
-def test_other_and_hidden_files_are_passed_over(folder: Path, tmp_path: Path) -> None:
-    inside = folder / "train" / "ok_front"
-    for name in ("Thumbs.db", "notes.txt", ".hidden.png", "._casting.png"):
-        (inside / name).write_bytes(b"x")
-    (folder / ".cache").mkdir()
-    (folder / "__MACOSX").mkdir()
-    assert len(pack(folder, tmp_path / "packs").paths) == 20
-
-
-def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
-    _refused(tmp_path, tmp_path / "nowhere", "There is no image folder")
-
-
-def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    _refused(tmp_path, tmp_path / "empty", "holds no class folders")
-
-
-def test_an_unknown_positive_class_is_refused_with_the_classes(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ImagesError, match=r"Unknown positive class 'defect'.*'def_front', 'ok_front'"):
-        pack(folder, tmp_path / "packs", positive="defect")
-
-
-def test_a_single_class_is_refused(folder: Path, tmp_path: Path) -> None:
-    for split in ("train", "test"):
-        shutil.rmtree(folder / split / "ok_front")
-    _refused(tmp_path, folder, "Exactly two class folders.*'def_front'")
-
-
-def test_a_third_class_is_refused(folder: Path, tmp_path: Path) -> None:
-    for split in ("train", "test"):
-        shutil.copytree(folder / split / "ok_front", folder / split / "unsure")
-    _refused(tmp_path, folder, "Exactly two class folders.*'unsure'")
-
-
-def test_a_class_that_test_lacks_is_refused(folder: Path, tmp_path: Path) -> None:
-    shutil.rmtree(folder / "test" / "ok_front")
-    _refused(tmp_path, folder, "lacks 'ok_front'")
-
-
-def test_a_class_folder_without_images_is_refused(folder: Path, tmp_path: Path) -> None:
-    for file in (folder / "test" / "ok_front").iterdir():
-        file.rename(file.with_suffix(".txt"))
-    _refused(tmp_path, folder, "holds no .* file")
-
-
-@pytest.mark.parametrize("extra", ["valid", "def_front"])
-def test_a_folder_beside_train_and_test_is_refused(folder: Path, tmp_path: Path, extra: str) -> None:
-    (folder / extra).mkdir()
-    _refused(tmp_path, folder, f"holds .*'{extra}'")
-
-
-def test_a_folder_inside_a_class_folder_is_refused(folder: Path, tmp_path: Path) -> None:
-    (folder / "train" / "ok_front" / "more").mkdir()
-    _refused(tmp_path, folder, r"images only.*'more'")
-
-
-def test_train_without_test_is_refused(folder: Path, tmp_path: Path) -> None:
-    shutil.rmtree(folder / "test")
-    _refused(tmp_path, folder, r"holds 'train'\.")
 
 
 # Bad files
