@@ -31,7 +31,7 @@ HEADINGS = {
 }  # fmt: skip
 NAMES = ("row", "other", "backbone", "augmentation", "batch", "factor", "level", "threshold", "seed", "fold")
 WORDS = ("row", "other", "backbone", "augmentation", "weights", "factor", "level", "about")
-HIDDEN = ("kind", "best", "wilson_low", "wilson_high", "n_leaked", "validation_accuracy", "low", "high")
+HIDDEN = ("kind", "named", "best", "wilson_low", "wilson_high", "n_leaked", "validation_accuracy", "low", "high")
 PERCENT = (
     "accuracy", "recall", "precision", "rate", "accuracy_sd", "recall_sd", "precision_sd", "rate_sd", "upper",
     "difference", "effect",
@@ -60,10 +60,10 @@ def _redundant(frame: pd.DataFrame) -> set[str]:
     if "n_leaked" in frame and not frame["n_leaked"].any():
         empty.add("clean_accuracy")  # then all test images are
     same = {name for name in ("weights", "px", "fold") if name in frame and frame[name].nunique() <= 1}
-    if "row" not in frame or "backbone" not in frame:
+    if "named" not in frame:
         return empty | same
     parts = [name for name in ("backbone", "augmentation", "batch") if frame[name].nunique() > 1]
-    if not parts or frame.duplicated(parts).any():
+    if not parts or frame["named"].any() or frame.duplicated(parts).any():
         return empty | same | {"backbone", "augmentation", "batch"}  # the rows have names of their own
     return empty | same | ({"row", "backbone", "augmentation", "batch"} - set(parts))
 

@@ -26,12 +26,13 @@ THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5)
 def comparison(store: Store, sweep: str, *, run_id: str | None = None, positive: Positive = "defective") -> Table:
     """Compare the rows of a sweep on the test images at threshold 0.5, the baselines below them.
 
-    Columns: row, backbone, augmentation, batch, px, weights, n (trainings); accuracy (mean over trainings), its sd, its
-    interval low..high (`pairs.bootstrap_interval`: over seeds and groups of copies), letters (`pairs.all_pairs`: rows
-    that share one cannot be told apart); recall to overkill_rate; escape_upper, the exact one-sided 95 % bound of the
-    training that let most defects pass; wilson_low and wilson_high of the mean accuracy over the images; clean and
-    leaked accuracy (without and with a byte-identical copy in train); validation_accuracy and best (the best row on
-    validation); epoch_s; study_accuracy, study_recall, study_f1.
+    Columns: row; named (the row has a name of its own, not one made of its settings); backbone, augmentation, batch,
+    px, weights; n (trainings); accuracy (mean over trainings), its sd, its interval low..high
+    (`pairs.bootstrap_interval`: over seeds and groups of copies), letters (`pairs.all_pairs`: rows that share one
+    cannot be told apart); recall to overkill_rate; escape_upper, the exact one-sided 95 % bound of the training that
+    let most defects pass; wilson_low and wilson_high of the mean accuracy over the images; clean and leaked accuracy
+    (without and with a byte-identical copy in train); validation_accuracy and best (the best row on validation);
+    epoch_s; study_accuracy, study_recall, study_f1.
 
     Raises:
         UsageError: the store holds no run of the sweep, or not that run.
@@ -113,6 +114,7 @@ def _row(found: Answers, kind: str, row: str, cells: pd.DataFrame, positive: Pos
     return {
         "kind": kind,
         "row": row,
+        "named": kind == "cell" and not row.startswith(first["backbone"]),
         **(_settings(first) if kind == "cell" else {"backbone": row}),
         "n": len(done),
         "accuracy": measured["accuracy"].mean(),

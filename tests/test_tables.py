@@ -170,6 +170,14 @@ def test_hostile_names_steer_neither_terminal_nor_markdown_nor_html(store: Store
     assert "\\|" in render.render(table, "markdown")
 
 
+def test_rows_with_names_of_their_own_keep_them_and_others_show_their_settings(store: Store) -> None:
+    ask(store, "r1", [{"cell_id": "a0", "row": "No Flip", "seed": 0}, {"cell_id": "b0", "row": "Base", "seed": 0}])
+    assert list(render.shown(tables.comparison(store, "s"))["row"]) == ["No Flip", "Base"]
+    settings = [{"cell_id": f"c{b}", "row": f"vgg16, batch {b}", "batch_size": b, "seed": 0} for b in (4, 8)]
+    ask(store, "r2", settings, hour=13)
+    assert list(render.shown(tables.comparison(store, "s"))["batch"]) == ["4", "8"]
+
+
 def test_an_unknown_format_is_answered_with_the_nearest(known: Store) -> None:
     with pytest.raises(UsageError, match="Did you mean 'markdown'"):
         render.render(tables.comparison(known, "s"), "markdwn")
