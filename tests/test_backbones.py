@@ -150,6 +150,7 @@ def test_every_backbone_has_the_parameters_that_are_written_down(name: str) -> N
     assert backbones.n_parameters(network) == (TRAINABLE[name], statistics)
     row = backbones.BACKBONES[name]
     assert (row.n_parameters, row.n_statistics) == (TRAINABLE[name], statistics)
+    assert backbones.n_parameters(build_on_meta(name))[0] == row.n_parameters + row.n_features + 1
 
 
 @pytest.mark.parametrize("name", TRAINABLE)
@@ -233,6 +234,7 @@ def test_the_listing_says_what_is_known_of_each() -> None:
         "study_name": "InceptionV3",
         "timm_name": "inception_v3.tf_in1k",
         "n_parameters": 21_785_568,
+        "n_with_head": 21_785_568 + 2048 + 1,
         "n_statistics": 34_432,
         "input_px": 299,
         "min_px": 75,
@@ -243,6 +245,12 @@ def test_the_listing_says_what_is_known_of_each() -> None:
         *("vgg16", "inception_resnet_v2", "densenet169", "nasnet_mobile", "efficientnetb4")
     ]
     assert [name for name, row in rows.items() if row["weights"] == "none"] == ["nasnet_mobile"]
+
+
+def test_the_listing_counts_the_studys_head_of_efficientnetb4() -> None:
+    with_head = {row["name"]: row["n_with_head"] for row in backbones.listing(dense=1024)}
+    assert with_head["efficientnetb4"] == 19_385_673
+    assert {row["name"]: row["n_with_head"] for row in backbones.listing()}["efficientnetb4"] == 17_550_409
 
 
 @pytest.mark.parametrize("name", TRAINABLE)
