@@ -181,6 +181,9 @@ def notes(found: Answers, positive: Positive) -> tuple[str, ...]:
         n_test = sorted({int(n) for n in trials["n_test"]})
         span = f"{n_test[0]} to {n_test[-1]}" if len(n_test) > 1 else str(n_test[0])
         notes.append(f"Dataset {first['dataset_id']}, {span} test images a training; {device(trials)}.")
+        shared = [f"{values[0]}{unit}" for values, unit in _settings(asked, trials) if len(values) == 1]
+        if shared:
+            notes.append(f"Every row: {', '.join(shared)}.")
     left = int((~asked["cell_id"].isin(found.trials.index)).sum())
     if left:
         failed = found.store.failed()
@@ -189,6 +192,17 @@ def notes(found: Answers, positive: Positive) -> tuple[str, ...]:
         notes.append(f"{left} of {len(asked)} cells have no result: {counted}.")
     notes.append(f"Run {found.run_id}.")
     return tuple(notes)
+
+
+def _settings(asked: pd.DataFrame, trials: pd.DataFrame) -> list[tuple[list[Any], str]]:
+    """Return the different values of what a reader must know of a run's training, each with its unit."""
+    cells = asked[asked["kind"] == "cell"]
+    return [
+        ([f"weights {name}" for name in cells["weights"].unique()], ""),
+        (list(cells["image_px"].unique()), " px"),
+        (list(trials["epochs"].unique()), " epochs"),
+        (list(trials["precision"].unique()), ""),
+    ]
 
 
 def device(trials: pd.DataFrame) -> str:

@@ -251,13 +251,17 @@ def plot(
     positive: ViewClass = "def_front",
 ) -> None:
     """Write the study's charts of a sweep: metrics by row, times, metrics over the thresholds."""
-    from casting_tune import charts, tables
+    from casting_tune import answers, charts, tables
+    from casting_tune import pack as packs
     from casting_tune.store import Store
 
     store, view = Store(results), _view(positive)
     folder.mkdir(parents=True, exist_ok=True)
     compared = tables.comparison(store, sweep, run_id=run, positive=view)
     files = [charts.plot_metrics(compared.frame, folder / f"{sweep}-metrics.png", title=compared.title)]
+    packed = results / "packs" / str(answers.load(store, sweep, run).asked["dataset_id"].iloc[0])
+    if packed.is_dir():
+        files.append(charts.plot_images(packs.open_pack(packed), folder / "images.png"))
     times = tables.TABLES["timing"](store, sweep, run_id=run).frame
     if times["n"].sum():
         files.append(charts.plot_times(times, folder / f"{sweep}-times.png"))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -209,3 +210,70 @@ def test_a_signal_stops_a_sweep_keeps_what_has_ended_and_leaves_nothing_running(
     _, alive = psutil.wait_procs(children, timeout=30)
     assert not alive
     assert len(list(results.glob("epochs/*/*.parquet"))) >= 3
+
+
+@pytest.fixture(scope="module")
+def leaky(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The drawn castings with one training image among the test images too."""
+    folder = tmp_path_factory.mktemp("leaky") / "castings"
+    shutil.copytree(drawn, folder)
+    source = next((folder / "train" / "ok_front").iterdir())
+    shutil.copy(source, folder / "test" / "ok_front" / f"copy{source.suffix}")
+    return folder
+
+
+def test_the_audit_exits_3_where_test_images_stand_in_train_unless_that_is_accepted(
+    leaky: Path, drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("audit", "--data", leaky, "--results", tmp_path)
+    code, out, _ = call(capsys, *words)
+    assert code == 3
+    assert "1 byte for byte" in out
+    assert call(capsys, *words, "--accept-leakage")[0] == 0
+    assert call(capsys, "audit", "--data", drawn, "--results", tmp_path)[0] == 0
+
+
+def test_the_pictures_of_images_and_sweeps_are_written(
+    swept: tuple[Path, str], drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results, _ = swept
+    code, out, _ = call(capsys, "preview", "--data", drawn, "--results", results, "--out", tmp_path / "preview")
+    assert code == 0
+    code, charts, _ = call(capsys, "plot", "tiny", "--results", results, "--out", tmp_path / "plots")
+    assert code == 0
+    files = [Path(line) for line in (out + charts).replace("\n/", "\0/").replace("\n", "").split("\0")]
+    assert len(files) == 5 + 6  # 4 previews and the counts; metrics, counts, times, three over the thresholds
+    assert all(file.read_bytes().startswith(b"\x89PNG") for file in files)
+
+
+def test_a_threshold_is_chosen_for_a_cell_or_refused_with_the_reason(
+    swept: tuple[Path, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    results, _ = swept
+    cell = next((results / "trials").rglob("*.parquet")).name.split("-")[0]
+    code, _, err = call(capsys, "threshold", cell, "--results", results, "--max-escape", "5%")
+    assert code == 2
+    assert "20" in err  # the tiny sweep validates on fewer defects than that
+    assert call(capsys, "threshold", cell, "--results", results)[0] == 2
+
+
+def test_the_layer_table_is_printed_with_its_totals(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = call(capsys, "summary", "efficientnetb4", "--head", "dense1024,dropout")
+    assert code == 0
+    assert "trainable 19,385,673" in out
+
+
+def test_the_whole_study_is_one_command_and_leaves_every_table(
+    tiny: Path, drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "sweeps" / "part.toml").write_text('study_part = "1"\n' + tiny.read_text())
+    (tmp_path / "sweeps" / "other.toml").write_text(tiny.read_text())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("casting_tune.sweepfile.names", lambda: ["other", "part"])
+    code, out, err = call(capsys, "study", "--data", drawn, "--quick", "--results", "r", "--out", "tables")
+    assert (code, err) == (0, "")
+    assert "of the 16 test images" in out  # the audit came first
+    kinds = ("comparison", "pairs", "effects", "timing", "thresholds", "trainings")
+    expected = {f"part-{kind}{view}.md" for kind in kinds for view in ("", "-ok_front")}
+    assert {file.name for file in (tmp_path / "tables").iterdir()} == expected
