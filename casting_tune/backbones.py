@@ -240,25 +240,38 @@ def weights_id(name: str, weights: str) -> str:
     """Return what the weights really are, after making sure that they are to be had.
 
     `imagenet` weights are in the cache, or their server has just said that it has them; nothing is downloaded here.
-    A local folder is loaded once. The identities are `none`, `imagenet:TAG`, and `local-dir:` with 12 hexadecimal
-    digits over config.json and model.safetensors.
+    A local folder is loaded once. The identities are those of `expected_weights_id`.
 
     Raises:
         UsageError: a name or weights that cannot be meant.
         WeightsError: weights that are not to be had.
     """
-    check_name(name)
-    if weights == "none":
-        return "none"
+    identity = expected_weights_id(name, weights)
     if weights == "imagenet":
         source = _source(name)
         if pretrained.find_cached(source) is None:
             pretrained.ask(source)
-        return f"imagenet:{source.tag}"
-    identity = f"local-dir:{pretrained.fingerprint(weights)}"
-    with _stream(0, "weights"):
-        _network(name, weights, in_channels=None)
+    elif weights != "none":
+        with _stream(0, "weights"):
+            _network(name, weights, in_channels=None)
     return identity
+
+
+def expected_weights_id(name: str, weights: str) -> str:
+    """Return the identity that weights would have, without asking anyone for them.
+
+    `none`, `imagenet:TAG`, or `local-dir:` with 12 hexadecimal digits over config.json and model.safetensors.
+
+    Raises:
+        UsageError: a name or weights that cannot be meant.
+        WeightsError: timm has no weights of this network, or the folder is not there.
+    """
+    check_name(name)
+    if weights == "none":
+        return "none"
+    if weights == "imagenet":
+        return f"imagenet:{_source(name).tag}"
+    return f"local-dir:{pretrained.fingerprint(weights)}"
 
 
 def normalisation(name: str, weights: str) -> tuple[tuple[float, ...], tuple[float, ...]]:

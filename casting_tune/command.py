@@ -79,6 +79,7 @@ def sweep_command(
         retries=retries,
         timing=timing,
         baselines=baselines,
+        plan=plan,
         command=_command(name, quick, only or [], override or []),
     )
     out = terminal.console()
@@ -120,14 +121,16 @@ def _terminate(number: int, frame: object) -> None:
     raise _Terminated
 
 
+_BESIDE = {"baseline": "baselines", "timing": "timing passes"}
+
+
 def _outline(out: Console, prepared: Prepared, *, every_cell: bool) -> None:
     plan, sweep = prepared.plan, prepared.sweep
     done = len(plan.planned) - len(plan.to_do)
-    beside = [f"{n} {kind}" for kind in ("baseline", "timing") if (n := sum(p.cell.kind == kind for p in plan.planned))]
-    place = f"{prepared.place.device}, {prepared.place.n_at_once} at once, {prepared.place.n_threads} threads each"
-    terminal.say(out, f"{sweep.name}: {sweep.question}")
-    kinds = f" ({', '.join(beside)})" if beside else ""
-    terminal.say(out, f"{len(plan.planned)} cells{kinds}: {done} done, {len(plan.to_do)} to do ({place}).")
+    counts = {kind: sum(p.cell.kind == kind for p in plan.planned) for kind in ("cell", "baseline", "timing")}
+    beside = [f" and {n} {name}" for kind, name in _BESIDE.items() if (n := counts[kind])]
+    told = f"{counts['cell']} cells{''.join(beside)}: {done} done, {len(plan.to_do)} to do"
+    terminal.say(out, f"{told} ({place}).")
     if every_cell:
         for planned in plan.planned:
             state = planned.state if planned.status is None else f"{planned.state}: {planned.status}"

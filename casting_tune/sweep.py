@@ -54,6 +54,7 @@ class Options:
     retries: int = 1
     timing: bool = False
     baselines: bool = True
+    plan: bool = False
     command: str = ""
 
 
@@ -93,7 +94,9 @@ def prepare(
     resources, place = _resources(options, len(sweep.cells))
     images = _pack(options, store, say, on_progress)
     groups = _groups(sweep.cells, images, store, say, on_progress)
-    cells = _resolved(sweep.cells, place, groups)
+    # a plan asks nobody for weights: it must answer without a network
+    identify = backbones.expected_weights_id if options.plan else backbones.weights_id
+    cells = _resolved(sweep.cells, place, groups, identify=identify)
     _check_cells(cells, images, groups)
     cells += (extras.baselines(cells) if options.baselines else ()) + (extras.timings(cells) if options.timing else ())
     notes = _notes(cells, images)
@@ -191,10 +194,16 @@ def _resources(options: Options, n_cells: int) -> tuple[Resources, Place]:
     return Resources(cpus=fitting, gpus=gpus, n_at_once=at_once), place
 
 
-def _resolved(cells: tuple[Cell, ...], place: Place, groups: NDArray[np.int64] | None) -> tuple[Cell, ...]:
-    """Make sure of the weights of every backbone, once each, and settle what only machine and images can tell."""
+def _resolved(
+    cells: tuple[Cell, ...],
+    place: Place,
+    groups: NDArray[np.int64] | None,
+    *,
+    identify: Callable[[str, str], str],
+) -> tuple[Cell, ...]:
+    """Identify the weights of every backbone, once each, and settle what only machine and images can tell."""
     wanted = dict.fromkeys((cell.config.backbone, cell.config.weights) for cell in cells)
-    ids = {pair: backbones.weights_id(*pair) for pair in wanted}
+    ids = {pair: identify(*pair) for pair in wanted}
     split_id = "official" if groups is None else hashlib.sha256(groups.astype("<i8").tobytes()).hexdigest()[:12]
     return tuple(
         space.resolve(

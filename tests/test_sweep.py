@@ -152,6 +152,20 @@ def test_weights_that_are_not_to_be_had_are_refused_before_the_first_trial(tiny:
         sweep.prepare(options(tiny, drawn), say=lambda _: None)
 
 
+def test_a_plan_asks_nobody_for_weights_and_has_the_keys_of_the_run(
+    tiny: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny.write_text(tiny.read_text().replace('"none"', '"imagenet"'))
+    asked: list[object] = []
+    monkeypatch.setattr("casting_tune.weights.ask", asked.append)
+    monkeypatch.setattr("casting_tune.weights.find_cached", lambda source: None)
+    plan = sweep.prepare(options(tiny, drawn, plan=True), say=lambda _: None).plan
+    assert asked == []
+    run_plan = sweep.prepare(options(tiny, drawn), say=lambda _: None).plan
+    assert len(asked) == 1
+    assert [p.cell_id for p in plan.planned] == [p.cell_id for p in run_plan.planned]
+
+
 def test_nothing_of_this_machine_reaches_the_store(tiny: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import platform
 
