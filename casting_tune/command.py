@@ -127,6 +127,8 @@ _BESIDE = {"baseline": "baselines", "timing": "timing passes"}
 def _outline(out: Console, prepared: Prepared, *, every_cell: bool) -> None:
     plan, sweep = prepared.plan, prepared.sweep
     done = len(plan.planned) - len(plan.to_do)
+    place = f"{prepared.place.device}, {prepared.place.n_at_once} at once, {prepared.place.n_threads} threads each"
+    terminal.say(out, f"{sweep.name}: {sweep.question}")
     counts = {kind: sum(p.cell.kind == kind for p in plan.planned) for kind in ("cell", "baseline", "timing")}
     beside = [f" and {n} {name}" for kind, name in _BESIDE.items() if (n := counts[kind])]
     told = f"{counts['cell']} cells{''.join(beside)}: {done} done, {len(plan.to_do)} to do"
