@@ -53,7 +53,7 @@ def baselines(cells: Sequence[Cell]) -> tuple[Cell, ...]:
 
 
 def timings(cells: Sequence[Cell]) -> tuple[Cell, ...]:
-    """Return a short pass for each network, size and batch size of a sweep."""
+    """Return a short pass for each network, size and batch size of a sweep, with the toggles of its first cell."""
     passes: dict[TrialConfig, Cell] = {}
     for cell in cells:
         config = cell.config
@@ -68,5 +68,6 @@ def timings(cells: Sequence[Cell]) -> tuple[Cell, ...]:
             split="official",
             split_id="official",
         )
-        passes.setdefault(short, Cell(row=cell.row, label=f"timing: {cell.row}", config=short, kind="timing"))
+        timed = replace(short, toggles=())
+        passes.setdefault(timed, Cell(row=cell.row, label=f"timing: {cell.row}", config=short, kind="timing"))
     return tuple(passes.values())

@@ -34,5 +34,5 @@ def test_two_ways_of_splitting_are_two_rows() -> None:
 
 
 def test_a_timing_pass_is_short_and_each_setting_has_one() -> None:
-    found = extras.timings([cell(seed=0), cell(seed=1), cell(batch_size=2)])
+    found = extras.timings([cell(seed=0), cell(seed=1), cell(toggles=("flip",)), cell(batch_size=2)])
     assert [(c.config.batch_size, c.config.train_images, c.config.epochs) for c in found] == [(8, 120, 3), (2, 40, 3)]
