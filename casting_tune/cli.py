@@ -27,7 +27,8 @@ app = typer.Typer(
 )
 
 ViewClass = Annotated[
-    str, typer.Option("--positive", help="Positive class: def_front, or ok_front as the study has it.")
+    str,
+    typer.Option("--positive", help="Positive class: def_front (or defective); ok_front (or ok) is the study's view."),
 ]
 
 
