@@ -175,6 +175,8 @@ def notes(found: Answers, positive: Positive) -> tuple[str, ...]:
         if positive == "defective"
         else "Positive class: ok_front, the study's view; escape and overkill stay those of the defect."
     ]
+    if positive == "defective" and any(asked["figures"]):
+        notes.append("The study's recall and F1 are those of ok_front: --positive ok_front shows ours in its view.")
     if first["quick"]:
         notes.append("Quick run (small images, few epochs): it shows that all works, not which row is best.")
     if len(trials):

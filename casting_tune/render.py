@@ -57,7 +57,7 @@ def shown(table: Table) -> pd.DataFrame:
 def _redundant(frame: pd.DataFrame) -> set[str]:
     """Return the columns that tell rows apart no better than others do, or that hold nothing."""
     empty = {str(name) for name in frame.columns if frame[name].isna().all() and name != "accuracy"}
-    if "n_leaked" in frame and not frame["n_leaked"].any():
+    if "leaked_accuracy" in empty:
         empty.add("clean_accuracy")  # then all test images are
     same = {name for name in ("weights", "px", "fold") if name in frame and frame[name].nunique() <= 1}
     if "named" not in frame:

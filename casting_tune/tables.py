@@ -204,7 +204,14 @@ def _at(found: Answers, cells: pd.DataFrame, threshold: float, positive: Positiv
         values = metrics.measure(
             tested["y_true"].to_numpy(), tested["score"].to_numpy(), threshold=on_defect, positive=positive
         )
-        measured.append({name: values[name] for name in SHOWN})
+        shown = {name: values[name] for name in SHOWN}
+        leaked = tested["leaked"].fillna(value=False).to_numpy(dtype=bool)
+        for name, side in (("clean_accuracy", ~leaked), ("leaked_accuracy", leaked)):
+            of_side = metrics.measure(
+                tested["y_true"].to_numpy()[side], tested["score"].to_numpy()[side], threshold=on_defect
+            )
+            shown[name] = of_side["accuracy"]
+        measured.append(shown)
     return measured
 
 
@@ -213,6 +220,8 @@ def _mean_sd(each: pd.DataFrame) -> dict[str, float]:
     for name in SHOWN:
         values = each[name] if name in each else pd.Series(dtype=float)
         columns |= {name: values.mean(), f"{name}_sd": values.std(ddof=1) if len(values) > 1 else np.nan}
+    for name in ("clean_accuracy", "leaked_accuracy"):
+        columns[name] = each[name].mean() if name in each else np.nan
     return columns
 
 

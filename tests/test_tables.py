@@ -30,7 +30,15 @@ def ask(store: Store, run: str, cells: list[dict[str, Any]], hour: int = 12) -> 
     store.write("cells", "s", run, rows)
 
 
-def finish(store: Store, cell: str, counts: tuple[int, int, int, int], *, sweep: str = "s", **more: Any) -> None:
+def finish(
+    store: Store,
+    cell: str,
+    counts: tuple[int, int, int, int],
+    *,
+    sweep: str = "s",
+    leaked: tuple[bool, ...] = (),
+    **more: Any,
+) -> None:
     tp, fp, tn, fn = counts
     row = {
         "cell_id": cell, "attempt": 1, "sweep": sweep, "status": "completed", "started_at": NOON, "n_test": sum(counts),
@@ -41,7 +49,16 @@ def finish(store: Store, cell: str, counts: tuple[int, int, int, int], *, sweep:
     decided = [(1, 0.9)] * tp + [(0, 0.9)] * fp + [(0, 0.1)] * tn + [(1, 0.1)] * fn
     decided.sort(key=lambda decision: -decision[0])  # the images of two trainings are the same: defects first
     images = [
-        {"cell_id": cell, "attempt": 1, "split": "test", "image": i, "sha256": str(i), "y_true": y, "score": score}
+        {
+            "cell_id": cell,
+            "attempt": 1,
+            "split": "test",
+            "image": i,
+            "sha256": str(i),
+            "y_true": y,
+            "score": score,
+            "leaked": leaked[i] if leaked else False,
+        }
         for i, (y, score) in enumerate(decided)
     ]
     store.write("predictions", sweep, f"{cell}-{row['attempt']}", images)
@@ -90,6 +107,15 @@ def test_the_studys_view_is_the_same_decisions_with_ok_as_the_positive_class(kno
     assert row["accuracy"] == pytest.approx((710 / 716 + 700 / 716) / 2)
     assert row["escape_rate"] == pytest.approx((3 + 13) / 2 / 453)  # an escape stays an escape
     assert any("ok_front" in note for note in table.notes)
+
+
+def test_that_the_studys_recall_is_another_classs_is_said_where_it_is(known: Store) -> None:
+    def told(positive: str) -> bool:
+        notes = tables.comparison(known, "s", positive=positive).notes  # type: ignore[arg-type]
+        return any("--positive ok_front shows ours" in note for note in notes)
+
+    assert told("defective")
+    assert not told("ok")
 
 
 def test_a_cell_is_found_by_its_id_wherever_it_was_trained(known: Store) -> None:
@@ -214,6 +240,15 @@ def test_five_thresholds_come_from_one_set_of_predictions(trained: Store) -> Non
     mean = frame[(frame["row"] == "default") & (frame["threshold"] == 0.5)].iloc[0]
     assert mean["accuracy"] == pytest.approx(at_half["accuracy"].mean())
     assert mean["accuracy_sd"] == pytest.approx(at_half["accuracy"].std(ddof=1))
+
+
+def test_thresholds_tell_clean_from_leaked_test_images(store: Store) -> None:
+    ask(store, "r1", [{"cell_id": "a0", "row": "A", "seed": 0}])
+    finish(store, "a0", (1, 0, 1, 2), leaked=(True, False, False, True))  # defects first: found, missed, missed; good
+    frame = tables.thresholds(store, "s").frame.set_index("threshold")
+    assert frame.loc[0.5, "accuracy"] == 0.5
+    assert frame.loc[0.5, "leaked_accuracy"] == 1.0
+    assert frame.loc[0.5, "clean_accuracy"] == 0.0
 
 
 def test_the_studys_threshold_is_one_on_the_good_castings(trained: Store) -> None:
