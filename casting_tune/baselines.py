@@ -17,7 +17,6 @@ from casting_tune import photographs
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from casting_tune.pack import Pack
 
 BASELINES = {
     "majority": "every image gets the share of defects in train",
@@ -45,32 +44,6 @@ class Baseline:
     name: str
     about: str
     score: NDArray[np.float32]
-
-
-def run(
-    pack: Pack,
-    train_rows: NDArray[np.int64],
-    test_rows: NDArray[np.int64],
-    *,
-    features: NDArray[np.float32] | None,
-) -> tuple[Baseline, ...]:
-    """Return every baseline on these rows of a pack.
-
-    Args:
-        pack: the images and labels.
-        train_rows: [n_train] rows whose labels may be looked at.
-        test_rows: [n_test] rows to score.
-        features: [n, d] of all rows of the pack, from a frozen network; None leaves the linear probe out.
-    """
-    labels = pack.labels[train_rows]
-    scored = (
-        majority(labels, len(test_rows)),
-        nearest(pack.images, pack.labels, train_rows, test_rows, descriptor="small"),
-        nearest(pack.images, pack.labels, train_rows, test_rows, descriptor="polar"),
-    )
-    if features is None:
-        return scored
-    return (*scored, linear_probe(features[train_rows], labels, features[test_rows]))
 
 
 def majority(labels_train: NDArray[np.uint8], n_test: int) -> Baseline:
