@@ -67,8 +67,12 @@ MAY_IMPORT = {
     "extras": {"space", "trial"},
     "summary": {"backbones"},
     "terminal": set(),
-    "command": {"sweep", "tables", "render", "view", "terminal"},
+    "options": set(),
     "sweep": None,
+    "commands_images": None,
+    "commands_models": None,
+    "commands_results": None,
+    "commands_sweep": None,
     "cli": None,
 }
 """The table of README's "Rooms": a room -> the rooms it may import beside errors; None is any."""
@@ -83,7 +87,7 @@ OWNERS = {
     "scipy": {"stats", "pairs", "photographs", "audit"},
     "sklearn": {"metrics", "folds", "baselines"},
     "matplotlib": {"canvas", "charts", "pictures"},
-    "typer": {"cli", "command"},
+    "typer": {"cli", "options", "commands_images", "commands_models", "commands_results", "commands_sweep"},
 }
 
 

@@ -1,4 +1,4 @@
-"""The command that runs a sweep, as `casting-tune sweep` and as `python -m casting_tune.sweep`, and its options.
+"""Commands that run sweeps; `casting-tune sweep` is `python -m casting_tune.sweep`.
 
 Comes in: what a person typed. Goes out: lines and a table on the terminal, an exit code. Decides nothing about trials.
 """
@@ -13,25 +13,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from casting_tune import terminal
+from casting_tune import commands_images, terminal
 from casting_tune.errors import CastingTuneError
+from casting_tune.options import Data, DefectClass, PackSize, Results, SkipBad
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from casting_tune.sweep import Prepared
 
-Results = Annotated[Path, typer.Option("--results", help="The results folder (the store).")]
-Data = Annotated[
-    Path | None,
-    typer.Option("--data", envvar="CASTING_TUNE_DATA", help="Image folder; left out: castings are drawn."),
-]
-DefectClass = Annotated[str, typer.Option("--positive", help="The class folder that is the defect.")]
-PackSize = Annotated[int | None, typer.Option("--pack-size", help="Longest side of the packed images, in pixels.")]
-SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out files that cannot be decoded, and record them.")]
 
-
-def sweep_command(
+def sweep(
     name: Annotated[str, typer.Argument(help="A sweep's name, or the path of a sweep file.")],
     *,
     data: Data = None,
@@ -60,9 +52,9 @@ def sweep_command(
     timing: Annotated[bool, typer.Option("--timing", help="Add a short pass a network, alone on its device.")] = False,
 ) -> None:
     """Train what a sweep asks for and the store lacks; then print the table."""
-    from casting_tune import sweep
+    from casting_tune import sweep as room
 
-    options = sweep.Options(
+    options = room.Options(
         sweep=name,
         data=data,
         results=results,
@@ -84,10 +76,53 @@ def sweep_command(
     )
     out = terminal.console()
     with terminal.progress(out) as on_progress:
-        prepared = sweep.prepare(options, say=lambda line: terminal.say(out, line), on_progress=on_progress)
+        prepared = room.prepare(options, say=lambda line: terminal.say(out, line), on_progress=on_progress)
     _outline(out, prepared, every_cell=plan)
     if not plan:
         _execute(out, prepared)
+
+
+def sweeps() -> None:
+    """List the sweeps that are found by name, with their questions."""
+    from casting_tune import space, sweepfile
+
+    rows = []
+    for name in sweepfile.names():
+        read = space.read(name)
+        rows.append([name, str(len(read.cells)), read.study_part or "-", read.question])
+    terminal.grid(["sweep", "cells", "study part", "question"], rows)
+
+
+def study(
+    data: Data = None,
+    *,
+    results: Results = Path("results"),
+    quick: Annotated[bool, typer.Option("--quick", help="Every sweep's [quick] section.")] = False,
+    folder: Annotated[Path, typer.Option("--out", help="Where the tables go, as Markdown.")] = Path("tables"),
+) -> None:
+    """Reproduce the study in one go: the audit, its five sweeps, the honest ones, and every table of each."""
+    from casting_tune import render, space, sweepfile, tables
+    from casting_tune.store import Store
+
+    out, failed = terminal.console(), []
+    if data is not None:
+        commands_images.audit(data, results, accept_leakage=True)
+    for name in (name for name in sweepfile.names() if space.read(name).study_part):
+        try:
+            sweep(name, data=data, results=results, quick=quick)
+        except typer.Exit as ended:
+            failed += [name] if ended.exit_code == CastingTuneError.exit_code else []
+            if ended.exit_code > CastingTuneError.exit_code:
+                raise
+        for kind, make in tables.TABLES.items():
+            for view, positive in (("", "defective"), ("-ok_front", "ok")):
+                text = render.render(make(Store(results), name, positive=positive), "markdown")
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / f"{name}-{kind}{view}.md").write_text(text, encoding="utf-8")
+    terminal.say(out, f"Tables of every sweep are in {folder}/.")
+    if failed:
+        terminal.say(out, f"Some cells have no result in: {', '.join(failed)}.")
+        raise typer.Exit(CastingTuneError.exit_code)
 
 
 def _execute(out: Console, prepared: Prepared) -> None:

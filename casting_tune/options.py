@@ -1,0 +1,42 @@
+"""The options that several commands share, and the words that a person may use in them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from casting_tune.errors import UsageError, unknown
+
+Results = Annotated[Path, typer.Option("--results", help="The results folder (the store).")]
+Data = Annotated[
+    Path | None,
+    typer.Option("--data", envvar="CASTING_TUNE_DATA", help="Image folder; left out: castings are drawn."),
+]
+NeededData = Annotated[Path, typer.Option("--data", envvar="CASTING_TUNE_DATA", help="The image folder.")]
+DefectClass = Annotated[str, typer.Option("--positive", help="The class folder that is the defect.")]
+PackSize = Annotated[int | None, typer.Option("--pack-size", help="Longest side of the packed images, in pixels.")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out files that cannot be decoded, and record them.")]
+SweepName = Annotated[str, typer.Argument(help="The sweep's name.")]
+Run = Annotated[str | None, typer.Option("--run", help="A run's id; left out: the sweep's last run.")]
+ViewClass = Annotated[
+    str,
+    typer.Option("--positive", help="Positive class: def_front (or defective); ok_front (or ok) is the study's view."),
+]
+Head = Annotated[str, typer.Option("--head", help="dense1024,dropout: what stands before the logit.")]
+
+_VIEWS: dict[str, Literal["defective", "ok"]] = {
+    "def_front": "defective", "ok_front": "ok", "defective": "defective", "ok": "ok",
+}  # fmt: skip
+
+
+def view(positive: str) -> Literal["defective", "ok"]:
+    """Return which class a table is about, given the class folder or the word that a person wrote.
+
+    Raises:
+        UsageError: neither a class folder nor a word for one.
+    """
+    if positive not in _VIEWS:
+        raise UsageError(unknown("positive class", positive, _VIEWS))
+    return _VIEWS[positive]
