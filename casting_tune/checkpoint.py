@@ -1,15 +1,17 @@
-"""What a trial needs to go on after its process died: weights, optimiser, and the epoch that they stand at.
+"""What a trial needs to go on after its process died: weights, optimiser, and their epoch; and weights that are kept.
 
-Comes in: a model and its optimiser, and a file's place. Goes out: one file a cell, of tensors and numbers alone, put in
-place whole; it is gone when the cell completes. Randomness needs no saving: every stream depends on seed and epoch.
+Comes in: a model and its optimiser, and a file's place. Goes out: files of tensors and numbers alone, put in place
+whole. The checkpoint is gone when the cell completes. Randomness needs no saving: its streams depend on seed and epoch.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from casting_tune.trial import Epoch
 
@@ -21,16 +23,38 @@ def save(file: Path, model: torch.nn.Module, optimiser: torch.optim.Optimizer, e
     """Write the state after an epoch; a reader sees the file before this one or this one, never a part."""
     import torch
 
-    file.parent.mkdir(parents=True, exist_ok=True)
-    beside = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        with beside.open("wb") as out:
-            torch.save({"model": model.state_dict(), "optimiser": optimiser.state_dict(), "epoch": asdict(epoch)}, out)
-            out.flush()
-            os.fsync(out.fileno())
-        beside.replace(file)
-    finally:
-        beside.unlink(missing_ok=True)
+    with _whole(file) as out:
+        torch.save({"model": model.state_dict(), "optimiser": optimiser.state_dict(), "epoch": asdict(epoch)}, out)
+
+
+def keep(file: Path, model: torch.nn.Module, epoch: Epoch) -> None:
+    """Write the model's weights as safetensors, with the epoch that they are of in the file's metadata."""
+    from safetensors.torch import save as to_bytes
+
+    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    with _whole(file) as out:
+        out.write(to_bytes(weights, {name: str(value) for name, value in asdict(epoch).items()}))
+
+
+def keep_best(file: Path, model: torch.nn.Module, epoch: Epoch) -> None:
+    """Write the model's weights unless the file holds those of an earlier epoch with as low a validation loss."""
+    kept = kept_epoch(file)
+    if kept is None or epoch.epoch <= kept.epoch or epoch.validation_loss < kept.validation_loss:
+        keep(file, model, epoch)
+
+
+def kept_epoch(file: Path) -> Epoch | None:
+    """Return the epoch that kept weights are of; None where there is no file."""
+    from safetensors import safe_open
+
+    if not file.exists():
+        return None
+    with safe_open(file, framework="np") as held:
+        told = held.metadata()
+    numbers: dict[str, Any] = {
+        name: int(value) if name in ("epoch", "n_images", "n_steps") else float(value) for name, value in told.items()
+    }
+    return Epoch(**numbers)
 
 
 def load(file: Path, model: torch.nn.Module, optimiser: torch.optim.Optimizer) -> Epoch | None:
@@ -48,3 +72,18 @@ def load(file: Path, model: torch.nn.Module, optimiser: torch.optim.Optimizer) -
     model.load_state_dict(state["model"])
     optimiser.load_state_dict(state["optimiser"])
     return Epoch(**state["epoch"])
+
+
+@contextlib.contextmanager
+def _whole(file: Path) -> Iterator[IO[bytes]]:
+    """Open a file beside its place, and put it there once all is written."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    beside = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        with beside.open("wb") as out:
+            yield out
+            out.flush()
+            os.fsync(out.fileno())
+        beside.replace(file)
+    finally:
+        beside.unlink(missing_ok=True)

@@ -6,7 +6,8 @@
     |-- WeightsError            5   pretrained weights that are not to be had here
     |-- StoreError              6   a results folder that cannot be read or written
     |-- ResourcesError          7   a machine or cluster that lacks what was asked for
-    `-- Diverged                1   a trial whose loss is no longer a finite number
+    |-- Diverged                1   a trial whose loss is no longer a finite number
+    `-- TimeUp                  1   a trial that took longer than it may
 
 Exit code 0 means that all is well; 3 is kept for "test images stand in train" (the audit); 130 and 143 are
 Ctrl-C and SIGTERM. Every message says the rule, the value, and the way out, in the user's spelling.
@@ -56,6 +57,10 @@ class ResourcesError(CastingTuneError):
 
 class Diverged(CastingTuneError):
     """A trial whose loss is no longer a finite number."""
+
+
+class TimeUp(CastingTuneError):
+    """A trial that took longer than it may."""
 
 
 def unknown(kind: str, value: str, known: Iterable[str]) -> str:

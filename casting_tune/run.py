@@ -9,22 +9,23 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
-from casting_tune import augment, backbones, baselines, checkpoint, folds, loader, rows, train
-from casting_tune.errors import Diverged, StoreError, UsageError
+from casting_tune import augment, backbones, baselines, checkpoint, folds, loader, memory, rows, train
+from casting_tune.errors import Diverged, StoreError, TimeUp, UsageError
 from casting_tune.pack import Pack
 from casting_tune.rows import Place
 from casting_tune.store import Store
-from casting_tune.trial import Epoch, Predictions, Status, TrialConfig, cell_id
+from casting_tune.trial import UNLIMITED, Allowance, Epoch, Predictions, Status, TrialConfig, cell_id
 
 if TYPE_CHECKING:
     import torch
@@ -46,14 +47,15 @@ def run_trial(
     label: str,
     place: Place,
     groups: NDArray[np.int64] | None = None,
+    allowance: Allowance = UNLIMITED,
     on_epoch: Callable[[Epoch], None] = lambda _epoch: None,
 ) -> dict[str, Any]:
     """Train one cell once, write its rows, and return its row of trials.
 
     `groups` [n] numbers the photographs of the pack's images; a grouped split needs it.
 
-    A loss that is not finite, memory that runs out, or any other error of the trial ends it with that status and its
-    message in the row: one trial never ends a sweep. Errors of the store itself are raised.
+    A loss that is not finite, memory or time that runs out, or any other error of the trial ends it with that status
+    and its message in the row: one trial never ends a sweep. Errors of the store itself are raised.
     """
     started_at, started = datetime.now(UTC), time.perf_counter()
     cell = cell_id(config, pack.dataset_id)
@@ -73,9 +75,10 @@ def run_trial(
     status: Status = "completed"
     try:
         learn = _learn_nothing if config.backbone.startswith(BASELINE) else _train
-        predictions, measured = learn(
-            config, pack, place, groups=groups, on_epoch=keep, resumable=store.checkpoint(cell)
-        )
+        with memory.limited(allowance.memory_bytes if place.device == "cpu" else None):
+            predictions, measured = learn(
+                config, pack, place, groups=groups, allowance=allowance, on_epoch=keep, files=_files(store, cell)
+            )
     except StoreError:
         raise
     except Exception as error:  # whatever a network, driver or kernel raises: the row keeps it, the sweep goes on
@@ -91,6 +94,19 @@ def run_trial(
     return row
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Files:
+    """Where a trial's files lie that are no tables: what it goes on from, and weights that are kept."""
+
+    checkpoint: Path
+    last: Path
+    best: Path
+
+
+def _files(store: Store, cell: str) -> _Files:
+    return _Files(checkpoint=store.checkpoint(cell), last=store.weights(cell), best=store.weights(cell, best=True))
+
+
 def lost(
     config: TrialConfig,
     pack: Pack,
@@ -101,13 +117,14 @@ def lost(
     place: Place,
     groups: NDArray[np.int64] | None,
     error: str,
+    status: Status = "error",
 ) -> dict[str, Any]:
-    """Write and return the row of a trial whose process ended before it could say how."""
+    """Write and return the row of a trial that ended before it could say how itself."""
     cell = cell_id(config, pack.dataset_id)
     attempt = store.next_attempt(cell)
     row = rows.describe(config, pack, _folds(config, pack, groups))
     row |= rows.begin(cell, attempt, sweep=sweep, label=label, place=place, started_at=datetime.now(UTC))
-    row |= {"status": "error", "error": error[:2000]}
+    row |= {"status": status, "error": error[:2000]}
     store.write("trials", sweep, f"{cell}-{attempt}", [row])
     return row
 
@@ -165,16 +182,18 @@ def _train(
     place: Place,
     *,
     groups: NDArray[np.int64] | None,
+    allowance: Allowance,
     on_epoch: Callable[[Epoch], None],
-    resumable: Path,
+    files: _Files,
 ) -> tuple[Predictions, dict[str, Any]]:
     """Train on the training images, predict validation and test; return predictions and what was measured."""
     import torch
 
+    ends_at = time.perf_counter() + (allowance.max_seconds or math.inf)
     torch.set_num_threads(place.n_threads)
     device = torch.device(place.device)
     precision = cast(Precision, config.precision)
-    train.reset_peak_memory(device)
+    memory.reset_peak(device)
     parts = _folds(config, pack, groups)
     model = backbones.build(
         config.backbone,
@@ -199,7 +218,7 @@ def _train(
 
     def evaluation(part: str) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         pixels, y_true = images[part]
-        for batch in loader.batches(len(y_true), EVALUATION_BATCH):
+        for batch in loader.batches(len(y_true), min(EVALUATION_BATCH, allowance.micro_batch or EVALUATION_BATCH)):
             yield prepare(augment.resize(pixels[batch], px=config.image_px)), y_true[batch]
 
     recipe = train.Recipe(
@@ -214,25 +233,36 @@ def _train(
     )
     optimiser = train.make_optimiser(model, recipe)
     try:
-        last = checkpoint.load(resumable, model, optimiser)
+        last = checkpoint.load(files.checkpoint, model, optimiser)
     except Exception:  # damaged, however torch finds out: this attempt fails and says so, the next one starts afresh
-        resumable.unlink()
+        files.checkpoint.unlink()
         raise
     if last is not None:
         on_epoch(last)  # its row may be missing, should the process have died between checkpoint and row
     n_done = 0 if last is None else last.epoch
     epochs = []
     for epoch in train.fit(
-        model, optimiser, recipe, batches=training, validation=lambda: evaluation("validation"), n_done=n_done
+        model,
+        optimiser,
+        recipe,
+        batches=training,
+        validation=lambda: evaluation("validation"),
+        n_done=n_done,
+        micro_batch=allowance.micro_batch,
+        ends_at=ends_at,
     ):
+        if "best" in allowance.keep:
+            checkpoint.keep_best(files.best, model, epoch)
         if epoch.epoch < recipe.epochs:
-            checkpoint.save(resumable, model, optimiser, epoch)
+            checkpoint.save(files.checkpoint, model, optimiser, epoch)
         on_epoch(epoch)
         epochs.append(epoch)
     scores = [train.predict(model, evaluation(part), precision=precision) for part in ("validation", "test")]
     predictions = rows.predictions(parts, pack, scores)
     if not np.isfinite(predictions.score).all():
         raise Diverged("The network scores some images as not a number. A smaller base_lr helps.")
+    if "last" in allowance.keep:
+        checkpoint.keep(files.last, model, epochs[-1])
     batch = next(evaluation("test"))[0]
     epoch_s = statistics.median(epoch.train_s for epoch in epochs)
     return predictions, {
@@ -243,10 +273,11 @@ def _train(
         "latency_one_s": train.latency(model, batch[:1], precision=precision),
         "latency_batch_s": train.latency(model, batch, precision=precision),
         "latency_batch_images": len(batch),
-        "peak_memory_bytes": train.peak_memory(device),
+        "peak_memory_bytes": memory.peak(device),
         "n_parameters": n_parameters,
         "n_statistics": n_statistics,
         "resumed_from": n_done,
+        "micro_batch": allowance.micro_batch,
     }
 
 
@@ -256,13 +287,14 @@ def _learn_nothing(
     place: Place,
     *,
     groups: NDArray[np.int64] | None,
+    allowance: Allowance,
     on_epoch: Callable[[Epoch], None],
-    resumable: Path,
+    files: _Files,
 ) -> tuple[Predictions, dict[str, Any]]:
     """Score the test images by a baseline, which may look at all labels of train and validation."""
     import torch
 
-    del on_epoch, resumable
+    del allowance, on_epoch, files
     torch.set_num_threads(place.n_threads)
     parts = _folds(config, pack, groups)
     known = np.sort(np.concatenate([parts.train, parts.validation]))
@@ -336,8 +368,8 @@ def _stream(seed: int, purpose: str) -> int:
 
 
 def _status(error: Exception) -> Status:
-    import torch
-
     if isinstance(error, Diverged):
         return "diverged"
-    return "oom" if isinstance(error, torch.OutOfMemoryError | MemoryError) else "error"
+    if isinstance(error, TimeUp):
+        return "timeout"
+    return "oom" if memory.is_shortage(error) else "error"

@@ -64,11 +64,12 @@ TRIALS = _schema(
     ("device", _TEXT), ("n_threads", _INT), ("n_at_once", _INT),
     ("python", _TEXT), ("torch", _TEXT), ("timm", _TEXT), ("kornia", _TEXT), ("ray", _TEXT), ("casting_tune", _TEXT),
     ("git_commit", _TEXT), ("started_at", _TIME), ("duration_s", _REAL), ("resumed_from", _INT),
+    ("micro_batch", _INT),
 )  # fmt: skip
 """One row a trial. Metrics are shares in 0..1 at threshold 0.5, the defect as the positive class; `test_*_ok` is the
 study's view of the same decisions, `test_leaked_*` counts the test images of which a byte-identical copy was trained or
 validated on. `latency_*` are medians; `resumed_from` is the epoch after which this attempt went on, 0 from the start;
-NULL is unknown."""
+`micro_batch` is how many images at most went through the network at once, NULL the whole batch. NULL is unknown."""
 
 EPOCHS = _schema(
     ("cell_id", _TEXT), ("attempt", _INT), ("sweep", _TEXT), ("epoch", _INT), ("n_images", _INT), ("n_steps", _INT),
@@ -173,6 +174,10 @@ class Store:
     def checkpoint(self, cell_id: str) -> Path:
         """Return where a cell's checkpoint lies while it trains: beside the tables, read by no query."""
         return self.root / "checkpoints" / f"{cell_id}.pt"
+
+    def weights(self, cell_id: str, *, best: bool = False) -> Path:
+        """Return where a completed cell's weights lie if they were kept: of its last epoch, or of its best."""
+        return self.root / "weights" / f"{cell_id}{'-best' if best else ''}.safetensors"
 
     @contextlib.contextmanager
     def running(self, sweep: str) -> Iterator[None]:

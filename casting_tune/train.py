@@ -1,25 +1,24 @@
-"""The training loop, as a generator that yields one Epoch at a time; predictions; latency; peak memory.
+"""The training loop, as a generator that yields one Epoch at a time; predictions; latency.
 
-Comes in: a network, batches of normalised inputs, and the optimiser's settings. Goes out: Epochs, scores, seconds,
-bytes. It does not know where batches come from, who schedules, or where rows go.
+Comes in: a network, batches of normalised inputs, and the optimiser's settings. Goes out: Epochs, scores,
+seconds. It does not know where batches come from, who schedules, or where rows go.
 
 Nothing in the loop waits for the device: losses stay there and are read once an epoch.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from casting_tune.errors import Diverged
+from casting_tune import loader
+from casting_tune.errors import Diverged, TimeUp
 from casting_tune.trial import Epoch
 
 if TYPE_CHECKING:
@@ -53,6 +52,8 @@ def fit(
     batches: Callable[[int], Batches],
     validation: Callable[[], Batches],
     n_done: int = 0,
+    micro_batch: int | None = None,
+    ends_at: float = math.inf,
 ) -> Iterator[Epoch]:
     """Train, and yield an Epoch after each pass over the training images.
 
@@ -65,9 +66,13 @@ def fit(
         batches: epoch (from 1) -> its training batches, (inputs [b, c, px, px] float, y_true [b] float 0 or 1).
         validation: -> the validation batches, in a fixed order.
         n_done: epochs that model and optimiser have behind them already; the first one yielded is the next.
+        micro_batch: most images that go through the network at once; their gradients add up to those of the batch
+            (batch normalisation alone sees the difference). None: the batch goes through whole.
+        ends_at: no step starts after this time of `time.perf_counter`.
 
     Raises:
         Diverged: a training loss that is not a finite number.
+        TimeUp: `ends_at` has passed.
     """
     import torch
     from torch.nn.functional import binary_cross_entropy_with_logits
@@ -77,19 +82,23 @@ def fit(
     for epoch in range(n_done + 1, recipe.epochs + 1):
         model.train()
         started = time.perf_counter()
-        losses, n_images, lr = [], 0, 0.0
+        losses, n_images, n_steps, lr = [], 0, 0, 0.0
         for inputs, y_true in batches(epoch):
             lr = learning_rate(step, recipe)
             for group in optimiser.param_groups:
                 group["lr"] = lr
-            with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
-                logits = model(inputs)
-            loss = binary_cross_entropy_with_logits(logits.float(), y_true)
             optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            for part in loader.batches(len(y_true), micro_batch or len(y_true)):
+                with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+                    logits = model(inputs[part])
+                loss = binary_cross_entropy_with_logits(logits.float(), y_true[part], reduction="sum")
+                (loss / len(y_true)).backward()  # type: ignore[no-untyped-call]
+                losses.append(loss.detach())
             optimiser.step()
-            losses.append(loss.detach() * len(y_true))
             n_images += len(y_true)
+            n_steps += 1
+            if time.perf_counter() > ends_at:
+                raise TimeUp(f"The time of the trial was up in epoch {epoch} of {recipe.epochs}.")
             step += 1
         train_loss = float(torch.stack(losses).sum()) / n_images
         train_s = time.perf_counter() - started
@@ -101,7 +110,7 @@ def fit(
         yield Epoch(
             epoch=epoch,
             n_images=n_images,
-            n_steps=len(losses),
+            n_steps=n_steps,
             learning_rate=lr,
             train_loss=train_loss,
             validation_loss=validation_loss,
@@ -159,30 +168,6 @@ def latency(model: torch.nn.Module, inputs: torch.Tensor, *, precision: Literal[
         predict(model, [(inputs, inputs)], precision=precision)  # reading the scores awaits the device
         seconds.append(time.perf_counter() - started)
     return statistics.median(seconds[1:])
-
-
-def reset_peak_memory(device: torch.device) -> None:
-    """Forget the most bytes held so far."""
-    import torch
-
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    else:
-        with contextlib.suppress(OSError):  # Linux alone: "5" resets this process's own peak (proc(5), clear_refs)
-            Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak_memory(device: torch.device) -> int | None:
-    """Return the most bytes held since the reset: of the GPU, or of this process's resident memory (None: unknown)."""
-    import torch
-
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    return None
 
 
 def _validate(model: torch.nn.Module, batches: Batches, precision: Literal["fp32", "bf16"]) -> tuple[float, float]:

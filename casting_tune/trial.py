@@ -1,4 +1,4 @@
-"""The nouns that travel: TrialConfig goes in, Epoch and Predictions come out; and the key of a cell.
+"""The nouns that travel: TrialConfig and Allowance go in, Epoch and Predictions come out; and the key of a cell.
 
 Knows nothing of torch, Ray or Parquet. Everything here is frozen and made of plain values or numpy arrays.
 """
@@ -82,6 +82,28 @@ class TrialConfig:
     lr_schedule: Literal["cosine", "constant"] = "cosine"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     layout: Literal["channels_last", "contiguous"] = "channels_last"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allowance:
+    """What a trial may take and what it leaves behind; nothing here stands in the cell's key.
+
+    Attributes:
+        max_seconds: of the whole trial; after that it ends with status timeout. None: as long as it takes.
+        memory_bytes: most memory of its own on the CPU; beyond that it ends with status oom. None: no limit.
+        micro_batch: most images that go through the network at once in training, for a device that cannot hold the
+            whole batch; the step stays that of the batch, batch normalisation sees fewer images. None: the batch.
+        keep: weights to keep after completion: "last", those that made the predictions, and "best", those of the
+            epoch with the lowest validation loss.
+    """
+
+    max_seconds: float | None = None
+    memory_bytes: int | None = None
+    micro_batch: int | None = None
+    keep: tuple[Literal["last", "best"], ...] = ()
+
+
+UNLIMITED = Allowance()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

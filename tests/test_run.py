@@ -7,14 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, recall_score
 
-from casting_tune import backbones, rows, run
+from casting_tune import augment, backbones, checkpoint, loader, memory, rows, run
 from casting_tune.errors import StoreError, UsageError
 from casting_tune.pack import Pack
 from casting_tune.rows import Place
 from casting_tune.store import Store
-from casting_tune.trial import Epoch, TrialConfig, cell_id
+from casting_tune.trial import Allowance, Epoch, TrialConfig, cell_id
 
 CONFIG = TrialConfig(
     backbone="timm:test_resnet.r160_in1k", image_px=32, batch_size=16, epochs=2, precision="fp32", toggles=("flip",)
@@ -171,3 +172,54 @@ def test_a_trial_measures_its_own_peak_memory_and_times(packed: Pack, store: Sto
     assert row["image_s"] == row["epoch_s"] / row["n_train"]  # type: ignore[operator]
     assert 0 < row["latency_one_s"] < row["duration_s"]  # type: ignore[operator]
     assert row["peak_memory_bytes"] is None or row["peak_memory_bytes"] > 50_000_000  # type: ignore[operator]
+
+
+def test_a_trial_that_takes_too_long_ends_as_a_timeout_and_can_go_on(packed: Pack, store: Store) -> None:
+    row = train(CONFIG, packed, store, allowance=Allowance(max_seconds=1e-9))
+    assert (row["status"], row["error"]) == ("timeout", "TimeUp: The time of the trial was up in epoch 1 of 2.")
+    assert train(CONFIG, packed, store)["status"] == "completed"
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory is limited on Linux alone")
+def test_a_trial_that_asks_for_more_memory_than_it_may_ends_as_oom(packed: Pack, store: Store) -> None:
+    held = memory.peak(torch.device("cpu"))
+    assert held is not None
+    big = replace(CONFIG, backbone="vgg16", image_px=128, epochs=1)  # 134 MB of weights, gradients and moments each
+    memory.reset_peak(torch.device("cpu"))
+    now = memory.peak(torch.device("cpu")) or held
+    row = train(big, packed, store, allowance=Allowance(memory_bytes=now + 100 * 2**20))
+    assert row["status"] == "oom", row
+    assert train(CONFIG, packed, store)["status"] == "completed"
+
+
+def test_micro_batches_train_the_same_network_without_batch_normalisation(packed: Pack, tmp_path: Path) -> None:
+    config = replace(CONFIG, backbone="timm:test_vit.r160_in1k", image_px=160, toggles=())
+    whole, parts = Store(tmp_path / "whole"), Store(tmp_path / "parts")
+    assert train(config, packed, whole)["micro_batch"] is None
+    assert train(config, packed, parts, allowance=Allowance(micro_batch=4))["micro_batch"] == 4
+    cell = cell_id(config, packed.dataset_id)
+    assert np.abs(scores(whole, cell) - scores(parts, cell)).max() < 1e-4
+    steps = [store.read("epochs")["n_steps"].to_pylist() for store in (whole, parts)]
+    assert steps[0] == steps[1]
+
+
+def test_kept_weights_are_those_that_made_the_predictions(packed: Pack, store: Store) -> None:
+    row = train(CONFIG, packed, store, allowance=Allowance(keep=("last", "best")))
+    cell = str(row["cell_id"])
+    model = backbones.build(CONFIG.backbone, weights="none", dense=0, dropout=0, in_channels=3, seed=9).eval()
+    model.load_state_dict(load_file(store.weights(cell)))
+    prepare = run._preparation(CONFIG, torch.device("cpu"))
+    predictions = store.read("predictions").to_pandas()
+    images = loader.put(packed.images, predictions["image"].to_numpy(), px=32, device=torch.device("cpu"))
+    with torch.inference_mode():
+        found = model(prepare(augment.resize(images, px=32))).sigmoid().numpy()
+    np.testing.assert_allclose(found, predictions["score"], atol=1e-5)
+    losses = store.read("epochs").to_pandas().set_index("epoch")["validation_loss"]
+    best = checkpoint.kept_epoch(store.weights(cell, best=True))
+    assert best is not None
+    assert (best.epoch, best.validation_loss) == (losses.idxmin(), losses.min())
+
+
+def test_no_weights_are_kept_unasked(packed: Pack, store: Store) -> None:
+    train(CONFIG, packed, store)
+    assert not (store.root / "weights").exists()

@@ -1,0 +1,76 @@
+"""How much memory a trial takes, and a limit that ends the trial alone.
+
+Comes in: a device, bytes. Goes out: bytes; an error in the trial that asks for more than its limit. Knows no trials.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+_SIGNS = ("can't allocate memory", "out of memory", "could not create a primitive", "bad_alloc")
+"""How torch, oneDNN and the C++ library word an allocation that the system refused (torch 2.14)."""
+
+
+def reset_peak(device: torch.device) -> None:
+    """Forget the most bytes held so far."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with contextlib.suppress(OSError):  # Linux alone: "5" resets this process's own peak (proc(5), clear_refs)
+            Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak(device: torch.device) -> int | None:
+    """Return the most bytes held since the reset: of the GPU, or of this process's resident memory (None: unknown)."""
+    import torch
+
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _status("VmHWM")
+
+
+@contextlib.contextmanager
+def limited(limit_bytes: int | None) -> Iterator[None]:
+    """Let this process hold at most so many bytes of its own, as far as the system can tell; None is no limit.
+
+    The kernel refuses what goes beyond (setrlimit(2), RLIMIT_DATA: private writable memory, so images that are shared
+    between processes do not count), and the library that asked raises: see `is_shortage`. Linux alone; elsewhere, and
+    where the process holds more already, nothing is limited.
+    """
+    held, mapped = _status("VmRSS"), _status("VmData")
+    if limit_bytes is None or held is None or mapped is None or held >= limit_bytes:
+        yield
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    wanted = mapped + limit_bytes - held
+    resource.setrlimit(resource.RLIMIT_DATA, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+def is_shortage(error: Exception) -> bool:
+    """Say whether an error means that memory ran out, of the GPU or of the machine."""
+    import torch
+
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS)
+
+
+def _status(name: str) -> int | None:
+    """Return a figure of this process in bytes as Linux tells it, None elsewhere."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith(f"{name}:"):
+                return int(line.split()[1]) * 1024
+    return None
