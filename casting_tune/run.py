@@ -14,7 +14,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -116,17 +116,36 @@ def lost(
     label: str,
     place: Place,
     groups: NDArray[np.int64] | None,
-    error: str,
+    error: str | None,
     status: Status = "error",
 ) -> dict[str, Any]:
-    """Write and return the row of a trial that ended before it could say how itself."""
+    """Write and return the row of a trial that could not write its own: its process is gone, or was told to stop."""
     cell = cell_id(config, pack.dataset_id)
-    attempt = store.next_attempt(cell)
+    attempt, now = store.next_attempt(cell), datetime.now(UTC)
     row = rows.describe(config, pack, _folds(config, pack, groups))
-    row |= rows.begin(cell, attempt, sweep=sweep, label=label, place=place, started_at=datetime.now(UTC))
-    row |= {"status": status, "error": error[:2000]}
-    store.write("trials", sweep, f"{cell}-{attempt}", [row])
+    row |= rows.begin(cell, attempt, sweep=sweep, label=label, place=place, started_at=now)
+    row |= {"status": status, "error": error and error[:2000]}
+    if status == "stopped":
+        row |= _until_stopped(store, cell, attempt, now)
+    store.write("trials", sweep, f"{cell}-{row['attempt']}", [row])
     return row
+
+
+def _until_stopped(store: Store, cell: str, next_attempt: int, now: datetime) -> dict[str, Any]:
+    """Return what the epochs tell of a stopped trial: the attempt that they are of, when it began, how long it took."""
+    ended = set(store.read("trials", columns=["attempt"], cell_ids=[cell])["attempt"].to_pylist())
+    columns = ["epoch", "attempt", "train_s", "validation_s"]
+    epochs = store.read("epochs", columns=columns, cell_ids=[cell]).to_pylist()
+    if next_attempt - 1 in ended:  # it went on from a checkpoint and was stopped before an epoch of its own
+        return {"resumed_from": max((epoch["epoch"] for epoch in epochs), default=0), "duration_s": 0.0}
+    own = [epoch for epoch in epochs if epoch["attempt"] == next_attempt - 1]
+    duration_s = sum(epoch["train_s"] + epoch["validation_s"] for epoch in own)
+    return {
+        "attempt": next_attempt - 1,
+        "started_at": now - timedelta(seconds=duration_s),
+        "duration_s": duration_s,
+        "resumed_from": min(epoch["epoch"] for epoch in own) - 1,
+    }
 
 
 def check(config: TrialConfig, pack: Pack, groups: NDArray[np.int64] | None = None) -> None:

@@ -16,13 +16,13 @@ import signal
 import socket
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from casting_tune import run
-from casting_tune.errors import ResourcesError, StoreError
+from casting_tune.errors import CastingTuneError, ResourcesError
 from casting_tune.pack import Pack
 from casting_tune.rows import Place
 from casting_tune.store import Store
@@ -44,6 +44,7 @@ ENVIRONMENT = {
     "RAY_memory_monitor_refresh_ms": "0",  # its kill ends the whole Tune run (ray 2.60), the kernel's ends one worker
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is the sweep's to answer
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # an event that tells of no epoch carries no objective
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
 
@@ -91,27 +92,74 @@ class Resources:
     n_at_once: int | None = None
 
 
+class Source(Protocol):
+    """Decides in the driver's process what runs next, and learns how it ended; `tasks` grows as it does."""
+
+    tasks: Sequence[Task]
+
+    def next_task(self) -> int | None:
+        """Return the position of the next task; None: none until a running one has ended, or none at all."""
+
+    def told(self, task: int, status: str) -> None:
+        """Take in that a task has ended for good; its row is in the store."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asha:
+    """Asynchronous successive halving (Li et al., "A System for Massively Parallel Hyperparameter Tuning", 2020).
+
+    After `grace_epochs` epochs, and after every `reduction_factor` times as many, a trial goes on only if its objective
+    is among the best 1 / `reduction_factor` of those that came so far.
+    """
+
+    objective: Literal["validation_loss", "validation_accuracy"] = "validation_loss"
+    grace_epochs: int = 1
+    reduction_factor: int = 2
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
     """Everything a worker needs beside the images: small, sent once.
 
     `groups` numbers the photographs, [n] or None; `trial` has the signature of `run.run_trial` and writes its rows.
+    `source`, where there is one, hands out `tasks`, which are its own; else they run in their order.
     """
 
-    tasks: tuple[Task, ...]
+    tasks: Sequence[Task]
     store: Store
     sweep: str
     place: Place
     retries: int
     groups: NDArray[np.int64] | None = None
     trial: Callable[..., dict[str, Any]] = run.run_trial
+    source: Source | None = None
+    asha: Asha | None = None
+
+
+class _InOrder:
+    """The source of a fixed list."""
+
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        self.tasks = tasks
+        self.n_given = 0
+
+    def next_task(self) -> int | None:
+        if self.n_given == len(self.tasks):
+            return None
+        self.n_given += 1
+        return self.n_given - 1
+
+    def told(self, task: int, status: str) -> None:
+        """Nothing to learn: the tasks are decided."""
 
 
 def run_inline(work: Work, pack: Pack, *, on_event: Callable[[Event], None]) -> None:
     """Run every task in this process, one after the other."""
-    for index in range(len(work.tasks)):
-        while _run_task(work, pack, index, on_event).retried:
+    source = work.source or _InOrder(work.tasks)
+    while (index := source.next_task()) is not None:
+        while (event := _run_task(work, pack, index, source.tasks[index], on_event)).retried:
             pass
+        source.told(index, str(event.status))
 
 
 def run_ray(
@@ -130,19 +178,20 @@ def run_ray(
 
         _check_resources(ray, resources)
         scratch = Path(tempfile.mkdtemp(prefix="casting-tune-"))
-        broken: list[StoreError] = []
-        follower = _follower(work, pack, on_event, broken)
+        broken: list[CastingTuneError] = []
+        source = work.source or _InOrder(work.tasks)
+        follower = _follower(work, source, pack, on_event, broken)
         try:
-            trainable = tune.with_parameters(_trainable, work=work, pack=pack)
+            sent = replace(work, tasks=(), source=None)  # a task travels with its trial
+            trainable = tune.with_parameters(_trainable, work=sent, pack=pack)
             tune.Tuner(
                 tune.with_resources(trainable, {"cpu": resources.cpus, "gpu": resources.gpus}),
                 tune_config=tune.TuneConfig(
-                    search_alg=_queue(len(work.tasks)),
-                    num_samples=len(work.tasks),
+                    search_alg=_queue(source, broken),
+                    scheduler=_scheduler(work.asha, work.tasks),
+                    num_samples=-1 if work.source else len(work.tasks),
                     max_concurrent_trials=resources.n_at_once,
                     reuse_actors=True,
-                    metric="test_accuracy",
-                    mode="max",
                 ),
                 run_config=tune.RunConfig(
                     name="sweep",
@@ -159,18 +208,26 @@ def run_ray(
             raise broken[0]
 
 
-def _trainable(config: dict[str, int], work: Work, pack: Pack) -> None:
+def _trainable(config: dict[str, Any], work: Work, pack: Pack) -> None:
     """Run one task in a worker; every report carries one event.
+
+    A trial that ASHA stops stays in its report: Tune ends its thread there when the worker takes the next trial.
 
     Raises:
         _Again: the trial ended in an error and has a retry left; Tune starts it afresh in a new process.
     """
     from ray import tune
 
-    def report(event: Event) -> None:
-        tune.report({"event": asdict(event), "test_accuracy": event.test_accuracy or 0.0})
+    task: Task = config["task"]
 
-    if _run_task(work, pack, config["task"], report).retried:
+    def report(event: Event) -> None:
+        result: dict[str, Any] = {"event": asdict(event)}
+        epoch = event.epoch
+        if work.asha and epoch and epoch.epoch < task.config.epochs:  # nothing is saved by a stop after the last epoch
+            result |= {"epoch": epoch.epoch, "objective": getattr(epoch, work.asha.objective)}
+        tune.report(result)
+
+    if _run_task(work, pack, config["index"], task, report).retried:
         raise _Again
 
 
@@ -178,8 +235,7 @@ class _Again(Exception):
     """Asks Tune to run a task once more."""
 
 
-def _run_task(work: Work, pack: Pack, index: int, on_event: Callable[[Event], None]) -> Event:
-    task = work.tasks[index]
+def _run_task(work: Work, pack: Pack, index: int, task: Task, on_event: Callable[[Event], None]) -> Event:
     on_event(Event(task=index, kind="started"))
     row = work.trial(
         task.config,
@@ -209,18 +265,26 @@ def _ended(index: int, row: dict[str, Any]) -> Event:
     )
 
 
-def _follower(work: Work, pack: Pack, on_event: Callable[[Event], None], broken: list[StoreError]) -> Any:
-    """Return the Tune callback that passes events on and gives lost trials rows; `broken` takes what fails there."""
+def _follower(
+    work: Work, source: Source, pack: Pack, on_event: Callable[[Event], None], broken: list[CastingTuneError]
+) -> Any:
+    """Return the Tune callback that passes events on and gives trials rows that could not write their own.
+
+    Those are the trials that were lost and the trials that ASHA stopped. `broken` takes what fails here: it is raised
+    when Tune has ended, since an exception in a callback would end Tune with a traceback.
+    """
     from ray import tune
 
-    def tell(result: dict[str, Any]) -> None:
-        event = dict(result["event"])
-        epoch = event.pop("epoch")
-        on_event(Event(**event, epoch=Epoch(**epoch) if epoch else None))
+    def tell(event: Event) -> None:
+        if event.kind == "ended" and not event.retried:
+            try:
+                source.told(event.task, str(event.status))
+            except CastingTuneError as failure:
+                broken.append(failure)
+        on_event(event)
 
-    def lose(index: int, cause: object) -> None:
-        task = work.tasks[index]
-        error = f"The trial's process was lost: {type(cause).__name__}: {cause}".strip().splitlines()[0]
+    def give_row(index: int, status: Literal["error", "stopped"], error: str | None) -> None:
+        task = source.tasks[index]
         try:
             row = run.lost(
                 task.config,
@@ -230,49 +294,70 @@ def _follower(work: Work, pack: Pack, on_event: Callable[[Event], None], broken:
                 label=task.label,
                 place=work.place,
                 groups=work.groups,
+                status=status,
                 error=error,
             )
-        except StoreError as failure:  # raised when Tune has ended: an exception here would end it with a traceback
+        except CastingTuneError as failure:
             broken.append(failure)
             return
-        on_event(_ended(index, row))
+        tell(_ended(index, row))
 
     class Follower(tune.Callback):  # type: ignore[misc]
-        def __init__(self, tell: Callable[[dict[str, Any]], None], lose: Callable[[int, object], None]) -> None:
-            self.tell, self.lose = tell, lose
+        def __init__(self, tell: Callable[[Event], None], give_row: Callable[..., None]) -> None:
+            # held by the object, not by the class: Tune pickles classes whole, and a console cannot be pickled
+            self.tell, self.give_row = tell, give_row
+            self.ended: set[int] = set()
 
         def __getstate__(self) -> dict[str, Any]:
-            return {}  # Tune pickles its callbacks into a state that we never restore; a console cannot be pickled
+            return {}  # Tune pickles its callbacks into a state that we never restore
 
         def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
             del iteration, trials, trial, info
-            self.tell(result)
+            event = dict(result["event"])
+            epoch = event.pop("epoch")
+            told = Event(**event, epoch=Epoch(**epoch) if epoch else None)
+            if told.kind == "ended":
+                self.ended.add(told.task)
+            self.tell(told)
+
+        def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+            del iteration, trials, info
+            if trial.config["index"] not in self.ended:
+                self.give_row(trial.config["index"], "stopped", None)
 
         def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
             del iteration, trials, info
-            self.lose(trial.config["task"], trial.get_pickled_error())  # written a moment ago, in a folder of this run
+            cause = trial.get_pickled_error()  # written a moment ago, in a folder of this run
+            error = f"The trial's process was lost: {type(cause).__name__}: {cause}".strip().splitlines()[0]
+            self.give_row(trial.config["index"], "error", error)
 
-    return Follower(tell, lose)
+    return Follower(tell, give_row)
 
 
-def _queue(n_tasks: int) -> Any:
-    """Return a Tune searcher that hands out the tasks in order, one a request: no list is copied, however long."""
+def _queue(source: Source, broken: list[CastingTuneError]) -> Any:
+    """Return a Tune searcher that hands out the source's tasks, one a request: no list is copied, however long."""
     from ray.tune.search import Searcher
 
     class Queue(Searcher):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__(metric="test_accuracy", mode="max")
-            self.next = 0
+        def __init__(self, next_task: Callable[[], dict[str, Any] | None]) -> None:
+            super().__init__()
+            self.next_task = next_task
+            self.n_running = 0
 
-        def suggest(self, trial_id: str) -> dict[str, int] | str:
+        def __getstate__(self) -> dict[str, Any]:
+            return {}  # pickled with the Tuner, never restored
+
+        def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
             del trial_id
-            if self.next == n_tasks:
-                return str(Searcher.FINISHED)
-            self.next += 1
-            return {"task": self.next - 1}
+            given = self.next_task()
+            if given is None:
+                return None if self.n_running else str(Searcher.FINISHED)
+            self.n_running += 1
+            return given
 
         def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
-            """Nothing to learn: the tasks are decided."""
+            del trial_id, result, error
+            self.n_running -= 1  # what there is to learn of it, the follower tells
 
         def save(self, checkpoint_path: str) -> None:
             """Nothing to save: the store says what is left."""
@@ -280,7 +365,32 @@ def _queue(n_tasks: int) -> Any:
         def restore(self, checkpoint_path: str) -> None:
             """Nothing to restore: the store says what is left."""
 
-    return Queue()
+    def next_task() -> dict[str, Any] | None:
+        try:
+            index = None if broken else source.next_task()
+        except CastingTuneError as failure:  # an exception in a searcher would end Tune with a traceback
+            broken.append(failure)
+            return None
+        return None if index is None else {"index": index, "task": source.tasks[index]}
+
+    return Queue(next_task)
+
+
+def _scheduler(asha: Asha | None, tasks: Sequence[Task]) -> Any:
+    """Return Tune's scheduler; its clock is the epoch."""
+    from ray.tune import schedulers
+
+    if asha is None:
+        return schedulers.FIFOScheduler()
+    return schedulers.ASHAScheduler(
+        time_attr="epoch",
+        metric="objective",
+        mode="min" if asha.objective == "validation_loss" else "max",
+        max_t=max([asha.grace_epochs, *(task.config.epochs for task in tasks)]),
+        grace_period=asha.grace_epochs,
+        reduction_factor=asha.reduction_factor,
+        stop_last_trials=False,  # else it would stop a trial before its last epoch's predictions
+    )
 
 
 @contextlib.contextmanager

@@ -146,3 +146,56 @@ def test_ray_leaves_the_environment_as_it_was(packed: Pack, store: Store, tmp_pa
             work(store, [CONFIG]), packed, resources=Resources(cpus=9999), address=None, on_event=lambda _: None
         )
     assert {name: os.environ.get(name) for name in scheduling.ENVIRONMENT} == before
+
+
+def test_asha_stops_the_worse_trials_keeps_what_they_did_and_uses_their_worker_again(
+    packed: Pack, store: Store
+) -> None:
+    events: list[Event] = []
+    workers: set[int] = set()
+
+    def follow(event: Event) -> None:
+        events.append(event)
+        busy = [p for p in psutil.Process().children(recursive=True) if "ImplicitFunc" in " ".join(p.cmdline())]
+        workers.update(worker.pid for worker in busy)
+
+    good = replace(CONFIG, epochs=4, base_lr=1e-3)
+    hopeless = replace(good, base_lr=1e-9)
+    asked = work(store, [good, hopeless, replace(hopeless, seed=1), replace(good, epochs=2)])
+    asked = replace(asked, asha=scheduling.Asha(objective="validation_loss", grace_epochs=2, reduction_factor=2))
+    one = Resources(cpus=1, gpus=0, n_at_once=1)
+    scheduling.run_ray(asked, packed, resources=one, address=None, on_event=follow)
+    # the last one has two epochs, and so ends before a stop could save anything
+    assert endings(events) == {0: ["completed"], 1: ["stopped"], 2: ["stopped"], 3: ["completed"]}
+    trials = store.read("trials").to_pandas()
+    stopped = trials[trials["status"] == "stopped"]
+    assert list(stopped["attempt"]) == [1, 1]
+    assert stopped["error"].isna().all()
+    assert (stopped["duration_s"] > 0).all()
+    epochs = store.read("epochs").to_pandas().groupby("cell_id")["epoch"].max()
+    assert [epochs[cell] for cell in stopped["cell_id"]] == [2, 2]
+    assert set(store.read("predictions")["cell_id"].to_pylist()).isdisjoint(stopped["cell_id"])
+    assert all(store.checkpoint(cell).is_file() for cell in stopped["cell_id"])
+    assert len(workers) <= 2  # one trains; Ray may hold the next one ready
+
+
+def test_a_stopped_trial_goes_on_from_its_checkpoint_when_nothing_stops_it_any_more(packed: Pack, store: Store) -> None:
+    long = replace(CONFIG, epochs=3)
+
+    class _Stop(BaseException):
+        pass
+
+    def stop(event: Event) -> None:
+        if event.kind == "epoch":
+            raise _Stop
+
+    with pytest.raises(_Stop):
+        scheduling.run_inline(work(store, [long]), packed, on_event=stop)
+    row = scheduling.run.lost(
+        long, packed, store, sweep="s", label="l", place=Place(), groups=None, error=None, status="stopped"
+    )
+    assert (row["status"], row["attempt"], row["resumed_from"]) == ("stopped", 1, 0)
+    scheduling.run_inline(work(store, [long]), packed, on_event=lambda _: None)
+    assert store.read("trials").sort_by("attempt")["status"].to_pylist() == ["stopped", "completed"]
+    assert store.read("trials").sort_by("attempt")["resumed_from"].to_pylist() == [0, 1]
+    assert sorted(store.read("epochs")["epoch"].to_pylist()) == [1, 2, 3]
