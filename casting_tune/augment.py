@@ -20,7 +20,8 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
 from casting_tune.errors import UsageError, unknown
@@ -43,6 +44,8 @@ class Toggle:
         low: lower end of the study's range.
         high: upper end of the study's range.
         unit: what a parameter counts.
+        magnitudes: settings that replace the range: one is how far it reaches from its middle to either side, two are
+            its ends.
         draw: (toggle, n, generator) to [parameters, n] float64.
     """
 
@@ -51,6 +54,7 @@ class Toggle:
     low: float
     high: float
     unit: str
+    magnitudes: tuple[str, ...]
     draw: Callable[[Toggle, int, torch.Generator], Tensor]
 
 
@@ -68,17 +72,31 @@ def _coin(toggle: Toggle, n: int, generator: torch.Generator) -> Tensor:
 
 
 TOGGLES: dict[str, Toggle] = {
-    "hue": Toggle("values", ("hue",), -0.5, 0.5, "turns of the colour circle", _uniform),
-    "contrast": Toggle("values", ("contrast",), 0.75, 1.5, "factor about the mean of a channel", _uniform),
-    "shift": Toggle("geometry", ("tx", "ty"), -0.1, 0.1, "shares of the side", _uniform),
-    "rotation": Toggle("geometry", ("theta",), -45.0, 45.0, "degrees", _uniform),
-    "brightness": Toggle("values", ("brightness",), 0.9, 1.1, "factor", _uniform),
-    "shear": Toggle("geometry", ("shear",), -5.0, 5.0, "degrees", _uniform),
-    "zoom": Toggle("geometry", ("zx", "zy"), 0.9, 1.1, "factors, above 1 shows more", _uniform),
-    "fill_mode": Toggle("outside", (), 0.0, 0.0, "black outside; off: the nearest edge pixel", _uniform),
-    "flip": Toggle("geometry", ("flip_h", "flip_v"), 0.0, 1.0, "0 or 1, evenly", _coin),
+    "hue": Toggle("values", ("hue",), -0.5, 0.5, "turns of the colour circle", ("hue_turns",), _uniform),
+    "contrast": Toggle(
+        "values",
+        ("contrast",),
+        0.75,
+        1.5,
+        "factor about the mean of a channel",
+        ("contrast_low", "contrast_high"),
+        _uniform,
+    ),
+    "shift": Toggle("geometry", ("tx", "ty"), -0.1, 0.1, "shares of the side", ("shift_share",), _uniform),
+    "rotation": Toggle("geometry", ("theta",), -45.0, 45.0, "degrees", ("rotation_deg",), _uniform),
+    "brightness": Toggle("values", ("brightness",), 0.9, 1.1, "factor", ("brightness_share",), _uniform),
+    "shear": Toggle("geometry", ("shear",), -5.0, 5.0, "degrees", ("shear_deg",), _uniform),
+    "zoom": Toggle("geometry", ("zx", "zy"), 0.9, 1.1, "factors, above 1 shows more", ("zoom_share",), _uniform),
+    "fill_mode": Toggle("outside", (), 0.0, 0.0, "black outside; off: the nearest edge pixel", (), _uniform),
+    "flip": Toggle("geometry", ("flip_h", "flip_v"), 0.0, 1.0, "0 or 1, evenly", (), _coin),
 }
 """Every toggle under its name, in the order in which names are written."""
+
+MAGNITUDES = {magnitude: name for name, toggle in TOGGLES.items() for magnitude in toggle.magnitudes}
+"""A setting that says how strong a toggle is -> the toggle."""
+
+STUDY: Mapping[str, float] = MappingProxyType({})
+"""No magnitude is given: every toggle has the study's range."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -143,13 +161,26 @@ def resize(images: Tensor, *, px: int) -> Tensor:
     return apply(images, Draws(), px=px)
 
 
-def draw(toggles: tuple[str, ...], n: int, *, seed: int, epoch: int, device: torch.device) -> Draws:
+def draw(
+    toggles: tuple[str, ...],
+    n: int,
+    *,
+    seed: int,
+    epoch: int,
+    device: torch.device,
+    magnitudes: Mapping[str, float] = STUDY,
+) -> Draws:
     """Return the draws of n images for one epoch: made on the CPU, so equal on every device, and moved there once."""
-    return prepare(parameters(toggles, n, seed=seed, epoch=epoch), constant_fill="fill_mode" in toggles, device=device)
+    drawn = parameters(toggles, n, seed=seed, epoch=epoch, magnitudes=magnitudes)
+    return prepare(drawn, constant_fill="fill_mode" in toggles, device=device)
 
 
-def parameters(toggles: tuple[str, ...], n: int, *, seed: int, epoch: int) -> dict[str, Tensor]:
+def parameters(
+    toggles: tuple[str, ...], n: int, *, seed: int, epoch: int, magnitudes: Mapping[str, float] = STUDY
+) -> dict[str, Tensor]:
     """Return what the toggles draw, a [n] float64 tensor under each parameter's name, on the CPU.
+
+    `magnitudes` replaces the study's ranges, see `Toggle`; a toggle of which it holds none keeps the study's.
 
     Raises:
         UsageError: for a name that is not in `TOGGLES`.
@@ -158,11 +189,22 @@ def parameters(toggles: tuple[str, ...], n: int, *, seed: int, epoch: int) -> di
 
     drawn: dict[str, Tensor] = {}
     for toggle_name in _known(toggles):
-        toggle = TOGGLES[toggle_name]
+        toggle = _ranged(TOGGLES[toggle_name], magnitudes)
         digest = hashlib.sha256(f"{seed}/{epoch}/{toggle_name}".encode()).digest()
         stream = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
         drawn.update(zip(toggle.parameters, toggle.draw(toggle, n, stream), strict=True))
     return drawn
+
+
+def _ranged(toggle: Toggle, magnitudes: Mapping[str, float]) -> Toggle:
+    """Return the toggle with the range that the magnitudes ask for."""
+    given = [magnitudes[name] for name in toggle.magnitudes if name in magnitudes]
+    if not given:
+        return toggle
+    if len(given) == 2:
+        return replace(toggle, low=given[0], high=given[1])
+    middle = (toggle.low + toggle.high) / 2
+    return replace(toggle, low=middle - given[0], high=middle + given[0])
 
 
 def prepare(drawn: Mapping[str, Tensor], *, constant_fill: bool, device: torch.device) -> Draws:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from casting_tune import answers, pairs, stats
 from casting_tune.answers import Positive, Table
-from casting_tune.augment import TOGGLES
+from casting_tune.augment import MAGNITUDES, TOGGLES
 from casting_tune.store import Store
 
 
@@ -75,7 +75,7 @@ def effects(store: Store, sweep: str, *, run_id: str | None = None, positive: Po
 
 
 def _toggle_effect(trials: pd.DataFrame, toggle: str) -> dict[str, Any]:
-    matched = _matched(trials, free=(toggle, "augmentation"))
+    matched = _matched(trials, free=(toggle, "augmentation", *TOGGLES[toggle].magnitudes))
     on, off = [], []
     for _, block in matched:
         with_it, without = block[block[toggle]], block[~block[toggle].astype(bool)]
@@ -99,10 +99,11 @@ def _backbone_effects(trials: pd.DataFrame) -> list[dict[str, Any]]:
 def _matched(trials: pd.DataFrame, *, free: tuple[str, ...]) -> Any:
     """Group trials into blocks that differ in nothing but the `free` settings."""
     settings = (
-        "backbone", "weights", "weights_id", "dense", "dropout", *TOGGLES, "image_px", "in_channels", "batch_size",
-        "epochs", "seed", "split_id", "n_folds", "fold", "split_seed", "train_images", "test_images", "base_lr",
+        "backbone", "weights", "weights_id", "dense", "dropout", *TOGGLES, *MAGNITUDES, "image_px", "in_channels",
+        "batch_size", "epochs", "seed", "split_id", "n_folds", "fold", "split_seed", "train_images", "test_images",
+        "base_lr",
     )  # fmt: skip
-    return trials.groupby([name for name in settings if name not in free], sort=False)
+    return trials.groupby([name for name in settings if name not in free], sort=False, dropna=False)
 
 
 def _effect(factor: str, level: str, on: list[float], off: list[float]) -> dict[str, Any]:

@@ -225,12 +225,15 @@ def _train(
     n_parameters, n_statistics = backbones.n_parameters(model)
     prepare = _preparation(config, device)
     images = {name: _put(pack, rows, config, device) for name, rows in asdict(parts).items()}
+    magnitudes = {name: getattr(config, name) for name in augment.MAGNITUDES}
 
     def training(epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         torch.manual_seed(_stream(config.seed, f"dropout/{epoch}"))
         pixels, y_true = images["train"]
         order = torch.from_numpy(loader.shuffle(len(y_true), seed=config.seed, epoch=epoch)).to(device)
-        draws = augment.draw(config.toggles, len(y_true), seed=config.seed, epoch=epoch, device=device)
+        draws = augment.draw(
+            config.toggles, len(y_true), seed=config.seed, epoch=epoch, device=device, magnitudes=magnitudes
+        )
         for batch in loader.batches(len(y_true), config.batch_size):
             chosen = order[batch]
             yield prepare(augment.apply(pixels[chosen], draws[batch], px=config.image_px)), y_true[chosen]

@@ -282,11 +282,14 @@ def configure(settings: Settings, where: str) -> TrialConfig:
         raise UsageError(f"{where}: no backbone is set. Add it to [fixed] or [axes].")
     plain["toggles"] = tuple(name for name in augment.TOGGLES if name in toggles)
     try:
-        config = TrialConfig(**_checked().model_validate(plain).model_dump())
+        checked = _checked().model_validate(plain).model_dump()
     except ValidationError as error:
         first = error.errors()[0]
         setting = ".".join(str(part) for part in first["loc"])
         raise UsageError(f"{where}: {setting}: {first['msg']}, not {first['input']!r}.") from error
+    # how strong a toggle is that is off changes nothing, and so must not make another cell
+    without_effect = [name for name, toggle in augment.MAGNITUDES.items() if toggle not in toggles]
+    config = TrialConfig(**{name: value for name, value in checked.items() if name not in without_effect})
     backbones.check_name(config.backbone)
     backbones.check_size(config.backbone, config.image_px)
     _check_weights(config, where)

@@ -17,7 +17,7 @@ import os
 import platform
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from casting_tune.augment import TOGGLES
+from casting_tune.augment import MAGNITUDES, TOGGLES
 from casting_tune.errors import StoreError
+from casting_tune.trial import TrialConfig
 
 SCHEMA_VERSION = 1
 
@@ -48,6 +49,7 @@ TRIALS = _schema(
     ("cell_id", _TEXT), ("attempt", _INT), ("sweep", _TEXT), ("label", _TEXT), ("status", _TEXT), ("error", _TEXT),
     ("backbone", _TEXT), ("weights", _TEXT), ("weights_id", _TEXT), ("dense", _INT), ("dropout", _REAL),
     ("augmentation", _TEXT), *((toggle, _FLAG) for toggle in TOGGLES),
+    *((magnitude, _REAL) for magnitude in MAGNITUDES),
     ("image_px", _INT), ("in_channels", _INT), ("batch_size", _INT), ("epochs", _INT), ("seed", _INT),
     ("split", _TEXT), ("split_id", _TEXT), ("n_folds", _INT), ("fold", _INT),
     ("validation_share", _REAL), ("split_seed", _INT),
@@ -99,6 +101,7 @@ CELLS = _schema(
 
 """`kind` is cell, baseline or timing; `study` is JSON, the study's published figures by name, where there are any."""
 
+DEFAULTS = {f.name: f.default for f in fields(TrialConfig) if f.default is not MISSING and f.name in TRIALS.names}
 SCHEMAS = {"trials": TRIALS, "epochs": EPOCHS, "predictions": PREDICTIONS, "cells": CELLS, "images": IMAGES}
 
 
@@ -244,13 +247,20 @@ def _put(place: Path, content: pa.Buffer) -> None:
 
 
 def _read(file: Path, schema: pa.Schema) -> pa.Table:
-    """Return a file's rows; a column that a later version added is NULL in files written before."""
+    """Return a file's rows; a column that a later version added is NULL in files written before.
+
+    A setting is its default there, as in the key of a cell: what a later version made a setting was fixed before.
+    """
     try:
         with pq.ParquetFile(file, page_checksum_verification=True) as parquet:
             version = (parquet.schema_arrow.metadata or {}).get(b"casting_tune.schema_version", b"0")
             there = set(parquet.schema_arrow.names)
             rows = parquet.read(columns=[name for name in schema.names if name in there])
-        lacking = {name: pa.nulls(rows.num_rows, schema.field(name).type) for name in schema.names if name not in there}
+        lacking = {
+            name: pa.repeat(pa.scalar(DEFAULTS.get(name), schema.field(name).type), rows.num_rows)
+            for name in schema.names
+            if name not in there
+        }
         table = pa.table(
             {name: lacking[name] if name in lacking else rows[name] for name in schema.names}, schema=schema
         )

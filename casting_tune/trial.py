@@ -10,7 +10,7 @@ import json
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt, Le, Lt
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,6 +55,13 @@ class TrialConfig:
         precision: arithmetic of forward and backward; weights stay float32. A sweep resolves `auto` for its
             device before the key is made, so no cell that runs is called auto.
         layout: memory order of images and weights.
+        hue_turns: the toggle hue turns by up to this share of the colour circle either way.
+        contrast_low, contrast_high: ends of the contrast factor; 1 leaves the image as it is.
+        shift_share: the toggle shift moves by up to this share of the side, along each axis either way.
+        rotation_deg: the toggle rotation turns by up to so many degrees either way.
+        brightness_share: the brightness factor lies within 1 - this and 1 + this.
+        shear_deg: the toggle shear slants by up to so many degrees either way.
+        zoom_share: the zoom factor of each axis lies within 1 - this and 1 + this.
     """
 
     backbone: str
@@ -82,6 +89,14 @@ class TrialConfig:
     lr_schedule: Literal["cosine", "constant"] = "cosine"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     layout: Literal["channels_last", "contiguous"] = "channels_last"
+    hue_turns: Annotated[float, Ge(0), Le(0.5)] = 0.5
+    contrast_low: Annotated[float, Ge(0), Le(1)] = 0.75
+    contrast_high: Annotated[float, Ge(1), Le(10)] = 1.5
+    shift_share: Annotated[float, Ge(0), Lt(1)] = 0.1
+    rotation_deg: Annotated[float, Ge(0), Le(180)] = 45.0
+    brightness_share: Annotated[float, Ge(0), Lt(1)] = 0.1
+    shear_deg: Annotated[float, Ge(0), Lt(90)] = 5.0
+    zoom_share: Annotated[float, Ge(0), Lt(1)] = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from casting_tune import augment
 from casting_tune.errors import UsageError
+from casting_tune.trial import TrialConfig
 
 CPU = torch.device("cpu")
 ALL = tuple(augment.TOGGLES)
@@ -127,6 +129,39 @@ def test_parameters_fill_the_studys_range_and_never_leave_it(toggle: str) -> Non
         # Even over the range: 4000 draws have a mean within 4 standard errors, 4 / sqrt(12 * 4000) = 0.018 of the
         # range; a coin within 4 / sqrt(4 * 4000) = 0.032.
         assert abs(column.mean() - (low + high) / 2) < 0.032 * (high - low)
+
+
+def test_the_default_magnitudes_are_the_studys_ranges_to_the_last_bit() -> None:
+    defaults = {f.name: f.default for f in fields(TrialConfig) if f.name in augment.MAGNITUDES}
+    assert defaults.keys() == augment.MAGNITUDES.keys()
+    study = augment.parameters(ALL, 300, seed=3, epoch=2)
+    given = augment.parameters(ALL, 300, seed=3, epoch=2, magnitudes=defaults)
+    assert study.keys() == given.keys()
+    assert all(torch.equal(study[name], given[name]) for name in study)
+
+
+@pytest.mark.parametrize(
+    ("toggle", "magnitudes", "low", "high"),
+    [
+        ("hue", {"hue_turns": 0.1}, -0.1, 0.1),
+        ("contrast", {"contrast_low": 0.5, "contrast_high": 2.0}, 0.5, 2.0),
+        ("shift", {"shift_share": 0.3}, -0.3, 0.3),
+        ("rotation", {"rotation_deg": 180.0}, -180, 180),
+        ("brightness", {"brightness_share": 0.4}, 0.6, 1.4),
+        ("shear", {"shear_deg": 20.0}, -20, 20),
+        ("zoom", {"zoom_share": 0.05}, 0.95, 1.05),
+    ],
+)
+def test_a_magnitude_is_the_range_of_its_toggle_alone(
+    toggle: str, magnitudes: dict[str, float], low: float, high: float
+) -> None:
+    drawn = augment.parameters(ALL, 4000, seed=1, epoch=2, magnitudes=magnitudes)
+    study = augment.parameters(ALL, 4000, seed=1, epoch=2)
+    own = augment.TOGGLES[toggle].parameters
+    for name in own:
+        assert low <= drawn[name].min() < low + 0.01 * (high - low)
+        assert high - 0.01 * (high - low) < drawn[name].max() <= high
+    assert all(torch.equal(drawn[name], study[name]) for name in study if name not in own)
 
 
 def test_a_flip_is_all_or_nothing_and_its_two_axes_are_independent() -> None:

@@ -223,3 +223,13 @@ def test_kept_weights_are_those_that_made_the_predictions(packed: Pack, store: S
 def test_no_weights_are_kept_unasked(packed: Pack, store: Store) -> None:
     train(CONFIG, packed, store)
     assert not (store.root / "weights").exists()
+
+
+def test_how_strong_a_toggle_is_reaches_the_training_and_its_row(packed: Pack, store: Store) -> None:
+    config = replace(CONFIG, toggles=("rotation",), epochs=1)
+    rows = [train(replace(config, rotation_deg=degrees), packed, store) for degrees in (45.0, 5.0, 5.0)]
+    assert [row["rotation_deg"] for row in rows] == [45.0, 5.0, 5.0]
+    losses = store.read("epochs").sort_by([("cell_id", "ascending"), ("attempt", "ascending")]).to_pandas()
+    by_cell = losses.groupby("cell_id")["train_loss"].agg(["nunique", "first"])
+    assert list(by_cell["nunique"]) == [1, 1]  # the same cell trained again gives the same loss
+    assert by_cell["first"].nunique() == 2

@@ -206,3 +206,28 @@ def test_a_cell_that_cannot_be_meant_is_refused_in_one_line(tmp_path: Path, text
 def test_options_that_cannot_be_meant_are_refused(only: list[str], overrides: list[str], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         space.read("backbone_grid", only=only, overrides=overrides)
+
+
+def test_how_strong_a_toggle_is_makes_no_other_cell_where_it_is_off(tmp_path: Path) -> None:
+    axes = '[axes]\naugmentation = ["default", "only rotation"]\nrotation_deg = [20.0]'
+    off, on = space.read(write(tmp_path, HEAD + axes)).cells
+    assert (off.config.rotation_deg, on.config.rotation_deg) == (45.0, 20.0)
+    with pytest.raises(UsageError, match="are the same training"):
+        space.read(write(tmp_path, HEAD + "[axes]\nrotation_deg = [10.0, 20.0]"))
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("rotation_deg = 181.0", "less than or equal to 180"),
+        ("shift_share = 1.0", "less than 1"),
+        ("hue_turns = 0.6", "less than or equal to 0.5"),
+        ("contrast_low = 1.1", "less than or equal to 1"),
+        ("contrast_high = 0.9", "greater than or equal to 1"),
+        ("rotation = 30", "toggle 'rotation' is true or false"),
+        ("rotation_degrees = 30.0", "Did you mean 'rotation_deg'"),
+    ],
+)
+def test_a_magnitude_out_of_its_range_is_refused(tmp_path: Path, setting: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        space.read(write(tmp_path, HEAD + setting))

@@ -125,3 +125,12 @@ def test_a_file_that_is_no_parquet_is_named_in_one_line(store: Store, content: b
     with pytest.raises(StoreError, match=r"a1-1\.parquet") as caught:
         store.read("trials")
     assert "\n" not in str(caught.value)
+
+
+def test_what_a_later_version_made_a_setting_was_its_default_before(store: Store, tmp_path: Path) -> None:
+    written = store.write("trials", "s", "a1-1", [ROW | {"backbone": "vgg16"}])
+    old = pq.read_table(written).drop_columns(["rotation_deg", "micro_batch"])
+    written.unlink()
+    pq.write_table(old, written)
+    (row,) = store.read("trials").to_pylist()
+    assert (row["rotation_deg"], row["micro_batch"], row["backbone"]) == (45.0, None, "vgg16")

@@ -12,7 +12,8 @@ OTHER = {
     "image_px": 96, "in_channels": 1, "batch_size": 4, "epochs": 3, "seed": 1, "fold": 1, "validation_share": 0.1,
     "split_seed": 1, "train_images": 10, "test_images": 10, "base_lr": 1e-4, "weight_decay": 0.1, "warmup_share": 0.2,
     "lr_schedule": "constant", "precision": "bf16", "layout": "contiguous", "split": "grouped",
-    "split_id": "x", "n_folds": 3,
+    "split_id": "x", "n_folds": 3, "hue_turns": 0.1, "contrast_low": 0.5, "contrast_high": 2.0, "shift_share": 0.2,
+    "rotation_deg": 10.0, "brightness_share": 0.2, "shear_deg": 1.0, "zoom_share": 0.2,
 }  # fmt: skip
 
 
@@ -46,5 +47,6 @@ def test_a_changed_default_is_noticed_since_keys_leave_defaults_out() -> None:
         "in_channels": 3, "batch_size": 8, "epochs": 10, "seed": 0, "split": "official", "split_id": "official",
         "n_folds": 5, "fold": 0, "validation_share": 0.2, "split_seed": 0, "train_images": 0, "test_images": 0,
         "base_lr": 1e-3, "weight_decay": 0.01, "warmup_share": 0.1, "lr_schedule": "cosine", "precision": "auto",
-        "layout": "channels_last",
+        "layout": "channels_last", "hue_turns": 0.5, "contrast_low": 0.75, "contrast_high": 1.5, "shift_share": 0.1,
+        "rotation_deg": 45.0, "brightness_share": 0.1, "shear_deg": 5.0, "zoom_share": 0.1,
     }  # fmt: skip
