@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 import typer
 
 from casting_tune import commands_images, commands_models, commands_results, commands_sweep, terminal
-from casting_tune.errors import CastingTuneError
+from casting_tune.errors import CastingTuneError, UsageError, unknown
 
 COMMANDS = (
     commands_sweep.sweep, commands_sweep.study, commands_sweep.sweeps,
@@ -43,25 +43,50 @@ def _top(version: Annotated[bool, typer.Option("--version", help="Print the vers
 
 def main() -> None:
     """Run a command; an error of ours is one line on stderr and its documented exit code."""
-    _run(app)
+    _run(app, "casting-tune")
 
 
 def sweep_alone() -> None:
     """Run `python -m casting_tune.sweep`, which is `casting-tune sweep`."""
     alone = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
     alone.command()(commands_sweep.sweep)
-    _run(alone)
+    _run(alone, "python -m casting_tune.sweep")
 
 
-def _run(command: typer.Typer) -> None:
+_Refused = cast("type[Exception]", typer.BadParameter.__mro__[2])
+"""What typer raises for a command line that cannot be meant: click's ClickException, or typer's own copy of it."""
+
+
+def _run(app: typer.Typer, name: str) -> None:
     try:
-        command()
+        code = typer.main.get_command(app)(prog_name=name, standalone_mode=False)
     except CastingTuneError as error:
         terminal.complain(str(error))
         sys.exit(error.exit_code)
+    except _Refused as refused:
+        if type(refused).__name__ == "NoArgsIsHelpError":
+            cast("Any", refused).show()  # the help: already written, at its best width
+        else:
+            terminal.complain(_refusal(refused))
+        sys.exit(UsageError.exit_code)
+    except typer.Abort:
+        sys.exit(130)
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _refusal(refused: Any) -> str:
+    """Return one line for a command line that cannot be meant, with the nearest spelling or where to look."""
+    context = getattr(refused, "ctx", None)
+    if hasattr(refused, "possibilities") and context is not None:
+        names = [name for param in context.command.params for name in (*param.opts, *param.secondary_opts)]
+        return unknown("option", refused.option_name, [name for name in names if name.startswith("--")])
+    message = refused.format_message().rstrip(".")
+    if "Did you mean" in message or context is None:
+        return message if message.endswith("?") else f"{message}."
+    return f"{message}. See '{context.command_path} --help'."
 
 
 if __name__ == "__main__":

@@ -6,12 +6,15 @@ Comes in: what a person typed. Goes out: lines, grids and files. Heavy libraries
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from casting_tune import terminal
-from casting_tune.options import DefectClass, NeededData, PackSize, Results, SkipBad
+from casting_tune.options import DefectClass, Json, NeededData, PackSize, Results, SkipBad
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def synthetic(
@@ -19,11 +22,12 @@ def synthetic(
     images: Annotated[int, typer.Option("--images", help="How many castings to draw.")] = 400,
     size: Annotated[int, typer.Option("--size", help="Their side in pixels.")] = 300,
     seed: Annotated[int, typer.Option("--seed", help="The same seed draws the same castings.")] = 0,
+    as_json: Json = False,
 ) -> None:
     """Draw castings, with and without defects, into train/ and test/ folders."""
     from casting_tune import synthetic as room
 
-    out = terminal.console()
+    out = terminal.console(as_json)
     with terminal.progress(out) as on_progress:
         room.draw(
             folder,
@@ -32,20 +36,25 @@ def synthetic(
             seed=seed,
             on_progress=lambda done, total: on_progress("drawing castings", done, total),
         )
+    if as_json:
+        terminal.write_json({"folder": folder, "images": images, "size_px": size, "seed": seed})
+        return
     terminal.say(out, f"{images} castings of {size} px in {folder}")
 
 
 def pack(
     data: Annotated[Path, typer.Argument(envvar="CASTING_TUNE_DATA", help="The image folder.")],
+    *,
     results: Results = Path("results"),
     positive: DefectClass = "def_front",
     pack_size: PackSize = None,
     skip_bad: SkipBad = False,
+    as_json: Json = False,
 ) -> None:
     """Decode an image folder into a pack, once, and say what it holds."""
     from casting_tune import pack as room
 
-    out = terminal.console()
+    out = terminal.console(as_json)
     with terminal.progress(out) as on_progress:
         packed = room.pack(
             data,
@@ -55,13 +64,27 @@ def pack(
             skip_bad=skip_bad,
             on_progress=lambda done, total: on_progress("packing images", done, total),
         )
-    rows = []
-    for split in ("train", "test"):
-        for label, name in ((1, packed.positive), (0, packed.negative)):
-            rows.append([split, name, str(int(((packed.splits == split) & (packed.labels == label)).sum()))])
-    terminal.grid(["split", "class", "images"], rows)
     kind = "gray" if packed.images.ndim == 3 else "colour"
     height, width = packed.images.shape[-2:]
+    counts = [
+        {"split": split, "class": name, "images": int(((packed.splits == split) & (packed.labels == label)).sum())}
+        for split in ("train", "test")
+        for label, name in ((1, packed.positive), (0, packed.negative))
+    ]
+    if as_json:
+        terminal.write_json(
+            {
+                "dataset_id": packed.dataset_id,
+                "images": len(packed.labels),
+                "kind": kind,
+                "width_px": width,
+                "height_px": height,
+                "counts": counts,
+                "skipped": [{"path": path, "reason": reason} for path, reason in packed.skipped],
+            }
+        )
+        return
+    terminal.grid(["split", "class", "images"], [[str(value) for value in row.values()] for row in counts])
     terminal.say(out, f"dataset {packed.dataset_id}: {len(packed.labels)} images, {kind}, {width} x {height} px")
     for path, reason in packed.skipped:
         terminal.say(out, f"skipped {path}: {reason}")
@@ -72,13 +95,24 @@ def audit(
     results: Results = Path("results"),
     positive: DefectClass = "def_front",
     accept_leakage: Annotated[bool, typer.Option("--accept-leakage", help="Exit 0 even so.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Find what would flatter a result: copies, photographs on both sides, label conflicts. Exit 3: a leak."""
+    out = terminal.console(as_json)
+    dataset_id, findings, n_copies = tell_audit(out, data, results, positive=positive)
+    if as_json:
+        terminal.write_json({"dataset_id": dataset_id, "findings": findings, "n_test_copies_in_train": n_copies})
+    if n_copies and not accept_leakage:
+        terminal.say(out, "Test images stand in train: exit code 3 (--accept-leakage makes it 0).")
+        raise typer.Exit(3)
+
+
+def tell_audit(out: Console, data: Path, results: Path, *, positive: str) -> tuple[str, tuple[str, ...], int]:
+    """Say what the audit of an image folder found; return its dataset, the findings, how many test copies in train."""
     from casting_tune import audits
     from casting_tune import pack as packs
     from casting_tune.store import Store
 
-    out = terminal.console()
     with terminal.progress(out) as on_progress:
         packed = packs.pack(
             data,
@@ -91,9 +125,7 @@ def audit(
         )
     for sentence in found.findings:
         terminal.say(out, sentence)
-    if bool((found.copy_in_train & (packed.splits == "test")).any()) and not accept_leakage:
-        terminal.say(out, "Test images stand in train: exit code 3 (--accept-leakage makes it 0).")
-        raise typer.Exit(3)
+    return packed.dataset_id, found.findings, int((found.copy_in_train & (packed.splits == "test")).sum())
 
 
 def preview(
@@ -101,6 +133,7 @@ def preview(
     folder: Annotated[Path, typer.Option("--out", help="Where the PNGs go.")] = Path("preview"),
     results: Results = Path("results"),
     positive: DefectClass = "def_front",
+    as_json: Json = False,
 ) -> None:
     """Write pictures of the images and of every augmentation, from the very pipeline that trains."""
     from casting_tune import charts, pictures
@@ -108,5 +141,5 @@ def preview(
 
     packed = packs.pack(data, results / "packs", positive=positive)
     folder.mkdir(parents=True, exist_ok=True)
-    for file in [*pictures.preview(packed, folder), charts.plot_images(packed, folder / "images.png")]:
-        terminal.say(terminal.console(), str(file))
+    files = [*pictures.preview(packed, folder), charts.plot_images(packed, folder / "images.png")]
+    terminal.list_files(files, as_json)

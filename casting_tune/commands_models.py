@@ -10,10 +10,10 @@ from typing import Annotated
 import typer
 
 from casting_tune import terminal
-from casting_tune.options import Head
+from casting_tune.options import Head, Json
 
 
-def backbones(head: Head = "") -> None:
+def backbones(head: Head = "", *, as_json: Json = False) -> None:
     """List the backbones: timm's name, parameters without and with a head, sizes, weights."""
     from casting_tune import backbones as room
     from casting_tune import summary as heads
@@ -25,6 +25,9 @@ def backbones(head: Head = "") -> None:
         "likeness": "like Keras'",
     }  # fmt: skip
     rows = room.listing(dense=dense)
+    if as_json:
+        terminal.write_json(rows)
+        return
     terminal.grid(list(columns.values()), [[terminal.cell(row[key]) for key in columns] for row in rows])
 
 
@@ -32,11 +35,15 @@ def summary(
     backbone: Annotated[str, typer.Argument(help="A name that `casting-tune backbones` lists, or timm:NAME.")],
     head: Head = "",
     image_px: Annotated[int, typer.Option("--px", help="Side of the input in pixels.")] = 512,
+    as_json: Json = False,
 ) -> None:
     """Print a network's layer table as Keras does: shapes, parameters, totals."""
     from casting_tune import summary as room
 
     found = room.summarise(backbone, head=head, image_px=image_px)
+    if as_json:
+        terminal.write_json(found)
+        return
     rows = [[layer.name, f"({', '.join(map(str, layer.shape))})", f"{layer.n_parameters:,}"] for layer in found.layers]
     terminal.grid(["layer", "output shape", "parameters"], rows)
     total = found.n_trainable + found.n_statistics

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from casting_tune import options, terminal
-from casting_tune.options import Results, Run, SweepName, ViewClass
+from casting_tune.options import Json, Results, Run, SweepName, ViewClass
 
 
 def table(
@@ -22,6 +22,7 @@ def table(
     kind: Annotated[str, typer.Option("--kind", help="Which table.")] = "comparison",
     positive: ViewClass = "def_front",
     form: Annotated[str, typer.Option("--format", help="text, markdown, csv, json, html or latex.")] = "text",
+    as_json: Json = False,
 ) -> None:
     """Print a sweep's table from the store."""
     from casting_tune import render, tables
@@ -31,6 +32,9 @@ def table(
     if kind not in tables.TABLES:
         raise UsageError(unknown("table", kind, tables.TABLES))
     found = tables.TABLES[kind](Store(results), sweep, run_id=run, positive=options.view(positive))
+    if as_json:
+        terminal.write_json({"title": found.title, "notes": found.notes, "rows": found.frame})
+        return
     out = terminal.console()
     terminal.write(render.render(found, form, width=out.width, color=out.is_terminal))
 
@@ -45,6 +49,7 @@ def threshold(
         float | None, typer.Option("--cost-overkill", help="What a rejected good one costs.")
     ] = None,
     prevalence: Annotated[float | None, typer.Option("--prevalence", help="Share of defective castings.")] = None,
+    as_json: Json = False,
 ) -> None:
     """Choose a threshold on validation alone, freeze it, and say what the test images show of it."""
     from casting_tune import chosen
@@ -58,16 +63,21 @@ def threshold(
         cost_overkill=cost_overkill,
         prevalence=prevalence,
     )
+    if as_json:
+        terminal.write_json(point)
+        return
     for sentence in point.sentences:
         terminal.say(terminal.console(), sentence)
 
 
 def plot(
     sweep: SweepName,
+    *,
     results: Results = Path("results"),
     run: Run = None,
     folder: Annotated[Path, typer.Option("--out", help="Where the PNGs go.")] = Path("plots"),
     positive: ViewClass = "def_front",
+    as_json: Json = False,
 ) -> None:
     """Write the study's charts of a sweep: metrics by row, times, metrics over the thresholds."""
     from casting_tune import answers, charts, tables
@@ -87,5 +97,4 @@ def plot(
     thresholds = tables.thresholds(store, sweep, run_id=run, positive=view).frame
     first = thresholds["row"].iloc[0]
     files += charts.plot_thresholds(thresholds[thresholds["row"] == first], folder)
-    for file in files:
-        terminal.say(terminal.console(), str(file))
+    terminal.list_files(files, as_json)

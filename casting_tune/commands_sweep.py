@@ -9,18 +9,18 @@ import shlex
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from casting_tune import commands_images, terminal
 from casting_tune.errors import CastingTuneError
-from casting_tune.options import Data, DefectClass, PackSize, Results, SkipBad
+from casting_tune.options import Data, DefectClass, Json, PackSize, Results, SkipBad
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from casting_tune.sweep import Prepared
+    from casting_tune.sweep import Options, Prepared
 
 
 def sweep(
@@ -50,6 +50,7 @@ def sweep(
         bool, typer.Option("--baselines/--no-baselines", help="Rows that learn nothing, below the others.")
     ] = True,
     timing: Annotated[bool, typer.Option("--timing", help="Add a short pass a network, alone on its device.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Train what a sweep asks for and the store lacks; then print the table."""
     from casting_tune import sweep as room
@@ -74,22 +75,33 @@ def sweep(
         plan=plan,
         command=_command(name, quick, only or [], override or []),
     )
-    out = terminal.console()
-    with terminal.progress(out) as on_progress:
-        prepared = room.prepare(options, say=lambda line: terminal.say(out, line), on_progress=on_progress)
-    _outline(out, prepared, every_cell=plan)
-    if not plan:
-        _execute(out, prepared)
+    out = terminal.console(as_json)
+    prepared = _prepare(out, options)
+    _outline(out, prepared)
+    if plan:
+        _write_plan(prepared, as_json)
+        return
+    outcome = _execute(out, prepared)
+    if as_json:
+        terminal.write_json(outcome)
+    if outcome["n_missing"]:
+        raise typer.Exit(CastingTuneError.exit_code)
 
 
-def sweeps() -> None:
+def sweeps(as_json: Json = False) -> None:
     """List the sweeps that are found by name, with their questions."""
     from casting_tune import space, sweepfile
 
-    rows = []
-    for name in sweepfile.names():
-        read = space.read(name)
-        rows.append([name, str(len(read.cells)), read.study_part or "-", read.question])
+    found = [space.read(name) for name in sweepfile.names()]
+    if as_json:
+        terminal.write_json(
+            [
+                {"sweep": s.name, "cells": len(s.cells), "study_part": s.study_part, "question": s.question}
+                for s in found
+            ]
+        )
+        return
+    rows = [[s.name, str(len(s.cells)), s.study_part or "-", s.question] for s in found]
     terminal.grid(["sweep", "cells", "study part", "question"], rows)
 
 
@@ -99,34 +111,45 @@ def study(
     results: Results = Path("results"),
     quick: Annotated[bool, typer.Option("--quick", help="Every sweep's [quick] section.")] = False,
     folder: Annotated[Path, typer.Option("--out", help="Where the tables go, as Markdown.")] = Path("tables"),
+    as_json: Json = False,
 ) -> None:
     """Reproduce the study in one go: the audit, its five sweeps, the honest ones, and every table of each."""
     from casting_tune import render, space, sweepfile, tables
+    from casting_tune import sweep as room
     from casting_tune.store import Store
 
-    out, failed = terminal.console(), []
+    out, failed, files = terminal.console(as_json), [], []
     if data is not None:
-        commands_images.audit(data, results, accept_leakage=True)
+        commands_images.tell_audit(out, data, results, positive="def_front")
     for name in (name for name in sweepfile.names() if space.read(name).study_part):
-        try:
-            sweep(name, data=data, results=results, quick=quick)
-        except typer.Exit as ended:
-            failed += [name] if ended.exit_code == CastingTuneError.exit_code else []
-            if ended.exit_code > CastingTuneError.exit_code:
-                raise
+        command = _command(name, quick, [], [])
+        prepared = _prepare(out, room.Options(sweep=name, data=data, results=results, quick=quick, command=command))
+        _outline(out, prepared)
+        if _execute(out, prepared)["n_missing"]:
+            failed.append(name)
         for kind, make in tables.TABLES.items():
             for view, positive in (("", "defective"), ("-ok_front", "ok")):
                 text = render.render(make(Store(results), name, positive=positive), "markdown")
                 folder.mkdir(parents=True, exist_ok=True)
-                (folder / f"{name}-{kind}{view}.md").write_text(text, encoding="utf-8")
+                files.append(folder / f"{name}-{kind}{view}.md")
+                files[-1].write_text(text, encoding="utf-8")
+    if as_json:
+        terminal.write_json({"tables": files, "sweeps_with_missing_cells": failed})
     terminal.say(out, f"Tables of every sweep are in {folder}/.")
     if failed:
         terminal.say(out, f"Some cells have no result in: {', '.join(failed)}.")
         raise typer.Exit(CastingTuneError.exit_code)
 
 
-def _execute(out: Console, prepared: Prepared) -> None:
-    """Run the trials, print the table and the command that prints it again; exit 1 where a cell has no result."""
+def _prepare(out: Console, options: Options) -> Prepared:
+    from casting_tune import sweep
+
+    with terminal.progress(out) as on_progress:
+        return sweep.prepare(options, say=lambda line: terminal.say(out, line), on_progress=on_progress)
+
+
+def _execute(out: Console, prepared: Prepared) -> dict[str, Any]:
+    """Run the trials, print the table and the command that prints it again; return the same as plain values."""
     from casting_tune import render, sweep, tables, view
 
     to_do = prepared.plan.to_do
@@ -136,15 +159,28 @@ def _execute(out: Console, prepared: Prepared) -> None:
     try:
         with view.follow(out, labels, epochs) as on_event:
             n_missing = sweep.execute(prepared, on_event=on_event)
-    except (KeyboardInterrupt, _Terminated) as stop:
+    except (KeyboardInterrupt, _Terminated, SystemError) as stop:
+        cause = stop.__cause__ if isinstance(stop, SystemError) else stop  # Cython wraps what a signal raises in it
+        if not isinstance(cause, (KeyboardInterrupt, _Terminated)):
+            raise
         terminal.say(out, f"Stopped. What has ended is kept; go on with: {_again()}")
-        raise typer.Exit(143 if isinstance(stop, _Terminated) else 130) from None
+        raise typer.Exit(143 if isinstance(cause, _Terminated) else 130) from None
     table = tables.comparison(prepared.store, prepared.sweep.name, run_id=prepared.run_id)
-    terminal.write(render.render(table, "text", width=out.width, color=out.is_terminal))
     results = "" if prepared.options.results == Path("results") else f" --results {prepared.options.results}"
-    terminal.say(out, f"This table again: casting-tune table {prepared.sweep.name} --run {prepared.run_id}{results}")
-    if n_missing:
-        raise typer.Exit(CastingTuneError.exit_code)
+    again = f"casting-tune table {prepared.sweep.name} --run {prepared.run_id}{results}"
+    if not out.stderr:  # stdout is kept for JSON otherwise
+        terminal.write(render.render(table, "text", width=out.width, color=out.is_terminal))
+    terminal.say(out, f"This table again: {again}")
+    return {
+        "sweep": prepared.sweep.name,
+        "run_id": prepared.run_id,
+        "dataset_id": prepared.pack.dataset_id,
+        "n_cells": len(prepared.plan.planned),
+        "n_missing": n_missing,
+        "notes": prepared.notes,
+        "table": {"title": table.title, "notes": table.notes, "rows": table.frame},
+        "again": again,
+    }
 
 
 class _Terminated(BaseException):
@@ -159,7 +195,7 @@ def _terminate(number: int, frame: object) -> None:
 _BESIDE = {"baseline": "baselines", "timing": "timing passes"}
 
 
-def _outline(out: Console, prepared: Prepared, *, every_cell: bool) -> None:
+def _outline(out: Console, prepared: Prepared) -> None:
     plan, sweep = prepared.plan, prepared.sweep
     done = len(plan.planned) - len(plan.to_do)
     place = f"{prepared.place.device}, {prepared.place.n_at_once} at once, {prepared.place.n_threads} threads each"
@@ -168,10 +204,27 @@ def _outline(out: Console, prepared: Prepared, *, every_cell: bool) -> None:
     beside = [f" and {n} {name}" for kind, name in _BESIDE.items() if (n := counts[kind])]
     told = f"{counts['cell']} cells{''.join(beside)}: {done} done, {len(plan.to_do)} to do"
     terminal.say(out, f"{told} ({place}).")
-    if every_cell:
-        for planned in plan.planned:
-            state = planned.state if planned.status is None else f"{planned.state}: {planned.status}"
-            terminal.write(f"{planned.cell_id}  {state:<14}  {planned.cell.label}\n")
+
+
+def _write_plan(prepared: Prepared, as_json: bool) -> None:
+    planned = prepared.plan.planned
+    if as_json:
+        cells = [
+            {"cell_id": p.cell_id, "state": p.state, "status": p.status, "kind": p.cell.kind, "label": p.cell.label}
+            for p in planned
+        ]
+        terminal.write_json(
+            {
+                "sweep": prepared.sweep.name,
+                "dataset_id": prepared.pack.dataset_id,
+                "notes": prepared.notes,
+                "cells": cells,
+            }
+        )
+        return
+    for p in planned:
+        state = p.state if p.status is None else f"{p.state}: {p.status}"
+        terminal.write(f"{p.cell_id}  {state:<14}  {p.cell.label}\n")
 
 
 def _command(name: str, quick: bool, only: list[str], override: list[str]) -> str:

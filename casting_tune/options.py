@@ -24,6 +24,7 @@ ViewClass = Annotated[
     str,
     typer.Option("--positive", help="Positive class: def_front (or defective); ok_front (or ok) is the study's view."),
 ]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout; what is said goes to stderr.")]
 Head = Annotated[str, typer.Option("--head", help="dense1024,dropout: what stands before the logit.")]
 
 _VIEWS: dict[str, Literal["defective", "ok"]] = {

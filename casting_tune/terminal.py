@@ -1,14 +1,21 @@
 """The terminal: the only room that writes to it. Text from files and names is made harmless first.
 
 Comes in: lines, grids, finished text. Goes out: stdout. Decides nothing and knows no other room.
+
+A command that was asked for JSON talks to `console(as_json)`, which is then stderr, and ends with `write_json`: stdout
+holds one document and nothing else.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import date
+from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -18,9 +25,9 @@ from rich.table import Table
 from rich.text import Text
 
 
-def console() -> Console:
-    """Return a console on stdout that colours no numbers of its own accord."""
-    return Console(highlight=False)
+def console(as_json: bool = False) -> Console:
+    """Return a console on stdout, or on stderr where stdout is kept for JSON; it colours numbers only when told."""
+    return Console(highlight=False, stderr=as_json)
 
 
 def say(out: Console, line: str) -> None:
@@ -40,8 +47,32 @@ def write(text: str) -> None:
 
 
 def write_json(value: Any) -> None:
-    """Write a value as JSON."""
-    write(json.dumps(value, indent=2, default=str) + "\n")
+    """Write a value as one JSON document: frames as lists of rows, times in ISO 8601, NaN and infinity as null."""
+    write(json.dumps(_jsonable(value), indent=2, allow_nan=False) + "\n")
+
+
+def _jsonable(value: Any) -> Any:
+    """Return a value made of what JSON knows. Frames, arrays and numpy's scalars are told by their methods."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    elif hasattr(value, "to_dict"):
+        value = value.to_dict("records")
+    elif hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): _jsonable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_jsonable(item) for item in value]
+    return _scalar(value)
+
+
+def _scalar(value: Any) -> bool | int | float | str | None:
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    text = value.isoformat() if isinstance(value, date) else str(value)
+    return None if text in ("NaT", "<NA>") else text  # pandas' words for what is missing
 
 
 def plain(text: str) -> str:
@@ -56,7 +87,7 @@ def cell(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def grid(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def grid(heads: Sequence[str], rows: Sequence[Sequence[str]], *, out: Console | None = None) -> None:
     """Write rows under headings; columns of numbers to the right."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for position, head in enumerate(heads):
@@ -64,7 +95,17 @@ def grid(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         table.add_column(head, justify="right" if number else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(plain(value)) for value in row))
-    console().print(table)
+    (out or console()).print(table)
+
+
+def list_files(files: Sequence[Path], as_json: bool) -> None:
+    """Write the paths of files that a command made, a line each or as JSON."""
+    if as_json:
+        write_json({"files": files})
+        return
+    out = console()
+    for file in files:
+        say(out, str(file))
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import shutil
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -110,6 +112,12 @@ def test_a_sweep_with_a_failed_cell_prints_its_table_and_exits_1(
         (("table", "backbone_grid", "--results", "/nowhere"), 2, "There is no run in '/nowhere'."),
         (("table", "x", "--kind", "comparisn"), 2, "Did you mean 'comparison'?"),
         (("table", "x", "--positive", "okfront"), 2, "Did you mean 'ok_front'?"),
+        (("swep", "backbone_grid"), 2, "Did you mean 'sweep'"),
+        (("sweep", "backbone_grid", "--qick"), 2, "Unknown option '--qick'. Did you mean '--quick'?"),
+        (("sweeps", "--jsn"), 2, "Unknown option '--jsn'. Did you mean '--json'?"),
+        (("summary", "resnet5"), 2, "Unknown backbone 'resnet5'. Did you mean 'resnet50'?"),
+        (("summary",), 2, "Missing argument 'backbone'. See 'casting-tune summary --help'."),
+        (("summary", "resnet50", "--px", "big"), 2, "--px"),
         (("pack", "/nowhere"), 4, "/nowhere"),
         (("synthetic", "/proc/x"), 4, "/proc/x"),
     ],
@@ -124,10 +132,6 @@ def test_an_error_is_one_line_on_stderr_with_its_exit_code(
     assert err.count("\n") == 1
 
 
-def test_an_unknown_option_exits_2(capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(capsys, "sweep", "backbone_grid", "--qick")[0] == 2
-
-
 def test_the_backbones_are_listed_with_the_studys_counts(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = call(capsys, "backbones")
     assert code == 0
@@ -139,6 +143,51 @@ def test_the_sweeps_are_listed_with_their_cells(capsys: pytest.CaptureFixture[st
     _, out, _ = call(capsys, "sweeps")
     (line,) = [line for line in out.splitlines() if line.startswith("backbone_grid")]
     assert line.split()[1] == "60"
+
+
+def document(capsys: pytest.CaptureFixture[str], *words: object) -> Any:
+    """Run a command with --json; return what its stdout holds, which must be one JSON document and nothing else."""
+    code, out, err = call(capsys, *words, "--json")
+    assert code == 0, err
+    assert "error:" not in err
+    return json.loads(out, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+
+
+def test_every_command_takes_json() -> None:
+    for command in cli.COMMANDS:
+        assert "as_json" in inspect.signature(command).parameters, command.__name__
+
+
+def test_a_sweep_as_json_is_its_table_and_run_and_its_progress_goes_to_stderr(
+    tiny: Path, drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("sweep", tiny, "--data", drawn, "--results", tmp_path / "r", "--inline", "--quick", "--only", "seed=0")
+    plan = document(capsys, *words, "--plan")
+    assert {cell["state"] for cell in plan["cells"]} == {"to do"}
+    code, out, err = call(capsys, *words, "--json")
+    assert (code, "test accuracy" in err) == (0, True)
+    found = json.loads(out)
+    assert (found["sweep"], found["n_cells"], found["n_missing"]) == ("tiny", 5, 0)
+    again = document(capsys, *found["again"].split()[1:])
+    assert again == found["table"]
+    assert again["rows"][0]["accuracy_sd"] is None  # one training has no spread, and NaN is not JSON
+
+
+def test_lists_drawings_packs_audits_and_files_come_as_json(
+    drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (grid,) = [row for row in document(capsys, "sweeps") if row["sweep"] == "backbone_grid"]
+    assert grid["cells"] == 60
+    assert {row["name"] for row in document(capsys, "backbones")} >= {"resnet50", "vgg16"}
+    layers = document(capsys, "summary", "resnet50", "--px", "64")
+    assert sum(layer["n_parameters"] for layer in layers["layers"]) == layers["n_trainable"] + layers["n_statistics"]
+    assert document(capsys, "synthetic", tmp_path / "c", "--images", "40", "--size", "32")["images"] == 40
+    packed = document(capsys, "pack", tmp_path / "c", "--results", tmp_path / "r")
+    assert sum(row["images"] for row in packed["counts"]) == packed["images"] == 40
+    audit = document(capsys, "audit", "--data", tmp_path / "c", "--results", tmp_path / "r")
+    assert (audit["dataset_id"], audit["n_test_copies_in_train"]) == (packed["dataset_id"], 0)
+    words = ("preview", "--data", tmp_path / "c", "--results", tmp_path / "r", "--out", tmp_path / "preview")
+    assert all(Path(file).is_file() for file in document(capsys, *words)["files"])
 
 
 def test_castings_are_drawn_and_packed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,12 @@
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
 import pytest
 
 from casting_tune import terminal
@@ -12,6 +19,33 @@ def test_control_characters_do_not_reach_the_terminal(capsys: pytest.CaptureFixt
     assert "\x1b" not in out
     assert "a?[31mb[/foo]" in out
     assert "x?[2Jy" in out
+
+
+@dataclass(frozen=True)
+class Found:
+    rate: float
+    when: datetime
+
+
+def test_json_knows_frames_times_paths_and_numbers_and_never_says_nan(capsys: pytest.CaptureFixture[str]) -> None:
+    frame = pd.DataFrame({"a": [1.5, float("nan")], "t": [pd.Timestamp("2026-01-02", tz="UTC"), pd.NaT]})
+    value = {
+        "frame": frame,
+        "found": Found(rate=float("inf"), when=datetime(2026, 1, 2, tzinfo=UTC)),
+        "numbers": [np.float32(0.5), np.int64(3), np.array([True])],
+        "path": Path("a/b"),
+        "text": "\x1b[31m",
+    }
+    terminal.write_json(value)
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    assert json.loads(out) == {
+        "frame": [{"a": 1.5, "t": "2026-01-02T00:00:00+00:00"}, {"a": None, "t": None}],
+        "found": {"rate": None, "when": "2026-01-02T00:00:00+00:00"},
+        "numbers": [0.5, 3, [True]],
+        "path": "a/b",
+        "text": "\x1b[31m",
+    }
 
 
 def test_values_read_as_a_person_writes_them() -> None:
