@@ -11,12 +11,13 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from casting_tune import commands_images, commands_models, commands_results, commands_sweep, terminal
+from casting_tune import commands_cells, commands_images, commands_models, commands_results, commands_sweep, terminal
 from casting_tune.errors import CastingTuneError, UsageError, unknown
 
 COMMANDS = (
     commands_sweep.sweep, commands_sweep.study, commands_sweep.sweeps,
     commands_results.table, commands_results.threshold, commands_results.plot,
+    commands_cells.query,
     commands_images.synthetic, commands_images.pack, commands_images.audit, commands_images.preview,
     commands_models.backbones, commands_models.summary,
 )  # fmt: skip

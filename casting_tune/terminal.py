@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -40,15 +41,23 @@ def complain(line: str) -> None:
     Console(stderr=True, highlight=False).print(Text(f"error: {plain(line)}"), soft_wrap=True)
 
 
-def write(text: str) -> None:
-    """Write finished text as it is."""
+def write(text: str, file: Path | None = None) -> None:
+    """Write finished text as it is, to stdout or to a file."""
+    if file is not None:
+        file.write_text(text, encoding="utf-8")
+        return
     sys.stdout.write(text)
     sys.stdout.flush()
 
 
 def write_json(value: Any) -> None:
-    """Write a value as one JSON document: frames as lists of rows, times in ISO 8601, NaN and infinity as null."""
-    write(json.dumps(_jsonable(value), indent=2, allow_nan=False) + "\n")
+    """Write a value as one JSON document."""
+    write(json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """Return a value as one JSON document: frames as lists of rows, times in ISO 8601, NaN and infinity as null."""
+    return json.dumps(_jsonable(value), indent=2, allow_nan=False) + "\n"
 
 
 def _jsonable(value: Any) -> Any:
@@ -88,14 +97,31 @@ def cell(value: Any) -> str:
 
 
 def grid(heads: Sequence[str], rows: Sequence[Sequence[str]], *, out: Console | None = None) -> None:
-    """Write rows under headings; columns of numbers to the right."""
+    """Write rows under headings, columns of numbers to the right; where that is too wide, a block a row."""
+    out = out or console()
+    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
+    if len(heads) > 12 and sum(widths) + 3 * len(widths) > out.width:
+        _blocks(out, heads, rows)
+        return
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for position, head in enumerate(heads):
-        number = all(row[position].replace(",", "").isdigit() for row in rows)
-        table.add_column(head, justify="right" if number else "left", overflow="fold")
+        number = bool(rows) and all(_NUMBER.fullmatch(row[position]) for row in rows)
+        table.add_column(Text(plain(head)), justify="right" if number else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(plain(value)) for value in row))
-    (out or console()).print(table)
+    out.print(table)
+
+
+_NUMBER = re.compile(r"-?[0-9][0-9,]*(\.[0-9]*)?(e[+-]?[0-9]+)?( %)?|-|")
+
+
+def _blocks(out: Console, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    wide = max(map(len, heads))
+    for n, row in enumerate(rows, 1):
+        say(out, f"row {n} of {len(rows)}")
+        for head, value in zip(heads, row, strict=True):
+            if value:
+                say(out, f"  {head:<{wide}}  {value}")
 
 
 def list_files(files: Sequence[Path], as_json: bool) -> None:

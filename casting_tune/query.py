@@ -1,0 +1,116 @@
+"""SQL over a store: its tables as views that can be read and nothing else.
+
+Comes in: a store and one SELECT. Goes out: rows as an Arrow table, and those as CSV or Markdown. A view holds rows only
+where the query names it, and DuckDB reads only the columns and rows that it needs. SQL reaches no file and no network.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+from casting_tune.errors import StoreError, UsageError, unknown
+from casting_tune.store import SCHEMAS, Store
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+FORMATS = ("text", "csv", "json", "md", "parquet")
+
+
+def run(store: Store, sql: str) -> pa.Table:
+    """Return the rows of a query over the views trials, epochs, predictions, images and cells.
+
+    Args:
+        store: the results folder; a column that an older file lacks is NULL.
+        sql: one SELECT of DuckDB's dialect; DESCRIBE and SUMMARIZE are SELECTs to it.
+
+    Raises:
+        UsageError: SQL that DuckDB refuses, more than one statement, or one that is no SELECT.
+        StoreError: a file of the store that cannot be read.
+    """
+    import duckdb
+
+    words = set(re.findall(r"\w+", sql.lower()))
+    with _connection() as connection:
+        for table, schema in SCHEMAS.items():
+            connection.register(table, _rows(store, table) if table in words else schema.empty_table())
+        try:
+            statements = connection.extract_statements(sql)
+            if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
+                raise UsageError("A query is one SELECT: it reads a store and changes nothing.")
+            return connection.sql(sql).to_arrow_table()
+        except (duckdb.Error, pa.ArrowException, OSError) as error:
+            raise _told(error) from error
+
+
+def check_format(form: str) -> None:
+    """Raise UsageError unless `form` is one of FORMATS."""
+    if form not in FORMATS:
+        raise UsageError(unknown("format", form, FORMATS))
+
+
+def write_parquet(rows: pa.Table, file: Path) -> None:
+    """Write rows to a Parquet file. Raises OSError where it cannot be written."""
+    pq.write_table(rows, file, compression="zstd")
+
+
+def csv(rows: pa.Table) -> str:
+    """Return rows as CSV with a heading; NULL is empty."""
+    out = io.BytesIO()
+    pyarrow.csv.write_csv(rows, out)
+    return out.getvalue().decode()
+
+
+def markdown(rows: pa.Table) -> str:
+    """Return rows as a Markdown table; NULL is empty."""
+    lines = [rows.column_names, ["---"] * rows.num_columns, *texts(rows)]
+    escaped = ([value.replace("|", "\\|").replace("\n", " ") for value in line] for line in lines)
+    return "".join(f"| {' | '.join(line)} |\n" for line in escaped)
+
+
+def texts(rows: pa.Table) -> list[list[str]]:
+    """Return every value as a person reads it; NULL is empty."""
+    return [["" if value is None else _text(value) for value in row.values()] for row in rows.to_pylist()]
+
+
+def _text(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+@contextmanager
+def _connection() -> Iterator[DuckDBPyConnection]:
+    """Open a DuckDB in memory that can reach nothing outside itself."""
+    import duckdb
+
+    with duckdb.connect(":memory:", config={"threads": 2}) as connection:
+        connection.execute("set enable_progress_bar = false")
+        connection.execute("set python_enable_replacements = false")  # else `from x` finds this module's variables
+        connection.execute("set enable_external_access = false")
+        yield connection
+
+
+def _rows(store: Store, table: str) -> Any:
+    """Return a table for DuckDB to scan: files on this machine lazily, others read whole."""
+    files = store.files(table)
+    if all(isinstance(file, Path) for file in files):
+        return ds.dataset([str(file) for file in files], schema=SCHEMAS[table], format="parquet")
+    return store.read(table)
+
+
+def _told(error: Exception) -> StoreError | UsageError:
+    """Return DuckDB's error, or pyarrow's through DuckDB, as one line of ours."""
+    line = " ".join(str(error).partition("LINE ")[0].split())[:300]
+    if "parquet" in line.lower():  # pyarrow names the file
+        return StoreError(f"A store file cannot be read ({line}). Move it away; its cell will run again.")
+    absent = re.search(r"Table with name (\S+) does not exist", line)
+    return UsageError(unknown("table", absent[1], SCHEMAS) if absent else f"This query cannot be answered: {line}")
