@@ -54,8 +54,8 @@ class Answers:
     """A run of a sweep and what the store knows of its cells.
 
     Attributes:
-        asked: a row a cell in the sweep's order, the columns of `store.CELLS` and `figures`, the study's as a dict.
-        trials: the completed trials, the columns of `store.TRIALS`, indexed by cell_id.
+        asked: a row a cell in the sweep's order, the columns of `schema.CELLS` and `figures`, the study's as a dict.
+        trials: the completed trials, the columns of `schema.TRIALS`, indexed by cell_id.
     """
 
     store: Store
@@ -149,7 +149,7 @@ def load(store: Store, sweep: str, run_id: str | None = None) -> Answers:
     if of_sweep.empty:
         known = sorted(set(runs["sweep"]))
         if not known:
-            raise UsageError(f"There is no run in '{store.root}'. Start one: python -m casting_tune.sweep {sweep}")
+            raise UsageError(f"There is no run in '{store.address}'. Start one: python -m casting_tune.sweep {sweep}")
         raise UsageError(unknown("sweep in this store", sweep, known))
     if run_id is None:
         run_id = str(of_sweep.sort_values("asked_at", kind="stable")["run_id"].iloc[-1])

@@ -11,13 +11,13 @@ from typing import Annotated
 import typer
 
 from casting_tune import terminal
-from casting_tune.options import Json, Results
+from casting_tune.options import RESULTS, Json, Results
 
 
 def query(
     sql: Annotated[str, typer.Argument(help="One SELECT over trials, epochs, predictions, images and cells.")],
     *,
-    results: Results = Path("results"),
+    results: Results = RESULTS,
     form: Annotated[str, typer.Option("--format", help="text, csv, json, md or parquet.")] = "text",
     file: Annotated[Path | None, typer.Option("--out", help="A file for the rows, instead of the terminal.")] = None,
     as_json: Json = False,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from casting_tune import terminal
-from casting_tune.options import DefectClass, Json, NeededData, PackSize, Results, SkipBad
+from casting_tune.options import RESULTS, DefectClass, Json, NeededData, PackSize, Results, SkipBad
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -45,7 +45,7 @@ def synthetic(
 def pack(
     data: Annotated[Path, typer.Argument(envvar="CASTING_TUNE_DATA", help="The image folder.")],
     *,
-    results: Results = Path("results"),
+    results: Results = RESULTS,
     positive: DefectClass = "def_front",
     pack_size: PackSize = None,
     skip_bad: SkipBad = False,
@@ -53,12 +53,13 @@ def pack(
 ) -> None:
     """Decode an image folder into a pack, once, and say what it holds."""
     from casting_tune import pack as room
+    from casting_tune.store import Store
 
     out = terminal.console(as_json)
     with terminal.progress(out) as on_progress:
         packed = room.pack(
             data,
-            results / "packs",
+            Store(results).root / "packs",
             positive=positive,
             size_px=pack_size,
             skip_bad=skip_bad,
@@ -92,7 +93,7 @@ def pack(
 
 def audit(
     data: NeededData,
-    results: Results = Path("results"),
+    results: Results = RESULTS,
     positive: DefectClass = "def_front",
     accept_leakage: Annotated[bool, typer.Option("--accept-leakage", help="Exit 0 even so.")] = False,
     as_json: Json = False,
@@ -107,7 +108,7 @@ def audit(
         raise typer.Exit(3)
 
 
-def tell_audit(out: Console, data: Path, results: Path, *, positive: str) -> tuple[str, tuple[str, ...], int]:
+def tell_audit(out: Console, data: Path, results: str, *, positive: str) -> tuple[str, tuple[str, ...], int]:
     """Say what the audit of an image folder found; return its dataset, the findings, how many test copies in train."""
     from casting_tune import audits
     from casting_tune import pack as packs
@@ -116,7 +117,7 @@ def tell_audit(out: Console, data: Path, results: Path, *, positive: str) -> tup
     with terminal.progress(out) as on_progress:
         packed = packs.pack(
             data,
-            results / "packs",
+            Store(results).root / "packs",
             positive=positive,
             on_progress=lambda done, total: on_progress("packing images", done, total),
         )
@@ -131,15 +132,16 @@ def tell_audit(out: Console, data: Path, results: Path, *, positive: str) -> tup
 def preview(
     data: NeededData,
     folder: Annotated[Path, typer.Option("--out", help="Where the PNGs go.")] = Path("preview"),
-    results: Results = Path("results"),
+    results: Results = RESULTS,
     positive: DefectClass = "def_front",
     as_json: Json = False,
 ) -> None:
     """Write pictures of the images and of every augmentation, from the very pipeline that trains."""
     from casting_tune import charts, pictures
     from casting_tune import pack as packs
+    from casting_tune.store import Store
 
-    packed = packs.pack(data, results / "packs", positive=positive)
+    packed = packs.pack(data, Store(results).root / "packs", positive=positive)
     folder.mkdir(parents=True, exist_ok=True)
     files = [*pictures.preview(packed, folder), charts.plot_images(packed, folder / "images.png")]
     terminal.list_files(files, as_json)

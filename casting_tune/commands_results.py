@@ -11,13 +11,13 @@ from typing import Annotated
 import typer
 
 from casting_tune import options, terminal
-from casting_tune.options import Json, Results, Run, SweepName, ViewClass
+from casting_tune.options import RESULTS, Json, Results, Run, SweepName, ViewClass
 
 
 def table(
     sweep: SweepName,
     *,
-    results: Results = Path("results"),
+    results: Results = RESULTS,
     run: Run = None,
     kind: Annotated[str, typer.Option("--kind", help="Which table.")] = "comparison",
     positive: ViewClass = "def_front",
@@ -42,7 +42,7 @@ def table(
 def threshold(
     cell: Annotated[str, typer.Argument(help="A cell's id, or the beginning of one.")],
     *,
-    results: Results = Path("results"),
+    results: Results = RESULTS,
     max_escape: Annotated[str | None, typer.Option("--max-escape", help="0.5% or 0.005, on validation.")] = None,
     cost_escape: Annotated[float | None, typer.Option("--cost-escape", help="What a missed defect costs.")] = None,
     cost_overkill: Annotated[
@@ -73,7 +73,7 @@ def threshold(
 def plot(
     sweep: SweepName,
     *,
-    results: Results = Path("results"),
+    results: Results = RESULTS,
     run: Run = None,
     folder: Annotated[Path, typer.Option("--out", help="Where the PNGs go.")] = Path("plots"),
     positive: ViewClass = "def_front",
@@ -88,7 +88,7 @@ def plot(
     folder.mkdir(parents=True, exist_ok=True)
     compared = tables.comparison(store, sweep, run_id=run, positive=view)
     files = [charts.plot_metrics(compared.frame, folder / f"{sweep}-metrics.png", title=compared.title)]
-    packed = results / "packs" / str(answers.load(store, sweep, run).asked["dataset_id"].iloc[0])
+    packed = store.root / "packs" / str(answers.load(store, sweep, run).asked["dataset_id"].iloc[0])
     if packed.is_dir():
         files.append(charts.plot_images(packs.open_pack(packed), folder / "images.png"))
     times = tables.TABLES["timing"](store, sweep, run_id=run).frame

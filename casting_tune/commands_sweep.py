@@ -15,7 +15,7 @@ import typer
 
 from casting_tune import commands_images, terminal
 from casting_tune.errors import CastingTuneError
-from casting_tune.options import Data, DefectClass, Json, PackSize, Results, SkipBad
+from casting_tune.options import RESULTS, Data, DefectClass, Json, PackSize, Results, SkipBad
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,7 +27,7 @@ def sweep(
     name: Annotated[str, typer.Argument(help="A sweep's name, or the path of a sweep file.")],
     *,
     data: Data = None,
-    results: Results = Path("results"),
+    results: Results = RESULTS,
     quick: Annotated[
         bool, typer.Option("--quick", help="Apply the sweep's [quick] section: minutes, not days.")
     ] = False,
@@ -108,7 +108,7 @@ def sweeps(as_json: Json = False) -> None:
 def study(
     data: Data = None,
     *,
-    results: Results = Path("results"),
+    results: Results = RESULTS,
     quick: Annotated[bool, typer.Option("--quick", help="Every sweep's [quick] section.")] = False,
     folder: Annotated[Path, typer.Option("--out", help="Where the tables go, as Markdown.")] = Path("tables"),
     as_json: Json = False,
@@ -166,7 +166,7 @@ def _execute(out: Console, prepared: Prepared) -> dict[str, Any]:
         terminal.say(out, f"Stopped. What has ended is kept; go on with: {_again()}")
         raise typer.Exit(143 if isinstance(cause, _Terminated) else 130) from None
     table = tables.comparison(prepared.store, prepared.sweep.name, run_id=prepared.run_id)
-    results = "" if prepared.options.results == Path("results") else f" --results {prepared.options.results}"
+    results = "" if str(prepared.options.results) == RESULTS else f" --results {prepared.options.results}"
     again = f"casting-tune table {prepared.sweep.name} --run {prepared.run_id}{results}"
     if not out.stderr:  # stdout is kept for JSON otherwise
         terminal.write(render.render(table, "text", width=out.width, color=out.is_terminal))

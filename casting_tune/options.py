@@ -9,7 +9,8 @@ import typer
 
 from casting_tune.errors import UsageError, unknown
 
-Results = Annotated[Path, typer.Option("--results", help="The results folder (the store).")]
+RESULTS = "results"
+Results = Annotated[str, typer.Option("--results", help="The store: a folder, or s3://BUCKET/PREFIX.")]
 Data = Annotated[
     Path | None,
     typer.Option("--data", envvar="CASTING_TUNE_DATA", help="Image folder; left out: castings are drawn."),

@@ -19,7 +19,8 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from casting_tune.errors import StoreError, UsageError, unknown
-from casting_tune.store import SCHEMAS, Store
+from casting_tune.schema import SCHEMAS
+from casting_tune.store import Store
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection

@@ -12,7 +12,7 @@ import hashlib
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -90,21 +90,30 @@ def run_trial(
     row |= {"status": status, "duration_s": time.perf_counter() - started}
     store.write("trials", sweep, name, [row])
     if status in ("completed", "diverged"):
-        store.checkpoint(cell).unlink(missing_ok=True)
+        store.drop(store.checkpoint(cell))
     return row
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Files:
-    """Where a trial's files lie that are no tables: what it goes on from, and weights that are kept."""
+    """Where a trial's files lie that are no tables: what it goes on from, and weights that are kept.
+
+    `share` puts one of them where another machine could go on from it.
+    """
 
     checkpoint: Path
     last: Path
     best: Path
+    share: Callable[[Path], None]
 
 
 def _files(store: Store, cell: str) -> _Files:
-    return _Files(checkpoint=store.checkpoint(cell), last=store.weights(cell), best=store.weights(cell, best=True))
+    return _Files(
+        checkpoint=store.fetch(store.checkpoint(cell)),
+        last=store.weights(cell),
+        best=store.weights(cell, best=True),
+        share=store.share,
+    )
 
 
 def lost(
@@ -273,10 +282,7 @@ def _train(
         micro_batch=allowance.micro_batch,
         ends_at=ends_at,
     ):
-        if "best" in allowance.keep:
-            checkpoint.keep_best(files.best, model, epoch)
-        if epoch.epoch < recipe.epochs:
-            checkpoint.save(files.checkpoint, model, optimiser, epoch)
+        _save(files, model, optimiser, epoch, keep=allowance.keep, goes_on=epoch.epoch < recipe.epochs)
         on_epoch(epoch)
         epochs.append(epoch)
     scores = [train.predict(model, evaluation(part), precision=precision) for part in ("validation", "test")]
@@ -285,6 +291,7 @@ def _train(
         raise Diverged("The network scores some images as not a number. A smaller base_lr helps.")
     if "last" in allowance.keep:
         checkpoint.keep(files.last, model, epochs[-1])
+        files.share(files.last)
     batch = next(evaluation("test"))[0]
     epoch_s = statistics.median(epoch.train_s for epoch in epochs)
     return predictions, {
@@ -301,6 +308,24 @@ def _train(
         "resumed_from": n_done,
         "micro_batch": allowance.micro_batch,
     }
+
+
+def _save(
+    files: _Files,
+    model: torch.nn.Module,
+    optimiser: torch.optim.Optimizer,
+    epoch: Epoch,
+    *,
+    keep: Collection[str],
+    goes_on: bool,
+) -> None:
+    """Save what a trial goes on from after an epoch, and the best weights where they are to be kept."""
+    if "best" in keep:
+        checkpoint.keep_best(files.best, model, epoch)
+        files.share(files.best)
+    if goes_on:
+        checkpoint.save(files.checkpoint, model, optimiser, epoch)
+        files.share(files.checkpoint)
 
 
 def _learn_nothing(

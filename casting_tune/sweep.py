@@ -40,7 +40,7 @@ class Options:
 
     sweep: str
     data: Path | None = None
-    results: Path = Path("results")
+    results: Path | str = "results"
     quick: bool = False
     only: tuple[str, ...] = ()
     overrides: tuple[str, ...] = ()
@@ -89,7 +89,7 @@ def prepare(
     """
     sweep = space.read(options.sweep, quick=options.quick, only=options.only, overrides=options.overrides)
     _check_numbers(options)
-    store = Store(options.results.resolve())  # Ray's workers change folders
+    store = Store(options.results).absolute()  # Ray's workers change folders
     store.check_writable()
     resources, place = _resources(options, len(sweep.cells))
     images = _pack(options, store, say, on_progress)
@@ -122,6 +122,7 @@ def execute(prepared: Prepared, *, on_event: Callable[[Event], None]) -> int:
     store, sweep = prepared.store, prepared.sweep
     with store.running(sweep.name):
         _train(prepared, on_event)
+        store.settle()
     completed = store.completed()
     return sum(p.cell_id not in completed for p in prepared.plan.planned)
 

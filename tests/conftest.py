@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from casting_tune import pack as pack_room
-from casting_tune import sweep, synthetic
+from casting_tune import storage, sweep, synthetic
 from casting_tune.pack import Pack
 from casting_tune.store import Store
 from casting_tune.sweep import Options
@@ -81,3 +84,34 @@ def real_images() -> Path:
     if not folder:
         pytest.skip("CASTING_TUNE_DATA does not name the folder of the real castings")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """moto's S3 on the loopback; its endpoint."""
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def bucket(s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """An empty bucket as AWS's users reach it, by the environment; its address. Its cache lies below tmp_path."""
+    import boto3
+
+    for name, value in {
+        "AWS_ENDPOINT_URL": s3_server, "AWS_REGION": "us-east-1", "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ACCESS_KEY_ID": "fake", "AWS_SECRET_ACCESS_KEY": "fake", "AWS_EC2_METADATA_DISABLED": "true",
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    storage.at.cache_clear()  # it knows other tests' buckets by other endpoints
+    name = f"castings-{uuid.uuid4().hex[:8]}"
+    boto3.client("s3").create_bucket(Bucket=name)
+    yield f"s3://{name}/results"
+    storage.at.cache_clear()

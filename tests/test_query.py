@@ -10,7 +10,8 @@ import pytest
 
 from casting_tune import query
 from casting_tune.errors import StoreError, UsageError
-from casting_tune.store import PREDICTIONS, Store
+from casting_tune.schema import PREDICTIONS
+from casting_tune.store import Store
 from tests.test_cli import call
 
 

@@ -7,7 +7,7 @@ from casting_tune.augment import TOGGLES
 from casting_tune.folds import Folds
 from casting_tune.pack import Pack
 from casting_tune.rows import describe, of_predictions, predictions, score
-from casting_tune.store import SCHEMAS
+from casting_tune.schema import SCHEMAS
 from casting_tune.trial import TrialConfig
 
 NONE = np.array([], dtype=np.int64)

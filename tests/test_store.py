@@ -61,7 +61,7 @@ def test_plain_readers_read_the_folder_while_a_temporary_file_lies_in_it(store: 
 
 def test_every_file_says_its_schema_version(store: Store) -> None:
     place = store.write("epochs", "s", "a1-1-1", [{"cell_id": "a1"}])
-    assert pq.read_schema(place).metadata[b"casting_tune.schema_version"] == b"1"
+    assert pq.read_schema(place).metadata[b"casting_tune.schema_version"] == b"2"
 
 
 def test_a_flipped_bit_is_found_and_the_file_named(store: Store) -> None:

@@ -1,0 +1,233 @@
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from casting_tune import storage
+from casting_tune.errors import StoreError
+from casting_tune.storage import Bucket, Folder, Held
+from casting_tune.store import Store
+
+ROW = {"cell_id": "a1", "attempt": 1, "sweep": "s", "status": "completed"}
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Folder | Bucket:
+    return storage.at(tmp_path / "results" if request.param == "folder" else request.getfixturevalue("bucket"))
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "PATIENCE_S", 0.0)
+
+
+class Weather:
+    """A wire to the S3 server that can be cut, or lose the answers to puts on their way back."""
+
+    def __init__(self, server: str) -> None:
+        host, _, port = server.removeprefix("http://").partition(":")
+        self.server, self.cut, self.lose_answers = (host, int(port)), False, 0
+        self.ear = socket.create_server(("127.0.0.1", 0))
+        self.ends: list[socket.socket] = []
+        self.threads = [threading.Thread(target=self._listen)]
+        self.threads[0].start()
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.ear.getsockname()[1]}"
+
+    def _listen(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self.ear.accept()
+                server = socket.create_connection(self.server)
+                self.ends += [client, server]
+                asked: list[bytes] = []
+                for way in ((client, server, asked.append), (server, client, self._lost(asked))):
+                    self.threads.append(threading.Thread(target=self._pass_on, args=way))
+                    self.threads[-1].start()
+
+    def _lost(self, asked: list[bytes]) -> Callable[[bytes], object]:
+        def lose(answer: bytes) -> None:
+            put = any(part.startswith(b"PUT") for part in asked)
+            if answer.startswith(b"HTTP/1.1 100"):  # "go on": no answer yet
+                return
+            asked.clear()
+            if self.lose_answers and put:
+                self.lose_answers -= 1
+                raise ConnectionError
+
+        return lose
+
+    def _pass_on(self, source: socket.socket, target: socket.socket, see: Callable[[bytes], object]) -> None:
+        with contextlib.suppress(OSError):
+            while content := source.recv(65536):
+                if self.cut:
+                    break
+                see(content)
+                target.sendall(content)
+        for end in (source, target):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self.ear.shutdown(socket.SHUT_RDWR)
+        for end in self.ends:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+        for thread in self.threads:
+            thread.join()
+        for end in [self.ear, *self.ends]:
+            end.close()
+
+
+@pytest.fixture
+def weather(s3_server: str, bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Weather]:
+    sky = Weather(s3_server)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", sky.endpoint)
+    storage.at.cache_clear()
+    yield sky
+    sky.close()
+
+
+def test_what_was_put_is_listed_moved_and_deleted(place: Folder | Bucket) -> None:
+    place.put("trials/s/a.parquet", pa.py_buffer(b"one"))
+    place.put("trials/t/b.parquet", pa.py_buffer(b"two"))
+    assert place.names("trials") == ["trials/s/a.parquet", "trials/t/b.parquet"]
+    place.move("trials/s/a.parquet", "quarantine/trials/s/a.parquet")
+    place.delete("trials/t/b.parquet")
+    place.delete("trials/t/b.parquet")
+    assert place.names("trials") == []
+    assert place.names("quarantine") == ["quarantine/trials/s/a.parquet"]
+    assert place.names("nowhere") == []
+
+
+def test_a_name_is_given_once(place: Folder | Bucket) -> None:
+    place.put("trials/s/a.parquet", pa.py_buffer(b"one"))
+    with pytest.raises(FileExistsError):
+        place.put("trials/s/a.parquet", pa.py_buffer(b"two"))
+    assert place.names("trials") == ["trials/s/a.parquet"]
+
+
+def test_a_lock_is_one_holders_and_the_other_is_told_whose(place: Folder | Bucket) -> None:
+    if isinstance(place, Folder):
+        place.root.mkdir()
+    with place.hold("s", "process 7 on press"):
+        with pytest.raises(Held, match="process 7 on press"), place.hold("s", "process 8 on oven"):
+            pass
+        with place.hold("another", "process 8 on oven"):
+            pass
+    with place.hold("s", "process 8 on oven"):
+        pass
+
+
+def test_a_lock_in_a_bucket_whose_process_died_ends_by_itself(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = storage.at(bucket)
+    assert isinstance(place, Bucket)
+    with contextlib.ExitStack() as dead:
+        dead.enter_context(place.hold("s", "process 7 on press"))
+        monkeypatch.setattr(storage, "LEASE_S", -1.0)
+        with place.hold("s", "process 8 on oven"):
+            assert len(place.names(".leases")) == 1
+        monkeypatch.undo()
+
+
+@pytest.mark.parametrize("address", ["s3://", "s3:///a", "s3://b/../c", "s3://b//c"])
+def test_an_address_that_is_no_place_in_a_bucket_is_refused(address: str) -> None:
+    with pytest.raises(StoreError, match="s3://BUCKET/PREFIX"):
+        Store(address).files("trials")
+
+
+def test_a_store_in_a_bucket_holds_rows_as_a_folder_does(bucket: str) -> None:
+    store = Store(bucket)
+    store.check_writable()
+    assert store.completed() == set()
+    store.write("trials", "s", "a1-1", [ROW])
+    with pytest.raises(StoreError, match="written once"):
+        store.write("trials", "s", "a1-1", [ROW | {"status": "error"}])
+    assert store.completed() == {"a1"}
+    assert store.next_attempt("a1") == 2
+    assert [file.name for file in store.files("trials")] == ["a1-1.parquet"]
+    assert store.names("") == ["trials/s/a1-1.parquet"]
+
+
+def test_a_bucket_that_is_not_there_is_said_before_any_trial(bucket: str) -> None:
+    with pytest.raises(StoreError, match=r"NO_SUCH_BUCKET.*--results"):
+        Store("s3://nobodys-castings/results").check_writable()
+
+
+def test_rows_wait_in_the_spool_while_the_network_is_away_and_are_put_in_their_order(
+    bucket: str, weather: Weather, impatient: None
+) -> None:
+    store = Store(bucket)
+    store.write("epochs", "s", "a1-1-1", [{"cell_id": "a1", "epoch": 1}])
+    weather.cut = True
+    store.write("predictions", "s", "a1-1", [{"cell_id": "a1", "image": 0}])
+    store.write("trials", "s", "a1-1", [ROW])
+    assert store.drain() == ["predictions/s/a1-1.parquet", "trials/s/a1-1.parquet"]
+    with pytest.raises(StoreError, match=r"2 files .* wait in .*spool"):
+        store.settle()
+    with pytest.raises(StoreError, match="NETWORK_CONNECTION"):
+        store.completed()
+    weather.cut = False
+    store.write("epochs", "s", "b2-1-1", [{"cell_id": "b2", "epoch": 1}])
+    assert store.names("") == [
+        "epochs/s/a1-1-1.parquet", "epochs/s/b2-1-1.parquet", "predictions/s/a1-1.parquet", "trials/s/a1-1.parquet",
+    ]  # fmt: skip
+    store.settle()
+    assert store.completed() == {"a1"}
+
+
+def test_a_spooled_file_whose_name_was_taken_is_kept_apart_and_not_lost(
+    bucket: str, weather: Weather, impatient: None
+) -> None:
+    store = Store(bucket)
+    weather.cut = True
+    store.write("trials", "s", "a1-1", [ROW | {"status": "error"}])
+    weather.cut = False
+    other = storage.at(bucket)
+    other.put("trials/s/a1-1.parquet", pa.py_buffer(b"of another machine"))
+    store.settle()
+    assert [name.partition("~")[0] for name in store.names("quarantine")] == ["quarantine/trials/s/a1-1.parquet"]
+
+
+def test_an_answer_that_is_lost_neither_doubles_nor_refuses_a_row(bucket: str, weather: Weather) -> None:
+    store = Store(bucket)
+    weather.lose_answers = 1
+    store.write("trials", "s", "a1-1", [ROW])
+    assert weather.lose_answers == 0
+    assert store.read("trials")["cell_id"].to_pylist() == ["a1"]
+
+
+def test_a_network_that_comes_back_within_the_patience_is_not_noticed(bucket: str, weather: Weather) -> None:
+    store = Store(bucket)
+    weather.cut = True
+    timer = threading.Timer(0.6, lambda: setattr(weather, "cut", False))
+    timer.start()
+    store.write("trials", "s", "a1-1", [ROW])
+    timer.join()
+    assert store.drain() == []
+    assert store.completed() == {"a1"}
+
+
+def test_a_checkpoint_goes_to_the_bucket_and_to_another_machine(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = Store(bucket)
+    file = here.checkpoint("a1")
+    file.parent.mkdir(parents=True)
+    for content in (b"epoch 1", b"epoch 2" * 1_000_000):
+        file.write_bytes(content)
+        here.share(file)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(file.parent / "elsewhere"))
+    storage.at.cache_clear()
+    there = Store(bucket)
+    assert there.checkpoint("a1") != file
+    assert there.fetch(there.checkpoint("a1")).read_bytes() == b"epoch 2" * 1_000_000
+    there.drop(there.checkpoint("a1"))
+    assert there.names("") == []
+    assert not there.fetch(there.checkpoint("a1")).exists()
