@@ -270,7 +270,8 @@ def expected_weights_id(name: str, weights: str) -> str:
     if weights == "none":
         return "none"
     if weights == "imagenet":
-        return f"imagenet:{_source(name).tag}"
+        known = BACKBONES.get(name)  # of ours the tag is known, and a plan need not wait two seconds for timm
+        return f"imagenet:{known.timm_name if known and known.weights else _source(name).tag}"
     return f"local-dir:{pretrained.fingerprint(weights)}"
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -17,7 +18,6 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -37,7 +37,7 @@ PACK_VERSION = 1
 MIXED_PX = 512
 """Side of the packed images when the folder's images have several sizes and no size is asked for."""
 
-_BATCH = 128  # images decoded between two writes: 11 MB at 300 px
+_SYNCED = 1000  # images between two requests that the disk keep up: 90 MB at 300 px
 _DAY_S = 86_400
 
 
@@ -194,7 +194,7 @@ def _build(
     on_progress: Callable[[int, int], None] | None,
 ) -> dict[str, Any]:
     """Write the pack into the folder `draft`; return what is to be noted of the image folder."""
-    with (draft / "castings.npy").open("wb") as stream:
+    with (draft / "castings.npy").open("w+b") as stream:
         pictures, shape = _write_images(stream, root, files=folder.files, box=size_px, on_progress=on_progress)
         stream.flush()
         os.fsync(stream.fileno())
@@ -241,34 +241,61 @@ def _write_images(
 ) -> tuple[list[Picture], tuple[int, ...]]:
     """Write the usable files as one .npy file; return what was seen, one a file without its pixels, and its shape.
 
-    Starts as if all images were gray and of one size, and starts again, at most twice, when one of them is not: the
-    real set, and every folder that is alike throughout, is decoded once.
+    A thread writes what it has decoded at its file's place, so that none waits for another. Starts as if all images
+    were gray and of one size, and starts again, at most twice, when one of them is not: the real set, and every folder
+    that is alike throughout, is decoded once.
     """
-    start_again = partial(_write_images, stream, root, files=files, on_progress=on_progress)
-    pictures: list[Picture] = []
-    shape: tuple[int, ...] = ()
+    decoded = (decode.decode(root / file.path, box=box).pixels for file in files)
+    first = next((pixels for pixels in decoded if pixels is not None), np.empty((0, 0), np.uint8))
+    shape = first.shape[-2:] if n_channels == 1 else (n_channels, *first.shape[-2:])
     stream.truncate(0)
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
-        for start in range(0, len(files), _BATCH):
-            batch = files[start : start + _BATCH]
-            for picture in threads.map(lambda file: decode.decode(root / file.path, box=box), batch):
-                pictures.append(replace(picture, pixels=None))
-                if picture.pixels is None:
-                    continue
-                size = picture.pixels.shape[-2:]
-                if not shape:
-                    shape = size if n_channels == 1 else (n_channels, *size)
-                    _write_header(stream, 0, shape)
-                if picture.pixels.ndim > len(shape):
-                    return start_again(box=box, n_channels=3)
-                if size != shape[-2:]:
-                    return start_again(box=MIXED_PX, n_channels=n_channels)
-                stream.write(np.broadcast_to(picture.pixels, shape).tobytes())
+    _write_header(stream, len(files), shape)
+    stream.flush()
+    descriptor, start, n_bytes = stream.fileno(), stream.tell(), math.prod(shape)
+
+    def keep(place: int) -> Picture:
+        picture = decode.decode(root / files[place].path, box=box)
+        pixels = picture.pixels
+        if pixels is None or pixels.ndim > len(shape) or pixels.shape[-2:] != shape[-2:]:
+            return picture
+        _write_at(descriptor, np.ascontiguousarray(np.broadcast_to(pixels, shape)).data, start + place * n_bytes)
+        return replace(picture, pixels=None)
+
+    pictures: list[Picture] = []
+    misfit: NDArray[np.uint8] | None = None
+    threads = ThreadPoolExecutor(os.cpu_count())
+    try:
+        for picture in threads.map(keep, range(len(files))):
+            misfit = picture.pixels
+            if misfit is not None:
+                break
+            pictures.append(picture)
+            if len(pictures) % _SYNCED == 0:
+                os.fsync(descriptor)  # here it takes no one's time; all at the end it took 0.3 s
             if on_progress is not None:
                 on_progress(len(pictures), len(files))
-    n_good = sum(not picture.reason for picture in pictures)
-    _write_header(stream, n_good, shape)
-    return pictures, (n_good, *shape)
+    finally:
+        threads.shutdown(cancel_futures=True)
+    if misfit is not None:
+        wanted = (box, 3) if misfit.ndim > len(shape) else (MIXED_PX, n_channels)
+        return _write_images(stream, root, files=files, box=wanted[0], n_channels=wanted[1], on_progress=on_progress)
+    good = [place for place, picture in enumerate(pictures) if not picture.reason]
+    for to, place in enumerate(good):
+        if to != place:  # close the gaps of the files that cannot be used
+            _write_at(
+                descriptor, memoryview(os.pread(descriptor, n_bytes, start + place * n_bytes)), start + to * n_bytes
+            )
+    os.ftruncate(descriptor, start + len(good) * n_bytes)
+    _write_header(stream, len(good), shape)
+    return pictures, (len(good), *shape)
+
+
+def _write_at(descriptor: int, content: memoryview, offset: int) -> None:
+    """Write all of some bytes at a place of a file; a full disk writes a part first, and raises at the next call."""
+    content = content.cast("B")
+    while content:
+        n = os.pwrite(descriptor, content, offset)
+        content, offset = content[n:], offset + n
 
 
 def _write_header(stream: IO[bytes], n: int, shape: tuple[int, ...]) -> None:

@@ -14,6 +14,7 @@ import os
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -445,11 +446,19 @@ def _start(ray: Any, address: str | None, scratch: str) -> None:
 def gpus(address: str | None, *, inline: bool) -> float:
     """Return how many GPUs trials may use: of the cluster at `address`, else those that this machine shows."""
     if address is None or inline:
+        if not _shows_gpu():
+            return 0
         import torch
 
         return torch.cuda.device_count()
     with _ray(address) as ray:
         return float(ray.cluster_resources().get("GPU", 0))
+
+
+def _shows_gpu() -> bool:
+    """Say whether this machine may have a GPU; a Linux without a device file has none, and need not wait for torch."""
+    devices = ("nvidia[0-9]*", "dxg", "kfd")  # of CUDA, of WSL, of ROCm
+    return sys.platform != "linux" or any(any(Path("/dev").glob(name)) for name in devices)
 
 
 def ray_version() -> str:

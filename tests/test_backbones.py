@@ -227,6 +227,21 @@ def test_the_table_and_its_listing_need_neither_torch_nor_timm() -> None:
     assert told.stdout == "set()\n"
 
 
+@pytest.mark.parametrize("name", [name for name, backbone in backbones.BACKBONES.items() if backbone.weights])
+def test_the_known_identity_of_weights_is_timms_own_name_of_them(name: str) -> None:
+    assert backbones.expected_weights_id(name, "imagenet") == f"imagenet:{backbones._source(name).tag}"
+
+
+def test_a_plan_of_imagenet_weights_needs_neither_torch_nor_timm() -> None:
+    code = (
+        "import sys; from casting_tune import backbones as b, scheduling; scheduling._shows_gpu(); "
+        "[b.expected_weights_id(name, 'imagenet') for name in b.BACKBONES if b.BACKBONES[name].weights]; "
+        "print({'torch', 'timm'} & set(sys.modules))"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout == "set()\n"
+
+
 def test_the_listing_says_what_is_known_of_each() -> None:
     rows = {row["name"]: row for row in backbones.listing()}
     assert rows["inceptionv3"] == {

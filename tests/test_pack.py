@@ -218,6 +218,25 @@ def test_a_full_disk_is_one_clear_error_and_leaves_nothing(
     assert list((tmp_path / "packs").iterdir()) == []
 
 
+def test_a_disk_that_fills_while_a_picture_is_written_is_the_same_error(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left, really = [3000], os.pwrite
+
+    def filling(descriptor: int, content: memoryview, offset: int) -> int:
+        if not left[0]:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        n = really(descriptor, content[: left[0]], offset)  # the last bytes that fit are written, as Linux does
+        left[0] -= n
+        return n
+
+    monkeypatch.setattr("casting_tune.pack.os.pwrite", filling)
+    monkeypatch.setattr("casting_tune.pack.os.cpu_count", lambda: 1)
+    with pytest.raises(ImagesError, match=r"Cannot pack .*No space left"):
+        pack(folder, tmp_path / "packs")
+    assert list((tmp_path / "packs").iterdir()) == []
+
+
 def test_packs_that_cannot_be_written_are_one_clear_error(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "packs").write_text("a file")
     with pytest.raises(ImagesError, match="Cannot pack"):
