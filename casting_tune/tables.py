@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from casting_tune import answers, contrasts, metrics, pairs, stats, timings
-from casting_tune.answers import Answers, Compared, Positive, Table
+from casting_tune.answers import Answers, Compared, Decided, Positive, Table
 from casting_tune.backbones import BACKBONES
 from casting_tune.metrics import Counts
 from casting_tune.store import Store
@@ -57,11 +57,12 @@ def thresholds(store: Store, sweep: str, *, run_id: str | None = None, positive:
     A threshold is one on P(positive class): for `ok` a casting passes when P(ok_front) is above it, as in the study.
     """
     found = answers.load(store, sweep, run_id)
+    counted = {threshold: found.counted(_on_defect(threshold, positive)) for threshold in THRESHOLDS}
     rows = []
     for row, cells in found.rows():
-        figures = cells["figures"].iloc[0]
+        figures, finished = cells["figures"].iloc[0], _finished(found, cells)
         for threshold in THRESHOLDS:
-            each = pd.DataFrame(_at(found, cells, threshold, positive)).astype(float)
+            each = _at(counted[threshold], finished, positive)
             rows.append(
                 {"row": row, "threshold": threshold, "n": len(each), **_mean_sd(each)} | _published(figures, threshold)
             )
@@ -75,19 +76,15 @@ def thresholds(store: Store, sweep: str, *, run_id: str | None = None, positive:
 def trainings(store: Store, sweep: str, *, run_id: str | None = None, positive: Positive = "defective") -> Table:
     """Each training at each of five thresholds, the study's training of that number beside."""
     found = answers.load(store, sweep, run_id)
+    counted = {threshold: found.counted(_on_defect(threshold, positive)) for threshold in THRESHOLDS}
     rows = []
     for row, cells in found.rows():
+        finished = _finished(found, cells)
         for threshold in THRESHOLDS:
-            for (_, cell), measured in zip(
-                _finished(found, cells), _at(found, cells, threshold, positive), strict=True
-            ):
-                figures = {
-                    f"study_{name}": cell["figures"].get(f"{name}@{threshold}") for name in ("accuracy", "recall", "f1")
-                }
-                rows.append(
-                    {"row": row, "threshold": threshold, "seed": cell["seed"], "fold": cell["fold"], **measured}
-                    | figures
-                )
+            each = zip(finished["seed"], finished["fold"], finished["figures"], strict=True)
+            for (seed, fold, study), measured in zip(each, _at(counted[threshold], finished, positive), strict=True):
+                figures = {f"study_{name}": study.get(f"{name}@{threshold}") for name in ("accuracy", "recall", "f1")}
+                rows.append({"row": row, "threshold": threshold, "seed": seed, "fold": fold, **measured} | figures)
     return Table(title=f"{sweep}: every training", notes=answers.notes(found, positive), frame=pd.DataFrame(rows))
 
 
@@ -103,9 +100,9 @@ TABLES: dict[str, Callable[..., Table]] = {
 
 def _row(found: Answers, kind: str, row: str, cells: pd.DataFrame, positive: Positive) -> dict[str, Any]:
     first, done = cells.iloc[0], found.completed(cells)
-    counted = [_counts(trial, "test") for _, trial in done.iterrows()]
+    counted = _counts(done, "test")
     measured = pd.DataFrame([_metrics(counts, positive) for counts in counted], columns=list(SHOWN)).astype(float)
-    leaked = _sum([_counts(trial, "test_leaked") for _, trial in done.iterrows()])
+    leaked = _sum(_counts(done, "test_leaked"))
     clean = _minus(_sum(counted), leaked)
     n_images = sum(sum(vars_of(counts)) for counts in counted)
     low, high = (
@@ -151,9 +148,9 @@ def vars_of(counts: Counts) -> tuple[int, int, int, int]:
     return counts.tp, counts.fp, counts.tn, counts.fn
 
 
-def _counts(trial: pd.Series, prefix: str) -> Counts:
-    values = [trial[f"{prefix}_{name}"] for name in COUNTED]
-    return Counts(*(0 if pd.isna(value) else int(value) for value in values))
+def _counts(trials: pd.DataFrame, prefix: str) -> list[Counts]:
+    columns = trials[[f"{prefix}_{name}" for name in COUNTED]].fillna(0).to_numpy(np.int64)
+    return [Counts(*values) for values in columns.tolist()]
 
 
 def _sum(counted: list[Counts]) -> Counts:
@@ -191,37 +188,39 @@ def _intervals(frame: pd.DataFrame, compared: list[Compared]) -> tuple[list[floa
     return low, high, letters
 
 
-def _finished(found: Answers, cells: pd.DataFrame) -> list[Any]:
-    return [(i, cell) for i, cell in cells.iterrows() if cell["cell_id"] in found.trials.index]
+def _finished(found: Answers, cells: pd.DataFrame) -> pd.DataFrame:
+    return cells[[cell in found.trials.index for cell in cells["cell_id"]]]
 
 
-def _at(found: Answers, cells: pd.DataFrame, threshold: float, positive: Positive) -> list[dict[str, float | None]]:
-    """Measure each completed training of a row at a threshold on P(positive class)."""
-    measured = []
-    for _, cell in _finished(found, cells):
-        tested = found.predictions[found.predictions["cell_id"] == cell["cell_id"]]
-        on_defect = threshold if positive == "defective" else 1 - threshold
-        values = metrics.measure(
-            tested["y_true"].to_numpy(), tested["score"].to_numpy(), threshold=on_defect, positive=positive
-        )
-        shown = {name: values[name] for name in SHOWN}
-        leaked = tested["leaked"].fillna(value=False).to_numpy(dtype=bool)
-        for name, side in (("clean_accuracy", ~leaked), ("leaked_accuracy", leaked)):
-            of_side = metrics.measure(
-                tested["y_true"].to_numpy()[side], tested["score"].to_numpy()[side], threshold=on_defect
-            )
-            shown[name] = of_side["accuracy"]
-        measured.append(shown)
+def _at(
+    counted: dict[str, tuple[Decided, Decided]], cells: pd.DataFrame, positive: Positive
+) -> list[dict[str, float | None]]:
+    """Measure each training of some cells, given what it decided at a threshold."""
+    measured: list[dict[str, float | None]] = []
+    for cell in cells["cell_id"]:
+        if cell not in counted:
+            measured.append(dict.fromkeys((*SHOWN, "clean_accuracy", "leaked_accuracy")))
+            continue
+        whole, leaked = (Counts(*decided) for decided in counted[cell])
+        accuracy = metrics.METRICS["accuracy"]
+        sides = {"clean_accuracy": accuracy(_minus(whole, leaked)), "leaked_accuracy": accuracy(leaked)}
+        measured.append(_metrics(whole, positive) | sides)
     return measured
 
 
-def _mean_sd(each: pd.DataFrame) -> dict[str, float]:
+def _on_defect(threshold: float, positive: Positive) -> float:
+    """Return the threshold on P(defective) that one on P(positive class) is."""
+    return threshold if positive == "defective" else 1 - threshold
+
+
+def _mean_sd(each: list[dict[str, float | None]]) -> dict[str, float]:
+    """Return mean and sd over trainings, of what is known."""
     columns: dict[str, float] = {}
-    for name in SHOWN:
-        values = each[name] if name in each else pd.Series(dtype=float)
-        columns |= {name: values.mean(), f"{name}_sd": values.std(ddof=1) if len(values) > 1 else np.nan}
-    for name in ("clean_accuracy", "leaked_accuracy"):
-        columns[name] = each[name].mean() if name in each else np.nan
+    for name in (*SHOWN, "clean_accuracy", "leaked_accuracy"):
+        values = np.array([value for measured in each if (value := measured[name]) is not None])
+        columns[name] = float(values.mean()) if len(values) else np.nan
+        if name in SHOWN:
+            columns[f"{name}_sd"] = float(values.std(ddof=1)) if len(values) > 1 else np.nan
     return columns
 
 

@@ -36,7 +36,8 @@ MAY_IMPORT = {
     "steps": set(),
     "storage": {"steps"},
     "schema": {"augment", "trial"},
-    "store": {"schema", "storage"},
+    "gathered": set(),
+    "store": {"gathered", "schema", "storage"},
     "rows": {"trial", "pack", "folds", "augment", "metrics"},
     "run": {
         "trial",
@@ -89,7 +90,7 @@ OWNERS = {
     "timm": {"backbones", "nasnet", "weights", "head"},
     "kornia": {"augment"},
     "PIL": {"decode", "synthetic"},
-    "pyarrow": {"schema", "storage", "store", "audits", "chosen", "query"},
+    "pyarrow": {"gathered", "schema", "storage", "store", "audits", "chosen", "query"},
     "duckdb": {"query"},
     "pandas": {"answers", "contrasts", "timings", "tables", "render", "charts"},
     "scipy": {"stats", "pairs", "photographs", "audit"},

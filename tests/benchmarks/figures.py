@@ -1,0 +1,84 @@
+"""How a benchmark's figures are written: median and spread, what measured them, and their place in README.
+
+Comes in: what a script measured. Goes out: a Markdown table on the terminal and, with --write-readme, between the
+script's two markers in README, so that no figure there was typed by hand. Measures nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import os
+import platform
+import statistics
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+README = Path(__file__).parent.parent.parent / "README.md"
+
+
+def parser(doc: str | None, *, repeats: int) -> argparse.ArgumentParser:
+    """Return a parser with what all benchmarks share: --repeats and --write-readme."""
+    made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--repeats", type=int, default=repeats, help="how often each side is measured, in turn")
+    made.add_argument("--write-readme", action="store_true", help="put the table between its markers in README")
+    return made
+
+
+def spread(values: Iterable[float], digits: int = 2) -> str:
+    """Return "median (min to max)", or the one value there is; "" for none."""
+    known = sorted(values)
+    if not known:
+        return ""
+    if len(known) == 1:
+        return f"{known[0]:,.{digits}f}"
+    return f"{statistics.median(known):,.{digits}f} ({known[0]:,.{digits}f} to {known[-1]:,.{digits}f})"
+
+
+def ratios(ours: Sequence[float], theirs: Sequence[float], digits: int = 1) -> str:
+    """Return the spread of ours over theirs, pair by pair: both were measured in turn, so a slow minute hits both."""
+    return spread((a / b for a, b in zip(ours, theirs, strict=True)), digits)
+
+
+def conditions(*packages: str) -> str:
+    """Return the hardware, the load before the run, and the versions that a figure needs beside it."""
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
+    load = os.getloadavg()[0]
+    beside = f"; load of the machine {load:.1f} at the end" if hasattr(os, "getloadavg") else ""
+    return f"{_cores()} cores, {_processor()}, Python {platform.python_version()}, {versions}{beside}."
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Return a Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(str(cell) for cell in line)} |" for line in lines)
+
+
+def publish(name: str, text: str, *, write_readme: bool) -> None:
+    """Print a text and, where asked, put it between README's markers of that name."""
+    print(text)
+    if write_readme:
+        README.write_text(placed(README.read_text(encoding="utf-8"), name, text), encoding="utf-8")
+        print(f"\nREADME.md: '{name}' written.", file=sys.stderr)
+
+
+def placed(readme: str, name: str, text: str) -> str:
+    """Return README with the text between the markers of that name; ValueError where it lacks them."""
+    begin, end = f"<!-- measured: {name} -->\n", f"<!-- end: {name} -->"
+    if begin not in readme or end not in readme:
+        raise ValueError(f"README.md has no place for '{name}': it needs the lines {begin.strip()} and {end}.")
+    before, _, rest = readme.partition(begin)
+    _, _, after = rest.partition(end)
+    return f"{before}{begin}{text.strip()}\n{end}{after}"
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _processor() -> str:
+    known = Path("/proc/cpuinfo")
+    lines = known.read_text().splitlines() if known.exists() else []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or platform.machine()
