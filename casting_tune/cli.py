@@ -17,7 +17,7 @@ from casting_tune.errors import CastingTuneError, UsageError, unknown
 COMMANDS = (
     commands_sweep.sweep, commands_sweep.study, commands_sweep.sweeps,
     commands_results.table, commands_results.threshold, commands_results.plot,
-    commands_cells.query,
+    commands_cells.list_runs, commands_cells.show, commands_cells.compare, commands_cells.query,
     commands_images.synthetic, commands_images.pack, commands_images.audit, commands_images.preview,
     commands_models.backbones, commands_models.summary,
 )  # fmt: skip
@@ -30,7 +30,7 @@ app = typer.Typer(
     add_completion=True,
 )
 for _command in COMMANDS:
-    app.command()(_command)
+    app.command("list" if _command is commands_cells.list_runs else None)(_command)
 
 
 @app.callback(invoke_without_command=True)

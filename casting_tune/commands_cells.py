@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from casting_tune import terminal
-from casting_tune.options import RESULTS, Json, Results
+from casting_tune.options import RESULTS, CellId, Json, Results, Run
 
 
 def query(
@@ -48,3 +48,112 @@ def query(
         raise UsageError(f"Cannot write {file}: {error.strerror}. Name another file with --out.") from error
     if file is not None:
         terminal.say(terminal.console(as_json), f"{rows.num_rows:,} rows in {file}")
+
+
+def list_runs(
+    sweep: Annotated[str | None, typer.Argument(help="A sweep's name; left out: all of them.")] = None,
+    *,
+    results: Results = RESULTS,
+    as_json: Json = False,
+) -> None:
+    """List the runs of a store: cells done, failed and missing, when, and the best row on validation."""
+    from casting_tune import inventory
+    from casting_tune.store import Store
+
+    found = inventory.runs(Store(results), sweep)
+    if as_json:
+        terminal.write_json(found)
+        return
+    rows = [
+        [
+            run["sweep"] + (" (quick)" if run["quick"] else ""), run["run_id"], f"{run['asked_at']:%Y-%m-%d %H:%M}",
+            *(str(run[name]) for name in ("done", "failed", "missing")), run["best"] or "-",
+            "-" if run["best"] is None else f"{run['best_validation']:.2%}",
+        ]
+        for run in found.to_dict("records")
+    ]  # fmt: skip
+    terminal.grid(["sweep", "run", "when (UTC)", "done", "failed", "missing", "best on validation", "val"], rows)
+
+
+def show(cell: CellId, *, results: Results = RESULTS, as_json: Json = False) -> None:
+    """Show all that a store knows of a cell: settings, attempts, epochs, metrics with intervals, files."""
+    from casting_tune import inventory
+    from casting_tune.store import Store
+
+    found = inventory.show(Store(results), cell)
+    if as_json:
+        terminal.write_json(found)
+        return
+    out = terminal.console()
+    terminal.say(out, f"{found.cell_id}: {found.label} ({found.status}), in {', '.join(found.sweeps)}")
+    terminal.say(out, f"dataset {found.dataset_id}")
+    settings = found.settings | {"toggles": ", ".join(found.settings["toggles"]) or "none"}
+    terminal.say(out, ", ".join(f"{name} {value}" for name, value in settings.items()))
+    for attempt in found.attempts:
+        text = f"attempt {attempt['attempt']}: {attempt['status']}, {attempt['started_at']:%Y-%m-%d %H:%M} UTC"
+        error = f": {attempt['error']}" if attempt["error"] else ""
+        terminal.say(out, f"{text}, {attempt['duration_s'] or 0:.1f} s on {attempt['device']}{error}")
+    if found.epochs:
+        heads = {name: name.replace("_", " ") for name in inventory.EPOCH}
+        terminal.grid(list(heads.values()), [[_number(row[name]) for name in heads] for row in found.epochs])
+    if found.metrics:
+        rows = [
+            [
+                m.split,
+                m.name,
+                f"{m.k} of {m.n}",
+                f"{m.k / m.n:.2%}" if m.n else "-",
+                f"{m.low:.2%} to {m.high:.2%}",
+                m.interval,
+            ]
+            for m in found.metrics
+        ]
+        terminal.grid(["images", "metric", "count", "rate", "95 % interval", "interval"], rows)
+    for file in found.files:
+        terminal.say(out, file)
+
+
+def compare(
+    a: Annotated[str, typer.Argument(help="A cell's id or its beginning; with --sweep a row's label.")],
+    b: Annotated[str, typer.Argument(help="The other one.")],
+    *,
+    sweep: Annotated[str | None, typer.Option("--sweep", help="Compare two rows of this sweep's table.")] = None,
+    run: Run = None,
+    results: Results = RESULTS,
+    most: Annotated[int, typer.Option("--images", help="How many disagreements to list.")] = 20,
+    as_json: Json = False,
+) -> None:
+    """Compare two cells, or two rows of a sweep, on the same images: a paired test, and who is wrong where."""
+    from casting_tune import versus
+    from casting_tune.store import Store
+
+    store = Store(results)
+    found = versus.cells(store, a, b) if sweep is None else versus.rows(store, sweep, a, b, run_id=run)
+    if as_json:
+        terminal.write_json(found)
+        return
+    out = terminal.console()
+    for name, side, accuracy, n in zip("ab", (found.a, found.b), found.accuracy, found.n_trainings, strict=True):
+        trainings = "one training" if n == 1 else f"{n} trainings"
+        terminal.say(out, f"{name}: {side}: {accuracy:.2%} of {found.n_images} test images, {trainings}")
+    terminal.say(
+        out,
+        f"a - b: {100 * found.difference:+.2f} points, 95 % {100 * found.low:+.2f} to {100 * found.high:+.2f}, "
+        f"p = {found.p:.3g} ({found.n_groups} {found.groups})",
+    )
+    counts = ", ".join(f"{name} {n}" for name, n in found.counts.items())
+    terminal.say(out, f"Images: {counts}; McNemar's exact p = {found.mcnemar_p:.3g}.")
+    for note in found.notes:
+        terminal.say(out, note)
+    rows = [
+        [row["path"], "defect" if row["y_true"] else "ok", f"{row['wrong_a']:.0%}", f"{row['wrong_b']:.0%}"]
+        for row in found.disagreements.head(most).to_dict("records")
+    ]
+    if rows:
+        terminal.grid(["image", "is", "a wrong", "b wrong"], rows)
+    if len(found.disagreements) > most:
+        terminal.say(out, f"and {len(found.disagreements) - most} more: --images {len(found.disagreements)}")
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"

@@ -20,6 +20,7 @@ DefectClass = Annotated[str, typer.Option("--positive", help="The class folder t
 PackSize = Annotated[int | None, typer.Option("--pack-size", help="Longest side of the packed images, in pixels.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out files that cannot be decoded, and record them.")]
 SweepName = Annotated[str, typer.Argument(help="The sweep's name.")]
+CellId = Annotated[str, typer.Argument(help="A cell's id, or the beginning of one.")]
 Run = Annotated[str | None, typer.Option("--run", help="A run's id; left out: the sweep's last run.")]
 ViewClass = Annotated[
     str,

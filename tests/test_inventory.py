@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from casting_tune import inventory, stats, versus
+from casting_tune.errors import UsageError
+from casting_tune.store import Store
+from tests.test_cli import call
+
+A, B, C, D = ("a" * 16, "ab" + "0" * 14, "c" * 16, "d" * 16)
+SCORES = {A: [0.9, 0.9, 0.9, 0.9, 0.1, 0.1], B: [0.9, 0.1, 0.1, 0.9, 0.1, 0.9]}
+LABELS = [1, 1, 1, 0, 0, 0]  # A is wrong on image 3 alone; B on 1, 2, 3 and 5
+
+
+@pytest.fixture
+def filled(store: Store) -> Store:
+    """A sweep of four cells: A and B done, C failed, D not run."""
+    when = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
+    base = {"dataset_id": "d1", "sweep": "s", "backbone": "vgg16", "epochs": 2, "seed": 0, "started_at": when}
+    for cell, label, validation in ((A, "one", 0.9), (B, "two", 0.95)):
+        images = [
+            {
+                "cell_id": cell, "attempt": 2, "split": "test", "image": i, "path": f"test/{i}.png", "sha256": str(i),
+                "leaked": False, "y_true": LABELS[i], "score": SCORES[cell][i],
+            }
+            for i in range(6)
+        ]  # fmt: skip
+        store.write("predictions", "s", f"{cell}-2", images)
+        for epoch in (1, 2):
+            row = {"cell_id": cell, "attempt": 2, "sweep": "s", "epoch": epoch, "validation_accuracy": 0.4 + epoch / 10}
+            store.write("epochs", "s", f"{cell}-2-{epoch}", [row])
+        ended = {"status": "completed", "validation_accuracy": validation, "n_test": 6, "duration_s": 2.0}
+        store.write("trials", "s", f"{cell}-2", [base | ended | {"cell_id": cell, "attempt": 2, "label": label}])
+    failed = {"cell_id": C, "attempt": 1, "label": "three", "status": "error", "error": "it [/broke]"}
+    store.write("trials", "s", f"{C}-1", [base | failed])
+    asked = [
+        {
+            "run_id": "r1", "sweep": "s", "asked_at": when, "position": n, "cell_id": cell, "row": row, "label": row,
+            "backbone": "vgg16", "dataset_id": "d1", "quick": False, "kind": "cell", "seed": 0, "fold": 0,
+        }
+        for n, (cell, row) in enumerate([(A, "one"), (B, "two"), (C, "three"), (D, "four")])
+    ]  # fmt: skip
+    store.write("cells", "s", "r1", asked)
+    return store
+
+
+def test_a_run_counts_its_cells_and_names_the_best_row_on_validation(filled: Store) -> None:
+    (run,) = inventory.runs(filled).to_dict("records")
+    assert (run["cells"], run["done"], run["failed"], run["missing"]) == (4, 2, 1, 1)
+    assert (run["best"], run["best_validation"]) == ("two", 0.95)
+
+
+def test_a_cell_is_found_by_the_beginning_of_its_id(filled: Store) -> None:
+    assert inventory.find(filled, "c") == C
+    assert inventory.find(filled, "ab") == B
+    with pytest.raises(UsageError, match="begins the ids of 2 cells"):
+        inventory.find(filled, "a")
+    with pytest.raises(UsageError, match="Did you mean"):
+        inventory.find(filled, "c" * 15 + "d")
+    with pytest.raises(UsageError, match="Unknown cell 'x'"):
+        inventory.find(filled, "x")
+
+
+def test_a_cell_is_shown_with_its_attempts_epochs_files_and_intervals(filled: Store) -> None:
+    found = inventory.show(filled, B)
+    assert (found.status, found.label, found.sweeps) == ("completed", "two", ("s",))
+    assert [epoch["epoch"] for epoch in found.epochs] == [1, 2]
+    assert len(found.files) == 4
+    rates = {(m.split, m.name): (m.k, m.n) for m in found.metrics}
+    assert rates == {("test", "accuracy"): (2, 6), ("test", "escape rate"): (2, 3), ("test", "overkill rate"): (2, 3)}
+    escape = next(m for m in found.metrics if m.name == "escape rate")
+    assert (escape.low, escape.high) == pytest.approx(stats.clopper_pearson(2, 3))
+    assert inventory.show(filled, D).status == "not run"
+    assert inventory.show(filled, C).attempts[0]["error"] == "it [/broke]"
+
+
+def test_two_cells_are_compared_image_by_image(filled: Store) -> None:
+    found = versus.cells(filled, A, B)
+    assert found.counts == {"both right": 2, "only a wrong": 0, "only b wrong": 3, "both wrong": 1}
+    assert found.difference == pytest.approx(3 / 6)
+    assert found.p == found.mcnemar_p == pytest.approx(2 * 0.5**3)
+    assert sorted(found.disagreements["path"]) == ["test/1.png", "test/2.png", "test/5.png"]
+    assert any("another seed" in note for note in found.notes)
+
+
+def test_rows_of_a_sweep_give_what_their_cells_give(filled: Store) -> None:
+    of_rows, of_cells = versus.rows(filled, "s", "one", "two"), versus.cells(filled, A, B)
+    assert (of_rows.counts, of_rows.p, of_rows.low) == (of_cells.counts, of_cells.p, of_cells.low)
+    with pytest.raises(UsageError, match="Did you mean 'three'"):
+        versus.rows(filled, "s", "one", "thre")
+    with pytest.raises(UsageError, match="no whole training"):
+        versus.rows(filled, "s", "one", "three")
+
+
+def test_a_cell_that_has_not_completed_cannot_be_compared(filled: Store) -> None:
+    with pytest.raises(UsageError, match="no completed trial"):
+        versus.cells(filled, A, C)
+
+
+@pytest.mark.parametrize("words", [("list",), ("show", B), ("show", C), ("show", D), ("compare", A, B)])
+def test_the_commands_fit_80_columns_and_come_as_json(
+    words: tuple[str, ...], filled: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = call(capsys, *words, "--results", filled.root)
+    assert (code, err) == (0, "")
+    assert "vgg16" in out or "one" in out
+    code, out, _ = call(capsys, *words, "--results", filled.root, "--json")
+    assert code == 0
+    json.loads(out)
+
+
+def test_an_empty_store_is_said_to_be_empty(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = call(capsys, "list", "--results", tmp_path / "none")
+    assert (code, "There is no run in" in err) == (2, True)
