@@ -58,6 +58,7 @@ def describe(config: TrialConfig, pack: Pack, parts: Folds) -> dict[str, Any]:
         "n_train": len(parts.train),
         "n_validation": len(parts.validation),
         "n_test": len(parts.test),
+        "host": platform.node(),
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in ("torch", "timm", "kornia")},
         "casting_tune": importlib.metadata.version("casting-tune"),

@@ -133,7 +133,7 @@ def lost(
     attempt, now = store.next_attempt(cell), datetime.now(UTC)
     row = rows.describe(config, pack, _folds(config, pack, groups))
     row |= rows.begin(cell, attempt, sweep=sweep, label=label, place=place, started_at=now)
-    row |= {"status": status, "error": error and error[:2000]}
+    row |= {"status": status, "error": error and error[:2000], "host": None}  # it ran elsewhere
     if status == "stopped":
         row |= _until_stopped(store, cell, attempt, now)
     store.write("trials", sweep, f"{cell}-{row['attempt']}", [row])

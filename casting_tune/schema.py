@@ -50,15 +50,16 @@ TRIALS = _schema(
     ("epoch_s", _REAL), ("step_s", _REAL), ("image_s", _REAL), ("n_steps", _INT),
     ("latency_one_s", _REAL), ("latency_batch_s", _REAL), ("latency_batch_images", _INT),
     ("peak_memory_bytes", _INT), ("n_parameters", _INT), ("n_statistics", _INT),
-    ("device", _TEXT), ("n_threads", _INT), ("n_at_once", _INT),
+    ("host", _TEXT), ("device", _TEXT), ("n_threads", _INT), ("n_at_once", _INT),
     ("python", _TEXT), ("torch", _TEXT), ("timm", _TEXT), ("kornia", _TEXT), ("ray", _TEXT), ("casting_tune", _TEXT),
     ("git_commit", _TEXT), ("started_at", _TIME), ("duration_s", _REAL), ("resumed_from", _INT),
     ("micro_batch", _INT),
 )  # fmt: skip
 """One row a trial. Metrics are shares in 0..1 at threshold 0.5, the defect as the positive class; `test_*_ok` is the
 study's view of the same decisions, `test_leaked_*` counts the test images of which a byte-identical copy was trained or
-validated on. `latency_*` are medians; `resumed_from` is the epoch after which this attempt went on, 0 from the start;
-`micro_batch` is how many images at most went through the network at once, NULL the whole batch. NULL is unknown."""
+validated on. `latency_*` are medians; `host` is the machine that trained; `resumed_from` is the epoch after which this
+attempt went on, 0 from the start; `micro_batch` is how many images at most went through the network at once, NULL the
+whole batch. NULL is unknown."""
 
 EPOCHS = _schema(
     ("cell_id", _TEXT), ("attempt", _INT), ("sweep", _TEXT), ("epoch", _INT), ("n_images", _INT), ("n_steps", _INT),
