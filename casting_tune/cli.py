@@ -11,7 +11,15 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from casting_tune import commands_cells, commands_images, commands_models, commands_results, commands_sweep, terminal
+from casting_tune import (
+    commands_cells,
+    commands_cluster,
+    commands_images,
+    commands_models,
+    commands_results,
+    commands_sweep,
+    terminal,
+)
 from casting_tune.errors import CastingTuneError, UsageError, unknown
 
 COMMANDS = (
@@ -31,6 +39,7 @@ app = typer.Typer(
 )
 for _command in COMMANDS:
     app.command("list" if _command is commands_cells.list_runs else None)(_command)
+app.add_typer(commands_cluster.app, name="cluster")
 
 
 @app.callback(invoke_without_command=True)

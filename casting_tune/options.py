@@ -10,7 +10,10 @@ import typer
 from casting_tune.errors import UsageError, unknown
 
 RESULTS = "results"
-Results = Annotated[str, typer.Option("--results", help="The store: a folder, or s3://BUCKET/PREFIX.")]
+Results = Annotated[
+    str,
+    typer.Option("--results", envvar="CASTING_TUNE_RESULTS", help="The store: a folder, or s3://BUCKET/PREFIX."),
+]
 Data = Annotated[
     Path | None,
     typer.Option("--data", envvar="CASTING_TUNE_DATA", help="Image folder; left out: castings are drawn."),

@@ -17,6 +17,7 @@ import socket
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+STARTING_S = 120  # a cluster whose workers are still on their way gets this long to show the first
 LOST_WORKERS = 3  # a cell whose process dies more often than this beside its retries is given up
 MALLOC = (
     # glibc returns large blocks to the system at every free: keeping them made augmentation 1.6 to 2 times faster
@@ -400,6 +402,8 @@ def _ray(address: str | None) -> Iterator[Any]:
     wanted = dict(ENVIRONMENT)
     if address is not None and (Path.home() / ".ray" / "auth_token").exists():
         wanted["RAY_AUTH_MODE"] = "token"  # Ray 2.60 starts clusters with the token, and joins without it
+    if address is not None and (n_nodes := len(_startable())):
+        wanted["TUNE_MAX_PENDING_TRIALS_PG"] = str(n_nodes)  # else one trial waits, and nodes start one after the other
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update({name: value for name, value in wanted.items() if before[name] is None})
     import ray
@@ -452,7 +456,7 @@ def gpus(address: str | None, *, inline: bool) -> float:
 
         return torch.cuda.device_count()
     with _ray(address) as ray:
-        return float(ray.cluster_resources().get("GPU", 0))
+        return sum(node.get("GPU", 0) for node in _nodes(ray, wait=True))
 
 
 def _shows_gpu() -> bool:
@@ -473,10 +477,35 @@ def cpus_here() -> int:
 
 def _check_resources(ray: Any, resources: Resources) -> None:
     """Raise ResourcesError where no node could ever run a trial: Ray would wait for such a node for ever."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = _nodes(ray, wait=False)
     for kind, needed in (("CPU", resources.cpus), ("GPU", resources.gpus)):
         most = max((node.get(kind, 0) for node in nodes), default=0)
         if needed > most:
             raise ResourcesError(
                 f"A trial asks for {needed:g} {kind}, and the largest node has {most:g}. Ask for less."
             )
+
+
+def _nodes(ray: Any, *, wait: bool) -> list[dict[str, float]]:
+    """Return what each node has or, where the cluster starts nodes for waiting trials, what each of those will have.
+
+    Just after `ray up` there is the head alone, on which no trial runs: `wait` gives the others time to come.
+    """
+    deadline = time.monotonic() + (STARTING_S if wait else 0)
+    while True:
+        nodes = _startable() or [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        if any(node.get("CPU") for node in nodes) or time.monotonic() >= deadline:
+            return nodes
+        time.sleep(1)
+
+
+def _startable() -> list[dict[str, float]]:
+    """Return the resources of the nodes that `ray up` lets the autoscaler start, read on its head; none elsewhere."""
+    file = Path.home() / "ray_bootstrap_config.yaml"
+    if not file.is_file():
+        return []
+    import yaml
+
+    kinds = yaml.safe_load(file.read_text())["available_node_types"].values()
+    # with machines of one's own Ray knows no resources before the machine has joined
+    return [kind["resources"] for kind in kinds if kind["resources"] for _ in range(kind.get("max_workers", 0))]

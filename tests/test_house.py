@@ -75,10 +75,13 @@ MAY_IMPORT = {
     "chosen": {"operating", "store"},
     "extras": {"space", "trial"},
     "summary": {"backbones"},
+    "clusterfile": set(),
+    "cluster": {"clusterfile"},
     "terminal": set(),
     "options": set(),
     "sweep": None,
     "commands_cells": None,
+    "commands_cluster": None,
     "commands_images": None,
     "commands_models": None,
     "commands_results": None,
@@ -88,9 +91,10 @@ MAY_IMPORT = {
 """The table of README's "Rooms": a room -> the rooms it may import beside errors; None is any."""
 
 OWNERS = {
-    "ray": {"scheduling"},
+    "ray": {"scheduling", "clusterfile"},
     "timm": {"backbones", "nasnet", "weights", "head"},
     "kornia": {"augment"},
+    "botocore": {"cluster"},
     "PIL": {"decode", "synthetic"},
     "pyarrow": {"gathered", "schema", "storage", "store", "audits", "chosen", "query", "inventory"},
     "duckdb": {"query"},
@@ -102,6 +106,7 @@ OWNERS = {
         "cli",
         "options",
         "commands_cells",
+        "commands_cluster",
         "commands_images",
         "commands_models",
         "commands_results",

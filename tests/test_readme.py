@@ -17,6 +17,7 @@ from casting_tune.sweep import Options
 README = Path(__file__).parent.parent / "README.md"
 TEXT = README.read_text()
 COMMANDS = re.findall(r"(?:^|&& )\s*((?:casting-tune|python -m casting_tune\.sweep) [^#&|`\n]+)", TEXT, re.MULTILINE)
+COMMANDS += re.findall(r"(?:ray exec .*'|-- )((?:casting-tune|python -m casting_tune\.sweep) [^'`\n]+)", TEXT)
 QUERIES = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 
 

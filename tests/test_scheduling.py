@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -199,3 +201,39 @@ def test_a_stopped_trial_goes_on_from_its_checkpoint_when_nothing_stops_it_any_m
     assert store.read("trials").sort_by("attempt")["status"].to_pylist() == ["stopped", "completed"]
     assert store.read("trials").sort_by("attempt")["resumed_from"].to_pylist() == [0, 1]
     assert sorted(store.read("epochs")["epoch"].to_pylist()) == [1, 2, 3]
+
+
+class Headed:
+    """A Ray cluster just after `ray up`: the head, on which no trial runs, and nothing else."""
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return [{"Alive": True, "Resources": {"memory": 1e9}}]
+
+
+def test_nodes_that_the_cluster_would_start_count_as_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(ResourcesError, match="asks for 1 CPU, and the largest node has 0"):
+        scheduling._check_resources(Headed(), Resources(cpus=1))
+    kinds = {
+        "head": {"resources": {"CPU": 0}, "max_workers": 0},
+        "worker": {"resources": {"CPU": 4, "GPU": 1}, "max_workers": 8},
+    }
+    (tmp_path / "ray_bootstrap_config.yaml").write_text(json.dumps({"available_node_types": kinds}))  # JSON is YAML
+    scheduling._check_resources(Headed(), Resources(cpus=1, gpus=1))
+    with pytest.raises(ResourcesError, match="asks for 2 GPU, and the largest node has 1"):
+        scheduling._check_resources(Headed(), Resources(cpus=1, gpus=2))
+    assert sum(node["GPU"] for node in scheduling._nodes(Headed(), wait=True)) == 8
+
+
+def test_a_cluster_whose_workers_are_on_their_way_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr("time.sleep", lambda _: joined.append({"Alive": True, "Resources": {"CPU": 2.0}}))
+    joined: list[dict[str, Any]] = Headed().nodes()
+
+    class Joining:
+        def nodes(self) -> list[dict[str, Any]]:
+            return joined
+
+    assert {"CPU": 2.0} in scheduling._nodes(Joining(), wait=True)
