@@ -200,6 +200,13 @@ class Answers:
         of_dataset = rows[rows["dataset_id"] == self.asked["dataset_id"].iloc[0]].drop_duplicates("image")
         return of_dataset.set_index("image")["group_id"] if len(of_dataset) else None
 
+    @cached_property
+    def twins(self) -> frozenset[int]:
+        """The images of this run's dataset that show a photograph of train too, by the audit; empty without one."""
+        rows: pd.DataFrame = self.store.read("images", columns=["dataset_id", "image", "twin_in_train"]).to_pandas()
+        of_dataset = rows[rows["dataset_id"] == self.asked["dataset_id"].iloc[0]]
+        return frozenset(of_dataset.loc[of_dataset["twin_in_train"].astype(bool), "image"].tolist())
+
 
 def load(store: Store, sweep: str, run_id: str | None = None) -> Answers:
     """Return the answers of a run of a sweep; of its last run unless one is named.

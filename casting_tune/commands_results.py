@@ -5,13 +5,18 @@ Comes in: what a person typed. Goes out: lines, grids and files. Heavy libraries
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from casting_tune import options, terminal
 from casting_tune.options import RESULTS, Json, Results, Run, SweepName, ViewClass
+
+if TYPE_CHECKING:
+    from casting_tune.pack import Pack
+    from casting_tune.store import Store
 
 
 def table(
@@ -98,3 +103,76 @@ def plot(
     first = thresholds["row"].iloc[0]
     files += charts.plot_thresholds(thresholds[thresholds["row"] == first], folder)
     terminal.list_files(files, as_json)
+
+
+def report(
+    sweep: SweepName,
+    *,
+    results: Results = RESULTS,
+    run: Run = None,
+    file: Annotated[Path, typer.Option("--out", help="The page.")] = Path("report.html"),
+    positive: ViewClass = "def_front",
+    max_escape: Annotated[
+        str, typer.Option("--max-escape", help="What the threshold is chosen for, on validation: 0.5% or 0.005.")
+    ] = "0.5%",
+    with_images: Annotated[
+        bool, typer.Option("--with-images", help="Show thumbnails of the images that are decided wrongly.")
+    ] = False,
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", envvar="CASTING_TUNE_DATA", help="The image folder, where results holds no pack of it."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write one offline HTML page of a sweep: verdict, tables, figures, mistakes, provenance. A run may still go on."""
+    from casting_tune import report as room
+    from casting_tune import space, sweepfile
+    from casting_tune.errors import UsageError
+    from casting_tune.store import Store
+
+    store = Store(results)
+    packed = _packed(store, sweep, run, with_images=with_images, data=data)
+    view = options.view(positive)
+    page = room.page(
+        store,
+        sweep,
+        run_id=run,
+        positive=view,
+        max_escape=max_escape,
+        packed=packed,
+        with_images=with_images,
+        question=space.read(sweep).question if sweep in sweepfile.names() else "",
+        again=f"casting-tune report {shlex.quote(sweep)} --max-escape {max_escape}",
+    )
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"Cannot write '{file}': {error.strerror}. Name another file with --out.") from error
+    terminal.list_files([file], as_json)
+
+
+def _packed(store: Store, sweep: str, run: str | None, *, with_images: bool, data: Path | None) -> Pack | None:
+    """Return the pack of a run's images: that of the results folder, else one made of `data` if pictures are asked for.
+
+    Raises:
+        UsageError: pictures are asked for and there is no pack, or the folder holds other images.
+    """
+    from casting_tune import answers
+    from casting_tune import pack as packs
+    from casting_tune.errors import UsageError
+
+    dataset = str(answers.load(store, sweep, run).asked["dataset_id"].iloc[0])
+    kept = store.root / "packs" / dataset
+    if kept.is_dir():
+        return packs.open_pack(kept)
+    if not with_images:
+        return None
+    if data is None:
+        raise UsageError(
+            f"--with-images: {store.address} holds no pack of dataset {dataset}. Name its folder with --data."
+        )
+    packed = packs.pack(data, store.root / "packs")
+    if packed.dataset_id != dataset:
+        raise UsageError(f"'{data}' holds dataset {packed.dataset_id}, and this run's is {dataset}. Name its folder.")
+    return packed

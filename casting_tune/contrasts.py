@@ -78,7 +78,7 @@ def _toggle_effect(trials: pd.DataFrame, toggle: str) -> dict[str, Any]:
     matched = _matched(trials, free=(toggle, "augmentation", *TOGGLES[toggle].magnitudes))
     on, off = [], []
     for _, block in matched:
-        with_it, without = block[block[toggle]], block[~block[toggle].astype(bool)]
+        with_it, without = block[block[toggle].eq(True)], block[block[toggle].eq(False)]  # NULL is neither
         if len(with_it) and len(without):
             on.append(with_it["test_accuracy"].mean())
             off.append(without["test_accuracy"].mean())
