@@ -6,6 +6,7 @@ trials, and the rows of predictions. Does not know how a trial runs, where its r
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import platform
 from dataclasses import asdict, dataclass
@@ -58,7 +59,8 @@ def describe(config: TrialConfig, pack: Pack, parts: Folds) -> dict[str, Any]:
         "n_train": len(parts.train),
         "n_validation": len(parts.validation),
         "n_test": len(parts.test),
-        "host": platform.node(),
+        # tells machines apart; what they are called stays out of the store
+        "host": hashlib.sha256(platform.node().encode()).hexdigest()[:8],
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in ("torch", "timm", "kornia")},
         "casting_tune": importlib.metadata.version("casting-tune"),

@@ -57,9 +57,9 @@ TRIALS = _schema(
 )  # fmt: skip
 """One row a trial. Metrics are shares in 0..1 at threshold 0.5, the defect as the positive class; `test_*_ok` is the
 study's view of the same decisions, `test_leaked_*` counts the test images of which a byte-identical copy was trained or
-validated on. `latency_*` are medians; `host` is the machine that trained; `resumed_from` is the epoch after which this
-attempt went on, 0 from the start; `micro_batch` is how many images at most went through the network at once, NULL the
-whole batch. NULL is unknown."""
+validated on. `latency_*` are medians; `host` tells machines apart and is a hash of the name of the one that trained;
+`resumed_from` is the epoch after which this attempt went on, 0 from the start; `micro_batch` is how many images at most
+went through the network at once, NULL the whole batch. NULL is unknown."""
 
 EPOCHS = _schema(
     ("cell_id", _TEXT), ("attempt", _INT), ("sweep", _TEXT), ("epoch", _INT), ("n_images", _INT), ("n_steps", _INT),

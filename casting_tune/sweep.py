@@ -167,6 +167,10 @@ def _check_numbers(options: Options) -> None:
     ):
         if value is not None and not value >= least:
             raise UsageError(f"{name} is {least} or more, not {value}.")
+    if options.timing and options.address:
+        raise UsageError(
+            "--timing measures the device of this machine, alone, and --address trains on others: drop one."
+        )
     if options.inline and (options.address or (options.trials_at_once or 1) > 1):
         raise UsageError("--inline runs one trial after the other, without Ray: leave out --address, --trials-at-once.")
 

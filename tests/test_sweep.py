@@ -129,6 +129,7 @@ def test_test_images_that_stand_in_train_are_said_up_front(tiny: Path, drawn: Pa
         ({"retries": -1}, UsageError, "--retries"),
         ({"pack_size": 4}, UsageError, "--pack-size"),
         ({"address": "auto"}, UsageError, "--inline"),
+        ({"address": "auto", "inline": False, "timing": True}, UsageError, "--timing measures the device of this mach"),
         ({"results": Path("/proc/nowhere")}, StoreError, "--results"),
     ],
 )
