@@ -142,7 +142,10 @@ def report(
         packed=packed,
         with_images=with_images,
         question=space.read(sweep).question if sweep in sweepfile.names() else "",
-        again=f"casting-tune report {shlex.quote(sweep)} --max-escape {max_escape}",
+        again=shlex.join(
+            ["casting-tune", "report", sweep, "--max-escape", max_escape, "--positive", positive]
+            + ["--with-images"] * with_images
+        ),
     )
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import shlex
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -56,7 +57,7 @@ def page(
         packed: the images of the run, where they are here.
         with_images: show thumbnails of the mistakes; they come from `packed`.
         question: what the sweep asks.
-        again: the command that makes this page again.
+        again: the command that makes this page again, but for the run.
 
     Raises:
         UsageError: the store holds no run of the sweep, or not that run.
@@ -307,7 +308,7 @@ def _provenance(found: Answers, again: str) -> dict[str, Any]:
         "n_test": _distinct(found.completed(asked[asked["kind"] == "cell"])["n_test"]),
         "asked_at": asked["asked_at"].iloc[0].strftime("%Y-%m-%d %H:%M UTC"),
         "command": asked["command"].iloc[0] or "",
-        "again": again,
+        "again": f"{again} --run {shlex.quote(found.run_id)}" if again else "",
     }
 
 

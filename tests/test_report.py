@@ -91,7 +91,8 @@ def test_the_page_says_what_it_was_made_of(page: Page, trained: Store) -> None:
     trial = trained.read("trials").to_pylist()[0]
     for value in (trial["dataset_id"], trial["torch"], trial["timm"], trial["device"], "Does it run?"):
         assert value in page.words
-    assert "casting-tune report tiny" in page.words
+    run = trained.read("cells")["run_id"].to_pylist()[0]
+    assert f"casting-tune report tiny --run {run}" in page.words
 
 
 def test_the_page_asks_for_nothing_and_lets_in_its_own_scripts_alone(page: Page, text: str) -> None:
