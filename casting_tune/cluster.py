@@ -47,7 +47,7 @@ def check(file: Path, *, gpus_per_trial: float = 0) -> list[Finding]:
     for name, line, hint in cluster.placeholders:
         findings.append(Finding(line, f"{name} is still to fill in{f' ({hint})' if hint else ''}."))
     if cluster.refusal is None:
-        rules = (_node_configs, _provider, _doors, _identity, _version, _token, _storage, _local)
+        rules = (_node_configs, _provider, _doors, _identity, _version, _token, _mounts, _storage, _local)
         findings += [finding for rule in rules for finding in rule(cluster)]
         findings += _gpus(cluster, gpus_per_trial)
     else:
@@ -171,6 +171,14 @@ def _token(cluster: ClusterFile) -> Iterator[Finding]:
         if not any("RAY_AUTH_MODE=token" in command for command in cluster.commands(part)):
             text = f"Ray starts without a token on the {part}: set RAY_AUTH_MODE=token in its commands."
             yield Finding(cluster.line(start), text)
+
+
+def _mounts(cluster: ClusterFile) -> Iterator[Finding]:
+    """What is sent to the nodes is here; paths are those of the folder in which `ray up` is called."""
+    for there, here in (cluster.written.get("file_mounts") or {}).items():
+        if not str(there).endswith(".ray/auth_token") and not Path(str(here)).expanduser().exists():
+            text = f"{here} is not here, and is to go to the nodes: call from the top of the checkout, or take it out."
+            yield Finding(cluster.line("file_mounts", there), text)
 
 
 def _storage(cluster: ClusterFile) -> Iterator[Finding]:

@@ -35,6 +35,7 @@ def account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[st
         monkeypatch.setenv(name, "testing")
     monkeypatch.setenv("AWS_DEFAULT_REGION", REGION)
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(REPOSITORY)
     (tmp_path / ".ray").mkdir()
     (tmp_path / ".ray" / "auth_token").touch(mode=0o600)
     caches = (aws_utils.resource_cache, aws_utils.client_cache, aws_config._get_subnets_or_die)

@@ -34,7 +34,8 @@ VALUES = {
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home with a private token and a key."""
+    """A home with a private token and a key; paths are those of the checkout."""
+    monkeypatch.chdir(REPOSITORY)
     for name in (".ray/auth_token", ".ssh/id_ed25519"):
         file = tmp_path / "home" / name
         file.parent.mkdir(parents=True)
@@ -131,6 +132,7 @@ AWS_MISTAKES = [
     (put("setup_commands", value=None), "would install a nightly Ray"),
     (put("file_mounts", "~/.ray/auth_token", value=None), "No token goes to the nodes"),
     (put("file_mounts", "~/.ray/auth_token", value="~/lost"), "The token ~/lost does not exist: ray get-auth-token"),
+    (put("file_mounts", "~/sweeps", value="sweps"), "sweps is not here, and is to go to the nodes"),
     (swap("setup_commands", "RAY_AUTH_MODE=token", ""), "Ray starts without a token on the worker"),
     (swap("setup_commands", "s3://casting", "/home/ubuntu/"), "The worker keeps results on its own disk, in /home/ubu"),
     (swap("setup_commands", "CASTING_TUNE_RESULTS", "RESULTS"), "The head does not learn where results go"),
