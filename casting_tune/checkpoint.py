@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from casting_tune.steps import step
 from casting_tune.trial import Epoch
 
 if TYPE_CHECKING:
@@ -77,13 +78,18 @@ def load(file: Path, model: torch.nn.Module, optimiser: torch.optim.Optimizer) -
 @contextlib.contextmanager
 def _whole(file: Path) -> Iterator[IO[bytes]]:
     """Open a file beside its place, and put it there once all is written."""
+    step(f"save {file.suffix}: begin")
     file.parent.mkdir(parents=True, exist_ok=True)
     beside = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         with beside.open("wb") as out:
+            step(f"save {file.suffix}: opened")
             yield out
+            step(f"save {file.suffix}: written")
             out.flush()
             os.fsync(out.fileno())
+        step(f"save {file.suffix}: synced")
         beside.replace(file)
+        step(f"save {file.suffix}: end")
     finally:
         beside.unlink(missing_ok=True)

@@ -17,6 +17,7 @@ from casting_tune import (
     commands_images,
     commands_models,
     commands_results,
+    commands_store,
     commands_sweep,
     terminal,
 )
@@ -40,6 +41,7 @@ app = typer.Typer(
 for _command in COMMANDS:
     app.command("list" if _command is commands_cells.list_runs else None)(_command)
 app.add_typer(commands_cluster.app, name="cluster")
+app.add_typer(commands_store.app, name="store")
 
 
 @app.callback(invoke_without_command=True)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
@@ -66,7 +67,11 @@ def write_parquet(rows: pa.Table, file: Path) -> None:
 
 
 def csv(rows: pa.Table) -> str:
-    """Return rows as CSV with a heading; NULL is empty."""
+    """Return rows as CSV with a heading; NULL is empty, and no text is a formula to a spreadsheet."""
+    for position, column in enumerate(rows.columns):
+        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+            inert = pc.replace_substring_regex(column, r"^([=+@\t\r-])", r"'\1")
+            rows = rows.set_column(position, rows.column_names[position], inert)
     out = io.BytesIO()
     pyarrow.csv.write_csv(rows, out)
     return out.getvalue().decode()

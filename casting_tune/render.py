@@ -93,7 +93,7 @@ def render(table: Table, form: str, *, width: int = 120, color: bool = False) ->
     if form not in FORMATS:
         raise UsageError(unknown("format", form, FORMATS))
     if form == "csv":
-        return table.frame.to_csv(index=False)
+        return table.frame.map(_inert).to_csv(index=False)
     if form == "json":
         return str(table.frame.to_json(orient="records", indent=2)) + "\n"
     frame = shown(table)
@@ -103,7 +103,7 @@ def render(table: Table, form: str, *, width: int = 120, color: bool = False) ->
         head = f"**{table.title}**\n\n{' '.join(table.notes)}\n\n"
         return head + _markdown(frame)
     if form == "html":
-        return frame.to_html(index=False, border=0, escape=True) + "\n"
+        return frame.map(_plain).to_html(index=False, border=0, escape=True) + "\n"
     return _latex(frame)
 
 
@@ -167,6 +167,13 @@ def _blocks(frame: pd.DataFrame, width: int) -> list[list[str]]:
 def _plain(value: str) -> str:
     """Return text without control characters: names come from files and may try to steer a terminal."""
     return "".join(char if char.isprintable() else "?" for char in value)
+
+
+def _inert(value: Any) -> Any:
+    """Return a value that no spreadsheet takes for a formula: a text that begins like one gets an apostrophe."""
+    if not isinstance(value, str):
+        return value
+    return f"'{value}" if value.startswith(("=", "+", "-", "@", "\t", "\r")) else _plain(value)
 
 
 def _markdown(frame: pd.DataFrame) -> str:

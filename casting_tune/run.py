@@ -24,6 +24,7 @@ from casting_tune import augment, backbones, baselines, checkpoint, folds, loade
 from casting_tune.errors import Diverged, StoreError, TimeUp, UsageError
 from casting_tune.pack import Pack
 from casting_tune.rows import Place
+from casting_tune.steps import step
 from casting_tune.store import Store
 from casting_tune.trial import UNLIMITED, Allowance, Epoch, Predictions, Status, TrialConfig, cell_id
 
@@ -57,6 +58,7 @@ def run_trial(
     A loss that is not finite, memory or time that runs out, or any other error of the trial ends it with that status
     and its message in the row: one trial never ends a sweep. Errors of the store itself are raised.
     """
+    step("trial begins")
     started_at, started = datetime.now(UTC), time.perf_counter()
     cell = cell_id(config, pack.dataset_id)
     attempt = store.next_attempt(cell)
@@ -83,14 +85,17 @@ def run_trial(
         raise
     except Exception as error:  # whatever a network, driver or kernel raises: the row keeps it, the sweep goes on
         status = _status(error)
-        row["error"] = f"{type(error).__name__}: {error}".replace(str(Path.home()), "~")[:2000]
+        row["error"] = f"{type(error).__name__}: {error}"[:2000]
     else:
+        step("trial has predicted")
         row |= measured | rows.score(predictions)
         store.write("predictions", sweep, name, rows.of_predictions(predictions, pack, cell, attempt))
     row |= {"status": status, "duration_s": time.perf_counter() - started}
     store.write("trials", sweep, name, [row])
     if status in ("completed", "diverged"):
+        step("trial is done")
         store.drop(store.checkpoint(cell))
+    step("trial ends")
     return row
 
 

@@ -30,8 +30,11 @@ import pyarrow.parquet as pq
 from casting_tune import gathered, storage
 from casting_tune.errors import StoreError
 from casting_tune.schema import DEFAULTS, SCHEMA_VERSION, SCHEMAS, VERSION_KEY
+from casting_tune.scrub import scrub
 from casting_tune.storage import Bucket, Folder, Held
 
+SCRUBBED = ("error", "command")
+"""Columns whose text comes from a machine or a person, and may hold what no store may keep."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,200}")  # of a folder or file below a table: never above it
 
 
@@ -76,10 +79,16 @@ class Store:
         for part in (sweep, name):
             if not _NAME.fullmatch(part):
                 raise StoreError(f"'{part}' cannot name a store file: letters, digits, '_', '-' and '.' can.")
-        return self._put(f"{table}/{sweep}/{name}.parquet", serialised(pa.Table.from_pylist(list(rows), schema=schema)))
+        kept = [row | {key: scrub(row[key]) for key in SCRUBBED if row.get(key)} for row in rows]
+        return self.write_table(f"{table}/{sweep}/{name}.parquet", pa.Table.from_pylist(kept, schema=schema))
 
-    def _put(self, file: str, content: pa.Buffer) -> PurePath:
-        place = self._place
+    def write_table(self, file: str, rows: pa.Table) -> PurePath:
+        """Write rows that have their table's schema as a file, named as `names` does.
+
+        Raises:
+            StoreError: as `write`.
+        """
+        place, content = self._place, serialised(rows)
         try:
             if isinstance(place, Bucket) and self.drain():
                 self._spool.put(file, content)  # in its turn: a trial's row never overtakes its predictions
@@ -108,7 +117,7 @@ class Store:
         place = self._place
         if isinstance(place, Folder) or not self._spool.root.is_dir():
             return []
-        files = [file for file in self._spool.names("") if _is_table_file(file)]
+        files = [file for file in self._spool.names("") if self.is_table_file(file)]
         waiting = sorted(files, key=lambda file: (file.startswith("trials/"), file))
         for done, file in enumerate(waiting):
             try:
@@ -196,14 +205,41 @@ class Store:
                 columns = {name: lacking[name] if name in lacking else rows[name] for name in schema.names}
                 return pa.table(columns, schema=schema)
         except (OSError, ValueError, KeyError, pa.ArrowException) as error:
-            way_out = f"casting-tune store verify --quarantine --results {self.address}"
-            if isinstance(error, OSError) and storage.remote(error):
-                raise StoreError(f"{self.address} does not answer: {storage.reason(error)}. Try again.") from error
-            raise StoreError(
-                f"{path} cannot be read as a store file ({str(error).splitlines()[0][:200]}). Move it away with "
-                f"'{way_out}'; its cell will run again."
-            ) from error
+            raise self._unreadable(file, error) from error
         raise StoreError(f"{path} was written by a later casting_tune (schema {version}). Update casting_tune.")
+
+    def check_equal(self, file: str, rows: pa.Table) -> None:
+        """Raise StoreError unless a file, named as `names` does, holds these rows."""
+        if not self.read_file(file, rows.schema).equals(rows):
+            raise StoreError(
+                f"{self._place.path(file)} does not hold the rows that were written to it. Check the disk."
+            )
+
+    def version(self, file: str) -> int:
+        """Return the schema version of a file, named as `names` does; 0 where it says none.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+        try:
+            with pq.ParquetFile(self._place.source(file)) as parquet:
+                return int((parquet.schema_arrow.metadata or {}).get(VERSION_KEY, b"0"))
+        except (OSError, ValueError, pa.ArrowException) as error:
+            raise self._unreadable(file, error) from error
+
+    def _unreadable(self, file: str, error: Exception) -> StoreError:
+        if isinstance(error, OSError) and storage.remote(error):
+            return StoreError(f"{self.address} does not answer: {storage.reason(error)}. Try again.")
+        return StoreError(
+            f"{self._place.path(file)} cannot be read as a store file ({str(error).splitlines()[0][:200]}). Move it "
+            f"away with 'casting-tune store verify --quarantine --results {self.address}'; its cell will run again."
+        )
+
+    @staticmethod
+    def is_table_file(name: str) -> bool:
+        """Say whether a name, as `names` gives it, is one that readers of a table open."""
+        parts = name.split("/")
+        return len(parts) == 3 and parts[2].endswith(".parquet") and not any(part.startswith(".") for part in parts)
 
     def files(self, table: str) -> list[PurePath]:
         """Return a table's files in the order of their names."""
@@ -221,7 +257,7 @@ class Store:
             raise StoreError(f"Cannot read {self.address}: {storage.reason(error)}. Try again.") from error
 
     def _names(self, table: str) -> list[str]:
-        return [name for name in self.names(table) if _is_table_file(name)]
+        return [name for name in self.names(table) if self.is_table_file(name)]
 
     def move(self, file: str, to: str) -> None:
         """Give a file of the store another name.
@@ -341,8 +377,3 @@ def serialised(table: pa.Table) -> pa.Buffer:
 
 def _encoded(field: pa.Field, encoded: Sequence[str]) -> pa.Field:
     return field.with_type(pa.dictionary(pa.int32(), field.type)) if field.name in encoded else field
-
-
-def _is_table_file(name: str) -> bool:
-    parts = name.split("/")
-    return len(parts) == 3 and parts[2].endswith(".parquet") and not any(part.startswith(".") for part in parts)

@@ -24,6 +24,7 @@ from casting_tune.plan import Plan
 from casting_tune.rows import Place
 from casting_tune.scheduling import Event, Resources, Task, Work
 from casting_tune.space import Cell, Sweep
+from casting_tune.steps import step
 from casting_tune.store import Store
 from casting_tune.trial import cell_id
 
@@ -120,9 +121,12 @@ def prepare(
 def execute(prepared: Prepared, *, on_event: Callable[[Event], None]) -> int:
     """Record what was asked, train the cells that are to do, and return how many of the sweep's cells lack a result."""
     store, sweep = prepared.store, prepared.sweep
+    step("run begins")
     with store.running(sweep.name):
         _train(prepared, on_event)
+        step("run has trained")
         store.settle()
+    step("run ends")
     completed = store.completed()
     return sum(p.cell_id not in completed for p in prepared.plan.planned)
 

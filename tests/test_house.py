@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "synthetic": set(),
     "folds": set(),
     "loader": set(),
-    "checkpoint": {"trial"},
+    "checkpoint": {"steps", "trial"},
     "memory": set(),
     "train": {"trial", "loader"},
     "metrics": set(),
@@ -37,7 +37,10 @@ MAY_IMPORT = {
     "storage": {"steps"},
     "schema": {"augment", "trial"},
     "gathered": set(),
-    "store": {"gathered", "schema", "storage"},
+    "scrub": set(),
+    "store": {"gathered", "schema", "scrub", "storage"},
+    "verify": {"schema", "store", "trial"},
+    "migrate": {"schema", "store"},
     "rows": {"trial", "pack", "folds", "augment", "metrics"},
     "run": {
         "trial",
@@ -51,6 +54,7 @@ MAY_IMPORT = {
         "checkpoint",
         "train",
         "rows",
+        "steps",
         "store",
     },
     "scheduling": {"trial", "rows", "run", "pack", "store"},
@@ -104,6 +108,7 @@ MAY_IMPORT = {
     "commands_images": None,
     "commands_models": None,
     "commands_results": None,
+    "commands_store": None,
     "commands_sweep": None,
     "cli": None,
 }
@@ -115,7 +120,7 @@ OWNERS = {
     "kornia": {"augment"},
     "botocore": {"cluster"},
     "PIL": {"decode", "gallery", "synthetic"},
-    "pyarrow": {"gathered", "schema", "storage", "store", "audits", "chosen", "query", "inventory"},
+    "pyarrow": {"gathered", "schema", "storage", "store", "verify", "audits", "chosen", "query", "inventory"},
     "duckdb": {"query"},
     "pandas": {
         "inventory",
@@ -147,6 +152,7 @@ OWNERS = {
         "commands_images",
         "commands_models",
         "commands_results",
+        "commands_store",
         "commands_sweep",
     },
 }
