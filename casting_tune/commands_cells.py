@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from casting_tune import terminal
+from casting_tune import completion, terminal
 from casting_tune.options import RESULTS, CellId, Json, Results, Run
 
 
@@ -51,7 +51,10 @@ def query(
 
 
 def list_runs(
-    sweep: Annotated[str | None, typer.Argument(help="A sweep's name; left out: all of them.")] = None,
+    sweep: Annotated[
+        str | None,
+        typer.Argument(help="A sweep's name; left out: all of them.", autocompletion=completion.stored_sweeps),
+    ] = None,
     *,
     results: Results = RESULTS,
     as_json: Json = False,
@@ -114,8 +117,13 @@ def show(cell: CellId, *, results: Results = RESULTS, as_json: Json = False) -> 
 
 
 def compare(
-    a: Annotated[str, typer.Argument(help="A cell's id or its beginning; with --sweep a row's label.")],
-    b: Annotated[str, typer.Argument(help="The other one.")],
+    a: Annotated[
+        str,
+        typer.Argument(
+            help="A cell's id or its beginning; with --sweep a row's label.", autocompletion=completion.cells
+        ),
+    ],
+    b: Annotated[str, typer.Argument(help="The other one.", autocompletion=completion.cells)],
     *,
     sweep: Annotated[str | None, typer.Option("--sweep", help="Compare two rows of this sweep's table.")] = None,
     run: Run = None,

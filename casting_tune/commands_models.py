@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from casting_tune import terminal
+from casting_tune import completion, terminal
 from casting_tune.options import Head, Json
 
 
@@ -32,7 +32,12 @@ def backbones(head: Head = "", *, as_json: Json = False) -> None:
 
 
 def summary(
-    backbone: Annotated[str, typer.Argument(help="A name that `casting-tune backbones` lists, or timm:NAME.")],
+    backbone: Annotated[
+        str,
+        typer.Argument(
+            help="A name that `casting-tune backbones` lists, or timm:NAME.", autocompletion=completion.backbones
+        ),
+    ],
     head: Head = "",
     image_px: Annotated[int, typer.Option("--px", help="Side of the input in pixels.")] = 512,
     as_json: Json = False,

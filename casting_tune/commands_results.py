@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from casting_tune import options, terminal
+from casting_tune import completion, options, terminal
 from casting_tune.options import RESULTS, Json, Results, Run, SweepName, ViewClass
 
 if TYPE_CHECKING:
@@ -24,9 +24,12 @@ def table(
     *,
     results: Results = RESULTS,
     run: Run = None,
-    kind: Annotated[str, typer.Option("--kind", help="Which table.")] = "comparison",
+    kind: Annotated[str, typer.Option("--kind", help="Which table.", autocompletion=completion.tables)] = "comparison",
     positive: ViewClass = "def_front",
-    form: Annotated[str, typer.Option("--format", help="text, markdown, csv, json, html or latex.")] = "text",
+    form: Annotated[
+        str,
+        typer.Option("--format", help="text, markdown, csv, json, html or latex.", autocompletion=completion.formats),
+    ] = "text",
     as_json: Json = False,
 ) -> None:
     """Print a sweep's table from the store."""
@@ -45,7 +48,7 @@ def table(
 
 
 def threshold(
-    cell: Annotated[str, typer.Argument(help="A cell's id, or the beginning of one.")],
+    cell: Annotated[str, typer.Argument(help="A cell's id, or the beginning of one.", autocompletion=completion.cells)],
     *,
     results: Results = RESULTS,
     max_escape: Annotated[str | None, typer.Option("--max-escape", help="0.5% or 0.005, on validation.")] = None,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from casting_tune import commands_images, terminal
+from casting_tune import commands_images, completion, terminal
 from casting_tune.errors import CastingTuneError
 from casting_tune.options import RESULTS, Data, DefectClass, Json, PackSize, Results, SkipBad
 
@@ -21,10 +21,13 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from casting_tune.sweep import Options, Prepared
+    from casting_tune.view import About
 
 
 def sweep(
-    name: Annotated[str, typer.Argument(help="A sweep's name, or the path of a sweep file.")],
+    name: Annotated[
+        str, typer.Argument(help="A sweep's name, or the path of a sweep file.", autocompletion=completion.sweeps)
+    ],
     *,
     data: Data = None,
     results: Results = RESULTS,
@@ -152,12 +155,13 @@ def _execute(out: Console, prepared: Prepared) -> dict[str, Any]:
     """Run the trials, print the table and the command that prints it again; return the same as plain values."""
     from casting_tune import render, sweep, tables, view
 
-    to_do = prepared.plan.to_do
-    labels = [planned.cell.label for planned in to_do]
-    epochs = [planned.cell.config.epochs for planned in to_do]
+    tasks = [
+        view.Shown(label=p.cell.label, row=p.cell.row, epochs=0 if p.cell.kind == "baseline" else p.cell.config.epochs)
+        for p in prepared.plan.to_do
+    ]
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        with view.follow(out, labels, epochs) as on_event:
+        with view.follow(out, _about(prepared), tasks) as on_event:
             n_missing = sweep.execute(prepared, on_event=on_event)
     except (KeyboardInterrupt, _Terminated, SystemError) as stop:
         cause = stop.__cause__ if isinstance(stop, SystemError) else stop  # Cython wraps what a signal raises in it
@@ -181,6 +185,28 @@ def _execute(out: Console, prepared: Prepared) -> dict[str, Any]:
         "table": {"title": table.title, "notes": table.notes, "rows": table.frame},
         "again": again,
     }
+
+
+def _about(prepared: Prepared) -> About:
+    """Return what stands above the live view."""
+    from casting_tune.view import About
+
+    place, planned = prepared.place, prepared.plan.planned
+    done = {p.cell_id: p.cell.row for p in planned if p.state == "done" and p.cell.kind == "cell"}
+    known: dict[str, list[float]] = {}
+    for trial in prepared.store.read("trials", cell_ids=done).to_pylist() if done else []:
+        if trial["status"] == "completed" and trial["validation_accuracy"] is not None:
+            known.setdefault(done[trial["cell_id"]], []).append(trial["validation_accuracy"])
+    flatters = [note for note in prepared.notes if "scores flatter" in note]
+    return About(
+        sweep=prepared.sweep.name,
+        n_done=len(planned) - len(prepared.plan.to_do),
+        place=f"{place.n_at_once} at once on {place.device}, {place.n_threads} threads each",
+        images=f"{len(prepared.pack.labels)} images, dataset {prepared.pack.dataset_id}",
+        warning=flatters[0] if flatters else "",
+        n_at_once=place.n_at_once,
+        known=known,
+    )
 
 
 class _Terminated(BaseException):

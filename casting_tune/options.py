@@ -7,12 +7,18 @@ from typing import Annotated, Literal
 
 import typer
 
+from casting_tune import completion
 from casting_tune.errors import UsageError, unknown
 
 RESULTS = "results"
 Results = Annotated[
     str,
-    typer.Option("--results", envvar="CASTING_TUNE_RESULTS", help="The store: a folder, or s3://BUCKET/PREFIX."),
+    typer.Option(
+        "--results",
+        envvar="CASTING_TUNE_RESULTS",
+        help="The store: a folder, or s3://BUCKET/PREFIX.",
+        is_eager=True,  # what completes a cell or a run must know the store already
+    ),
 ]
 Data = Annotated[
     Path | None,
@@ -22,9 +28,14 @@ NeededData = Annotated[Path, typer.Option("--data", envvar="CASTING_TUNE_DATA", 
 DefectClass = Annotated[str, typer.Option("--positive", help="The class folder that is the defect.")]
 PackSize = Annotated[int | None, typer.Option("--pack-size", help="Longest side of the packed images, in pixels.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out files that cannot be decoded, and record them.")]
-SweepName = Annotated[str, typer.Argument(help="The sweep's name.")]
-CellId = Annotated[str, typer.Argument(help="A cell's id, or the beginning of one.")]
-Run = Annotated[str | None, typer.Option("--run", help="A run's id; left out: the sweep's last run.")]
+SweepName = Annotated[
+    str, typer.Argument(help="The sweep's name.", autocompletion=completion.stored_sweeps)
+]
+CellId = Annotated[str, typer.Argument(help="A cell's id, or the beginning of one.", autocompletion=completion.cells)]
+Run = Annotated[
+    str | None,
+    typer.Option("--run", help="A run's id; left out: the sweep's last run.", autocompletion=completion.runs),
+]
 ViewClass = Annotated[
     str,
     typer.Option("--positive", help="Positive class: def_front (or defective); ok_front (or ok) is the study's view."),

@@ -101,7 +101,8 @@ MAY_IMPORT = {
     "clusterfile": set(),
     "cluster": {"clusterfile"},
     "terminal": set(),
-    "options": set(),
+    "completion": {"backbones", "render", "sweepfile", "tables"},
+    "options": {"completion"},
     "sweep": None,
     "commands_cells": None,
     "commands_cluster": None,
@@ -146,6 +147,7 @@ OWNERS = {
     "matplotlib": {"canvas", "charts", "pictures"},
     "typer": {
         "cli",
+        "completion",
         "options",
         "commands_cells",
         "commands_cluster",
