@@ -28,9 +28,7 @@ NeededData = Annotated[Path, typer.Option("--data", envvar="CASTING_TUNE_DATA", 
 DefectClass = Annotated[str, typer.Option("--positive", help="The class folder that is the defect.")]
 PackSize = Annotated[int | None, typer.Option("--pack-size", help="Longest side of the packed images, in pixels.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out files that cannot be decoded, and record them.")]
-SweepName = Annotated[
-    str, typer.Argument(help="The sweep's name.", autocompletion=completion.stored_sweeps)
-]
+SweepName = Annotated[str, typer.Argument(help="The sweep's name.", autocompletion=completion.stored_sweeps)]
 CellId = Annotated[str, typer.Argument(help="A cell's id, or the beginning of one.", autocompletion=completion.cells)]
 Run = Annotated[
     str | None,
