@@ -8,18 +8,75 @@ from pathlib import Path
 
 import pytest
 
+from tests.benchmarks import figures
+
+ROOT = Path(__file__).parent.parent
+SMALL = {
+    "orchestration": (
+        ["--trials", "6", "--peer-trials", "2", "--repeats", "1"],
+        ["| casting_tune | 6 x 1 |", "| Ray Tune's defaults | 2 x 1 |", "| plain Ray tasks | 6 x 1 |"],
+    ),
+    "input_pipeline": (
+        ["--px", "32", "--batch", "4", "--repeats", "1", "--seconds", "0.2", "--sides", "kornia", "torchvision"],
+        ["| 32 | 4 |", "times kornia, a module a toggle"],
+    ),
+    "training": (
+        ["--px", "32", "--batch", "8", "--images", "32", "--seconds", "0.1", "--repeats", "1"],
+        ["| timm:resnet18 | 32 | 8 |", "| mobilenetv2 | 32 | 8 |"],
+    ),
+    "precision": (
+        ["--px", "32", "--batch", "2", "--seconds", "0.05", "--repeats", "1", "--backbones", "mobilenetv2"],
+        ["| mobilenetv2 |", "| 2 | 1 |"],
+    ),
+    "evaluation": (
+        ["--px", "32", "--seconds", "0.1", "--repeats", "1"],
+        ["| timm:resnet18 | 32 |", "| mobilenetv2 | 32 |"],
+    ),
+    "cold": (["--repeats", "1"], ["| 100 images to a pack |", "| command to first training step |"]),
+    "queries": (
+        ["--trials", "90", "--images", "20", "--repeats", "1", "--sweeps", "backbone_grid", "full_factorial",
+         "--tables", "thresholds", "comparison", "--peer-runs", "3"],
+        ["| backbone_grid | thresholds | 60 |", "| full_factorial | comparison |", "| MLflow search_runs, SQLite | 3 |",
+         "| Tune ResultGrid.get_dataframe | 3 |"],
+    ),
+}  # fmt: skip
+
 
 @pytest.mark.slow
-def test_the_orchestration_benchmark_runs_and_prints_its_table() -> None:
-    words = ["-m", "tests.benchmarks.orchestration", "--trials", "6", "--peer-trials", "2", "--repeats", "1"]
+@pytest.mark.parametrize("name", SMALL)
+def test_a_small_version_runs_and_prints_its_table(name: str) -> None:
+    words, lines = SMALL[name]
     ended = subprocess.run(
-        [sys.executable, *words],
+        [sys.executable, "-m", f"tests.benchmarks.{name}", *words],
         capture_output=True,
         text=True,
-        cwd=Path(__file__).parent.parent,
-        timeout=240,
+        cwd=ROOT,
+        timeout=280,
         check=False,
     )
     assert ended.returncode == 0, ended.stderr
-    assert "| casting_tune | 6 x 1 |" in ended.stdout
-    assert "| Ray Tune's defaults | 2 x 1 |" in ended.stdout
+    missing = [line for line in lines if line not in ended.stdout]
+    assert not missing, ended.stdout + ended.stderr
+
+
+def test_every_benchmark_has_its_place_in_readme_and_a_small_version() -> None:
+    scripts = {path.stem for path in (ROOT / "tests/benchmarks").glob("*.py")} - {"__init__", "figures", "peers"}
+    assert scripts == set(SMALL)
+    readme = figures.README.read_text()
+    for name in scripts:
+        assert figures.placed(readme, name, "text").count("text\n<!-- end") == 1
+
+
+def test_a_table_replaces_what_stood_between_its_markers_alone() -> None:
+    readme = "a\n<!-- measured: x -->\nold\n<!-- end: x -->\nb\n<!-- measured: y -->\n<!-- end: y -->\n"
+    once = figures.placed(readme, "x", "| new |\n")
+    assert once == readme.replace("old", "| new |")
+    assert figures.placed(once, "x", "| new |") == once
+    with pytest.raises(ValueError, match="no place for 'z'"):
+        figures.placed(readme, "z", "text")
+
+
+def test_ratios_are_taken_turn_by_turn() -> None:
+    assert figures.ratios([10, 40, 30], [5, 10, 30]) == "2.0 (1.0 to 4.0)"
+    assert figures.spread([1.234]) == "1.23"
+    assert figures.spread([]) == ""

@@ -44,8 +44,7 @@ def ratios(ours: Sequence[float], theirs: Sequence[float], digits: int = 1) -> s
 def conditions(*packages: str) -> str:
     """Return the hardware, the load before the run, and the versions that a figure needs beside it."""
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
-    load = os.getloadavg()[0]
-    beside = f"; load of the machine {load:.1f} at the end" if hasattr(os, "getloadavg") else ""
+    beside = f"; load of the machine {os.getloadavg()[0]:.1f} at the end" if hasattr(os, "getloadavg") else ""
     return f"{_cores()} cores, {_processor()}, Python {platform.python_version()}, {versions}{beside}."
 
 

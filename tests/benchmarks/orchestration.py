@@ -1,15 +1,13 @@
-"""What scheduling costs a trial: `python -m tests.benchmarks.orchestration [--trials 60] [--repeats 3]`.
+"""What scheduling costs a trial: `python -m tests.benchmarks.orchestration [--trials 200] [--repeats 3]`.
 
 Every trial sleeps for a known time and writes all its rows (an epoch, 715 predictions, the trial), so that wall minus
-ideal is what orchestration takes. Ours against Ray Tune as it comes (a new process a trial, its own loggers), in turn,
-in one run. Workers' start and imports are told apart: the clock runs from the first trial's start to the last's end.
+ideal is what orchestration takes. Ours against Ray Tune as it comes (a new process a trial, its own loggers), plain Ray
+tasks and a plain loop, in turn, in one run. Workers' start and imports are told apart: the clock runs from the first
+trial's start to the last's end.
 """
 
 from __future__ import annotations
 
-import argparse
-import platform
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -24,6 +22,7 @@ from casting_tune.rows import Place
 from casting_tune.scheduling import Event, Resources, Task, Work
 from casting_tune.store import Store
 from casting_tune.trial import TrialConfig, cell_id
+from tests.benchmarks import figures
 
 SLEEP_S, WORKERS = 0.1, 2
 
@@ -95,12 +94,43 @@ def tune_as_it_comes(packed: pack.Pack, n_trials: int) -> tuple[float, float]:
     return (last - first - n_trials * SLEEP_S / WORKERS) / n_trials, first - called
 
 
+def ray_tasks(packed: pack.Pack, n_trials: int) -> tuple[float, float]:
+    """The same trials as plain Ray tasks: no events, no retries, nothing that stops a trial."""
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(Path(folder))
+        called = time.time()
+        ray.init("local", num_cpus=WORKERS, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        try:
+            images = ray.put(packed)
+            task = ray.remote(lambda seed, packed: sleeping_trial(_config(seed), packed, store, sweep="bench"))
+            ray.get([task.remote(seed, images) for seed in range(n_trials)])
+            last = time.time()
+        finally:
+            ray.shutdown()
+        first = min(row["started_at"].timestamp() for row in store.read("trials").to_pylist())
+    return (last - first - n_trials * SLEEP_S / WORKERS) / n_trials, first - called
+
+
+def plain_loop(packed: pack.Pack, n_trials: int) -> tuple[float, float]:
+    """The same trials one after the other in this process; its ideal has one worker."""
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(Path(folder))
+        first = time.time()
+        for seed in range(n_trials):
+            sleeping_trial(_config(seed), packed, store, sweep="bench")
+        last = time.time()
+    return (last - first - n_trials * SLEEP_S) / n_trials, 0.0
+
+
+def _config(seed: int) -> TrialConfig:
+    return TrialConfig(backbone="vgg16", seed=seed)
+
+
 def main() -> None:
     """Measure in turn and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--trials", type=int, default=60)
-    parser.add_argument("--peer-trials", type=int, default=20)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser = figures.parser(__doc__, repeats=3)
+    parser.add_argument("--trials", type=int, default=200)
+    parser.add_argument("--peer-trials", type=int, default=20, help="of Ray Tune's defaults, which take a second each")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         synthetic.draw(Path(folder) / "castings", n_images=40, size_px=64)
@@ -108,18 +138,26 @@ def main() -> None:
         sides: dict[str, tuple[Callable[[pack.Pack, int], tuple[float, float]], int]] = {
             "casting_tune": (ours, asked.trials),
             "Ray Tune's defaults": (tune_as_it_comes, asked.peer_trials),
+            "plain Ray tasks": (ray_tasks, asked.trials),
+            "a plain loop, one worker": (plain_loop, asked.trials),
         }
         measured: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
         for _ in range(asked.repeats):
             for name, (run, n_trials) in sides.items():
                 measured[name].append(run(packed, n_trials))
-    print(f"ray {ray.__version__}, Python {platform.python_version()}, {WORKERS} workers, trials of {SLEEP_S} s\n")
-    print("| scheduler | trials x repeats | s a trial beyond the ideal: median (min to max) | s to the first trial |")
-    print("| --- | --- | --- | --- |")
+    rows = []
     for name, (_, n_trials) in sides.items():
         beyond, start = (list(values) for values in zip(*measured[name], strict=True))
-        spread = f"{statistics.median(beyond):.3f} ({min(beyond):.3f} to {max(beyond):.3f})"
-        print(f"| {name} | {n_trials} x {asked.repeats} | {spread} | {statistics.median(start):.1f} |")
+        rows.append((name, f"{n_trials} x {asked.repeats}", figures.spread(beyond, 3), figures.spread(start, 1)))
+    header = (
+        "scheduler",
+        "trials x repeats",
+        "s a trial beyond the ideal: median (min to max)",
+        "s to the first trial",
+    )
+    told = f"{WORKERS} workers, trials of {SLEEP_S} s that write all their rows. {figures.conditions('ray')}"
+    text = f"{figures.table(header, rows)}\n\n{told} Aimed at: 0.05 s."
+    figures.publish("orchestration", text, write_readme=asked.write_readme)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,11 @@ and in Ray Tune (`ResultGrid.get_dataframe`): those answer with a row a run, and
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,9 +24,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from casting_tune import augment, rows, space, store
+from casting_tune import augment, metrics, schema, space, tables
 from casting_tune.space import Cell
 from casting_tune.trial import Predictions, cell_id
+from tests.benchmarks import figures
 
 DATASET, RUN = "0123456789abcdef", "made"
 BIG = "full_factorial"
@@ -47,7 +52,7 @@ def make(root: Path, *, n_trials: int, n_images: int) -> None:
             (root / table / sweep).mkdir(parents=True, exist_ok=True)
         keyed = [(cell, cell_id(cell.config, DATASET)) for cell in cells]
         asked = [_asked(sweep, cell, key, position) for position, (cell, key) in enumerate(keyed)]
-        _write(pa.Table.from_pylist(asked, schema=store.CELLS), root / "cells" / sweep / f"{RUN}.parquet")
+        _write(pa.Table.from_pylist(asked, schema=schema.CELLS), root / "cells" / sweep / f"{RUN}.parquet")
         for cell, key in keyed:
             # rows differ by a few points, seeds by less
             skill = 2.0 + sum(map(ord, cell.row)) % 7 / 4 + random.normal(0, 0.1)
@@ -61,9 +66,9 @@ def make(root: Path, *, n_trials: int, n_images: int) -> None:
             )
             columns = same_for_all | {"score": pa.array(predicted.score)}
             columns |= {"cell_id": pa.array([key] * n_images), "attempt": pa.array([1] * n_images)}
-            ordered = pa.table({name: columns[name] for name in store.PREDICTIONS.names}, schema=store.PREDICTIONS)
+            ordered = pa.table({name: columns[name] for name in schema.PREDICTIONS.names}, schema=schema.PREDICTIONS)
             _write(ordered, root / "predictions" / sweep / f"{key}-1.parquet")
-            trial = pa.Table.from_pylist([_trial(sweep, cell, key, predicted)], schema=store.TRIALS)
+            trial = pa.Table.from_pylist([_trial(sweep, cell, key, predicted)], schema=schema.TRIALS)
             _write(trial, root / "trials" / sweep / f"{key}-1.parquet")
 
 
@@ -97,9 +102,7 @@ def _asked(sweep: str, cell: Cell, key: str, position: int) -> dict[str, Any]:
 def _trial(sweep: str, cell: Cell, key: str, predicted: Predictions) -> dict[str, Any]:
     settings = asdict(cell.config)
     toggles = settings.pop("toggles")
-    scored = {name: value for name, value in rows.score(predicted).items() if not name.startswith("validation")} | {
-        "validation_accuracy": 0.98
-    }
+    scored = _scored(predicted)
     return settings | scored | {
         "cell_id": key, "attempt": 1, "sweep": sweep, "label": cell.label, "status": "completed",
         "augmentation": augment.name(toggles), **{name: name in toggles for name in augment.TOGGLES},
@@ -110,6 +113,145 @@ def _trial(sweep: str, cell: Cell, key: str, predicted: Predictions) -> dict[str
     }  # fmt: skip
 
 
-def _write(rows_: pa.Table, file: Path) -> None:
+def _scored(predicted: Predictions) -> dict[str, Any]:
+    """Return the metric columns that tables read: what `rows.score` writes, without the rankings, which take 20 ms."""
+    columns: dict[str, Any] = {"validation_accuracy": 0.98}
+    for prefix, part in (("test", slice(None)), ("test_leaked", predicted.leaked)):
+        counted = metrics.counts(predicted.y_true[part], predicted.score[part])
+        columns |= {f"{prefix}_{name}": n for name, n in asdict(counted).items()}
+        if prefix == "test":
+            columns |= {f"test_{name}": measure(counted) for name, measure in metrics.METRICS.items()}
+    return columns
+
+
+def _write(rows: pa.Table, file: Path) -> None:
     """As the store writes, but without waiting for the disk 20,000 times."""
-    pq.write_table(rows_, file, compression="zstd", write_page_checksum=True)
+    pq.write_table(rows, file, compression="zstd", write_page_checksum=True)
+
+
+ONE = """
+import json, resource, sys, time
+from pathlib import Path
+started = time.perf_counter()
+from casting_tune import tables
+from casting_tune.store import Store
+imported = time.perf_counter()
+table = tables.TABLES[sys.argv[3]](Store(Path(sys.argv[1])), sys.argv[2])
+ended = time.perf_counter()
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+print(json.dumps([ended - imported, imported - started, peak, len(table.frame)]))
+"""
+MLFLOW = """
+import json, os, sys, time
+os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"
+import mlflow
+from mlflow.entities import Metric, Param
+from mlflow.tracking import MlflowClient
+address, n = sys.argv[1], int(sys.argv[2])
+mlflow.set_tracking_uri(address)
+client = MlflowClient()
+experiment = client.create_experiment("bench")
+for i in range(n):
+    run = client.create_run(experiment)
+    scores = [Metric(name, i / n, 0, 0) for name in ("accuracy", "recall", "precision", "f1", "escape_rate")]
+    settings = [Param(name, str(i)) for name in ("backbone", "augmentation", "batch_size", "seed", "image_px")]
+    client.log_batch(run.info.run_id, metrics=scores, params=settings)
+    client.set_terminated(run.info.run_id)
+started = time.perf_counter()
+found = mlflow.search_runs([experiment], max_results=50000)
+assert len(found) == n
+print(time.perf_counter() - started)
+"""
+TUNE = """
+import json, sys, time
+from pathlib import Path
+from ray import tune
+from ray.tune import ResultGrid
+from ray.tune.analysis import ExperimentAnalysis
+folder, n = Path(sys.argv[1]), int(sys.argv[2])
+import ray
+ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+def trainable(config):
+    tune.report({"accuracy": config["seed"] / 1000, "recall": 0.5, "precision": 0.5, "f1": 0.5})
+tune.Tuner(trainable, param_space={"seed": tune.grid_search(list(range(n)))},
+    tune_config=tune.TuneConfig(reuse_actors=True),
+    run_config=tune.RunConfig(name="bench", storage_path=str(folder), verbose=0)).fit()
+started = time.perf_counter()
+frame = tune.Tuner.restore(str(folder / "bench"), trainable).get_results().get_dataframe()
+assert len(frame) == n
+print(time.perf_counter() - started)
+ray.shutdown()
+"""
+
+
+def asked_alone(code: str, *words: object) -> Any:
+    """Return what a fresh process prints last, read as JSON; None and a line on stderr where it fails."""
+    whole = [sys.executable, "-c", code, *map(str, words)]
+    ended = subprocess.run(whole, capture_output=True, text=True, check=False, timeout=1800)
+    if ended.returncode:
+        last = (ended.stderr.strip().splitlines() or ["it ended"])[-1]
+        print(f"Left out: {words[-1]}: {last[:200]}", file=sys.stderr)
+        return None
+    return json.loads(ended.stdout.strip().splitlines()[-1])
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Make the store, ask it for every table, and print what each took."""
+    parser = figures.parser(__doc__, repeats=3)
+    parser.add_argument("--trials", type=int, default=10_000)
+    parser.add_argument("--images", type=int, default=715)
+    parser.add_argument("--store", type=Path, help="keep the store here, or use the one that is here")
+    parser.add_argument("--sweeps", nargs="+", default=list(SWEEPS))
+    parser.add_argument("--tables", nargs="+", default=list(tables.TABLES))
+    parser.add_argument("--peer-runs", type=int, default=500, help="runs in MLflow and Tune; 0 leaves them out")
+    asked = parser.parse_args(words)
+    with tempfile.TemporaryDirectory() as folder:
+        root = asked.store or Path(folder) / "results"
+        if not (root / "trials").is_dir():
+            make(root, n_trials=asked.trials, n_images=asked.images)
+        kept = root / ".cache"
+        shutil.rmtree(kept, ignore_errors=True)
+        first = asked_alone(ONE, root, asked.sweeps[-1], "thresholds")  # with no cache: it makes it
+        rows: list[Sequence[Any]] = []
+        for sweep in asked.sweeps:
+            for table in asked.tables:
+                turns = [asked_alone(ONE, root, sweep, table) for _ in range(asked.repeats)]
+                answered = [turn for turn in turns if turn]
+                seconds, _, peak, n_rows = zip(*answered, strict=True) if answered else ((), (), (), ("",))
+                rows.append((sweep, table, n_rows[0], figures.spread(seconds), figures.spread(peak)))
+        peers: list[Sequence[Any]] = []
+        n = asked.peer_runs
+        for name, code, words_ in (
+            ("MLflow search_runs, SQLite", MLFLOW, (f"sqlite:///{folder}/mlflow.db", n)),
+            ("MLflow search_runs, files", MLFLOW, (f"{folder}/mlruns", n)),
+            ("Tune ResultGrid.get_dataframe", TUNE, (folder, n)),
+        ):
+            if n and (took := asked_alone(code, *words_)) is not None:
+                peers.append((name, f"{n:,}", f"{took:.2f}", f"{took / n * 1e3:.2f}"))
+        if peers:
+            alone = [asked_alone(TRIALS, root) for _ in range(asked.repeats)]
+            each = figures.spread((took / asked.trials * 1e3 for took in alone if took), 3)
+            peers.insert(0, ("casting_tune, all trials as a frame", f"{asked.trials:,}", figures.spread(alone), each))
+    told = (
+        f"{asked.trials:,} trials, {asked.trials * asked.images:,} predictions; {asked.repeats} fresh processes each, "
+    )
+    told += f"imports not counted. Without the cache the first table took {first[0] if first else float('nan'):.1f} s. "
+    told += f"Aimed at: 2 s and 1 GiB each. {figures.conditions('pyarrow', 'pandas', 'mlflow-skinny', 'ray')}"
+    text = figures.table(("sweep", "table", "rows", "s: median (min to max)", "peak memory, GiB"), rows)
+    if peers:
+        beside = figures.table(("rows of runs, no predictions", "runs", "s", "ms a run"), peers)
+        text += f"\n\n{beside}"
+    figures.publish("queries", f"{text}\n\n{told}", write_readme=asked.write_readme)
+
+
+TRIALS = """
+import sys, time
+from pathlib import Path
+from casting_tune.store import Store
+started = time.perf_counter()
+Store(Path(sys.argv[1])).read("trials").to_pandas()
+print(time.perf_counter() - started)
+"""
+
+if __name__ == "__main__":
+    main()
