@@ -1,8 +1,8 @@
 """What one run of a sweep asked for, and what its cells answered: the rows that every table starts from.
 
-Comes in: a store, a sweep's name, perhaps a run. Goes out: Answers, with cells in the sweep's order, the one completed
-trial of each, and their test predictions; and the Table that every room of tables fills. A cell is found by its id,
-wherever it was trained. Computes no metric.
+Comes in: a store, a sweep's name, perhaps a run. Goes out: Answers, with cells in the sweep's order, the newest
+completed trial of each, and their test predictions; and the Table that every room of tables fills. A cell is found by
+its id, wherever it was trained. Computes no metric.
 """
 
 from __future__ import annotations
@@ -229,7 +229,7 @@ def load(store: Store, sweep: str, run_id: str | None = None) -> Answers:
     asked["figures"] = asked["study"].map(_figures)
     trials: pd.DataFrame = store.read("trials", cell_ids=asked["cell_id"]).to_pandas()
     done = trials[trials["status"] == "completed"].sort_values(["started_at", "attempt"])
-    return Answers(store, sweep, run_id, asked, done.drop_duplicates("cell_id").set_index("cell_id"))
+    return Answers(store, sweep, run_id, asked, done.drop_duplicates("cell_id", keep="last").set_index("cell_id"))
 
 
 def _figures(text: Any) -> dict[str, float]:

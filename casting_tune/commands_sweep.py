@@ -8,8 +8,9 @@ from __future__ import annotations
 import shlex
 import signal
 import sys
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -49,6 +50,27 @@ def sweep(
         float | None, typer.Option("--gpus-per-trial", help="Fractions share a GPU. Default: 1 where there is a GPU.")
     ] = None,
     retries: Annotated[int, typer.Option("--retries", help="How often a trial that failed runs again.")] = 1,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Run cells again that failed in an earlier run.")
+    ] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Train every cell again; the newest result counts.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Train more than 10,000 cells.")] = False,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="With --plan: time a few steps of networks that the store does not know.")
+    ] = False,
+    price: Annotated[float | None, typer.Option("--price-per-gpu-hour", help="With --plan: adds the money.")] = None,
+    keep: Annotated[
+        list[Literal["last", "best"]] | None,
+        typer.Option("--keep", help="Keep weights: those of the last epoch, of the best, or both."),
+    ] = None,
+    max_seconds: Annotated[float | None, typer.Option("--max-seconds", help="A trial's time; then: timeout.")] = None,
+    max_memory: Annotated[
+        float | None, typer.Option("--max-memory", help="GiB of a trial on the CPU; then: oom. Default: its share.")
+    ] = None,
+    on_oom: Annotated[
+        Literal["fail", "accumulate"] | None,
+        typer.Option("--on-oom", help="fail, or accumulate: smaller parts of the same batch."),
+    ] = None,
     baselines: Annotated[
         bool, typer.Option("--baselines/--no-baselines", help="Rows that learn nothing, below the others.")
     ] = True,
@@ -76,13 +98,22 @@ def sweep(
         timing=timing,
         baselines=baselines,
         plan=plan,
+        probe=probe,
+        price_per_gpu_hour=price,
+        fresh=fresh,
+        retry_failed=retry_failed,
+        yes=yes,
+        keep=tuple(keep or ()),
+        max_seconds=max_seconds,
+        memory_gib=max_memory,
+        on_oom=on_oom,
         command=_command(name, quick, only or [], override or []),
     )
     out = terminal.console(as_json)
     prepared = _prepare(out, options)
     _outline(out, prepared)
     if plan:
-        _write_plan(prepared, as_json)
+        _write_plan(out, prepared, as_json)
         return
     outcome = _execute(out, prepared)
     if as_json:
@@ -153,22 +184,38 @@ def _prepare(out: Console, options: Options) -> Prepared:
 
 def _execute(out: Console, prepared: Prepared) -> dict[str, Any]:
     """Run the trials, print the table and the command that prints it again; return the same as plain values."""
-    from casting_tune import render, sweep, tables, view
+    from casting_tune import render, sweep, tables, tasks, view
 
-    tasks = [
+    to_do = prepared.to_do
+    shown = [
         view.Shown(label=p.cell.label, row=p.cell.row, epochs=0 if p.cell.kind == "baseline" else p.cell.config.epochs)
-        for p in prepared.plan.to_do
+        for p in to_do
     ]
-    signal.signal(signal.SIGTERM, _terminate)
+    halt = tasks.Halt()
+    stopped_by: list[int] = []
+
+    def stop(number: int, frame: object) -> None:
+        del frame
+        if stopped_by:
+            raise _AtOnce
+        stopped_by.append(number)
+        halt.wished.set()
+        terminal.say(out, "Finishing the running epochs; the same again stops at once.")
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        with view.follow(out, _about(prepared), tasks) as on_event:
-            n_missing = sweep.execute(prepared, on_event=on_event)
-    except (KeyboardInterrupt, _Terminated, SystemError) as stop:
-        cause = stop.__cause__ if isinstance(stop, SystemError) else stop  # Cython wraps what a signal raises in it
-        if not isinstance(cause, (KeyboardInterrupt, _Terminated)):
-            raise
+        with view.follow(out, _about(prepared), shown) as on_event:
+            n_missing = sweep.execute(prepared, on_event=on_event, halt=halt)
+    except (_AtOnce, SystemError) as error:
+        if not isinstance(error, _AtOnce) and not isinstance(error.__cause__, _AtOnce):
+            raise  # Cython wraps what a signal raises in it, and nothing else is meant here
+        n_missing = len(to_do)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if stopped_by and n_missing:
         terminal.say(out, f"Stopped. What has ended is kept; go on with: {_again()}")
-        raise typer.Exit(143 if isinstance(cause, _Terminated) else 130) from None
+        raise typer.Exit(128 + stopped_by[0])
     table = tables.comparison(prepared.store, prepared.sweep.name, run_id=prepared.run_id)
     results = "" if str(prepared.options.results) == RESULTS else f" --results {prepared.options.results}"
     again = f"casting-tune table {prepared.sweep.name} --run {prepared.run_id}{results}"
@@ -209,48 +256,56 @@ def _about(prepared: Prepared) -> About:
     )
 
 
-class _Terminated(BaseException):
-    """SIGTERM, on its way up like Ctrl-C, so that workers and temporary folders go with it."""
-
-
-def _terminate(number: int, frame: object) -> None:
-    del number, frame
-    raise _Terminated
+class _AtOnce(BaseException):
+    """The second signal, on its way up, so that workers and temporary folders go with it."""
 
 
 _BESIDE = {"baseline": "baselines", "timing": "timing passes"}
 
 
 def _outline(out: Console, prepared: Prepared) -> None:
+    """Say what a run would do."""
     plan, sweep = prepared.plan, prepared.sweep
-    done = len(plan.planned) - len(plan.to_do)
     place = f"{prepared.place.device}, {prepared.place.n_at_once} at once, {prepared.place.n_threads} threads each"
     terminal.say(out, f"{sweep.name}: {sweep.question}")
     counts = {kind: sum(p.cell.kind == kind for p in plan.planned) for kind in ("cell", "baseline", "timing")}
     beside = [f" and {n} {name}" for kind, name in _BESIDE.items() if (n := counts[kind])]
-    told = f"{counts['cell']} cells{''.join(beside)}: {done} done, {len(plan.to_do)} to do"
-    terminal.say(out, f"{told} ({place}).")
+    states = [f"{plan.count('done')} done", f"{len(plan.to_do)} to do"]
+    failed = sum(not planned.runs for planned in plan.planned if planned.state == "failed")
+    states += [f"{failed} failed before (--retry-failed runs them again)"] if failed else []
+    states += [f"{len(sweep.invalid)} invalid"] if sweep.invalid else []
+    terminal.say(out, f"{counts['cell']} cells{''.join(beside)}: {', '.join(states)} ({place}).")
 
 
-def _write_plan(prepared: Prepared, as_json: bool) -> None:
-    planned = prepared.plan.planned
+def _write_plan(out: Console, prepared: Prepared, as_json: bool) -> None:
+    """Write what a run would cost, every cell, and why some are invalid."""
+    from casting_tune import plan
+
+    planned, costs, price = prepared.plan.planned, prepared.costs, prepared.options.price_per_gpu_hour
     if as_json:
         cells = [
             {"cell_id": p.cell_id, "state": p.state, "status": p.status, "kind": p.cell.kind, "label": p.cell.label}
             for p in planned
         ]
+        summed = {key: value for key, value in asdict(costs).items() if key != "estimates"}
         terminal.write_json(
             {
                 "sweep": prepared.sweep.name,
                 "dataset_id": prepared.pack.dataset_id,
                 "notes": prepared.notes,
+                "costs": summed | {"money": costs.gpu_hours * price if price is not None else None},
                 "cells": cells,
+                "invalid": prepared.sweep.invalid,
             }
         )
         return
+    for sentence in plan.tell(costs, price_per_gpu_hour=price):
+        terminal.say(out, sentence)
     for p in planned:
         state = p.state if p.status is None else f"{p.state}: {p.status}"
-        terminal.write(f"{p.cell_id}  {state:<14}  {p.cell.label}\n")
+        terminal.write(terminal.plain(f"{p.cell_id}  {state:<16}  {p.cell.label}") + "\n")
+    for reason in prepared.sweep.invalid:
+        terminal.say(out, f"invalid: {reason}")
 
 
 def _command(name: str, quick: bool, only: list[str], override: list[str]) -> str:

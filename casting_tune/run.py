@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.metadata
 import math
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
 EVALUATION_BATCH = 32
 BASELINE = "baseline:"  # begins the backbone of a cell that trains nothing: a name of `baselines.BASELINES` follows
+PROBED_STEPS = 3
 PROBED, PROBED_PX = "timm:resnet10t", 96  # the frozen random network behind the linear probe
 
 Precision = Literal["fp32", "bf16"]
@@ -65,6 +68,7 @@ def run_trial(
     name = f"{cell}-{attempt}"
     row = rows.describe(config, pack, _folds(config, pack, groups))
     row |= rows.begin(cell, attempt, sweep=sweep, label=label, place=place, started_at=started_at)
+    row["micro_batch"] = allowance.micro_batch
 
     known = set(store.read("epochs", columns=["epoch"], cell_ids=[cell])["epoch"].to_pylist()) if attempt > 1 else set()
 
@@ -162,11 +166,49 @@ def _until_stopped(store: Store, cell: str, next_attempt: int, now: datetime) ->
     }
 
 
-def check(config: TrialConfig, pack: Pack, groups: NDArray[np.int64] | None = None) -> None:
-    """Raise UsageError where a configuration cannot run on these images; costs no training."""
+def check(config: TrialConfig, pack: Pack, groups: NDArray[np.int64] | None = None) -> tuple[int, int, int]:
+    """Return how many images a configuration trains, validates and tests; costs no training.
+
+    Raises:
+        UsageError: the configuration cannot run on these images.
+    """
     if config.in_channels == 1 and pack.images.ndim == 4:
         raise UsageError("in_channels = 1 takes gray images, and these have colour. Set in_channels = 3.")
-    _folds(config, pack, groups)
+    parts = _folds(config, pack, groups)
+    return len(parts.train), len(parts.validation), len(parts.test)
+
+
+def probe(config: TrialConfig, pack: Pack, place: Place, groups: NDArray[np.int64] | None = None) -> dict[str, Any]:
+    """Train a few steps of a cell and return what they tell of its cost: a row of probes. Leaves nothing behind.
+
+    The second of two short epochs is timed, when kernels and memory are warm; all else, from building the network to
+    timing its latency, counts as fixed.
+    """
+    few = max(8, math.ceil(PROBED_STEPS * config.batch_size / (1 - config.validation_share)))
+    small = replace(config, epochs=2, train_images=few, test_images=EVALUATION_BATCH, weights="none")
+    epochs: list[Epoch] = []
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="casting-tune-") as scratch:
+        files = _files(Store(Path(scratch)), "probe")
+        predictions, measured = _train(
+            small, pack, place, groups=groups, allowance=UNLIMITED, on_epoch=epochs.append, files=files
+        )
+    took, last = time.perf_counter() - started, epochs[-1]
+    n_validation, n_test = ((predictions.split == part).sum() for part in ("validation", "test"))
+    score_s = last.validation_s / n_validation
+    fixed_s = took - 2 * (last.train_s + last.validation_s) - score_s * (n_validation + n_test)
+    return {
+        **{name: getattr(config, name) for name in ("backbone", "image_px", "batch_size", "dense", "in_channels")},
+        "device": place.device,
+        "precision": config.precision,
+        "n_threads": place.n_threads,
+        "step_s": last.train_s / last.n_images * config.batch_size,
+        "score_s": score_s,
+        "fixed_s": max(0.0, fixed_s),
+        "peak_memory_bytes": measured["peak_memory_bytes"],
+        "torch": importlib.metadata.version("torch"),
+        "probed_at": datetime.now(UTC),
+    }
 
 
 def resolve_precision(config: TrialConfig, device: Literal["cpu", "cuda"]) -> Precision:
@@ -296,6 +338,8 @@ def _train(
         raise Diverged("The network scores some images as not a number. A smaller base_lr helps.")
     if "last" in allowance.keep:
         checkpoint.keep(files.last, model, epochs[-1])
+    for kept in allowance.keep:
+        files.share(files.last if kept == "last" else files.best)
         files.share(files.last)
     batch = next(evaluation("test"))[0]
     epoch_s = statistics.median(epoch.train_s for epoch in epochs)
@@ -311,7 +355,6 @@ def _train(
         "n_parameters": n_parameters,
         "n_statistics": n_statistics,
         "resumed_from": n_done,
-        "micro_batch": allowance.micro_batch,
     }
 
 

@@ -18,24 +18,20 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal
 
-from casting_tune import run
+from casting_tune import tasks
 from casting_tune.errors import CastingTuneError, ResourcesError
 from casting_tune.pack import Pack
-from casting_tune.rows import Place
-from casting_tune.store import Store
-from casting_tune.trial import Epoch, TrialConfig
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+from casting_tune.tasks import Asha, Claimed, Event, Halt, Source, Task, Work, claimed, run_task, watched
+from casting_tune.trial import Epoch
 
 STARTING_S = 120  # a cluster whose workers are still on their way gets this long to show the first
-LOST_WORKERS = 3  # a cell whose process dies more often than this beside its retries is given up
+LOST_WORKERS = 3  # a cell whose process dies more often than this is given up; a node that dies does not count
 MALLOC = (
     # glibc returns large blocks to the system at every free: keeping them made augmentation 1.6 to 2 times faster
     "glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=2147483648:glibc.malloc.top_pad=268435456"
@@ -53,40 +49,6 @@ ENVIRONMENT = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Task:
-    """A cell to train, and how often that was tried before this run."""
-
-    config: TrialConfig
-    label: str
-    attempts: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
-    """Something that happened to a task: it started, an epoch ended, or the trial ended.
-
-    Attributes:
-        task: position of the task.
-        kind: what happened.
-        epoch: the epoch, for "epoch".
-        status: how the trial ended, for "ended".
-        error: why, where it did not complete.
-        test_accuracy: share of the test images that it got right, for a completed trial.
-        duration_s: of the trial.
-        retried: the trial ended in an error and the task runs once more.
-    """
-
-    task: int
-    kind: Literal["started", "epoch", "ended"]
-    epoch: Epoch | None = None
-    status: str | None = None
-    error: str | None = None
-    test_accuracy: float | None = None
-    duration_s: float | None = None
-    retried: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Resources:
     """What a trial takes. `n_at_once` None: as many as fit."""
 
@@ -95,95 +57,51 @@ class Resources:
     n_at_once: int | None = None
 
 
-class Source(Protocol):
-    """Decides in the driver's process what runs next, and learns how it ended; `tasks` grows as it does."""
-
-    tasks: Sequence[Task]
-
-    def next_task(self) -> int | None:
-        """Return the position of the next task; None: none until a running one has ended, or none at all."""
-
-    def told(self, task: int, status: str) -> None:
-        """Take in that a task has ended for good; its row is in the store."""
+class _Halted(BaseException):
+    """Ends a trial of the plain loop after an epoch, on its way through whatever catches errors."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Asha:
-    """Asynchronous successive halving (Li et al., "A System for Massively Parallel Hyperparameter Tuning", 2020).
-
-    After `grace_epochs` epochs, and after every `reduction_factor` times as many, a trial goes on only if its objective
-    is among the best 1 / `reduction_factor` of those that came so far.
-    """
-
-    objective: Literal["validation_loss", "validation_accuracy"] = "validation_loss"
-    grace_epochs: int = 1
-    reduction_factor: int = 2
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
-    """Everything a worker needs beside the images: small, sent once.
-
-    `groups` numbers the photographs, [n] or None; `trial` has the signature of `run.run_trial` and writes its rows.
-    `source`, where there is one, hands out `tasks`, which are its own; else they run in their order.
-    """
-
-    tasks: Sequence[Task]
-    store: Store
-    sweep: str
-    place: Place
-    retries: int
-    groups: NDArray[np.int64] | None = None
-    trial: Callable[..., dict[str, Any]] = run.run_trial
-    source: Source | None = None
-    asha: Asha | None = None
-
-
-class _InOrder:
-    """The source of a fixed list."""
-
-    def __init__(self, tasks: Sequence[Task]) -> None:
-        self.tasks = tasks
-        self.n_given = 0
-
-    def next_task(self) -> int | None:
-        if self.n_given == len(self.tasks):
-            return None
-        self.n_given += 1
-        return self.n_given - 1
-
-    def told(self, task: int, status: str) -> None:
-        """Nothing to learn: the tasks are decided."""
-
-
-def run_inline(work: Work, pack: Pack, *, on_event: Callable[[Event], None]) -> None:
+def run_inline(work: Work, pack: Pack, *, on_event: Callable[[Event], None], halt: Halt | None = None) -> None:
     """Run every task in this process, one after the other."""
-    source = work.source or _InOrder(work.tasks)
-    while (index := source.next_task()) is not None:
-        while (event := _run_task(work, pack, index, source.tasks[index], on_event)).retried:
-            pass
-        source.told(index, str(event.status))
+    halt = halt or Halt()
+
+    def tell(event: Event) -> None:
+        on_event(event)
+        if halt.wished.is_set() and event.kind != "ended":
+            raise _Halted
+
+    with claimed(work, pack, halt, on_event) as source, contextlib.suppress(_Halted):
+        while (index := source.next_task()) is not None:
+            while (event := run_task(work, pack, index, source.tasks[index], tell)).retried:
+                pass
+            source.told(index, str(event.status))
 
 
 def run_ray(
-    work: Work, pack: Pack, *, resources: Resources, address: str | None, on_event: Callable[[Event], None]
+    work: Work,
+    pack: Pack,
+    *,
+    resources: Resources,
+    address: str | None,
+    on_event: Callable[[Event], None],
+    halt: Halt | None = None,
 ) -> None:
     """Run every task as a Ray Tune trial, on this machine or on the cluster at `address`.
 
     Workers are reused from trial to trial; the packed images go to each node once, through Ray's object store. A trial
-    whose process dies runs again; one that is lost for good becomes a row with status error.
+    whose process or node dies runs again; one whose process dies too often becomes a row with status error.
 
     Raises:
         ResourcesError: no node has what a trial takes.
     """
-    with _ray(address) as ray:
+    halt = halt or Halt()
+    with _ray(address) as ray, claimed(work, pack, halt, on_event) as source:
         from ray import tune
 
         _check_resources(ray, resources)
         scratch = Path(tempfile.mkdtemp(prefix="casting-tune-"))
         broken: list[CastingTuneError] = []
-        source = work.source or _InOrder(work.tasks)
-        follower = _follower(work, source, pack, on_event, broken)
+        follower = _follower(work, source, pack, on_event=on_event, broken=broken)
         try:
             sent = replace(work, tasks=(), source=None)  # a task travels with its trial
             trainable = tune.with_parameters(_trainable, work=sent, pack=pack)
@@ -201,7 +119,8 @@ def run_ray(
                     storage_path=str(scratch),
                     verbose=0,
                     callbacks=[follower],
-                    failure_config=tune.FailureConfig(max_failures=work.retries + LOST_WORKERS),
+                    stop=_stopper(halt),
+                    failure_config=tune.FailureConfig(max_failures=-1),  # the follower counts
                     log_to_file=False,
                 ),
             ).fit()
@@ -230,7 +149,9 @@ def _trainable(config: dict[str, Any], work: Work, pack: Pack) -> None:
             result |= {"epoch": epoch.epoch, "objective": getattr(epoch, work.asha.objective)}
         tune.report(result)
 
-    if _run_task(work, pack, config["index"], task, report).retried:
+    with watched(work, pack, task):
+        retried = run_task(work, pack, config["index"], task, report).retried
+    if retried:
         raise _Again
 
 
@@ -238,38 +159,8 @@ class _Again(Exception):
     """Asks Tune to run a task once more."""
 
 
-def _run_task(work: Work, pack: Pack, index: int, task: Task, on_event: Callable[[Event], None]) -> Event:
-    on_event(Event(task=index, kind="started"))
-    row = work.trial(
-        task.config,
-        pack,
-        work.store,
-        sweep=work.sweep,
-        label=task.label,
-        place=work.place,
-        groups=work.groups,
-        on_epoch=lambda epoch: on_event(Event(task=index, kind="epoch", epoch=epoch)),
-    )
-    # attempts of earlier runs of the sweep are not held against this one
-    again = row["status"] == "error" and row["attempt"] - task.attempts <= work.retries
-    event = replace(_ended(index, row), retried=again)
-    on_event(event)
-    return event
-
-
-def _ended(index: int, row: dict[str, Any]) -> Event:
-    return Event(
-        task=index,
-        kind="ended",
-        status=row["status"],
-        error=row.get("error"),
-        test_accuracy=row.get("test_accuracy"),
-        duration_s=row.get("duration_s"),
-    )
-
-
 def _follower(
-    work: Work, source: Source, pack: Pack, on_event: Callable[[Event], None], broken: list[CastingTuneError]
+    work: Work, source: Claimed, pack: Pack, *, on_event: Callable[[Event], None], broken: list[CastingTuneError]
 ) -> Any:
     """Return the Tune callback that passes events on and gives trials rows that could not write their own.
 
@@ -277,6 +168,7 @@ def _follower(
     when Tune has ended, since an exception in a callback would end Tune with a traceback.
     """
     from ray import tune
+    from ray.exceptions import RayActorError
 
     def tell(event: Event) -> None:
         if event.kind == "ended" and not event.retried:
@@ -287,29 +179,21 @@ def _follower(
         on_event(event)
 
     def give_row(index: int, status: Literal["error", "stopped"], error: str | None) -> None:
-        task = source.tasks[index]
+        if source.halt.wished.is_set():
+            return  # it goes on from its checkpoint when the sweep does
         try:
-            row = run.lost(
-                task.config,
-                pack,
-                work.store,
-                sweep=work.sweep,
-                label=task.label,
-                place=work.place,
-                groups=work.groups,
-                status=status,
-                error=error,
-            )
+            row = tasks.give_row(work, pack, source.tasks[index], status, error)
         except CastingTuneError as failure:
             broken.append(failure)
             return
-        tell(_ended(index, row))
+        tell(tasks.ended(index, row))
 
     class Follower(tune.Callback):  # type: ignore[misc]
         def __init__(self, tell: Callable[[Event], None], give_row: Callable[..., None]) -> None:
             # held by the object, not by the class: Tune pickles classes whole, and a console cannot be pickled
             self.tell, self.give_row = tell, give_row
             self.ended: set[int] = set()
+            self.n_lost: Counter[int] = Counter()
 
         def __getstate__(self) -> dict[str, Any]:
             return {}  # Tune pickles its callbacks into a state that we never restore
@@ -328,9 +212,19 @@ def _follower(
             if trial.config["index"] not in self.ended:
                 self.give_row(trial.config["index"], "stopped", None)
 
-        def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
             del iteration, trials, info
             cause = trial.get_pickled_error()  # written a moment ago, in a folder of this run
+            asked_for = isinstance(getattr(cause, "cause", None), _Again)
+            of_node = isinstance(cause, RayActorError) and "node has died" in str(cause)
+            if not asked_for and not of_node:
+                self.n_lost[trial.config["index"]] += 1
+                if self.n_lost[trial.config["index"]] == LOST_WORKERS:
+                    trial.max_failures = 0  # once more, and the next loss is its last
+
+        def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+            del iteration, trials, info
+            cause = trial.get_pickled_error()
             error = f"The trial's process was lost: {type(cause).__name__}: {cause}".strip().splitlines()[0]
             self.give_row(trial.config["index"], "error", error)
 
@@ -377,6 +271,24 @@ def _queue(source: Source, broken: list[CastingTuneError]) -> Any:
         return None if index is None else {"index": index, "task": source.tasks[index]}
 
     return Queue(next_task)
+
+
+def _stopper(halt: Halt) -> Any:
+    """Return what ends every trial at its next event but its last once a halt is wished."""
+    from ray.tune import Stopper
+
+    class Halting(Stopper):  # type: ignore[misc]
+        def __init__(self, halt: Halt) -> None:
+            self.halt = halt
+
+        def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+            del trial_id
+            return self.halt.wished.is_set() and result["event"]["kind"] != "ended"
+
+        def stop_all(self) -> bool:
+            return False
+
+    return Halting(halt)
 
 
 def _scheduler(asha: Asha | None, tasks: Sequence[Task]) -> Any:

@@ -90,4 +90,13 @@ CELLS = _schema(
 """`kind` is cell, baseline or timing; `study` is JSON, the study's published figures by name, where there are any."""
 
 DEFAULTS = {f.name: f.default for f in fields(TrialConfig) if f.default is not MISSING and f.name in TRIALS.names}
-SCHEMAS = {"trials": TRIALS, "epochs": EPOCHS, "predictions": PREDICTIONS, "cells": CELLS, "images": IMAGES}
+PROBES = _schema(
+    ("backbone", _TEXT), ("image_px", _INT), ("batch_size", _INT), ("dense", _INT), ("in_channels", _INT),
+    ("device", _TEXT), ("precision", _TEXT), ("n_threads", _INT), ("step_s", _REAL), ("score_s", _REAL),
+    ("fixed_s", _REAL), ("peak_memory_bytes", _INT), ("torch", _TEXT), ("probed_at", _TIME),
+)  # fmt: skip
+"""What a few steps of a network told of its cost: seconds a step of a batch, an image scored, and beside; bytes."""
+
+SCHEMAS = {
+    "trials": TRIALS, "epochs": EPOCHS, "predictions": PREDICTIONS, "cells": CELLS, "images": IMAGES, "probes": PROBES,
+}  # fmt: skip

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from casting_tune import augment, backbones, sweepfile
 from casting_tune.errors import UsageError, unknown
-from casting_tune.sweepfile import Case, File, Settings, Study, check_setting, check_settings
+from casting_tune.sweepfile import Case, File, Limits, Settings, Study, check_setting, check_settings
 from casting_tune.trial import TrialConfig
 
 REPEATED = ("seed", "fold")  # the axes over which a row of a table is repeated
@@ -48,12 +48,18 @@ class Cell:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sweep:
-    """A sweep file, read and expanded."""
+    """A sweep file, read and expanded.
+
+    Attributes:
+        invalid: the cells whose settings do not go together, each with the reason; none of them is in `cells`.
+    """
 
     name: str
     question: str
     study_part: str
     cells: tuple[Cell, ...]
+    invalid: tuple[str, ...] = ()
+    limits: Limits = field(default_factory=Limits)
 
 
 def read(
@@ -72,7 +78,8 @@ def read(
         overrides: `setting=value`: replace a setting that is not an axis.
 
     Raises:
-        UsageError: no such sweep, a key, name, type or value that cannot be meant, an empty axis, a doubled cell.
+        UsageError: no such sweep, a key, name, type or value that cannot be meant, an empty axis, a doubled cell, no
+            valid cell.
     """
     path = sweepfile.find(name)
     where = f"Sweep file {path.name}"
@@ -92,17 +99,32 @@ def read(
     if not rows:
         raise UsageError(f"{where}: no cell is left after {' '.join(f'--only {o}' for o in only) or '[quick] only'}.")
     changed = {**(part.quick.set if quick else {}), **forced}
-    cells = [
-        _cell(
-            labels,
-            {**settings, **changed},
-            study={} if forced else _figures(labels, settings, part.study, timed=not quick),
-            where=where,
-        )
-        for labels, settings in rows
-    ]
+    cells, invalid = [], []
+    for labels, settings in rows:
+        study = {} if forced else _figures(labels, settings, part.study, timed=not quick)
+        try:
+            cells.append(_cell(labels, {**settings, **changed}, study=study, where=where))
+        except UsageError as error:
+            invalid.append(error)
+    if not cells:
+        raise invalid[0]
     _check_doubled(cells, where)
-    return Sweep(name=path.stem, question=part.question, study_part=part.study_part, cells=tuple(cells))
+    return Sweep(
+        name=path.stem,
+        question=part.question,
+        study_part=part.study_part,
+        cells=tuple(cells),
+        invalid=tuple(map(str, invalid)),
+        limits=part.limits,
+    )
+
+
+def check(sweep: Sweep) -> None:
+    """Raise UsageError where a sweep has invalid cells: the first reason, and how many more there are."""
+    n = len(sweep.invalid)
+    if n:
+        others = f" {n} cells are invalid in all: --plan lists them, --only leaves them out." if n > 1 else ""
+        raise UsageError(f"{sweep.invalid[0]}{others}")
 
 
 def _expand(part: File, where: str) -> Iterator[tuple[list[str], Settings]]:

@@ -4,6 +4,7 @@
     results/epochs/<sweep>/<cell>-<attempt>-<epoch>.parquet   one row an epoch, written when the epoch ends
     results/images/<dataset>/audit-<version>.parquet          what an audit found, one row an image
     results/predictions/<sweep>/<cell>-<attempt>.parquet      one row an image of the validation and test sets
+    results/probes/<device>/<probe>.parquet                   what a few steps of a network told of its cost
     results/trials/<sweep>/<cell>-<attempt>.parquet           one row a trial: written last, it is the commit
 
 A file is built in memory, put in its place whole, and never changed after. A cell is done when trials/ holds a row of
@@ -18,7 +19,7 @@ import os
 import platform
 import re
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
@@ -348,6 +349,32 @@ class Store:
             except OSError as error:
                 raise StoreError(f"Cannot hold sweep '{sweep}' in {self.address}: {storage.reason(error)}.") from error
             yield
+
+    def attempts(self) -> dict[str, int]:
+        """Return the number of the last attempt of every cell that left anything."""
+        last: dict[str, int] = {}
+        for table in ("epochs", "predictions", "trials"):
+            for file in self.files(table):
+                cell, attempt = file.stem.split("-")[:2]
+                last[cell] = max(last.get(cell, 0), int(attempt))
+        return last
+
+    def completed_since(self, cell_id: str, attempt: int) -> dict[str, Any] | None:
+        """Return the row of the completed trial that a cell got after an attempt, None without one."""
+        rows = self.read("trials", cell_ids=[cell_id]).to_pylist()
+        later = (row for row in rows if row["attempt"] > attempt and row["status"] == "completed")
+        return next(later, None)
+
+    def claim(self, cell_id: str) -> Callable[[], None] | None:
+        """Hold a cell for this process while it is trained, and return what lets go of it; None: another holds it."""
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(self._place.hold(f"cell-{cell_id}", f"process {os.getpid()} on {platform.node()}"))
+            except Held:
+                return None
+            except OSError as error:
+                raise StoreError(f"Cannot hold a cell in {self.address}: {storage.reason(error)}.") from error
+            return stack.pop_all().close
 
     def check_writable(self) -> None:
         """Write to the place once, so that no trial trains for a row that cannot be kept; put what waits in the spool.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 import subprocess
 import uuid
@@ -15,18 +16,21 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from casting_tune import audits, augment, backbones, extras, pack, plan, run, scheduling, space, synthetic
+import psutil
+
+from casting_tune import audits, augment, backbones, estimate, extras, pack, plan, run, scheduling, space, synthetic
 from casting_tune.errors import ImagesError, ResourcesError, UsageError
 from casting_tune.pack import Pack
-from casting_tune.plan import Plan
+from casting_tune.plan import Costs, Plan, Planned
 from casting_tune.rows import Place
-from casting_tune.scheduling import Event, Resources, Task, Work
+from casting_tune.scheduling import Resources
 from casting_tune.space import Cell, Sweep
 from casting_tune.steps import step
 from casting_tune.store import Store
-from casting_tune.trial import cell_id
+from casting_tune.tasks import Event, Halt, Task, Work
+from casting_tune.trial import Allowance, TrialConfig, cell_id
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,6 +60,15 @@ class Options:
     timing: bool = False
     baselines: bool = True
     plan: bool = False
+    probe: bool = False
+    price_per_gpu_hour: float | None = None
+    fresh: bool = False
+    retry_failed: bool = False
+    yes: bool = False
+    keep: tuple[Literal["last", "best"], ...] = ()
+    max_seconds: float | None = None
+    memory_gib: float | None = None
+    on_oom: Literal["fail", "accumulate"] | None = None
     command: str = ""
 
 
@@ -69,10 +82,19 @@ class Prepared:
     pack: Pack
     store: Store
     plan: Plan
+    costs: Costs
+    allowance: Allowance
     resources: Resources
     place: Place
     groups: NDArray[np.int64] | None
     notes: tuple[str, ...]
+
+    @property
+    def to_do(self) -> tuple[Planned, ...]:
+        """The cells to train in the order in which they start: the longest first, timing passes last of all."""
+        order = estimate.longest_first([found.seconds for found in self.costs.estimates])
+        ordered = [self.plan.to_do[i] for i in order]
+        return tuple(sorted(ordered, key=lambda planned: planned.cell.kind == "timing"))
 
 
 def prepare(
@@ -89,6 +111,8 @@ def prepare(
         CastingTuneError: the first thing that would have gone wrong later.
     """
     sweep = space.read(options.sweep, quick=options.quick, only=options.only, overrides=options.overrides)
+    if not options.plan:
+        space.check(sweep)
     _check_numbers(options)
     store = Store(options.results).absolute()  # Ray's workers change folders
     store.check_writable()
@@ -98,19 +122,38 @@ def prepare(
     # a plan asks nobody for weights: it must answer without a network
     identify = backbones.expected_weights_id if options.plan else backbones.weights_id
     cells = _resolved(sweep.cells, place, groups, identify=identify)
-    _check_cells(cells, images, groups)
+    sizes = _sizes(cells, images, groups)
     cells += (extras.baselines(cells) if options.baselines else ()) + (extras.timings(cells) if options.timing else ())
     notes = _notes(cells, images)
     for note in notes:
         say(note)
     ids = [cell_id(cell.config, images.dataset_id) for cell in cells]
+    made = plan.make(cells, ids, store, fresh=options.fresh, retry_failed=options.retry_failed)
+    if len(made.to_do) > plan.MANY and not (options.plan or options.yes):
+        raise UsageError(f"{len(made.to_do):,} cells are to be trained. If so many are meant, add --yes.")
+    works = [_work(planned.cell.config, sizes) for planned in made.to_do]
+    if options.probe:
+        unknown = plan.unknown(works, store, place=_like(place))
+        told = _progress(on_progress, "timing steps")
+        for i, config in enumerate(unknown):
+            if told:
+                told(i, len(unknown))
+            store.write("probes", place.device, uuid.uuid4().hex, [run.probe(config, images, place, groups)])
     return Prepared(
         options=options,
         run_id=f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}",
-        sweep=Sweep(name=sweep.name, question=sweep.question, study_part=sweep.study_part, cells=cells),
+        sweep=replace(sweep, cells=cells),
         pack=images,
         store=store,
-        plan=plan.make(cells, ids, store),
+        plan=made,
+        costs=plan.costs(
+            works,
+            store,
+            place=_like(place),
+            gpus=resources.gpus,
+            n_at_once=place.n_at_once,
+        ),
+        allowance=_allowance(options, sweep, place),
         resources=resources,
         place=place,
         groups=groups,
@@ -118,12 +161,15 @@ def prepare(
     )
 
 
-def execute(prepared: Prepared, *, on_event: Callable[[Event], None]) -> int:
-    """Record what was asked, train the cells that are to do, and return how many of the sweep's cells lack a result."""
+def execute(prepared: Prepared, *, on_event: Callable[[Event], None], halt: Halt | None = None) -> int:
+    """Record what was asked, train the cells that are to do, and return how many of the sweep's cells lack a result.
+
+    A `halt` that is wished lets the running epochs end and starts no other.
+    """
     store, sweep = prepared.store, prepared.sweep
     step("run begins")
     with store.running(sweep.name):
-        _train(prepared, on_event)
+        _train(prepared, on_event, halt or Halt())
         step("run has trained")
         store.settle()
     step("run ends")
@@ -131,14 +177,17 @@ def execute(prepared: Prepared, *, on_event: Callable[[Event], None]) -> int:
     return sum(p.cell_id not in completed for p in prepared.plan.planned)
 
 
-def _train(prepared: Prepared, on_event: Callable[[Event], None]) -> None:
+def _train(prepared: Prepared, on_event: Callable[[Event], None], halt: Halt) -> None:
     options, store, sweep = prepared.options, prepared.store, prepared.sweep
     store.write("cells", sweep.name, prepared.run_id, _asked(prepared))
+    if options.fresh:
+        for p in prepared.to_do:
+            store.drop(store.checkpoint(p.cell_id))
+    attempts = store.attempts()
     tasks = [
-        Task(config=p.cell.config, label=p.cell.label, attempts=store.next_attempt(p.cell_id) - 1)
-        for p in prepared.plan.to_do
+        Task(config=p.cell.config, label=p.cell.label, attempts=attempts.get(p.cell_id, 0)) for p in prepared.to_do
     ]
-    n_timed = sum(p.cell.kind == "timing" for p in prepared.plan.to_do)  # they come last
+    n_timed = sum(p.cell.kind == "timing" for p in prepared.to_do)  # they come last
     work = Work(
         tasks=tuple(tasks[: len(tasks) - n_timed]),
         store=store,
@@ -146,19 +195,26 @@ def _train(prepared: Prepared, on_event: Callable[[Event], None]) -> None:
         place=prepared.place,
         retries=options.retries,
         groups=prepared.groups,
+        allowance=prepared.allowance,
+        on_oom=options.on_oom or sweep.limits.on_oom,
     )
     if work.tasks and options.inline:
-        scheduling.run_inline(work, prepared.pack, on_event=on_event)
+        scheduling.run_inline(work, prepared.pack, on_event=on_event, halt=halt)
     elif work.tasks:
         scheduling.run_ray(
-            work, prepared.pack, resources=prepared.resources, address=options.address, on_event=on_event
+            work, prepared.pack, resources=prepared.resources, address=options.address, on_event=on_event, halt=halt
         )
-    if n_timed:  # after all others, one at a time, with every CPU: the device is theirs alone
+    if (
+        n_timed and not halt.wished.is_set()
+    ):  # after all others, one at a time, with every CPU: the device is theirs alone
         alone = replace(prepared.place, n_at_once=1, n_threads=scheduling.cpus_here(), ray=None)
         timed = replace(work, tasks=tuple(tasks[len(tasks) - n_timed :]), place=alone)
         first = len(work.tasks)
         scheduling.run_inline(
-            timed, prepared.pack, on_event=lambda event: on_event(replace(event, task=event.task + first))
+            timed,
+            prepared.pack,
+            on_event=lambda event: on_event(replace(event, task=event.task + first)),
+            halt=halt,
         )
 
 
@@ -168,13 +224,17 @@ def _check_numbers(options: Options) -> None:
         ("--gpus-per-trial", options.gpus_per_trial, 0),
         ("--retries", options.retries, 0),
         ("--pack-size", options.pack_size, 16),
+        ("--price-per-gpu-hour", options.price_per_gpu_hour, 0),
     ):
-        if value is not None and not value >= least:
+        if value is not None and not (value >= least and math.isfinite(value)):
             raise UsageError(f"{name} is {least} or more, not {value}.")
     if options.timing and options.address:
         raise UsageError(
             "--timing measures the device of this machine, alone, and --address trains on others: drop one."
         )
+    for name, limit in (("--max-seconds", options.max_seconds), ("--max-memory", options.memory_gib)):
+        if limit is not None and not (limit > 0 and math.isfinite(limit)):
+            raise UsageError(f"{name} is more than 0, not {limit}.")
     if options.inline and (options.address or (options.trials_at_once or 1) > 1):
         raise UsageError("--inline runs one trial after the other, without Ray: leave out --address, --trials-at-once.")
 
@@ -273,17 +333,43 @@ def _pack(
     )
 
 
-def _check_cells(cells: tuple[Cell, ...], images: Pack, groups: NDArray[np.int64] | None) -> None:
-    seen = set()
-    for cell in cells:
-        config = cell.config
-        needs = (
-            config.in_channels, config.validation_share, config.split_seed, config.train_images, config.test_images,
-            config.split, config.n_folds, config.fold,
-        )  # fmt: skip
-        if needs not in seen:
-            seen.add(needs)
-            run.check(config, images, groups)
+Needs = tuple[object, ...]
+Sizes = dict[Needs, tuple[int, int, int]]
+
+
+def _needs(config: TrialConfig) -> Needs:
+    """Return the settings that decide which images a cell trains, validates and tests."""
+    return (
+        config.in_channels, config.validation_share, config.split_seed, config.train_images, config.test_images,
+        config.split, config.n_folds, config.fold,
+    )  # fmt: skip
+
+
+def _sizes(cells: tuple[Cell, ...], images: Pack, groups: NDArray[np.int64] | None) -> Sizes:
+    """Check that every cell can run on these images, and return their counts by what decides them."""
+    wanted = {_needs(cell.config): cell.config for cell in cells}
+    return {needs: run.check(config, images, groups) for needs, config in wanted.items()}
+
+
+def _work(config: TrialConfig, sizes: Sizes) -> estimate.Work:
+    n_train, n_validation, n_test = sizes[_needs(config)]
+    return estimate.Work(config=config, n_train=n_train, n_validation=n_validation, n_test=n_test)
+
+
+def _like(place: Place) -> dict[str, object]:
+    """Return what a place must share with that of another trial for their times to be alike."""
+    return {"device": place.device, "n_threads": place.n_threads}
+
+
+def _allowance(options: Options, sweep: Sweep, place: Place) -> Allowance:
+    """Decide what one trial may take: what is asked for, else on the CPU its share of the memory that is free."""
+    gib = options.memory_gib or sweep.limits.memory_gib
+    share = 0.9 * psutil.virtual_memory().available / place.n_at_once
+    return Allowance(
+        max_seconds=options.max_seconds or sweep.limits.max_seconds,
+        memory_bytes=int(gib * 2**30) if gib else int(share) if options.address is None else None,
+        keep=options.keep,
+    )
 
 
 def _notes(cells: tuple[Cell, ...], images: Pack) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ A sweep file asks one question. Its parts, in the order in which they decide a s
     [[when]]    conditions: `match` some settings, `set` others
     [[study]]   the study's published figures, beside the cells that they belong to
     [quick]     `only` keeps cells, `set` overrides settings, for --quick
+    [limits]    what one trial may take, and what is done when its memory runs out; no part of a cell's key
 
 Settings are the fields of TrialConfig, `augmentation` (see `augment.parse`) and each toggle by its name. Comes in: a
 name or a path. Goes out: a File whose names are all settings. Does not know which cells a file comes to.
@@ -70,6 +71,21 @@ class Quick(_Part):
     set: Settings = {}
 
 
+class Limits(_Part):
+    """What one trial may take.
+
+    Attributes:
+        max_seconds: after which it ends with status timeout.
+        memory_gib: most memory of its own on the CPU, in GiB, after which it ends with status oom.
+        on_oom: `fail`: status oom is its end. `accumulate`: it runs again with half as many images at a time in the
+            network and the same step, as often as that helps; the row says how many.
+    """
+
+    max_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    memory_gib: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    on_oom: Literal["fail", "accumulate"] = "fail"
+
+
 class File(_Part):
     """A whole sweep file, as it is written."""
 
@@ -82,6 +98,7 @@ class File(_Part):
     when: list[When] = []
     study: list[Study] = []
     quick: Quick = Field(default_factory=Quick)
+    limits: Limits = Field(default_factory=Limits)
 
 
 def names() -> list[str]:
@@ -167,7 +184,13 @@ def _first(error: ValidationError, model: type[BaseModel]) -> str:
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        owners: dict[str, type[BaseModel]] = {"quick": Quick, "cases": Case, "when": When, "study": Study}
+        owners: dict[str, type[BaseModel]] = {
+            "quick": Quick,
+            "cases": Case,
+            "when": When,
+            "study": Study,
+            "limits": Limits,
+        }
         owner = owners.get(str(first["loc"][0]), model)
         return unknown("key", str(first["loc"][-1]), owner.model_fields)
     return f"'{place}': {first['msg']}, not {first['input']!r}."[:300]

@@ -1,6 +1,6 @@
 """What a person sees while a sweep works: one live view on a terminal, plain lines everywhere else.
 
-Comes in: what the run is about, its tasks, and scheduling's Events. Goes out: lines on a rich console that cli made.
+Comes in: what the run is about, its tasks, and Events. Goes out: lines on a rich console that cli made.
 Decides nothing. On a terminal a line is never wrapped: labels are shortened in the middle, where they differ least.
 """
 
@@ -17,7 +17,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table as Grid
 from rich.text import Text
 
-from casting_tune.scheduling import Event
+from casting_tune.tasks import Event
 
 STATUS = {
     "stopped": "stopped early", "timeout": "ran out of time", "oom": "ran out of memory", "diverged": "diverged",

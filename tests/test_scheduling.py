@@ -12,13 +12,14 @@ from typing import Any
 import psutil
 import pytest
 
-from casting_tune import backbones, scheduling
+from casting_tune import backbones, run, scheduling
 from casting_tune.errors import ResourcesError, StoreError
 from casting_tune.pack import Pack
 from casting_tune.rows import Place
-from casting_tune.scheduling import Event, Resources, Task, Work
+from casting_tune.scheduling import Resources
 from casting_tune.store import Store
-from casting_tune.trial import TrialConfig
+from casting_tune.tasks import Asha, Event, Halt, Task, Work
+from casting_tune.trial import Allowance, TrialConfig
 
 CONFIG = TrialConfig(
     backbone="timm:test_resnet.r160_in1k", image_px=32, batch_size=16, epochs=1, precision="fp32", test_images=10
@@ -164,7 +165,7 @@ def test_asha_stops_the_worse_trials_keeps_what_they_did_and_uses_their_worker_a
     good = replace(CONFIG, epochs=4, base_lr=1e-3)
     hopeless = replace(good, base_lr=1e-9)
     asked = work(store, [good, hopeless, replace(hopeless, seed=1), replace(good, epochs=2)])
-    asked = replace(asked, asha=scheduling.Asha(objective="validation_loss", grace_epochs=2, reduction_factor=2))
+    asked = replace(asked, asha=Asha(objective="validation_loss", grace_epochs=2, reduction_factor=2))
     one = Resources(cpus=1, gpus=0, n_at_once=1)
     scheduling.run_ray(asked, packed, resources=one, address=None, on_event=follow)
     # the last one has two epochs, and so ends before a stop could save anything
@@ -193,9 +194,7 @@ def test_a_stopped_trial_goes_on_from_its_checkpoint_when_nothing_stops_it_any_m
 
     with pytest.raises(_Stop):
         scheduling.run_inline(work(store, [long]), packed, on_event=stop)
-    row = scheduling.run.lost(
-        long, packed, store, sweep="s", label="l", place=Place(), groups=None, error=None, status="stopped"
-    )
+    row = run.lost(long, packed, store, sweep="s", label="l", place=Place(), groups=None, error=None, status="stopped")
     assert (row["status"], row["attempt"], row["resumed_from"]) == ("stopped", 1, 0)
     scheduling.run_inline(work(store, [long]), packed, on_event=lambda _: None)
     assert store.read("trials").sort_by("attempt")["status"].to_pylist() == ["stopped", "completed"]
@@ -237,3 +236,46 @@ def test_a_cluster_whose_workers_are_on_their_way_is_waited_for(
             return joined
 
     assert {"CPU": 2.0} in scheduling._nodes(Joining(), wait=True)
+
+
+def hang(config: TrialConfig, packed: Pack, store: Store, **more: object) -> dict[str, object]:
+    if config.seed == 1:
+        time.sleep(600)
+    return run.run_trial(config, packed, store, **more)  # type: ignore[arg-type]
+
+
+def test_a_hanging_trial_ends_as_a_timeout_and_the_others_are_trained(packed: Pack, store: Store) -> None:
+    events: list[Event] = []
+    asked = work(store, [replace(CONFIG, seed=seed) for seed in (0, 1, 2)])
+    asked = replace(asked, trial=hang, allowance=Allowance(max_seconds=20.0), hang_s=1.0)
+    started = time.monotonic()
+    scheduling.run_ray(asked, packed, resources=TWO, address=None, on_event=events.append)
+    assert time.monotonic() - started < 200
+    assert endings(events) == {0: ["completed"], 1: ["timeout"], 2: ["completed"]}
+    (told,) = [e.error for e in events if e.status == "timeout"]
+    assert told == "The trial hung: it did not end within 20 s, nor 1 s later."
+    assert store.read("trials")["status"].to_pylist().count("timeout") == 1
+
+
+def test_a_halt_lets_running_epochs_end_keeps_their_checkpoints_and_the_same_run_goes_on(
+    packed: Pack, store: Store
+) -> None:
+    halt, events = Halt(), list[Event]()
+
+    def wish(event: Event) -> None:
+        events.append(event)
+        if event.kind == "epoch":
+            halt.wished.set()
+
+    long = [replace(CONFIG, seed=seed, epochs=30) for seed in range(3)]
+    scheduling.run_ray(work(store, long), packed, resources=TWO, address=None, on_event=wish, halt=halt)
+    assert not [e for e in events if e.kind == "ended"]
+    assert store.read("trials").num_rows == 0
+    n_epochs = store.read("epochs").num_rows
+    assert 1 <= n_epochs < 60
+    assert not list(store.root.glob(".running-*"))
+    scheduling.run_ray(work(store, long), packed, resources=TWO, address=None, on_event=lambda _: None)
+    trials = store.read("trials").to_pandas()
+    assert list(trials["status"]) == ["completed"] * 3
+    assert trials["resumed_from"].max() >= 1
+    assert store.read("epochs").num_rows == 90

@@ -90,9 +90,9 @@ def test_the_studys_ten_trainings_and_their_means_stand_beside_the_seeds() -> No
 
 def test_a_fold_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="fold 1 is not there"):
-        space.read(write(tmp_path, HEAD + "[axes]\nfold = [0, 1]"))
+        space.check(space.read(write(tmp_path, HEAD + "[axes]\nfold = [0, 1]")))
     with pytest.raises(UsageError, match="fold 5 is not there"):
-        space.read(write(tmp_path, HEAD + 'split = "grouped"\n[axes]\nfold = [0, 5]'))
+        space.check(space.read(write(tmp_path, HEAD + 'split = "grouped"\n[axes]\nfold = [0, 5]')))
 
 
 def test_a_published_time_stands_beside_no_quick_cell_and_no_figure_beside_an_overridden_one() -> None:
@@ -184,7 +184,7 @@ def test_a_condition_sets_what_it_says_where_it_holds(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_a_cell_that_cannot_be_meant_is_refused_in_one_line(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(UsageError) as caught:
-        space.read(write(tmp_path, text))
+        space.check(space.read(write(tmp_path, text)))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -205,7 +205,7 @@ def test_a_cell_that_cannot_be_meant_is_refused_in_one_line(tmp_path: Path, text
 )
 def test_options_that_cannot_be_meant_are_refused(only: list[str], overrides: list[str], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        space.read("backbone_grid", only=only, overrides=overrides)
+        space.check(space.read("backbone_grid", only=only, overrides=overrides))
 
 
 def test_how_strong_a_toggle_is_makes_no_other_cell_where_it_is_off(tmp_path: Path) -> None:
@@ -231,3 +231,15 @@ def test_how_strong_a_toggle_is_makes_no_other_cell_where_it_is_off(tmp_path: Pa
 def test_a_magnitude_out_of_its_range_is_refused(tmp_path: Path, setting: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         space.read(write(tmp_path, HEAD + setting))
+
+
+def test_invalid_cells_are_told_apart_from_valid_ones_and_a_run_is_refused(tmp_path: Path) -> None:
+    text = HEAD.replace("image_px = 64", "") + '[axes]\nbackbone = ["vgg16", "inceptionv3"]\nimage_px = [64, 32, 128]'
+    sweep = space.read(write(tmp_path, text.replace('backbone = "vgg16"\n', "")))
+    assert {(cell.config.backbone, cell.config.image_px) for cell in sweep.cells} >= {
+        ("vgg16", 64),
+        ("inceptionv3", 128),
+    }
+    assert len(sweep.cells) + len(sweep.invalid) == 6
+    with pytest.raises(UsageError, match=r"too small for 'inceptionv3'.* 2 cells are invalid in all: --plan"):
+        space.check(sweep)

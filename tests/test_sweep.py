@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from casting_tune import run, sweep, tables
+from casting_tune import answers, run, sweep, tables
 from casting_tune.errors import CastingTuneError, ImagesError, ResourcesError, StoreError, UsageError, WeightsError
-from casting_tune.scheduling import Event
 from casting_tune.sweep import Options
+from casting_tune.tasks import Event
 
 
 def options(tiny: Path, drawn: Path, **more: object) -> Options:
@@ -70,7 +70,7 @@ def test_quick_rows_are_other_cells_and_stand_in_a_table_of_their_own(tiny: Path
     assert len(tables.comparison(full.store, "tiny", run_id=full.run_id).frame) == 2
 
 
-def test_a_failed_trial_ends_nothing_and_is_tried_again_by_the_next_run(
+def test_a_failed_trial_ends_nothing_and_is_tried_again_when_that_is_asked_for(
     tiny: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = run._train
@@ -85,9 +85,66 @@ def test_a_failed_trial_ends_nothing_and_is_tried_again_by_the_next_run(
     assert n_missing == 2
     monkeypatch.setattr(run, "_train", real)
     prepared, n_missing, events, _ = go(options(tiny, drawn))
+    assert (n_missing, events) == (2, [])
+    assert {p.state for p in prepared.plan.planned} == {"done", "failed"}
+    _, n_missing, events, _ = go(options(tiny, drawn, retry_failed=True))
     assert n_missing == 0
     assert sum(event.kind == "ended" for event in events) == 2
-    assert {p.state for p in prepared.plan.planned} == {"done", "failed"}
+
+
+def test_fresh_trains_every_cell_again_and_the_newest_result_stands_in_the_table(tiny: Path, drawn: Path) -> None:
+    prepared, *_ = go(options(tiny, drawn))
+    _, n_missing, events, _ = go(options(tiny, drawn, fresh=True))
+    assert n_missing == 0
+    assert sum(event.kind == "ended" for event in events) == 4
+    assert sorted(prepared.store.read("trials")["attempt"].to_pylist()) == [1] * 4 + [2] * 4
+    assert set(answers.load(prepared.store, "tiny").trials["attempt"]) == {2}
+    epochs = prepared.store.read("epochs").to_pandas()
+    assert not epochs.duplicated(["cell_id", "epoch"]).any()
+
+
+def test_the_plan_of_a_sweep_that_has_been_says_what_more_of_it_costs(tiny: Path, drawn: Path) -> None:
+    go(options(tiny, drawn))
+    tiny.write_text(tiny.read_text().replace("seed = [0, 1]", "seed = [0, 1, 2, 3]"))
+    prepared = sweep.prepare(options(tiny, drawn, plan=True), say=lambda _: None)
+    assert prepared.costs.sources == {"rows": 4}
+    took = prepared.store.read("trials")["duration_s"].to_pylist()
+    assert min(took) <= prepared.costs.trial_s / 4 <= max(took)
+
+
+def test_a_probe_tells_the_cost_of_networks_that_the_store_does_not_know_and_is_kept(tiny: Path, drawn: Path) -> None:
+    before = sweep.prepare(options(tiny, drawn, plan=True), say=lambda _: None)
+    assert before.costs.sources == {"unknown": 4}
+    probed = sweep.prepare(options(tiny, drawn, plan=True, probe=True), say=lambda _: None)
+    assert probed.costs.sources == {"probe": 4}
+    assert probed.costs.trial_s > 0
+    assert probed.store.read("probes").num_rows == 1
+    assert sweep.prepare(options(tiny, drawn, plan=True), say=lambda _: None).costs == probed.costs
+    assert not (probed.store.root / "trials").exists()
+
+
+def test_known_long_cells_start_first(tiny: Path, drawn: Path) -> None:
+    go(options(tiny, drawn))
+    tiny.write_text(tiny.read_text().replace("epochs = 2\n", "").replace("[axes]", "[axes]\nepochs = [4, 6, 3]"))
+    prepared = sweep.prepare(options(tiny, drawn), say=lambda _: None)
+    epochs = [planned.cell.config.epochs for planned in prepared.to_do]
+    assert epochs == sorted(epochs, reverse=True)
+    assert len(set(epochs)) == 3
+
+
+def test_a_run_of_more_than_ten_thousand_cells_asks_for_a_yes(tiny: Path, drawn: Path) -> None:
+    tiny.write_text(tiny.read_text().replace("seed = [0, 1]", f"seed = {list(range(5001))}"))
+    with pytest.raises(UsageError, match=r"10,002 cells are to be trained. If so many are meant, add --yes."):
+        sweep.prepare(options(tiny, drawn), say=lambda _: None)
+    assert len(sweep.prepare(options(tiny, drawn, yes=True), say=lambda _: None).to_do) == 10_002
+
+
+def test_the_limits_of_a_sweep_file_hold_unless_the_command_line_says_otherwise(tiny: Path, drawn: Path) -> None:
+    tiny.write_text(tiny.read_text() + "\n[limits]\nmax_seconds = 60\nmemory_gib = 2\n")
+    told = sweep.prepare(options(tiny, drawn), say=lambda _: None).allowance
+    assert (told.max_seconds, told.memory_bytes) == (60, 2 * 2**30)
+    told = sweep.prepare(options(tiny, drawn, max_seconds=5.0, memory_gib=1.0), say=lambda _: None).allowance
+    assert (told.max_seconds, told.memory_bytes) == (5, 2**30)
 
 
 def test_without_data_castings_are_drawn_once_and_that_is_said(tiny: Path) -> None:

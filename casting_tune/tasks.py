@@ -1,0 +1,305 @@
+"""What is to run, in which order, and how one task runs: its retries, its time, its memory.
+
+Comes in: tasks (a configuration and its label), a pack, a store. Goes out: Events, in the order in which things happen;
+the rows are in the store by then. Knows no Ray: `scheduling` runs tasks in workers or in a plain loop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from casting_tune import run
+from casting_tune.pack import Pack
+from casting_tune.rows import Place
+from casting_tune.store import Store
+from casting_tune.trial import UNLIMITED, Allowance, Epoch, Status, TrialConfig, cell_id
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+HANG_S = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """A cell to train, and how often that was tried before this run."""
+
+    config: TrialConfig
+    label: str
+    attempts: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Something that happened to a task: it started, an epoch ended, or the trial ended.
+
+    Attributes:
+        task: position of the task.
+        kind: what happened.
+        epoch: the epoch, for "epoch".
+        status: how the trial ended, for "ended".
+        error: why, where it did not complete.
+        test_accuracy: share of the test images that it got right, for a completed trial.
+        duration_s: of the trial.
+        retried: the trial ended in an error and the task runs once more.
+    """
+
+    task: int
+    kind: Literal["started", "epoch", "ended"]
+    epoch: Epoch | None = None
+    status: str | None = None
+    error: str | None = None
+    test_accuracy: float | None = None
+    duration_s: float | None = None
+    retried: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asha:
+    """Asynchronous successive halving (Li et al., "A System for Massively Parallel Hyperparameter Tuning", 2020).
+
+    After `grace_epochs` epochs, and after every `reduction_factor` times as many, a trial goes on only if its objective
+    is among the best 1 / `reduction_factor` of those that came so far.
+    """
+
+    objective: Literal["validation_loss", "validation_accuracy"] = "validation_loss"
+    grace_epochs: int = 1
+    reduction_factor: int = 2
+
+
+class Source(Protocol):
+    """Decides in the driver's process what runs next, and learns how it ended; `tasks` grows as it does."""
+
+    @property
+    def tasks(self) -> Sequence[Task]:
+        """The tasks handed out so far, or all of them."""
+
+    def next_task(self) -> int | None:
+        """Return the position of the next task; None: none until a running one has ended, or none at all."""
+
+    def told(self, task: int, status: str) -> None:
+        """Take in that a task has ended for good; its row is in the store."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """Everything a worker needs beside the images: small, sent once.
+
+    `groups` numbers the photographs, [n] or None; `trial` has the signature of `run.run_trial` and writes its rows.
+    `source`, where there is one, hands out `tasks`, which are its own; else they run in their order. A trial whose
+    memory ran out runs again with half as many images at a time where `on_oom` says accumulate. A trial that does not
+    end `hang_s` seconds after its time is up loses its process.
+    """
+
+    tasks: Sequence[Task]
+    store: Store
+    sweep: str
+    place: Place
+    retries: int
+    groups: NDArray[np.int64] | None = None
+    allowance: Allowance = UNLIMITED
+    on_oom: Literal["fail", "accumulate"] = "fail"
+    hang_s: float = HANG_S
+    trial: Callable[..., dict[str, Any]] = run.run_trial
+    source: Source | None = None
+    asha: Asha | None = None
+
+
+class Halt:
+    """A wish to stop: no new trial starts, and those that run stop after the epoch that they are in."""
+
+    def __init__(self) -> None:
+        self.wished = threading.Event()
+
+    def __reduce__(self) -> tuple[type[Halt], tuple[()]]:
+        return Halt, ()  # Tune copies and pickles what it is given; the wish is the driver's alone
+
+
+class InOrder:
+    """The source of a fixed list."""
+
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        self.tasks = tasks
+        self.n_given = 0
+
+    def next_task(self) -> int | None:
+        """Return the next position of the list."""
+        if self.n_given == len(self.tasks):
+            return None
+        self.n_given += 1
+        return self.n_given - 1
+
+    def told(self, task: int, status: str) -> None:
+        """Nothing to learn: the tasks are decided."""
+
+
+class Claimed:
+    """A source whose cells are claimed in the store, so that two sweeps never train one cell at the same time.
+
+    A cell that another process holds waits until it is free; one that was completed there meanwhile is told as ended.
+    """
+
+    def __init__(self, inner: Source, store: Store, dataset_id: str, halt: Halt, tell: Callable[[Event], None]) -> None:
+        self.inner, self.store, self.dataset_id, self.halt, self.tell = inner, store, dataset_id, halt, tell
+        self.held: dict[int, Callable[[], None]] = {}
+        self.waiting: list[int] = []
+
+    @property
+    def tasks(self) -> Sequence[Task]:
+        """The tasks of the source within."""
+        return self.inner.tasks
+
+    def next_task(self) -> int | None:
+        """Claim a task and return it; None: none that is free, until one of ours has ended, or none at all."""
+        while not self.halt.wished.is_set():
+            index = self.inner.next_task()
+            tried = self.waiting if index is None else [index]
+            if not tried:
+                return None
+            self.waiting = [i for i in self.waiting if i not in tried]
+            for i in tried:
+                cell = cell_id(self.tasks[i].config, self.dataset_id)
+                claim = self.store.claim(cell)
+                if claim is None:
+                    self.waiting.append(i)
+                elif (row := self.store.completed_since(cell, self.tasks[i].attempts)) is not None:
+                    claim()
+                    self.inner.told(i, "completed")
+                    self.tell(ended(i, row))
+                else:
+                    self.held[i] = claim
+                    self.waiting += tried[tried.index(i) + 1 :]
+                    return i
+            if index is None and self.held:
+                return None  # asked again when one of ours has ended
+            if index is None and self.waiting:
+                self.halt.wished.wait(1.0)  # only cells that others hold are left
+        return None
+
+    def told(self, task: int, status: str) -> None:
+        """Let go of a task that has ended for good."""
+        self.inner.told(task, status)
+        self.held.pop(task)()
+
+    def release(self) -> None:
+        """Let go of what is held still."""
+        while self.held:
+            self.held.popitem()[1]()
+
+
+@contextlib.contextmanager
+def claimed(work: Work, pack: Pack, halt: Halt, tell: Callable[[Event], None]) -> Iterator[Claimed]:
+    """Give the source of a run's tasks, each claimed before it runs."""
+    source = Claimed(work.source or InOrder(work.tasks), work.store, pack.dataset_id, halt, tell)
+    try:
+        yield source
+    finally:
+        source.release()
+
+
+def run_task(work: Work, pack: Pack, index: int, task: Task, on_event: Callable[[Event], None]) -> Event:
+    """Run one task in this process and return how it ended; retried: it is to run once more, in a new process."""
+    on_event(Event(task=index, kind="started"))
+    before = _of_this_run(work, pack, task)
+    if before and before[-1]["status"] == "timeout":  # it hung, and its process was ended after its row was written
+        event = ended(index, before[-1])
+        on_event(event)
+        return event
+    n_errors = sum(row["status"] == "error" for row in before)
+    allowance = _after_oom(work, task, before)
+    while True:
+        row = work.trial(
+            task.config,
+            pack,
+            work.store,
+            sweep=work.sweep,
+            label=task.label,
+            place=work.place,
+            groups=work.groups,
+            allowance=allowance,
+            on_epoch=lambda epoch: on_event(Event(task=index, kind="epoch", epoch=epoch)),
+        )
+        before.append(row)
+        smaller = _after_oom(work, task, before)
+        if row["status"] != "oom" or smaller == allowance:
+            break
+        on_event(replace(ended(index, row), retried=True))
+        on_event(Event(task=index, kind="started"))
+        allowance = smaller
+    # attempts of earlier runs of the sweep are not held against this one
+    event = replace(ended(index, row), retried=row["status"] == "error" and n_errors < work.retries)
+    on_event(event)
+    return event
+
+
+def _of_this_run(work: Work, pack: Pack, task: Task) -> list[dict[str, Any]]:
+    """Return the rows of a task's attempts in this run, in their order: there are some if it runs again."""
+    rows = work.store.read("trials", cell_ids=[cell_id(task.config, pack.dataset_id)]).to_pylist()
+    return sorted((row for row in rows if row["attempt"] > task.attempts), key=lambda row: int(row["attempt"]))
+
+
+def _after_oom(work: Work, task: Task, before: Sequence[dict[str, Any]]) -> Allowance:
+    """Return a trial's allowance, with half as many images at a time as when memory ran out, if that is asked for."""
+    short = [row.get("micro_batch") or task.config.batch_size for row in before if row["status"] == "oom"]
+    if work.on_oom == "fail" or not short:
+        return work.allowance
+    return replace(work.allowance, micro_batch=max(1, min(short) // 2))
+
+
+@contextlib.contextmanager
+def watched(work: Work, pack: Pack, task: Task) -> Iterator[None]:
+    """End this process if a trial hangs: a row with status timeout first, and a hard end where even that is stuck."""
+    if work.allowance.max_seconds is None:
+        yield
+        return
+
+    def expire() -> None:
+        told = f"The trial hung: it did not end within {work.allowance.max_seconds:g} s, nor {work.hang_s:g} s later."
+        give_row(work, pack, task, "timeout", told)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    latest = work.allowance.max_seconds + work.hang_s
+    watch = threading.Timer(latest, expire)
+    watch.daemon = True
+    watch.start()
+    faulthandler.dump_traceback_later(latest + work.hang_s, exit=True)  # needs no turn of the interpreter
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+        watch.cancel()
+
+
+def give_row(work: Work, pack: Pack, task: Task, status: Status, error: str | None) -> dict[str, Any]:
+    """Write the row of a trial that cannot write its own."""
+    return run.lost(
+        task.config,
+        pack,
+        work.store,
+        sweep=work.sweep,
+        label=task.label,
+        place=work.place,
+        groups=work.groups,
+        status=status,
+        error=error,
+    )
+
+
+def ended(index: int, row: dict[str, Any]) -> Event:
+    """Return the event that a row of trials tells."""
+    return Event(
+        task=index,
+        kind="ended",
+        status=row["status"],
+        error=row.get("error"),
+        test_accuracy=row.get("test_accuracy"),
+        duration_s=row.get("duration_s"),
+    )

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from typing import Any
+
+from casting_tune import run, scheduling
+from casting_tune.pack import Pack
+from casting_tune.rows import Place
+from casting_tune.store import Store
+from casting_tune.tasks import Event, Halt, Task, Work
+from casting_tune.trial import TrialConfig, cell_id
+
+CONFIG = TrialConfig(
+    backbone="timm:test_resnet.r160_in1k", image_px=32, batch_size=16, epochs=3, precision="fp32", test_images=10
+)
+
+
+def work(store: Store, *configs: TrialConfig, sweep: str = "s", **more: Any) -> Work:
+    tasks = tuple(Task(config=config, label=f"cell {i}") for i, config in enumerate(configs))
+    return Work(tasks=tasks, store=store, sweep=sweep, place=Place(), retries=0, **more)
+
+
+def endings(events: list[Event]) -> list[tuple[int, str | None, bool]]:
+    return [(e.task, e.status, e.retried) for e in events if e.kind == "ended"]
+
+
+def short_of_memory(config: TrialConfig, packed: Pack, store: Store, **more: Any) -> dict[str, Any]:
+    """Train, unless more than 4 images go through at once: then end as a device of that size would."""
+    allowed = more["allowance"]
+    if (allowed.micro_batch or config.batch_size) <= 4:
+        return run.run_trial(config, packed, store, **more)
+    more = {name: more[name] for name in ("sweep", "label", "place", "groups")}
+    row = run.lost(config, packed, store, status="oom", error="CUDA out of memory", **more)
+    return row | {"micro_batch": allowed.micro_batch}
+
+
+def test_a_trial_out_of_memory_is_its_end_and_not_that_of_the_sweep(packed: Pack, store: Store) -> None:
+    events: list[Event] = []
+    fits = replace(CONFIG, batch_size=4)
+    scheduling.run_inline(work(store, CONFIG, fits, trial=short_of_memory), packed, on_event=events.append)
+    assert endings(events) == [(0, "oom", False), (1, "completed", False)]
+
+
+def test_with_accumulate_the_same_batch_goes_through_in_halves_until_it_fits_and_the_row_says_so(
+    packed: Pack, store: Store
+) -> None:
+    events: list[Event] = []
+    asked = work(store, CONFIG, trial=short_of_memory, on_oom="accumulate")
+    scheduling.run_inline(asked, packed, on_event=events.append)
+    assert endings(events) == [(0, "oom", True), (0, "oom", True), (0, "completed", False)]
+    trials = store.read("trials").sort_by("attempt").to_pandas()
+    assert list(trials["status"]) == ["oom", "oom", "completed"]
+    assert list(trials["batch_size"]) == [16, 16, 16]
+    assert trials["micro_batch"].iloc[-1] == 4
+    assert trials["cell_id"].nunique() == 1
+
+
+def never_fits(config: TrialConfig, packed: Pack, store: Store, **more: Any) -> dict[str, Any]:
+    allowed = more.pop("allowance")
+    del more["on_epoch"]
+    return run.lost(config, packed, store, status="oom", error="out of memory", **more) | {
+        "micro_batch": allowed.micro_batch
+    }
+
+
+def test_accumulation_gives_up_at_one_image_at_a_time(packed: Pack, store: Store) -> None:
+    events: list[Event] = []
+    scheduling.run_inline(work(store, CONFIG, trial=never_fits, on_oom="accumulate"), packed, on_event=events.append)
+    assert [status for _, status, _ in endings(events)] == ["oom"] * 5  # 16, 8, 4, 2, 1
+    assert endings(events)[-1] == (0, "oom", False)
+
+
+def test_a_halt_ends_the_plain_loop_after_the_epoch_and_the_cell_goes_on_from_there(packed: Pack, store: Store) -> None:
+    halt, events = Halt(), list[Event]()
+
+    def wish(event: Event) -> None:
+        events.append(event)
+        if event.kind == "epoch":
+            halt.wished.set()
+
+    scheduling.run_inline(work(store, CONFIG, replace(CONFIG, seed=1)), packed, on_event=wish, halt=halt)
+    assert [(e.task, e.kind) for e in events] == [(0, "started"), (0, "epoch")]
+    assert store.read("trials").num_rows == 0
+    scheduling.run_inline(work(store, CONFIG), packed, on_event=lambda _: None)
+    assert store.read("trials")["resumed_from"].to_pylist() == [1]
+    assert store.read("epochs").sort_by("epoch")["epoch"].to_pylist() == [1, 2, 3]
+
+
+def test_a_cell_that_another_process_holds_is_waited_for_and_not_trained_twice(packed: Pack, store: Store) -> None:
+    other = Store(store.root)
+    held = other.claim(cell_id(CONFIG, packed.dataset_id))
+    assert held is not None
+    assert store.claim(cell_id(CONFIG, packed.dataset_id)) is None
+
+    def train_there() -> None:
+        run.run_trial(CONFIG, packed, other, sweep="another", label="l", place=Place())
+        held()
+
+    elsewhere = threading.Timer(1.0, train_there)
+    elsewhere.start()
+    events: list[Event] = []
+    try:
+        scheduling.run_inline(work(store, CONFIG, replace(CONFIG, seed=1)), packed, on_event=events.append)
+    finally:
+        elsewhere.join()
+    assert [task for task, _, _ in endings(events)] == [1, 0]  # the free one went first
+    assert sorted(store.read("trials")["sweep"].to_pylist()) == ["another", "s"]
+    assert not list(store.root.glob(".running-*"))
+
+
+def test_a_claim_can_be_had_again_once_it_is_released(store: Store) -> None:
+    for _ in range(3):
+        claim = store.claim("cell")
+        assert claim is not None
+        claim()
