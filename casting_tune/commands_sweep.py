@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from casting_tune import commands_images, completion, terminal
-from casting_tune.errors import CastingTuneError
+from casting_tune.errors import CastingTuneError, UsageError, unknown
 from casting_tune.options import RESULTS, Data, DefectClass, Json, PackSize, Results, SkipBad
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def sweep(
     ] = False,
     price: Annotated[float | None, typer.Option("--price-per-gpu-hour", help="With --plan: adds the money.")] = None,
     keep: Annotated[
-        list[Literal["last", "best"]] | None,
+        list[str] | None,
         typer.Option("--keep", help="Keep weights: those of the last epoch, of the best, or both."),
     ] = None,
     max_seconds: Annotated[float | None, typer.Option("--max-seconds", help="A trial's time; then: timeout.")] = None,
@@ -103,7 +103,7 @@ def sweep(
         fresh=fresh,
         retry_failed=retry_failed,
         yes=yes,
-        keep=tuple(keep or ()),
+        keep=_kept(keep or []),
         max_seconds=max_seconds,
         memory_gib=max_memory,
         on_oom=on_oom,
@@ -306,6 +306,14 @@ def _write_plan(out: Console, prepared: Prepared, as_json: bool) -> None:
         terminal.write(terminal.plain(f"{p.cell_id}  {state:<16}  {p.cell.label}") + "\n")
     for reason in prepared.sweep.invalid:
         terminal.say(out, f"invalid: {reason}")
+
+
+def _kept(names: list[str]) -> tuple[Literal["last", "best"], ...]:
+    known: tuple[Literal["last", "best"], ...] = ("last", "best")
+    for name in names:
+        if name not in known:
+            raise UsageError(f"--keep: {unknown('weights', name, known)}")
+    return tuple(name for name in known if name in names)
 
 
 def _command(name: str, quick: bool, only: list[str], override: list[str]) -> str:

@@ -338,8 +338,6 @@ def _train(
         raise Diverged("The network scores some images as not a number. A smaller base_lr helps.")
     if "last" in allowance.keep:
         checkpoint.keep(files.last, model, epochs[-1])
-    for kept in allowance.keep:
-        files.share(files.last if kept == "last" else files.best)
         files.share(files.last)
     batch = next(evaluation("test"))[0]
     epoch_s = statistics.median(epoch.train_s for epoch in epochs)

@@ -369,6 +369,7 @@ class Store:
         """Hold a cell for this process while it is trained, and return what lets go of it; None: another holds it."""
         with contextlib.ExitStack() as stack:
             try:
+                self.root.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(self._place.hold(f"cell-{cell_id}", f"process {os.getpid()} on {platform.node()}"))
             except Held:
                 return None
