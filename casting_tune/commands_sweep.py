@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from casting_tune.sweep import Options, Prepared
+    from casting_tune.tasks import Task
     from casting_tune.view import About
 
 
@@ -129,13 +130,10 @@ def sweeps(as_json: Json = False) -> None:
     found = [space.read(name) for name in sweepfile.names()]
     if as_json:
         terminal.write_json(
-            [
-                {"sweep": s.name, "cells": len(s.cells), "study_part": s.study_part, "question": s.question}
-                for s in found
-            ]
+            [{"sweep": s.name, "cells": s.n_cells, "study_part": s.study_part, "question": s.question} for s in found]
         )
         return
-    rows = [[s.name, str(len(s.cells)), s.study_part or "-", s.question] for s in found]
+    rows = [[s.name, str(s.n_cells), s.study_part or "-", s.question] for s in found]
     terminal.grid(["sweep", "cells", "study part", "question"], rows)
 
 
@@ -191,6 +189,10 @@ def _execute(out: Console, prepared: Prepared) -> dict[str, Any]:
         view.Shown(label=p.cell.label, row=p.cell.row, epochs=0 if p.cell.kind == "baseline" else p.cell.config.epochs)
         for p in to_do
     ]
+
+    def on_choice(task: Task) -> None:
+        shown.append(view.Shown(label=task.label, row=task.label, epochs=task.config.epochs))
+
     halt = tasks.Halt()
     stopped_by: list[int] = []
 
@@ -205,11 +207,11 @@ def _execute(out: Console, prepared: Prepared) -> dict[str, Any]:
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         with view.follow(out, _about(prepared), shown) as on_event:
-            n_missing = sweep.execute(prepared, on_event=on_event, halt=halt)
+            n_missing = sweep.execute(prepared, on_event=on_event, on_choice=on_choice, halt=halt)
     except (_AtOnce, SystemError) as error:
         if not isinstance(error, _AtOnce) and not isinstance(error.__cause__, _AtOnce):
             raise  # Cython wraps what a signal raises in it, and nothing else is meant here
-        n_missing = len(to_do)
+        n_missing = len(prepared.plan.to_do) + prepared.n_to_choose
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -253,6 +255,7 @@ def _about(prepared: Prepared) -> About:
         warning=flatters[0] if flatters else "",
         n_at_once=place.n_at_once,
         known=known,
+        n_tasks=len(prepared.plan.to_do) + prepared.n_to_choose,
     )
 
 
@@ -270,11 +273,20 @@ def _outline(out: Console, prepared: Prepared) -> None:
     terminal.say(out, f"{sweep.name}: {sweep.question}")
     counts = {kind: sum(p.cell.kind == kind for p in plan.planned) for kind in ("cell", "baseline", "timing")}
     beside = [f" and {n} {name}" for kind, name in _BESIDE.items() if (n := counts[kind])]
-    states = [f"{plan.count('done')} done", f"{len(plan.to_do)} to do"]
+    cells = f"{counts['cell']} cells"
+    if sweep.search is not None:
+        from casting_tune import search
+
+        for line in search.sentences(sweep.search):
+            terminal.say(out, line)
+        cells = f"{counts['cell']} of {sweep.search.n_trials} cells chosen"
+    states = [f"{plan.count('done')} done", f"{len(plan.to_do) + prepared.n_to_choose} to do"]
+    stopped = plan.count("stopped")
+    states += [f"{stopped} stopped by the scheduler"] if stopped else []
     failed = sum(not planned.runs for planned in plan.planned if planned.state == "failed")
     states += [f"{failed} failed before (--retry-failed runs them again)"] if failed else []
     states += [f"{len(sweep.invalid)} invalid"] if sweep.invalid else []
-    terminal.say(out, f"{counts['cell']} cells{''.join(beside)}: {', '.join(states)} ({place}).")
+    terminal.say(out, f"{cells}{''.join(beside)}: {', '.join(states)} ({place}).")
 
 
 def _write_plan(out: Console, prepared: Prepared, as_json: bool) -> None:

@@ -24,19 +24,22 @@ START_S = 8.0
 """Until workers have started and loaded their libraries, once a run."""
 
 
+State = Literal["done", "to do", "stopped", "failed"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planned:
     """A cell and what the store knows of it.
 
     Attributes:
-        state: done; to do; or failed: it ended before without completing.
-        status: how a failed cell ended last.
+        state: done; to do; stopped by the sweep's scheduler; or failed: it ended before without completing.
+        status: how a cell ended last that did not complete.
         runs: a run of this plan would train it.
     """
 
     cell: Cell
     cell_id: str
-    state: Literal["done", "to do", "failed"]
+    state: Literal["done", "stopped", "to do", "failed"]
     status: str | None = None
     runs: bool
 
@@ -52,7 +55,7 @@ class Plan:
         """The cells that a run would train."""
         return tuple(planned for planned in self.planned if planned.runs)
 
-    def count(self, state: Literal["done", "to do", "failed"]) -> int:
+    def count(self, state: State) -> int:
         """Return how many cells are in a state."""
         return sum(planned.state == state for planned in self.planned)
 
@@ -81,7 +84,13 @@ class Costs:
 
 
 def make(
-    cells: Sequence[Cell], cell_ids: Sequence[str], store: Store, *, fresh: bool = False, retry_failed: bool = False
+    cells: Sequence[Cell],
+    cell_ids: Sequence[str],
+    store: Store,
+    *,
+    fresh: bool = False,
+    retry_failed: bool = False,
+    scheduler: Literal["fifo", "asha"] = "fifo",
 ) -> Plan:
     """Return what is done and what is to do; a cell that another sweep trained is done.
 
@@ -91,15 +100,17 @@ def make(
         store: what was trained already.
         fresh: every cell is trained again, whatever the store holds.
         retry_failed: cells that failed before run again.
+        scheduler: with "asha" a cell that a scheduler stopped is settled; without, it goes on.
     """
     done, failed = store.completed(), store.failed()
     planned = []
     for cell, cell_id in zip(cells, cell_ids, strict=True):
-        state: Literal["done", "to do", "failed"] = (
-            "done" if cell_id in done else "failed" if cell_id in failed else "to do"
-        )
+        status = failed.get(cell_id)
+        state: State = "done" if cell_id in done else "to do" if status is None else "failed"
+        if state == "failed" and status == "stopped":
+            state = "stopped" if scheduler == "asha" else "to do"
         runs = fresh or state == "to do" or (state == "failed" and retry_failed)
-        planned.append(Planned(cell=cell, cell_id=cell_id, state=state, status=failed.get(cell_id), runs=runs))
+        planned.append(Planned(cell=cell, cell_id=cell_id, state=state, status=status, runs=runs))
     return Plan(planned=tuple(planned))
 
 

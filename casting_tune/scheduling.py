@@ -19,7 +19,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -109,7 +109,7 @@ def run_ray(
                 tune.with_resources(trainable, {"cpu": resources.cpus, "gpu": resources.gpus}),
                 tune_config=tune.TuneConfig(
                     search_alg=_queue(source, broken),
-                    scheduler=_scheduler(work.asha, work.tasks),
+                    scheduler=_scheduler(work.asha),
                     num_samples=-1 if work.source else len(work.tasks),
                     max_concurrent_trials=resources.n_at_once,
                     reuse_actors=True,
@@ -291,7 +291,7 @@ def _stopper(halt: Halt) -> Any:
     return Halting(halt)
 
 
-def _scheduler(asha: Asha | None, tasks: Sequence[Task]) -> Any:
+def _scheduler(asha: Asha | None) -> Any:
     """Return Tune's scheduler; its clock is the epoch."""
     from ray.tune import schedulers
 
@@ -301,7 +301,7 @@ def _scheduler(asha: Asha | None, tasks: Sequence[Task]) -> Any:
         time_attr="epoch",
         metric="objective",
         mode="min" if asha.objective == "validation_loss" else "max",
-        max_t=max([asha.grace_epochs, *(task.config.epochs for task in tasks)]),
+        max_t=max(asha.max_epochs, asha.grace_epochs),
         grace_period=asha.grace_epochs,
         reduction_factor=asha.reduction_factor,
         stop_last_trials=False,  # else it would stop a trial before its last epoch's predictions

@@ -84,10 +84,10 @@ CELLS = _schema(
     ("run_id", _TEXT), ("sweep", _TEXT), ("asked_at", _TIME), ("position", _INT), ("cell_id", _TEXT), ("row", _TEXT),
     ("label", _TEXT), ("backbone", _TEXT), ("augmentation", _TEXT), ("batch_size", _INT), ("image_px", _INT),
     ("weights", _TEXT), ("seed", _INT), ("fold", _INT), ("dataset_id", _TEXT), ("quick", _FLAG), ("command", _TEXT),
-    ("kind", _TEXT), ("study", _TEXT),
+    ("kind", _TEXT), ("study", _TEXT), ("chosen", _TEXT),
 )  # fmt: skip
-
-"""`kind` is cell, baseline or timing; `study` is JSON, the study's published figures by name, where there are any."""
+"""`kind` is cell, baseline or timing; `study` is JSON, the study's published figures by name, where there are any;
+`chosen` is JSON, the settings that a search chose."""
 
 DEFAULTS = {f.name: f.default for f in fields(TrialConfig) if f.default is not MISSING and f.name in TRIALS.names}
 PROBES = _schema(

@@ -20,7 +20,18 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from casting_tune import augment, backbones, sweepfile
 from casting_tune.errors import UsageError, unknown
-from casting_tune.sweepfile import Case, File, Limits, Settings, Study, check_setting, check_settings
+from casting_tune.sweepfile import (
+    Case,
+    File,
+    Limits,
+    Range,
+    Schedule,
+    Settings,
+    Study,
+    When,
+    check_setting,
+    check_settings,
+)
 from casting_tune.trial import TrialConfig
 
 REPEATED = ("seed", "fold")  # the axes over which a row of a table is repeated
@@ -47,8 +58,22 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    """What a search varies and by what it chooses; see `sweepfile.Search`. `fixed`, `when` and `set` are the rest."""
+
+    n_trials: int
+    seed: int
+    objective: Mapping[str, Literal["min", "max"]]
+    space: Mapping[str, Range]
+    fixed: Settings
+    when: tuple[When, ...]
+    set: Settings
+    where: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Sweep:
-    """A sweep file, read and expanded.
+    """A sweep file, read and expanded; the cells of a search are not known before.
 
     Attributes:
         invalid: the cells whose settings do not go together, each with the reason; none of them is in `cells`.
@@ -60,6 +85,13 @@ class Sweep:
     cells: tuple[Cell, ...]
     invalid: tuple[str, ...] = ()
     limits: Limits = field(default_factory=Limits)
+    schedule: Schedule = field(default_factory=Schedule)
+    search: Search | None = None
+
+    @property
+    def n_cells(self) -> int:
+        """How many cells it comes to; a search says so itself."""
+        return len(self.cells) if self.search is None else self.search.n_trials
 
 
 def read(
@@ -85,6 +117,8 @@ def read(
     where = f"Sweep file {path.name}"
     part = sweepfile.read(path)
     forced = _overrides(overrides, part)
+    if part.search is not None:
+        return _searching(path.stem, part, forced, quick=quick, only=only, where=where)
     rows: list[tuple[list[str], Settings]] = []
     for labels, varied in _expand(part, where):
         settings = {**part.fixed, **varied}
@@ -116,6 +150,7 @@ def read(
         cells=tuple(cells),
         invalid=tuple(map(str, invalid)),
         limits=part.limits,
+        schedule=part.schedule,
     )
 
 
@@ -125,6 +160,46 @@ def check(sweep: Sweep) -> None:
     if n:
         others = f" {n} cells are invalid in all: --plan lists them, --only leaves them out." if n > 1 else ""
         raise UsageError(f"{sweep.invalid[0]}{others}")
+
+
+def _searching(name: str, part: File, forced: Settings, *, quick: bool, only: Sequence[str], where: str) -> Sweep:
+    assert part.search is not None
+    if only:
+        raise UsageError(f"--only {only[0]}: a search has no axes. Narrow [search.space] in {where}.")
+    n_trials = part.quick.n_trials if quick and part.quick.n_trials is not None else part.search.n_trials
+    search = Search(
+        n_trials=n_trials,
+        seed=part.search.seed,
+        objective=part.search.objective,
+        space=part.search.space,
+        fixed=part.fixed,
+        when=tuple(part.when),
+        set={**(part.quick.set if quick else {}), **forced},
+        where=where,
+    )
+    return Sweep(
+        name=name,
+        question=part.question,
+        study_part=part.study_part,
+        cells=(),
+        limits=part.limits,
+        schedule=part.schedule,
+        search=search,
+    )
+
+
+def chosen(search: Search, settings: Settings) -> TrialConfig:
+    """Return the configuration that a search's choice of settings comes to.
+
+    Raises:
+        UsageError: a choice that no network can be trained with.
+    """
+    whole = {**search.fixed, **settings}
+    for condition in search.when:
+        if _matches(whole, condition.match):
+            whole.update(condition.set)
+    told = ", ".join(f"{name} = {_text(value)}" for name, value in settings.items())
+    return configure({**whole, **search.set}, f"{search.where}, {told}")
 
 
 def _expand(part: File, where: str) -> Iterator[tuple[list[str], Settings]]:
@@ -255,6 +330,8 @@ def _overrides(overrides: Sequence[str], part: File) -> Settings:
         check_setting(name, "--set")
         if name in forced:
             raise UsageError(f"--set: '{name}' is set twice.")
+        if part.search is not None and name in part.search.space:
+            raise UsageError(f"--set: '{name}' is searched by this sweep. Narrow [search.space] instead.")
         if name in part.axes:
             raise UsageError(f"--set: '{name}' is an axis of this sweep. Pick its values with --only {name}=...")
         try:

@@ -1,6 +1,6 @@
 """The Parquet store: all writing and reading of rows.
 
-    results/cells/<sweep>/<run>.parquet                       what a run of a sweep asked for, one row a cell
+    results/cells/<sweep>/<run>[-<n>].parquet                 what a run of a sweep asked for, one row a cell
     results/epochs/<sweep>/<cell>-<attempt>-<epoch>.parquet   one row an epoch, written when the epoch ends
     results/images/<dataset>/audit-<version>.parquet          what an audit found, one row an image
     results/predictions/<sweep>/<cell>-<attempt>.parquet      one row an image of the validation and test sets

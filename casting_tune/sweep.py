@@ -6,13 +6,14 @@ finds every fault that can be found before the first trial; `execute` trains wha
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
 import shutil
 import subprocess
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,16 +21,30 @@ from typing import TYPE_CHECKING, Literal
 
 import psutil
 
-from casting_tune import audits, augment, backbones, estimate, extras, pack, plan, run, scheduling, space, synthetic
+from casting_tune import (
+    audits,
+    augment,
+    backbones,
+    estimate,
+    extras,
+    pack,
+    plan,
+    run,
+    scheduling,
+    search,
+    space,
+    synthetic,
+)
 from casting_tune.errors import ImagesError, ResourcesError, UsageError
 from casting_tune.pack import Pack
 from casting_tune.plan import Costs, Plan, Planned
 from casting_tune.rows import Place
 from casting_tune.scheduling import Resources
+from casting_tune.search import Chosen, Study
 from casting_tune.space import Cell, Sweep
 from casting_tune.steps import step
 from casting_tune.store import Store
-from casting_tune.tasks import Event, Halt, Task, Work
+from casting_tune.tasks import Asha, Event, Halt, Task, Work
 from casting_tune.trial import Allowance, TrialConfig, cell_id
 
 if TYPE_CHECKING:
@@ -88,12 +103,25 @@ class Prepared:
     place: Place
     groups: NDArray[np.int64] | None
     notes: tuple[str, ...]
+    finish: Callable[[Cell], Cell]
+    asha: Asha | None = None
+    earlier: tuple[Chosen, ...] = ()  # what earlier runs of a search chose
+
+    @property
+    def n_to_choose(self) -> int:
+        """How many cells a search has still to choose."""
+        return 0 if self.sweep.search is None else max(0, self.sweep.search.n_trials - len(self.earlier))
 
     @property
     def to_do(self) -> tuple[Planned, ...]:
-        """The cells to train in the order in which they start: the longest first, timing passes last of all."""
+        """The known cells to train in the order in which they start: the longest first, timing passes last of all.
+
+        Those of a search are not among them: its study hands them out again.
+        """
         order = estimate.longest_first([found.seconds for found in self.costs.estimates])
         ordered = [self.plan.to_do[i] for i in order]
+        if self.sweep.search is not None:
+            ordered = [planned for planned in ordered if planned.cell.kind != "cell"]
         return tuple(sorted(ordered, key=lambda planned: planned.cell.kind == "timing"))
 
 
@@ -114,21 +142,38 @@ def prepare(
     if not options.plan:
         space.check(sweep)
     _check_numbers(options)
+    _check_search(options, sweep)
     store = Store(options.results).absolute()  # Ray's workers change folders
     store.check_writable()
-    resources, place = _resources(options, len(sweep.cells))
+    asked = sweep.cells
+    if (
+        sweep.search is not None
+    ):  # its cells are not known yet: those at the ends of its ranges are checked in their place
+        asked = tuple(Cell(row="", label="", config=config) for config in search.corners(sweep.search))
+    resources, place = _resources(options, sweep.n_cells)
     images = _pack(options, store, say, on_progress)
-    groups = _groups(sweep.cells, images, store, say, on_progress)
+    groups = _groups(asked, images, store, say, on_progress)
     # a plan asks nobody for weights: it must answer without a network
     identify = backbones.expected_weights_id if options.plan else backbones.weights_id
-    cells = _resolved(sweep.cells, place, groups, identify=identify)
-    sizes = _sizes(cells, images, groups)
-    cells += (extras.baselines(cells) if options.baselines else ()) + (extras.timings(cells) if options.timing else ())
-    notes = _notes(cells, images)
+    finish = _finisher(place, groups, identify=identify)
+    asked = tuple(finish(cell) for cell in asked)
+    beside = (extras.baselines(asked) if options.baselines else ()) + (extras.timings(asked) if options.timing else ())
+    notes, asha = _notes(asked, images), _asha(sweep, asked)
+    if asha is not None and asha.grace_epochs >= asha.max_epochs:
+        notes += (f"grace_epochs = {asha.grace_epochs} of {asha.max_epochs} epochs: no trial will be stopped.",)
+    earlier: tuple[Chosen, ...] = ()
+    cells = asked + beside
+    if sweep.search is not None:
+        dataset_id = images.dataset_id
+        earlier = search.past(sweep.search, store, sweep=sweep.name, dataset_id=dataset_id, finish=finish)
+        cells = tuple(choice.cell for choice in earlier) + beside
+    sizes = _sizes(asked + cells, images, groups)
     for note in notes:
         say(note)
     ids = [cell_id(cell.config, images.dataset_id) for cell in cells]
-    made = plan.make(cells, ids, store, fresh=options.fresh, retry_failed=options.retry_failed)
+    made = plan.make(
+        cells, ids, store, fresh=options.fresh, retry_failed=options.retry_failed, scheduler=sweep.schedule.scheduler
+    )
     if len(made.to_do) > plan.MANY and not (options.plan or options.yes):
         raise UsageError(f"{len(made.to_do):,} cells are to be trained. If so many are meant, add --yes.")
     works = [_work(planned.cell.config, sizes) for planned in made.to_do]
@@ -158,30 +203,55 @@ def prepare(
         place=place,
         groups=groups,
         notes=notes,
+        finish=finish,
+        asha=asha,
+        earlier=earlier,
     )
 
 
-def execute(prepared: Prepared, *, on_event: Callable[[Event], None], halt: Halt | None = None) -> int:
+def execute(
+    prepared: Prepared,
+    *,
+    on_event: Callable[[Event], None],
+    on_choice: Callable[[Task], None] = lambda _task: None,
+    halt: Halt | None = None,
+) -> int:
     """Record what was asked, train the cells that are to do, and return how many of the sweep's cells lack a result.
 
-    A `halt` that is wished lets the running epochs end and starts no other.
+    `on_choice` is told of each task that a search adds, before its events. A trial that ASHA stopped lacks nothing. A
+    `halt` that is wished lets the running epochs end and starts no other.
     """
     store, sweep = prepared.store, prepared.sweep
     step("run begins")
+    halt = halt or Halt()
     with store.running(sweep.name):
-        _train(prepared, on_event, halt or Halt())
+        wanted = _train(prepared, on_event, on_choice, halt)
         step("run has trained")
         store.settle()
     step("run ends")
-    completed = store.completed()
-    return sum(p.cell_id not in completed for p in prepared.plan.planned)
+    lacking = len(wanted - _settled(prepared).keys())
+    if halt.wished.is_set():  # what a search had no more time to choose
+        lacking += prepared.n_to_choose - (len(wanted) - len({p.cell_id for p in prepared.plan.planned}))
+    return lacking
 
 
-def _train(prepared: Prepared, on_event: Callable[[Event], None], halt: Halt) -> None:
+def _settled(prepared: Prepared) -> dict[str, str]:
+    """Return the cells that have ended as they should: completed, or stopped where the sweep's scheduler stops."""
+    settled = dict.fromkeys(prepared.store.completed(), "completed")
+    if prepared.asha is not None:
+        settled |= {cell: status for cell, status in prepared.store.failed().items() if status == "stopped"}
+    return settled
+
+
+def _train(
+    prepared: Prepared, on_event: Callable[[Event], None], on_choice: Callable[[Task], None], halt: Halt
+) -> set[str]:
+    """Train what is to do, and return the ids of the cells that the run asked for."""
     options, store, sweep = prepared.options, prepared.store, prepared.sweep
     store.write("cells", sweep.name, prepared.run_id, _asked(prepared))
+    wanted = {planned.cell_id for planned in prepared.plan.planned}
     if options.fresh:
-        for p in prepared.to_do:
+        for p in prepared.plan.to_do:
             store.drop(store.checkpoint(p.cell_id))
     attempts = store.attempts()
     tasks = [
@@ -197,10 +267,15 @@ def _train(prepared: Prepared, on_event: Callable[[Event], None], halt: Halt) ->
         groups=prepared.groups,
         allowance=prepared.allowance,
         on_oom=options.on_oom or sweep.limits.on_oom,
+        asha=prepared.asha,
     )
-    if work.tasks and options.inline:
+    if sweep.search is not None:
+        study = _study(prepared, sweep.search, work.tasks, wanted, on_choice)
+        work = replace(work, tasks=study.tasks, source=study)
+    lacks = bool(prepared.plan.to_do or prepared.n_to_choose) if sweep.search is not None else bool(work.tasks)
+    if lacks and options.inline:
         scheduling.run_inline(work, prepared.pack, on_event=on_event, halt=halt)
-    elif work.tasks:
+    elif lacks:
         scheduling.run_ray(
             work, prepared.pack, resources=prepared.resources, address=options.address, on_event=on_event, halt=halt
         )
@@ -216,6 +291,44 @@ def _train(prepared: Prepared, on_event: Callable[[Event], None], halt: Halt) ->
             on_event=lambda event: on_event(replace(event, task=event.task + first)),
             halt=halt,
         )
+    return wanted
+
+
+def _study(
+    prepared: Prepared,
+    searched: space.Search,
+    first: Sequence[Task],
+    wanted: set[str],
+    on_choice: Callable[[Task], None],
+) -> Study:
+    """Return the source of a search's tasks; each new choice gets a row in cells before it runs."""
+    store, sweep = prepared.store, prepared.sweep
+    # a cell that failed before is settled unless it is to run again; one that is trained afresh is not
+    failed = {p.cell_id: str(p.status) for p in prepared.plan.planned if p.state == "failed"}
+    again = {p.cell_id for p in prepared.plan.to_do}
+    settled = {cell: status for cell, status in (failed | _settled(prepared)).items() if cell not in again}
+
+    def record(choice: Chosen, task: Task | None) -> None:
+        if choice.cell_id not in wanted:
+            position = len(prepared.plan.planned) + len(wanted)  # after all that stand there
+            planned = Planned(cell=choice.cell, cell_id=choice.cell_id, state="to do", runs=True)
+            row = _asked_row(prepared, planned, position=position, settings=choice.settings)
+            store.write("cells", sweep.name, f"{prepared.run_id}-{position}", [row])
+            wanted.add(choice.cell_id)
+        if task is not None:
+            on_choice(task)
+
+    return Study(
+        searched,
+        store,
+        dataset_id=prepared.pack.dataset_id,
+        finish=prepared.finish,
+        earlier=prepared.earlier,
+        settled=settled,
+        first=tuple(first),
+        n_at_once=prepared.place.n_at_once,
+        on_choice=record,
+    )
 
 
 def _check_numbers(options: Options) -> None:
@@ -237,6 +350,16 @@ def _check_numbers(options: Options) -> None:
             raise UsageError(f"{name} is more than 0, not {limit}.")
     if options.inline and (options.address or (options.trials_at_once or 1) > 1):
         raise UsageError("--inline runs one trial after the other, without Ray: leave out --address, --trials-at-once.")
+
+
+def _check_search(options: Options, sweep: Sweep) -> None:
+    if options.inline and sweep.schedule.scheduler == "asha":
+        raise UsageError(
+            'scheduler = "asha" stops trials through Ray Tune, and --inline goes without it. Leave out --inline, or '
+            'write scheduler = "fifo".'
+        )
+    if options.timing and sweep.search is not None:
+        raise UsageError("--timing times the cells of a file, and a search has none before it runs. Leave it out.")
 
 
 def _resources(options: Options, n_cells: int) -> tuple[Resources, Place]:
@@ -263,25 +386,32 @@ def _resources(options: Options, n_cells: int) -> tuple[Resources, Place]:
     return Resources(cpus=fitting, gpus=gpus, n_at_once=at_once), place
 
 
-def _resolved(
-    cells: tuple[Cell, ...],
-    place: Place,
-    groups: NDArray[np.int64] | None,
-    *,
-    identify: Callable[[str, str], str],
-) -> tuple[Cell, ...]:
-    """Identify the weights of every backbone, once each, and settle what only machine and images can tell."""
-    wanted = dict.fromkeys((cell.config.backbone, cell.config.weights) for cell in cells)
-    ids = {pair: identify(*pair) for pair in wanted}
+def _finisher(
+    place: Place, groups: NDArray[np.int64] | None, *, identify: Callable[[str, str], str]
+) -> Callable[[Cell], Cell]:
+    """Return what settles for a cell what only machine and images can tell; asks for each backbone's weights once."""
+    identified = functools.cache(identify)
     split_id = "official" if groups is None else hashlib.sha256(groups.astype("<i8").tobytes()).hexdigest()[:12]
-    return tuple(
-        space.resolve(
+
+    def finish(cell: Cell) -> Cell:
+        return space.resolve(
             cell,
-            weights_id=ids[cell.config.backbone, cell.config.weights],
+            weights_id=identified(cell.config.backbone, cell.config.weights),
             split_id=split_id,
             precision=run.resolve_precision(cell.config, place.device),
         )
-        for cell in cells
+
+    return finish
+
+
+def _asha(sweep: Sweep, cells: Sequence[Cell]) -> Asha | None:
+    if sweep.schedule.scheduler == "fifo":
+        return None
+    return Asha(
+        objective=sweep.schedule.objective,
+        grace_epochs=sweep.schedule.grace_epochs,
+        reduction_factor=sweep.schedule.reduction_factor,
+        max_epochs=max(cell.config.epochs for cell in cells),
     )
 
 
@@ -390,27 +520,34 @@ def _notes(cells: tuple[Cell, ...], images: Pack) -> tuple[str, ...]:
 
 
 def _asked(prepared: Prepared) -> list[dict[str, object]]:
-    now = datetime.now(UTC)
+    chosen = {choice.cell_id: choice.settings for choice in prepared.earlier}
     return [
-        {
-            "run_id": prepared.run_id,
-            "sweep": prepared.sweep.name,
-            "asked_at": now,
-            "position": position,
-            "cell_id": planned.cell_id,
-            "row": planned.cell.row,
-            "label": planned.cell.label,
-            **{key: value for key, value in asdict(planned.cell.config).items() if key in _SETTINGS_ASKED},
-            "augmentation": augment.name(planned.cell.config.toggles),
-            "weights": planned.cell.config.weights.partition(":")[0],
-            "dataset_id": prepared.pack.dataset_id,
-            "quick": prepared.options.quick,
-            "command": prepared.options.command,
-            "kind": planned.cell.kind,
-            "study": json.dumps(planned.cell.study) if planned.cell.study else None,
-        }
+        _asked_row(prepared, planned, position=position, settings=chosen.get(planned.cell_id))
         for position, planned in enumerate(prepared.plan.planned)
     ]
+
+
+def _asked_row(
+    prepared: Prepared, planned: Planned, *, position: int, settings: dict[str, object] | None
+) -> dict[str, object]:
+    return {
+        "run_id": prepared.run_id,
+        "sweep": prepared.sweep.name,
+        "asked_at": datetime.now(UTC),
+        "position": position,
+        "cell_id": planned.cell_id,
+        "row": planned.cell.row,
+        "label": planned.cell.label,
+        **{key: value for key, value in asdict(planned.cell.config).items() if key in _SETTINGS_ASKED},
+        "augmentation": augment.name(planned.cell.config.toggles),
+        "weights": planned.cell.config.weights.partition(":")[0],
+        "dataset_id": prepared.pack.dataset_id,
+        "quick": prepared.options.quick,
+        "command": prepared.options.command,
+        "kind": planned.cell.kind,
+        "study": json.dumps(planned.cell.study) if planned.cell.study else None,
+        "chosen": None if settings is None else json.dumps(settings),
+    }
 
 
 _SETTINGS_ASKED = ("backbone", "batch_size", "image_px", "seed", "fold")

@@ -70,9 +70,10 @@ class Asha:
     is among the best 1 / `reduction_factor` of those that came so far.
     """
 
-    objective: Literal["validation_loss", "validation_accuracy"] = "validation_loss"
-    grace_epochs: int = 1
-    reduction_factor: int = 2
+    objective: Literal["validation_loss", "validation_accuracy"]
+    grace_epochs: int
+    reduction_factor: int
+    max_epochs: int
 
 
 class Source(Protocol):

@@ -49,6 +49,7 @@ class About:
         warning: what flatters the figures, "" where nothing does.
         n_at_once: trials at the same time, for the time left.
         known: validation accuracies that the store holds already, by row.
+        n_tasks: how many tasks there will be, where a search has still to choose some.
     """
 
     sweep: str
@@ -58,6 +59,7 @@ class About:
     warning: str = ""
     n_at_once: int = 1
     known: dict[str, list[float]] = field(default_factory=dict)
+    n_tasks: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +144,7 @@ def _plain(text: str) -> str:
 
 def _screen(state: _State, console: Console) -> Group:
     width, dots = console.width, _dots(console)
-    n_ended, n_tasks = len(state.ended), len(state.tasks)
+    n_ended, n_tasks = len(state.ended), max(len(state.tasks), state.about.n_tasks)
     done, total = state.about.n_done + n_ended, state.about.n_done + n_tasks
     failed = f", {state.n_failed} without a result" if state.n_failed else ""
     head = f"{state.about.sweep}: {done} of {total} cells{failed}"
@@ -239,7 +241,7 @@ def _ended(state: _State, event: Event, shown: Shown) -> _Line:
         state.last.pop(event.task, None)
         return _Line("  retry  ", shown.label, f": {event.error}", style="yellow")
     state.ended.add(event.task)
-    count = f"{len(state.ended):>3}/{len(state.tasks)}  "
+    count = f"{len(state.ended):>3}/{max(len(state.tasks), state.about.n_tasks)}  "
     if event.status == "completed":
         if last is not None and last.epoch is not None:
             state.rows.setdefault(shown.row, []).append(last.epoch.validation_accuracy)

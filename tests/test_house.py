@@ -61,6 +61,7 @@ MAY_IMPORT = {
     "scheduling": {"tasks", "trial", "pack"},
     "estimate": {"trial", "augment"},
     "plan": {"estimate", "space", "store", "trial"},
+    "search": {"tasks", "space", "store", "sweepfile", "trial"},
     "answers": {"store"},
     "contrasts": {"answers", "pairs", "stats", "augment", "store"},
     "timings": {"answers", "backbones", "store"},
@@ -118,7 +119,8 @@ MAY_IMPORT = {
 """The table of README's "Rooms": a room -> the rooms it may import beside errors; None is any."""
 
 OWNERS = {
-    "ray": {"scheduling", "clusterfile"},
+    "ray": {"scheduling", "search", "clusterfile"},
+    "optuna": {"search", "importance"},
     "timm": {"backbones", "nasnet", "weights", "head"},
     "kornia": {"augment"},
     "botocore": {"cluster"},
@@ -145,7 +147,6 @@ OWNERS = {
     "sklearn": {"metrics", "folds", "baselines", "curves"},
     "plotly": {"figures"},
     "jinja2": {"report"},
-    "optuna": {"importance"},
     "matplotlib": {"canvas", "charts", "pictures"},
     "typer": {
         "cli",

@@ -63,7 +63,7 @@ def test_the_queries_run_on_a_store_and_agree_on_the_accuracy(
 def test_readme_names_every_sweep_with_its_cells() -> None:
     for name in sweepfile.names():
         if (README.parent / "sweeps" / f"{name}.toml").is_file():
-            assert f"| `{name}` | {len(space.read(name).cells)} |" in TEXT
+            assert f"| `{name}` | {space.read(name).n_cells} |" in TEXT
 
 
 def test_readmes_rooms_are_those_of_the_package() -> None:

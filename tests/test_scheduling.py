@@ -165,7 +165,8 @@ def test_asha_stops_the_worse_trials_keeps_what_they_did_and_uses_their_worker_a
     good = replace(CONFIG, epochs=4, base_lr=1e-3)
     hopeless = replace(good, base_lr=1e-9)
     asked = work(store, [good, hopeless, replace(hopeless, seed=1), replace(good, epochs=2)])
-    asked = replace(asked, asha=Asha(objective="validation_loss", grace_epochs=2, reduction_factor=2))
+    asha = Asha(objective="validation_loss", grace_epochs=2, reduction_factor=2, max_epochs=4)
+    asked = replace(asked, asha=asha)
     one = Resources(cpus=1, gpus=0, n_at_once=1)
     scheduling.run_ray(asked, packed, resources=one, address=None, on_event=follow)
     # the last one has two epochs, and so ends before a stop could save anything

@@ -1,0 +1,289 @@
+"""A search: Optuna chooses the cells of a sweep, one after the other, by what validation said of those before.
+
+Comes in: a Search of a sweep file, a store, and how a choice becomes a finished cell. Goes out: tasks for the
+scheduler, and to Optuna what became of them. The store is the memory: what an earlier run chose is told to Optuna
+again, a choice that the store has trained already is answered from it. Knows no images; the test images have no say.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from casting_tune import space
+from casting_tune.space import Cell, Search
+from casting_tune.store import Store
+from casting_tune.sweepfile import Range, Settings, number
+from casting_tune.tasks import Task
+from casting_tune.trial import TrialConfig, cell_id
+
+if TYPE_CHECKING:
+    import optuna
+
+MOST_CORNERS = 4096
+MOST_REPEATS = 100
+"""So many choices in a row that were made before, and the space is taken to hold no more cells."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chosen:
+    """A choice and the cell that it comes to."""
+
+    settings: Settings
+    cell: Cell
+    cell_id: str
+
+
+def corners(search: Search) -> tuple[TrialConfig, ...]:
+    """Return configurations at the ends of every range and at every choice: all that a check up front has to look at.
+
+    All combinations where these are few; else each value once, with the first values of the others.
+
+    Raises:
+        UsageError: a combination that no network can be trained with.
+    """
+    ends: dict[str, list[Any]] = {
+        name: given.choices or [given.low, given.high] for name, given in search.space.items()
+    }
+    if math.prod(map(len, ends.values())) <= MOST_CORNERS:
+        settings = [dict(zip(ends, values, strict=True)) for values in itertools.product(*ends.values())]
+    else:
+        first = {name: values[0] for name, values in ends.items()}
+        settings = [{**first, name: value} for name, values in ends.items() for value in values]
+    return tuple(dict.fromkeys(space.chosen(search, _active(search, values)) for values in settings))
+
+
+def past(
+    search: Search, store: Store, *, sweep: str, dataset_id: str, finish: Callable[[Cell], Cell]
+) -> tuple[Chosen, ...]:
+    """Return what earlier runs of a sweep chose, in their order: what is still in the space and means the same cell."""
+    columns = ["sweep", "asked_at", "position", "cell_id", "label", "chosen"]
+    asked = store.read("cells", columns=columns).sort_by([("asked_at", "ascending"), ("position", "ascending")])
+    found: dict[str, Chosen] = {}
+    for row in asked.to_pylist():
+        if row["sweep"] != sweep or row["chosen"] is None or row["cell_id"] in found:
+            continue
+        settings: Settings = json.loads(row["chosen"])
+        if not _within(search, settings):
+            continue
+        cell = finish(Cell(row=row["label"], label=row["label"], config=space.chosen(search, settings)))
+        if cell_id(cell.config, dataset_id) == row["cell_id"]:
+            found[row["cell_id"]] = Chosen(settings=settings, cell=cell, cell_id=row["cell_id"])
+    return tuple(found.values())
+
+
+class Study:
+    """The source of a search's tasks; see `tasks.Source`.
+
+    Args:
+        search: what to vary and by what to choose.
+        store: holds the rows of what was trained.
+        dataset_id: of the images.
+        finish: makes a choice's cell ready to run.
+        earlier: what earlier runs chose; the settled ones are told to Optuna, the others run first.
+        settled: cell -> its status, of cells that are not trained again.
+        first: tasks beside the search, which run before it.
+        n_at_once: how many trials may run at the same time.
+        on_choice: told of each new choice, before its task is handed out.
+    """
+
+    def __init__(
+        self,
+        search: Search,
+        store: Store,
+        *,
+        dataset_id: str,
+        finish: Callable[[Cell], Cell],
+        earlier: tuple[Chosen, ...],
+        settled: Mapping[str, str],
+        first: tuple[Task, ...],
+        n_at_once: int,
+        on_choice: Callable[[Chosen, Task | None], None],
+    ) -> None:
+        self.search, self.store, self.dataset_id, self.finish = search, store, dataset_id, finish
+        self.settled, self.on_choice = settled, on_choice
+        self.tasks: list[Task] = list(first)
+        self.n_handed_out, self.n_asked = 0, 0
+        self.chosen: dict[str, str | None] = {}  # a cell -> how it ended; None while it runs
+        self.running: dict[str, list[str]] = {}  # a cell -> the choices of Optuna that wait for it
+        self.known = {choice.cell_id: choice for choice in earlier}
+        done = [choice for choice in earlier if choice.cell_id in settled][: search.n_trials]
+        left = [choice for choice in earlier if choice.cell_id not in settled][: search.n_trials - len(done)]
+        self.optuna = _searcher(search, [choice.settings for choice in done + left], n_at_once, seed=len(earlier))
+        for choice in done:
+            key, _ = self._ask()
+            self.chosen[choice.cell_id] = settled[choice.cell_id]
+            self._tell(key, choice.cell_id, settled[choice.cell_id])
+
+    def next_task(self) -> int | None:
+        """Return the position of the next task; None: none now, or none any more."""
+        if self.n_handed_out < len(self.tasks):
+            self.n_handed_out += 1
+            return self.n_handed_out - 1
+        for _ in range(MOST_REPEATS):
+            if len(self.chosen) >= self.search.n_trials:
+                return None
+            key, settings = self._ask()
+            if settings is None:  # as many are running as may
+                return None
+            choice = self._choice(settings)
+            if choice.cell_id in self.running:
+                self.running[choice.cell_id].append(key)
+            elif choice.cell_id in self.chosen:
+                self._tell(key, choice.cell_id, self.chosen[choice.cell_id])
+            elif choice.cell_id in self.settled:  # by another sweep
+                self.chosen[choice.cell_id] = self.settled[choice.cell_id]
+                self.on_choice(choice, None)
+                self._tell(key, choice.cell_id, self.settled[choice.cell_id])
+            else:
+                return self._hand_out(choice, key)
+        return None
+
+    def told(self, task: int, status: str) -> None:
+        """Tell Optuna how a choice ended, from its row in the store."""
+        cell = cell_id(self.tasks[task].config, self.dataset_id)
+        for key in self.running.pop(cell, []):
+            self.chosen[cell] = status
+            self._tell(key, cell, status)
+
+    def _hand_out(self, choice: Chosen, key: str) -> int:
+        attempts = self.store.next_attempt(choice.cell_id) - 1
+        task = Task(config=choice.cell.config, label=choice.cell.label, attempts=attempts)
+        self.on_choice(choice, task)
+        self.tasks.append(task)
+        self.n_handed_out += 1
+        self.chosen[choice.cell_id], self.running[choice.cell_id] = None, [key]
+        return len(self.tasks) - 1
+
+    def _choice(self, settings: Settings) -> Chosen:
+        config = space.chosen(self.search, settings)
+        label = f"{len(self.chosen) + 1}: {_label(settings)}"
+        cell = self.finish(Cell(row=label, label=label, config=config))
+        key = cell_id(cell.config, self.dataset_id)
+        return self.known.get(key) or Chosen(settings=settings, cell=cell, cell_id=key)
+
+    def _ask(self) -> tuple[str, Settings | None]:
+        self.n_asked += 1
+        key = str(self.n_asked)
+        return key, self.optuna.suggest(key)
+
+    def _tell(self, key: str, cell: str, status: str | None) -> None:
+        """Tell Optuna the objective of a completed trial; a stopped one was pruned, any other failed."""
+        if status == "stopped":
+            self.optuna.on_trial_complete(key)
+            return
+        columns = ["status", *self.search.objective]
+        rows = self.store.read("trials", columns=columns, cell_ids=[cell]).to_pylist()
+        values = [row for row in rows if row.pop("status") == "completed" and None not in row.values()]
+        if values:
+            self.optuna.on_trial_complete(key, result=values[-1])
+        else:
+            self.optuna.on_trial_complete(key, error=True)
+
+
+def sampler(search: Search, *, seed: int = 0) -> optuna.samplers.BaseSampler:
+    """Return the sampler: multivariate TPE, with the running trials taken for bad ones so that no two are alike.
+
+    `seed` is added to the search's: a run that goes on draws other choices than those that it was told of.
+    """
+    import optuna
+
+    return optuna.samplers.TPESampler(multivariate=True, constant_liar=True, seed=search.seed + seed)
+
+
+def suggest(search: Search, trial: optuna.Trial) -> Settings:
+    """Choose a value for every setting whose condition holds, in the order of the file."""
+    settings: Settings = {}
+    for name, given in search.space.items():
+        if not _holds(search, given, settings):
+            continue
+        if given.choices is not None:
+            settings[name] = trial.suggest_categorical(name, given.choices)
+        elif number(name) is int:
+            settings[name] = trial.suggest_int(
+                name, int(given.low or 0), int(given.high or 0), step=int(given.step or 1), log=given.log
+            )
+        else:
+            settings[name] = trial.suggest_float(
+                name, float(given.low or 0), float(given.high or 0), step=given.step, log=given.log
+            )
+    return settings
+
+
+def _searcher(search: Search, points: list[Settings], n_at_once: int, *, seed: int) -> Any:
+    """Return Ray's OptunaSearch behind a limiter; it chooses `points` first."""
+    import optuna
+    from ray.tune.search import ConcurrencyLimiter
+    from ray.tune.search.optuna import OptunaSearch
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    several = len(search.objective) > 1  # OptunaSearch reads a list as several objectives, even a list of one
+    names, modes = list(search.objective), list(search.objective.values())
+    searcher = OptunaSearch(
+        lambda trial: suggest(search, trial),
+        metric=names if several else names[0],
+        mode=modes if several else modes[0],
+        points_to_evaluate=points,
+        sampler=sampler(search, seed=seed),
+    )
+    return ConcurrencyLimiter(searcher, max_concurrent=n_at_once)
+
+
+def _holds(search: Search, given: Range, settings: Settings) -> bool:
+    whole = {**search.fixed, **settings}
+    return all(whole.get(name) == value for name, value in given.when.items())
+
+
+def _active(search: Search, settings: Settings) -> Settings:
+    """Return the settings whose condition holds."""
+    active: Settings = {}
+    for name, given in search.space.items():
+        if _holds(search, given, active):
+            active[name] = settings[name]
+    return active
+
+
+def _within(search: Search, settings: Settings) -> bool:
+    """Say whether a choice is one that the space still offers."""
+
+    def offers(given: Range, value: Any) -> bool:
+        if given.choices is not None:
+            return any(value == choice and type(value) is type(choice) for choice in given.choices)
+        return isinstance(value, int | float) and (given.low or 0) <= value <= (given.high or 0)
+
+    if set(settings) - set(search.space):
+        return False
+    try:
+        active = _active(search, settings)
+    except KeyError:
+        return False
+    return active.keys() == settings.keys() and all(offers(search.space[n], v) for n, v in settings.items())
+
+
+def _label(settings: Settings) -> str:
+    return ", ".join(f"{name} {_text(value)}" for name, value in settings.items())
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def sentences(search: Search) -> tuple[str, ...]:
+    """Say what a search varies, a line a setting, and by what it chooses."""
+    goals = " and ".join(f"{goal} {name}" for name, goal in search.objective.items())
+    lines = [f"A search of {search.n_trials} trials by {goals}, seed {search.seed}, over:"]
+    for name, given in search.space.items():
+        if given.choices is not None:
+            what = " or ".join(map(_text, given.choices))
+        else:
+            what = f"{_text(given.low)} to {_text(given.high)}{', log' if given.log else ''}"
+            what += "" if given.step is None else f", step {_text(given.step)}"
+        when = "".join(f", where {other} is {_text(value)}" for other, value in given.when.items())
+        lines.append(f"    {name}: {what}{when}")
+    return tuple(lines)
