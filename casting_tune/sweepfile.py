@@ -278,8 +278,10 @@ def _check_range(name: str, given: Range, here: str) -> None:
         raise UsageError(f"{here}: `low` is less than `high`, not {given.low} and {given.high}.")
     if given.log and (given.low <= 0 or given.step is not None):
         raise UsageError(f"{here}: `log` needs a `low` above 0 and goes without `step`.")
-    if given.step is not None and not 0 < given.step <= given.high - given.low:
-        raise UsageError(f"{here}: `step` is above 0 and at most `high` - `low`, not {given.step}.")
+    if given.step is not None:
+        steps = (given.high - given.low) / given.step if given.step > 0 else 0.5
+        if abs(steps - round(steps)) > 1e-6:
+            raise UsageError(f"{here}: `step` goes a whole number of times from `low` to `high`, and {given.step} not.")
 
 
 def number(name: str) -> type[int] | type[float] | None:

@@ -22,6 +22,7 @@ def write(folder: Path, text: str, name: str = "mine") -> str:
     [
         ("architecture_ablation", 7, 7),
         ("augmentation_ablation", 11, 11),
+        ("augmentation_search", 40, 8),
         ("backbone_grid", 60, 10),
         ("cpu_baseline", 3, 3),
         ("full_factorial", 330, 6),
@@ -32,14 +33,14 @@ def write(folder: Path, text: str, name: str = "mine") -> str:
     ],
 )
 def test_every_sweep_file_reads_and_has_the_cells_that_it_should(name: str, full: int, quick: int) -> None:
-    assert len(space.read(name).cells) == full
-    assert len(space.read(name, quick=True).cells) == quick
+    assert space.read(name).n_cells == full
+    assert space.read(name, quick=True).n_cells == quick
 
 
 def test_every_sweep_in_the_folder_expands_both_ways() -> None:
     for name in sweepfile.names():
-        assert space.read(name).cells
-        assert space.read(name, quick=True).cells
+        assert space.read(name).n_cells
+        assert space.read(name, quick=True).n_cells
 
 
 def test_nasnet_mobile_is_at_224_px_without_weights_and_the_others_at_512_with() -> None:
