@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from casting_tune import scheduling, search, space, sweep, sweepfile
+from casting_tune import search, space, sweep, sweepfile, tasks
 from casting_tune.errors import UsageError
 from casting_tune.pack import Pack
-from casting_tune.scheduling import Event
 from casting_tune.store import Store
 from casting_tune.sweep import Options
+from casting_tune.tasks import Event
 from casting_tune.trial import TrialConfig, cell_id
 
 HEAD = 'question = "?"\n[fixed]\nbackbone = "timm:test_resnet.r160_in1k"\nweights = "none"\nimage_px = 32\nepochs = 1\n'
@@ -55,7 +55,7 @@ def go(
     hunt: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch, trial: Callable[..., dict[str, Any]] = quick_trial,
     **more: Any,
 ) -> tuple[sweep.Prepared, list[Event]]:  # fmt: skip
-    monkeypatch.setattr(sweep, "Work", lambda **given: scheduling.Work(**given, trial=trial))
+    monkeypatch.setattr(sweep, "Work", lambda **given: tasks.Work(**given, trial=trial))
     events: list[Event] = []
     asked = Options(
         sweep=str(hunt), data=drawn, results=hunt.parent / "results", baselines=False, **{"inline": True, **more}
