@@ -5,6 +5,7 @@ Comes in: a pack and a store. Goes out: Kept, the part of an audit that outlives
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -65,6 +66,11 @@ def kept(pack: Pack, store: Store, *, on_progress: Callable[[int, int], None] | 
     flags = {name: rows[name].to_numpy(zero_copy_only=False) for name in ("copy_in_train", "twin_in_train", "conflict")}
     findings = [text for text in rows["finding"].to_pylist() if text is not None]
     return Kept(group=rows["group_id"].to_numpy(), findings=tuple(findings), **flags)
+
+
+def split_id(groups: NDArray[np.int64]) -> str:
+    """Return the identity of the [n] groups of a grouped split: 12 hexadecimal digits."""
+    return hashlib.sha256(groups.astype("<i8").tobytes()).hexdigest()[:12]
 
 
 def _read(store: Store, dataset_id: str) -> Any:

@@ -293,6 +293,26 @@ def normalisation(name: str, weights: str) -> tuple[tuple[float, ...], tuple[flo
     return tuple(mean) * each, tuple(std) * each
 
 
+def local_dir_config(name: str, weights: str, *, in_channels: int, image_px: int) -> dict[str, Any]:
+    """Return the config.json that timm opens beside model.safetensors, of a backbone trained here without classifier.
+
+    Its normalisation is that of `normalisation(name, weights)`.
+    """
+    mean, std = normalisation(name, weights)
+    return {
+        "architecture": _timm_name(name).partition(".")[0],
+        "num_classes": 0,
+        "pretrained_cfg": {
+            "num_classes": 0,
+            "input_size": [in_channels, image_px, image_px],
+            "mean": list(mean),
+            "std": list(std),
+            "interpolation": "bilinear",
+            "crop_pct": 1.0,
+        },
+    }
+
+
 def n_parameters(module: nn.Module) -> tuple[int, int]:
     """Return how many parameters train, and how many batch-norm statistics there are, as Keras counts both."""
     trainable = sum(p.numel() for p in module.parameters() if p.requires_grad)

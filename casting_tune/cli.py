@@ -29,6 +29,7 @@ COMMANDS = (
     commands_cells.list_runs, commands_cells.show, commands_cells.compare, commands_cells.query,
     commands_images.synthetic, commands_images.pack, commands_images.audit, commands_images.preview,
     commands_models.backbones, commands_models.summary,
+    commands_models.export, commands_models.predict, commands_models.explain, commands_models.reproduce,
 )  # fmt: skip
 """In the order in which --help lists them."""
 

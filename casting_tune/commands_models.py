@@ -5,12 +5,27 @@ Comes in: what a person typed. Goes out: lines, grids and files. Heavy libraries
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from casting_tune import completion, terminal
-from casting_tune.options import Head, Json
+from casting_tune.errors import DEFECT_FOUND, CastingTuneError, ImagesError, UsageError
+from casting_tune.options import (
+    RESULTS,
+    CellData,
+    CostEscape,
+    CostOverkill,
+    Head,
+    Json,
+    MaxEscape,
+    PackSize,
+    Prevalence,
+    Results,
+    Run,
+    WeightsDir,
+)
 
 
 def backbones(head: Head = "", *, as_json: Json = False) -> None:
@@ -54,3 +69,192 @@ def summary(
     total = found.n_trainable + found.n_statistics
     out = terminal.console()
     terminal.say(out, f"Total {total:,}; trainable {found.n_trainable:,}; not trainable {found.n_statistics:,}")
+
+
+def export(
+    cell: Annotated[
+        str,
+        typer.Argument(
+            help="A cell's id, the beginning of one, or 'best' with --sweep.", autocompletion=completion.cells
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", help="The folder to write; a new one, or an empty one.")],
+    *,
+    results: Results = RESULTS,
+    data: CellData = None,
+    weights_dir: WeightsDir = None,
+    pack_size: PackSize = None,
+    sweep: Annotated[
+        str | None,
+        typer.Option("--sweep", help="The sweep of which 'best' is meant.", autocompletion=completion.stored_sweeps),
+    ] = None,
+    run: Run = None,
+    max_escape: MaxEscape = None,
+    cost_escape: CostEscape = None,
+    cost_overkill: CostOverkill = None,
+    prevalence: Prevalence = None,
+    licence: Annotated[str, typer.Option("--data-licence", help="Licence of the images, for the card.")] = "not stated",
+    as_json: Json = False,
+) -> None:
+    """Write a cell's network as a folder that runs without torch: ONNX, weights, threshold, model card."""
+    from casting_tune import cells, chosen, graph
+    from casting_tune import export as room
+    from casting_tune.store import Store
+
+    graph.check_libraries()
+    console, store = terminal.console(as_json), Store(results)
+    said: tuple[str, ...] = ()
+    if (cell == "best") != (sweep is not None):
+        raise UsageError("'best' is the best cell of a sweep: casting-tune export best --sweep NAME.")
+    if sweep is not None:
+        cell, said = chosen.best(store, sweep, run)
+    for sentence in said:
+        terminal.say(console, sentence)
+    with terminal.progress(console) as on_progress:
+        loaded = cells.load(
+            store, cell, images=data, weights_dir=weights_dir, pack_size=pack_size, on_progress=on_progress
+        )
+        checked = room.export(
+            loaded,
+            store,
+            out,
+            max_escape=max_escape,
+            cost_escape=cost_escape,
+            cost_overkill=cost_overkill,
+            prevalence=prevalence,
+            licence=licence,
+            chosen_how=said,
+            on_epoch=lambda epoch: on_progress("training again", epoch.epoch, loaded.config.epochs),
+        )
+    if as_json:
+        terminal.write_json({"folder": out, "cell_id": loaded.row["cell_id"], "best": said, "checked": checked})
+        return
+    for sentence in checked.point.sentences:
+        terminal.say(console, sentence)
+    terminal.say(
+        console,
+        f"{out}: checked on {checked.n_images:,} images; the weights score them as the store says within "
+        f"{checked.largest_stored:.2g}, onnxruntime as torch within {checked.largest_onnx:.2g}, with equal decisions.",
+    )
+
+
+def predict(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that `casting-tune export` wrote.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
+    *,
+    out: Annotated[Path | None, typer.Option("--out", help="A new .csv or .parquet file for the rows.")] = None,
+    fail_on_defect: Annotated[
+        bool, typer.Option("--fail-on-defect", help="End with exit code 20 if a defect is found.")
+    ] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on with the images that come; Ctrl-C ends it.")] = False,
+    idle: Annotated[
+        float | None, typer.Option("--idle", help="End a watch when nothing has come for so many seconds.")
+    ] = None,
+    threads: Annotated[int, typer.Option("--threads", min=0, help="CPU threads; 0 is every core.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Decide images with an exported network, by onnxruntime alone."""
+    import time
+
+    from casting_tune import predict as room
+
+    if idle is not None and not watch:
+        raise UsageError("--idle ends a watch: give it together with --watch.")
+    if watch and (wrong := [path for path in images if not path.is_dir()]):
+        raise UsageError(f"--watch takes folders, and '{wrong[0]}' is none.")
+    room.check_out(out, watched=watch)
+    network = room.open_network(folder, n_threads=threads)
+    console, tally = terminal.console(as_json), room.Tally()
+    coming = room.watch(network, images, idle_s=idle) if watch else room.decide_all(network, room.find(images))
+    started, interrupted, kept = time.perf_counter(), False, []
+    with room.writer(out) as write:
+        try:
+            for decision in coming:
+                write(decision)
+                tally.add(decision)
+                terminal.say(console, room.line(decision))
+                if as_json:
+                    kept.append(decision)
+        except KeyboardInterrupt:
+            interrupted = True
+    terminal.say(console, tally.sentence(took_s=time.perf_counter() - started, watched=watch))
+    if as_json:
+        terminal.write_json({"network": network.told, "decisions": kept})
+    if interrupted:
+        raise typer.Exit(130)
+    if fail_on_defect and tally.n_defective:
+        raise typer.Exit(DEFECT_FOUND)
+    if tally.n_bad:
+        raise typer.Exit(ImagesError.exit_code)
+
+
+def explain(
+    network: Annotated[
+        str,
+        typer.Argument(metavar="DIR|CELL", help="An export's folder, or a cell's id.", autocompletion=completion.cells),
+    ],
+    images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
+    out: Annotated[Path, typer.Option("--out", help="Where the PNGs go.")],
+    *,
+    results: Results = RESULTS,
+    data: CellData = None,
+    weights_dir: WeightsDir = None,
+    pack_size: PackSize = None,
+    as_json: Json = False,
+) -> None:
+    """Write Grad-CAM pictures: where the network sees what speaks for a defect. Needs torch."""
+    from casting_tune import cells, predict
+    from casting_tune import explain as room
+    from casting_tune.store import Store
+
+    files = predict.find(images)
+    if Path(network).is_dir():
+        decider, told = room.open_export(Path(network))
+    else:
+        store = Store(results)
+        cell = cells.load(store, network, images=data, weights_dir=weights_dir, pack_size=pack_size)
+        decider, told = room.open_cell(cell, store)
+    console, done = terminal.console(as_json), []
+    for explained in room.explain(decider, told, files, out):
+        done.append(explained)
+        made = f"no picture: {explained.reason}" if explained.reason else f"{explained.score:.4f}  {explained.file}"
+        terminal.say(console, f"{explained.image}: {made}")
+    if as_json:
+        terminal.write_json({"pictures": done})
+    if any(explained.reason for explained in done):
+        raise typer.Exit(ImagesError.exit_code)
+
+
+def reproduce(
+    cell: Annotated[str, typer.Argument(help="A cell's id, or the beginning of one.", autocompletion=completion.cells)],
+    *,
+    results: Results = RESULTS,
+    data: CellData = None,
+    weights_dir: WeightsDir = None,
+    pack_size: PackSize = None,
+    as_json: Json = False,
+) -> None:
+    """Train a cell again from its row alone, and compare every prediction with the stored one."""
+    from casting_tune import cells
+    from casting_tune import reproduce as room
+    from casting_tune.store import Store
+
+    console = terminal.console(as_json)
+    with terminal.progress(console) as on_progress:
+        loaded = cells.load(
+            Store(results), cell, images=data, weights_dir=weights_dir, pack_size=pack_size, on_progress=on_progress
+        )
+        found = room.reproduce(
+            loaded, on_epoch=lambda epoch: on_progress("training again", epoch.epoch, loaded.config.epochs)
+        )
+    for note in found.notes:
+        terminal.say(console, note)
+    terminal.say(
+        console,
+        f"Cell {loaded.row['cell_id']}: {found.n_identical:,} of {found.n:,} predictions are identical; the largest "
+        f"difference is {found.largest:.3g}; {found.n_decisions:,} decisions at threshold 0.5 differ.",
+    )
+    if as_json:
+        terminal.write_json(found)
+    if found.n_identical < found.n:
+        raise typer.Exit(CastingTuneError.exit_code)

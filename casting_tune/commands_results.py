@@ -12,7 +12,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from casting_tune import completion, options, terminal
-from casting_tune.options import RESULTS, Json, Results, Run, SweepName, ViewClass
+from casting_tune.options import (
+    RESULTS,
+    CostEscape,
+    CostOverkill,
+    Json,
+    MaxEscape,
+    Prevalence,
+    Results,
+    Run,
+    SweepName,
+    ViewClass,
+)
 
 if TYPE_CHECKING:
     from casting_tune.pack import Pack
@@ -51,12 +62,10 @@ def threshold(
     cell: Annotated[str, typer.Argument(help="A cell's id, or the beginning of one.", autocompletion=completion.cells)],
     *,
     results: Results = RESULTS,
-    max_escape: Annotated[str | None, typer.Option("--max-escape", help="0.5% or 0.005, on validation.")] = None,
-    cost_escape: Annotated[float | None, typer.Option("--cost-escape", help="What a missed defect costs.")] = None,
-    cost_overkill: Annotated[
-        float | None, typer.Option("--cost-overkill", help="What a rejected good one costs.")
-    ] = None,
-    prevalence: Annotated[float | None, typer.Option("--prevalence", help="Share of defective castings.")] = None,
+    max_escape: MaxEscape = None,
+    cost_escape: CostEscape = None,
+    cost_overkill: CostOverkill = None,
+    prevalence: Prevalence = None,
     as_json: Json = False,
 ) -> None:
     """Choose a threshold on validation alone, freeze it, and say what the test images show of it."""

@@ -1,6 +1,6 @@
 """What can go wrong, as one tree, and the exit code of each branch.
 
-    CastingTuneError            1   a sweep ended, but not every cell completed
+    CastingTuneError            1   a sweep ended, but not every cell completed; two that should agree do not
     |-- UsageError              2   an option, a sweep file or an axis value that cannot be meant
     |-- ImagesError             4   an image folder or a pack that cannot be used
     |-- WeightsError            5   pretrained weights that are not to be had here
@@ -9,14 +9,18 @@
     |-- Diverged                1   a trial whose loss is no longer a finite number
     `-- TimeUp                  1   a trial that took longer than it may
 
-Exit code 0 means that all is well; 3 is kept for "test images stand in train" (the audit); 130 and 143 are
-Ctrl-C and SIGTERM. Every message says the rule, the value, and the way out, in the user's spelling.
+Exit code 0 means that all is well; 20 that `predict --fail-on-defect` found a defect; 3 is kept for "test images stand
+in train" (the audit); 130 and 143 are Ctrl-C and SIGTERM. Every message says the rule, the value, and the way out, in
+the user's spelling.
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+
+DEFECT_FOUND = 20
+"""Exit code of `predict --fail-on-defect` where a casting is defective: no error, and none of the codes of errors."""
 
 
 class CastingTuneError(Exception):

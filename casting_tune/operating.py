@@ -22,6 +22,7 @@ from casting_tune.metrics import Counts
 FEWEST_DEFECTS = 20
 """Validation defects below which no threshold is chosen: 0 misses of 20 already leave 13.9 % open, of 10 25.9 %."""
 
+_NO_RULE = "chosen by no rule"
 _REJECT_ALL = 0.0
 _PASS_ALL = float(np.nextafter(np.float32(1), np.float32(2)))
 
@@ -149,6 +150,29 @@ def least_cost(
     )
 
 
+def fixed(
+    validation_y: ArrayLike,
+    validation_score: ArrayLike,
+    test_y: ArrayLike,
+    test_score: ArrayLike,
+    *,
+    threshold: float,
+    n_groups_defective: int | None = None,
+) -> OperatingPoint:
+    """Report a threshold that no rule chose, such as the 0.5 of the tables; the arguments are those of the rules.
+
+    Raises:
+        UsageError: a score is no probability.
+    """
+    return _report(
+        (threshold, metrics.counts(*_checked(validation_y, validation_score, name="validation"), threshold=threshold)),
+        (test_y, test_score),
+        rule=f"{_number(threshold)}, {_NO_RULE}",
+        max_escape=None,
+        n_groups_defective=n_groups_defective,
+    )
+
+
 def _choices(y_true: ArrayLike, score: ArrayLike) -> list[tuple[float, Counts]]:
     """Return the thresholds that decide validation differently, ascending, if validation holds enough to choose by.
 
@@ -220,9 +244,10 @@ def _report(
 
 def _chosen(point: OperatingPoint) -> list[str]:
     found = point.validation
+    chose = "" if point.rule.endswith(_NO_RULE) else ", which chose it,"
     said = [
         f"Threshold {point.threshold:.6g}: a casting that scores as high or higher is rejected. Rule: {point.rule}.",
-        f"On validation, which chose it, {found.fn:,} of {found.tp + found.fn:,} defects escaped and "
+        f"On validation{chose} {found.fn:,} of {found.tp + found.fn:,} defects escaped and "
         f"{found.fp:,} of {found.fp + found.tn:,} good castings were rejected.",
     ]
     if point.threshold in (_REJECT_ALL, _PASS_ALL):

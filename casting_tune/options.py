@@ -25,6 +25,17 @@ Data = Annotated[
     typer.Option("--data", envvar="CASTING_TUNE_DATA", help="Image folder; left out: castings are drawn."),
 ]
 NeededData = Annotated[Path, typer.Option("--data", envvar="CASTING_TUNE_DATA", help="The image folder.")]
+CellData = Annotated[
+    Path | None,
+    typer.Option("--data", envvar="CASTING_TUNE_DATA", help="The cell's images; left out: those packed in the store."),
+]
+WeightsDir = Annotated[
+    Path | None, typer.Option("--weights-dir", help="The folder behind local-dir: weights that the cell began from.")
+]
+MaxEscape = Annotated[str | None, typer.Option("--max-escape", help="0.5% or 0.005, on validation.")]
+CostEscape = Annotated[float | None, typer.Option("--cost-escape", help="What a missed defect costs.")]
+CostOverkill = Annotated[float | None, typer.Option("--cost-overkill", help="What a rejected good one costs.")]
+Prevalence = Annotated[float | None, typer.Option("--prevalence", help="Share of defective castings.")]
 DefectClass = Annotated[str, typer.Option("--positive", help="The class folder that is the defect.")]
 PackSize = Annotated[int | None, typer.Option("--pack-size", help="Longest side of the packed images, in pixels.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out files that cannot be decoded, and record them.")]

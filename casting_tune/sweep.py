@@ -7,7 +7,6 @@ finds every fault that can be found before the first trial; `execute` trains wha
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import math
 import shutil
@@ -391,7 +390,7 @@ def _finisher(
 ) -> Callable[[Cell], Cell]:
     """Return what settles for a cell what only machine and images can tell; asks for each backbone's weights once."""
     identified = functools.cache(identify)
-    split_id = "official" if groups is None else hashlib.sha256(groups.astype("<i8").tobytes()).hexdigest()[:12]
+    split_id = "official" if groups is None else audits.split_id(groups)
 
     def finish(cell: Cell) -> Cell:
         return space.resolve(
