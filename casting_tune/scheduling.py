@@ -27,7 +27,7 @@ from typing import Any, Literal
 from casting_tune import tasks
 from casting_tune.errors import CastingTuneError, ResourcesError
 from casting_tune.pack import Pack
-from casting_tune.tasks import Asha, Claimed, Event, Halt, Source, Task, Work, claimed, run_task, watched
+from casting_tune.tasks import Asha, Claimed, Event, Halt, Source, Task, Work, claimed, end_with, run_task, watched
 from casting_tune.trial import Epoch
 
 STARTING_S = 120  # a cluster whose workers are still on their way gets this long to show the first
@@ -103,7 +103,8 @@ def run_ray(
         broken: list[CastingTuneError] = []
         follower = _follower(work, source, pack, on_event=on_event, broken=broken)
         try:
-            sent = replace(work, tasks=(), source=None)  # a task travels with its trial
+            here = os.getpid() if address is None else None
+            sent = replace(work, tasks=(), source=None, driver=here)  # a task travels with its trial
             trainable = tune.with_parameters(_trainable, work=sent, pack=pack)
             tune.Tuner(
                 tune.with_resources(trainable, {"cpu": resources.cpus, "gpu": resources.gpus}),
@@ -149,6 +150,8 @@ def _trainable(config: dict[str, Any], work: Work, pack: Pack) -> None:
             result |= {"epoch": epoch.epoch, "objective": getattr(epoch, work.asha.objective)}
         tune.report(result)
 
+    if work.driver is not None:
+        end_with(work.driver)
     with watched(work, pack, task):
         retried = run_task(work, pack, config["index"], task, report).retried
     if retried:

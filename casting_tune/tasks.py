@@ -11,9 +11,13 @@ import faulthandler
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import psutil
 
 from casting_tune import run
 from casting_tune.pack import Pack
@@ -97,7 +101,7 @@ class Work:
     `groups` numbers the photographs, [n] or None; `trial` has the signature of `run.run_trial` and writes its rows.
     `source`, where there is one, hands out `tasks`, which are its own; else they run in their order. A trial whose
     memory ran out runs again with half as many images at a time where `on_oom` says accumulate. A trial that does not
-    end `hang_s` seconds after its time is up loses its process.
+    end `hang_s` seconds after its time is up loses its process. A worker ends with the process `driver` of its machine.
     """
 
     tasks: Sequence[Task]
@@ -112,6 +116,7 @@ class Work:
     trial: Callable[..., dict[str, Any]] = run.run_trial
     source: Source | None = None
     asha: Asha | None = None
+    driver: int | None = None
 
 
 class Halt:
@@ -253,6 +258,27 @@ def _after_oom(work: Work, task: Task, before: Sequence[dict[str, Any]]) -> Allo
     if work.on_oom == "fail" or not short:
         return work.allowance
     return replace(work.allowance, micro_batch=max(1, min(short) // 2))
+
+
+@cache
+def end_with(driver: int) -> None:
+    """End this process soon after a driver that was killed; once asked, for good.
+
+    Ray needs up to seven seconds for that (seen with 2.60), in which a new driver and the old workers would train the
+    same cells.
+    """
+
+    def watch(parent: psutil.Process) -> None:
+        while parent.is_running():
+            time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    try:
+        parent = psutil.Process(driver)
+    except psutil.NoSuchProcess:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return
+    threading.Thread(target=watch, args=(parent,), daemon=True).start()
 
 
 @contextlib.contextmanager
