@@ -97,8 +97,7 @@ def test_twenty_random_kills_of_drivers_and_workers_cost_nothing(drawn: Path, tm
     assert len(finished) == finished["cell_id"].nunique() == N_CELLS
     assert len(epochs) == N_CELLS * N_EPOCHS
     ours, theirs = (
-        json.loads(render.render(tables.TABLES["trainings"](s, "killed"), "json"))["rows"]
-        for s in (store, untouched.store)
+        json.loads(render.render(tables.TABLES["trainings"](s, "killed"), "json")) for s in (store, untouched.store)
     )
     for row in ours + theirs:
         for timed in [name for name in row if name.endswith("_s") or name == "cell_id"]:
