@@ -211,7 +211,7 @@ def prepare(
 def execute(
     prepared: Prepared,
     *,
-    on_event: Callable[[Event], None],
+    on_event: Callable[[Event], None] = lambda _event: None,
     on_choice: Callable[[Task], None] = lambda _task: None,
     halt: Halt | None = None,
 ) -> int:

@@ -45,11 +45,14 @@ def test_the_queries_run_on_a_store_and_agree_on_the_accuracy(
     prepared = sweep.prepare(asked, say=lambda _: None)
     sweep.execute(prepared, on_event=lambda _: None)
     monkeypatch.chdir(tmp_path)
-    printed = []
+    tiny.rename(tmp_path / "my_sweep.toml")
+    (tmp_path / "castings").symlink_to(drawn)
+    printed: list[str] = []
+    notebook: dict[str, object] = {}  # cells of one notebook see each other's names
     for query in QUERIES:
         out = io.StringIO()
         with contextlib.redirect_stdout(out):
-            exec(compile(query, "README.md", "exec"), {})
+            exec(compile(query, "README.md", "exec"), notebook)
         printed.append(out.getvalue())
     assert "test_accuracy" in printed[0]
     trained = prepared.store.read("trials").to_pylist()
@@ -58,6 +61,10 @@ def test_the_queries_run_on_a_store_and_agree_on_the_accuracy(
         (line,) = [line for line in printed[1].splitlines() if trial["cell_id"] in line]
         assert float(line.split("│")[2]) == pytest.approx(trial["test_accuracy"], abs=1e-12)
     assert "validation_loss" in printed[2]
+    assert printed[3].endswith("0 cells have no result\n")
+    assert len(prepared.store.read("trials")) == len(trained)  # every cell was there under the other sweep's name
+    assert "both right" in printed[4]
+    assert "missed defects: (" in printed[4]
 
 
 def test_readme_names_every_sweep_with_its_cells() -> None:
