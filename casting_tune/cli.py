@@ -27,7 +27,8 @@ COMMANDS = (
     commands_sweep.sweep, commands_sweep.study, commands_sweep.sweeps,
     commands_results.table, commands_results.threshold, commands_results.plot, commands_results.report,
     commands_cells.list_runs, commands_cells.show, commands_cells.compare, commands_cells.query,
-    commands_images.synthetic, commands_images.pack, commands_images.audit, commands_images.preview,
+    commands_images.fetch, commands_images.synthetic, commands_images.pack, commands_images.audit,
+    commands_images.preview,
     commands_models.backbones, commands_models.summary,
     commands_models.export, commands_models.predict, commands_models.explain, commands_models.reproduce,
 )  # fmt: skip

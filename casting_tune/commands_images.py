@@ -5,16 +5,47 @@ Comes in: what a person typed. Goes out: lines, grids and files. Heavy libraries
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from casting_tune import terminal
+from casting_tune.errors import UsageError
 from casting_tune.options import RESULTS, DefectClass, Json, NeededData, PackSize, Results, SkipBad
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+
+def fetch(
+    out: Annotated[Path | None, typer.Option("--out", help="A new folder; left out: kagglehub's cache.")] = None,
+    accept_licence: Annotated[
+        bool, typer.Option("--accept-licence", help="You accept CC BY-NC-ND 4.0: by name, not commercial, unchanged.")
+    ] = False,
+    check: Annotated[
+        Path | None, typer.Option("--check", help="Fetch nothing; hold this folder against what was published.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Fetch the published castings from Kaggle, and check that every image is the one that was published."""
+    from casting_tune import fetch as room
+
+    told = terminal.console(as_json)
+    if check is not None:
+        if out is not None:
+            raise UsageError("--check fetches nothing, and so has no use for --out: drop one.")
+        found = room.check(check)
+    else:
+        found = room.fetch(out, licence_accepted=accept_licence)
+        terminal.say(told, room.TERMS)
+    if as_json:
+        terminal.write_json(found)
+        return
+    terminal.grid(["folder", "images"], [[name, f"{n:,}"] for name, n in found.counts.items()])
+    terminal.say(told, f"{sum(found.counts.values()):,} images, each as it was published.")
+    terminal.say(told, f"--data {shlex.quote(str(found.folder))}")
 
 
 def synthetic(

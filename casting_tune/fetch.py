@@ -1,0 +1,104 @@
+"""The published castings: fetched from Kaggle with kagglehub, and held against what was published, file by file.
+
+Comes in: a folder, or the wish for one, and whether the licence is accepted. Goes out: the folder with train/ and test/
+and what it holds. Knows no packs and no store; changes no image.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import logging
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from casting_tune.errors import ImagesError, UsageError
+
+HANDLE = "ravirajsinh45/real-life-industrial-dataset-of-casting-product"
+PAGE = f"https://www.kaggle.com/datasets/{HANDLE}"
+LICENCE = "CC BY-NC-ND 4.0"
+TERMS = (
+    f"The castings are Ravirajsinh Dabhi's, under {LICENCE} (https://creativecommons.org/licenses/by-nc-nd/4.0/): "
+    "name him, no commercial use, pass on no changed copy."
+)
+COUNTS = {"test/def_front": 453, "test/ok_front": 262, "train/def_front": 3758, "train/ok_front": 2875}
+DIGEST = "4d0a79d142128177ab13a3c9661261d7a35382a84826595b23f8b5d8de8306f7"
+"""SHA-256 of the list of all 7,348 images and their SHA-256, as coreutils print it in the folder with train/ and test/:
+
+find train test -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Castings:
+    """A folder that holds the published images and no others; `counts` by split/class."""
+
+    folder: Path
+    counts: dict[str, int]
+    sha256: str
+    licence: str = LICENCE
+
+
+def fetch(out: Path | None, *, licence_accepted: bool) -> Castings:
+    """Download the published images and check each.
+
+    Args:
+        out: a folder that is not there yet, or is empty; None: kagglehub's cache, where a second call finds them.
+        licence_accepted: that the person has read TERMS and accepts them.
+
+    Raises:
+        UsageError: the licence is not accepted, kagglehub is not installed, or `out` holds something.
+        ImagesError: Kaggle cannot be reached or refuses, or what came is not what was published.
+    """
+    if not licence_accepted:
+        raise UsageError(f"{TERMS} If you accept that, add --accept-licence.")
+    if importlib.util.find_spec("kagglehub") is None:
+        raise UsageError('fetch needs kagglehub: pip install "casting-tune[fetch]"')
+    if out is not None and out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise UsageError(f"--out '{out}' is there already. Name another folder, or see what it holds: --check '{out}'.")
+    import kagglehub
+
+    logging.getLogger("kagglehub").setLevel(logging.ERROR)  # it logs to stdout, which is not its own
+    try:
+        came = Path(kagglehub.dataset_download(HANDLE, output_dir=None if out is None else str(out)))
+    except Exception as error:  # no network, no account, no room: kagglehub and what it stands on have no common error
+        why = " ".join(f"{type(error).__name__}: {error}".split())[:160]
+        raise ImagesError(
+            f"Kaggle does not give the images ({why}). By hand: download them in a browser from {PAGE}, unpack them, "
+            "then: casting-tune fetch --check DIR"
+        ) from error
+    return check(came)
+
+
+def check(folder: Path) -> Castings:
+    """Return the folder with train/ and test/ in or below a folder, where it holds what was published.
+
+    Raises:
+        ImagesError: there is none, or an image is missing, changed or too many.
+    """
+    again = f"Download the images again from {PAGE}."
+    found = sorted(test.parent.parent for test in folder.rglob("test/def_front"))
+    if not found:
+        raise ImagesError(f"There are no castings in '{folder}': no test/def_front in or below it. {again}")
+    root = found[0]
+    try:
+        files = [file for split in ("train", "test") for file in (root / split).rglob("*") if file.is_file()]
+        names = sorted((file.relative_to(root).as_posix() for file in files), key=str.encode)
+        counts = dict(sorted(Counter(name.rpartition("/")[0] for name in names).items()))
+        wrong = [
+            f"{name} holds {counts.get(name, 0):,} files, not {COUNTS.get(name, 0):,}"
+            for name in sorted(counts | COUNTS)
+            if counts.get(name, 0) != COUNTS.get(name, 0)
+        ]
+        if wrong:
+            raise ImagesError(f"'{root}' is not what was published: {'; '.join(wrong)}. {again}")
+        lines = "".join(f"{hashlib.sha256((root / name).read_bytes()).hexdigest()}  {name}\n" for name in names)
+    except OSError as error:
+        raise ImagesError(f"'{root}' cannot be read: {error.strerror or error}.") from error
+    digest = hashlib.sha256(lines.encode()).hexdigest()
+    if digest != DIGEST:
+        raise ImagesError(
+            f"'{root}' holds as many images as were published, but not the same: their SHA-256 is {digest}. {again}"
+        )
+    return Castings(folder=root, counts=counts, sha256=digest)
