@@ -13,6 +13,7 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from casting_tune import weights as pretrained
@@ -193,6 +194,7 @@ def build(name: str, *, weights: str, dense: int, dropout: float, in_channels: i
     return Model(backbone=network, head=head)
 
 
+@cache  # asked once a cell, and a sweep has many cells of a network
 def check_name(name: str) -> None:
     """Raise UsageError for a name that is neither in `BACKBONES` nor `timm:` and a network of timm."""
     if name in BACKBONES:
@@ -211,6 +213,7 @@ def check_name(name: str) -> None:
     raise UsageError(f"Unknown backbone '{name}'. {hint}")
 
 
+@cache
 def check_size(name: str, image_px: int) -> None:
     """Raise UsageError where a training step cannot go through with images of this side.
 

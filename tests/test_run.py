@@ -101,7 +101,8 @@ def test_a_trial_that_raises_is_a_row_with_its_error_and_without_this_persons_ho
         raise RuntimeError(f"no file {Path.home()}/secret")
 
     monkeypatch.setattr(backbones, "build", broken)
-    row = train(CONFIG, packed, store)
+    train(CONFIG, packed, store)
+    (row,) = store.read("trials").to_pylist()
     assert (row["status"], row["error"]) == ("error", "RuntimeError: no file ~/secret")
     assert store.read("trials")["status"].to_pylist() == ["error"]
     assert store.read("predictions").num_rows == 0
