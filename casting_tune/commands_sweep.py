@@ -250,7 +250,7 @@ def _about(prepared: Prepared) -> About:
     return About(
         sweep=prepared.sweep.name,
         n_done=len(planned) - len(prepared.plan.to_do),
-        place=f"{place.n_at_once} at once on {place.device}, {place.n_threads} threads each",
+        place=f"{place.n_at_once} at once on {place.device}, {_threads(place.n_threads)} each",
         images=f"{len(prepared.pack.labels)} images, dataset {prepared.pack.dataset_id}",
         warning=flatters[0] if flatters else "",
         n_at_once=place.n_at_once,
@@ -269,7 +269,7 @@ _BESIDE = {"baseline": "baselines", "timing": "timing passes"}
 def _outline(out: Console, prepared: Prepared) -> None:
     """Say what a run would do."""
     plan, sweep = prepared.plan, prepared.sweep
-    place = f"{prepared.place.device}, {prepared.place.n_at_once} at once, {prepared.place.n_threads} threads each"
+    place = f"{prepared.place.device}, {prepared.place.n_at_once} at once, {_threads(prepared.place.n_threads)} each"
     terminal.say(out, f"{sweep.name}: {sweep.question}")
     counts = {kind: sum(p.cell.kind == kind for p in plan.planned) for kind in ("cell", "baseline", "timing")}
     beside = [f" and {n} {name}" for kind, name in _BESIDE.items() if (n := counts[kind])]
@@ -318,6 +318,10 @@ def _write_plan(out: Console, prepared: Prepared, as_json: bool) -> None:
         terminal.write(terminal.plain(f"{p.cell_id}  {state:<16}  {p.cell.label}") + "\n")
     for reason in prepared.sweep.invalid:
         terminal.say(out, f"invalid: {reason}")
+
+
+def _threads(n: int) -> str:
+    return f"{n} thread" if n == 1 else f"{n} threads"
 
 
 def _kept(names: list[str]) -> tuple[Literal["last", "best"], ...]:
