@@ -278,6 +278,12 @@ def expected_weights_id(name: str, weights: str) -> str:
     return f"local-dir:{pretrained.fingerprint(weights)}"
 
 
+def cached() -> dict[str, bool]:
+    """Return for each backbone that has timm's weights whether they are in the cache; asks nobody."""
+    named = [name for name, known in BACKBONES.items() if known.weights]
+    return {name: pretrained.find_cached(_source(name)) is not None for name in named}
+
+
 def normalisation(name: str, weights: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and standard deviation of each of three channels, on the scale 0..1.
 

@@ -31,6 +31,7 @@ COMMANDS = (
     commands_images.preview,
     commands_models.backbones, commands_models.summary,
     commands_models.export, commands_models.predict, commands_models.explain, commands_models.reproduce,
+    commands_store.doctor,
 )  # fmt: skip
 """In the order in which --help lists them."""
 

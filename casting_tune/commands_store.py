@@ -1,4 +1,4 @@
-"""Commands that look after a store: a few lines into a room each.
+"""Commands that look after a store and the machine: a few lines into a room each.
 
 Comes in: what a person typed. Goes out: lines, grids and exit codes. Heavy libraries load inside the commands.
 """
@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from casting_tune import terminal
-from casting_tune.errors import StoreError
+from casting_tune.errors import ResourcesError, StoreError
 from casting_tune.options import RESULTS, Json, Results
 
 
@@ -69,6 +69,23 @@ def migrate(
         terminal.console(),
         f"The same rows are in {folder}. Packs are made anew there; weights and checkpoints stay where they are.",
     )
+
+
+def doctor(results: Results = RESULTS, as_json: Json = False) -> None:
+    """Look at what this machine has for a sweep: libraries, CPUs, GPU, memory, results, extras. Exit 7: a lack."""
+    from casting_tune import doctor as room
+
+    out = terminal.console(as_json)
+    found = room.examine(results)
+    failed = sum(finding.state == "fail" for finding in found)
+    if as_json:
+        terminal.write_json({"findings": found, "failed": failed})
+    else:
+        seen = {f: f"{f.seen}. {f.way_out}" if f.way_out else f.seen for f in found}
+        terminal.grid(["", "about", "seen"], [[f.state, f.about, seen[f]] for f in found])
+    if failed:
+        terminal.say(out, f"{failed} of {len(found)} need mending: exit code {ResourcesError.exit_code}.")
+        raise typer.Exit(ResourcesError.exit_code)
 
 
 app = typer.Typer(help="Look after a store: verify, migrate.", no_args_is_help=True)

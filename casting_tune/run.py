@@ -220,12 +220,12 @@ def resolve_precision(config: TrialConfig, device: Literal["cpu", "cuda"]) -> Pr
     if config.precision != "auto":
         return config.precision
     known = backbones.BACKBONES.get(config.backbone)
-    if device == "cuda" or (known is not None and known.cpu_bf16 and _cpu_has_bf16()):
+    if device == "cuda" or (known is not None and known.cpu_bf16 and cpu_has_bf16()):
         return "bf16"
     return "fp32"
 
 
-def _cpu_has_bf16() -> bool:
+def cpu_has_bf16() -> bool:
     """Say whether Linux lists bf16 instructions for this CPU; elsewhere no is the safe answer."""
     with contextlib.suppress(OSError):
         flags = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")), "")

@@ -365,7 +365,7 @@ def _start(ray: Any, address: str | None, scratch: str) -> None:
 def gpus(address: str | None, *, inline: bool) -> float:
     """Return how many GPUs trials may use: of the cluster at `address`, else those that this machine shows."""
     if address is None or inline:
-        if not _shows_gpu():
+        if not shows_gpu():
             return 0
         import torch
 
@@ -374,7 +374,7 @@ def gpus(address: str | None, *, inline: bool) -> float:
         return sum(node.get("GPU", 0) for node in _nodes(ray, wait=True))
 
 
-def _shows_gpu() -> bool:
+def shows_gpu() -> bool:
     """Say whether this machine may have a GPU; a Linux without a device file has none, and need not wait for torch."""
     devices = ("nvidia[0-9]*", "dxg", "kfd")  # of CUDA, of WSL, of ROCm
     return sys.platform != "linux" or any(any(Path("/dev").glob(name)) for name in devices)

@@ -234,7 +234,7 @@ def test_the_known_identity_of_weights_is_timms_own_name_of_them(name: str) -> N
 
 def test_a_plan_of_imagenet_weights_needs_neither_torch_nor_timm() -> None:
     code = (
-        "import sys; from casting_tune import backbones as b, scheduling; scheduling._shows_gpu(); "
+        "import sys; from casting_tune import backbones as b, scheduling; scheduling.shows_gpu(); "
         "[b.expected_weights_id(name, 'imagenet') for name in b.BACKBONES if b.BACKBONES[name].weights]; "
         "print({'torch', 'timm'} & set(sys.modules))"
     )

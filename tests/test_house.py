@@ -109,6 +109,7 @@ MAY_IMPORT = {
     "explain": {"backbones", "canvas", "cells", "decode", "export", "graph", "predict", "reproduce", "store"},
     "extras": {"space", "trial"},
     "summary": {"backbones"},
+    "doctor": {"backbones", "run", "scheduling", "store"},
     "clusterfile": set(),
     "cluster": {"clusterfile"},
     "terminal": set(),
