@@ -21,7 +21,7 @@ from casting_tune import (
     commands_sweep,
     terminal,
 )
-from casting_tune.errors import CastingTuneError, UsageError, unknown
+from casting_tune.errors import CastingTuneError, StoreError, UsageError, unknown
 
 COMMANDS = (
     commands_sweep.sweep, commands_sweep.study, commands_sweep.sweeps,
@@ -87,9 +87,20 @@ def _run(app: typer.Typer, name: str) -> None:
     except typer.Abort:
         sys.exit(130)
     except BrokenPipeError:  # `| head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _let_go_of_stdout()
         sys.exit(0)
+    except OSError as error:  # a file that was named, or stdout where `>` leads to a full disk
+        if error.filename is None:
+            _let_go_of_stdout()
+        what = "the output" if error.filename is None else f"'{error.filename}'"
+        terminal.complain(f"Cannot use {what}: {error.strerror or error}. Name another place, or make room there.")
+        sys.exit(StoreError.exit_code)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _let_go_of_stdout() -> None:
+    """Send what is still to be written nowhere, or Python would fail again when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _refusal(refused: Any) -> str:

@@ -4,7 +4,7 @@
     |-- UsageError              2   an option, a sweep file or an axis value that cannot be meant
     |-- ImagesError             4   an image folder or a pack that cannot be used
     |-- WeightsError            5   pretrained weights that are not to be had here
-    |-- StoreError              6   a results folder that cannot be read or written
+    |-- StoreError              6   a results folder, or a place for output, that cannot be read or written
     |-- ResourcesError          7   a machine or cluster that lacks what was asked for
     |-- Diverged                1   a trial whose loss is no longer a finite number
     `-- TimeUp                  1   a trial that took longer than it may

@@ -42,9 +42,9 @@ class Folder:
 
 def survey(root: Path, positive: str) -> Folder:
     """List the image files under `root` and check the layout."""
-    if not root.is_dir():
-        raise ImagesError(f"There is no image folder '{root}'. Give the one that holds train/ and test/.")
     try:
+        if not root.is_dir():
+            raise ImagesError(f"There is no image folder '{root}'. Give the one that holds train/ and test/.")
         top = _subfolders(root)
         splits = [name for name in top if name in ("train", "test")]
         if splits and top != ["test", "train"]:

@@ -39,6 +39,7 @@ MIXED_PX = 512
 
 _SYNCED = 1000  # images between two requests that the disk keep up: 90 MB at 300 px
 _DAY_S = 86_400
+_NAMED = 10  # bad files in an error, which is one line
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,10 +201,11 @@ def _build(
         os.fsync(stream.fileno())
     bad = [(file.path, picture.reason) for file, picture in zip(folder.files, pictures, strict=True) if picture.reason]
     if bad and not skip_bad:
-        lines = "\n".join(f"  {one_line(path)}: {reason}" for path, reason in bad)
+        named = "; ".join(f"{one_line(path)}: {reason}" for path, reason in bad[:_NAMED])
+        more = f"; and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
         raise ImagesError(
             f"{len(bad)} of {len(pictures)} files in '{root}' cannot be used. Repair or remove them, or leave them out "
-            f"with --skip-bad:\n{lines}"
+            f"with --skip-bad, which lists them all: {named}{more}."
         )
     good = [(file, picture) for file, picture in zip(folder.files, pictures, strict=True) if not picture.reason]
     labels, sha256 = [file.label for file, _ in good], [picture.sha256 for _, picture in good]

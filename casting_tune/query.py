@@ -67,10 +67,11 @@ def write_parquet(rows: pa.Table, file: Path) -> None:
 
 
 def csv(rows: pa.Table) -> str:
-    """Return rows as CSV with a heading; NULL is empty, and no text is a formula to a spreadsheet."""
+    """Return rows as CSV with a heading; NULL is empty, and no text is a formula to a spreadsheet or steers a terminal."""
     for position, column in enumerate(rows.columns):
         if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-            inert = pc.replace_substring_regex(column, r"^([=+@\t\r-])", r"'\1")
+            formulas = pc.replace_substring_regex(column, r"^([=+@\t\r-])", r"'\1")
+            inert = pc.replace_substring_regex(formulas, r"\p{C}", "?")
             rows = rows.set_column(position, rows.column_names[position], inert)
     out = io.BytesIO()
     pyarrow.csv.write_csv(rows, out)

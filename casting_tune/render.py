@@ -173,7 +173,7 @@ def _inert(value: Any) -> Any:
     """Return a value that no spreadsheet takes for a formula: a text that begins like one gets an apostrophe."""
     if not isinstance(value, str):
         return value
-    return f"'{value}" if value.startswith(("=", "+", "-", "@", "\t", "\r")) else _plain(value)
+    return f"'{_plain(value)}" if value.startswith(("=", "+", "-", "@", "\t", "\r")) else _plain(value)
 
 
 def _markdown(frame: pd.DataFrame) -> str:

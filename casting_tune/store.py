@@ -46,7 +46,10 @@ class Store:
     address: Path | str
 
     def __post_init__(self) -> None:
-        if not str(self.address).startswith(storage.SCHEME):
+        written = str(self.address)
+        if not written or ("://" in written and not written.startswith(storage.SCHEME)):
+            raise StoreError(f"A store is a folder or s3://BUCKET/PREFIX, not '{written}'. Name one with --results.")
+        if not written.startswith(storage.SCHEME):
             object.__setattr__(self, "address", Path(self.address))
 
     @property

@@ -34,7 +34,7 @@ from casting_tune import (
     space,
     synthetic,
 )
-from casting_tune.errors import ImagesError, ResourcesError, UsageError
+from casting_tune.errors import ResourcesError, UsageError
 from casting_tune.pack import Pack
 from casting_tune.plan import Costs, Plan, Planned
 from casting_tune.rows import Place
@@ -450,8 +450,6 @@ def _pack(
                 beside.rename(folder)
             finally:
                 shutil.rmtree(beside, ignore_errors=True)  # gone already, unless drawing broke off
-    elif not folder.is_dir():
-        raise ImagesError(f"--data '{folder}' is not a folder. Give one with train/ and test/, or one folder a class.")
     return pack.pack(
         folder,
         store.root / "packs",

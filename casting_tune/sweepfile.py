@@ -159,10 +159,10 @@ def find(name: str) -> Path:
     """
     if name.endswith(".toml") or "/" in name:
         path = Path(name)
-        if not path.is_file():
+        if not _is_file(path):
             raise UsageError(f"There is no sweep file '{name}'. Sweeps found by name: {', '.join(names())}.")
     else:
-        found = [folder / f"{name}.toml" for folder in _folders() if (folder / f"{name}.toml").is_file()]
+        found = [folder / f"{name}.toml" for folder in _folders() if _is_file(folder / f"{name}.toml")]
         if not found:
             raise UsageError(unknown("sweep", name, names()))
         path = found[0]
@@ -202,6 +202,13 @@ def check_settings(settings: Settings, where: str) -> None:
     """Raise UsageError unless every name is a setting of a sweep file."""
     for name in settings:
         check_setting(name, where)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long for a file system names no file
+        return False
 
 
 def _folders() -> list[Path]:

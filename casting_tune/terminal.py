@@ -85,8 +85,8 @@ def _scalar(value: Any) -> bool | int | float | str | None:
 
 
 def plain(text: str) -> str:
-    """Return text without control characters but line breaks: names come from files and may try to steer a terminal."""
-    return "".join(char if char.isprintable() or char == "\n" else "?" for char in text)
+    """Return text as one line without control characters: names come from files and may try to steer a terminal."""
+    return "".join(char if char.isprintable() else "?" for char in text)
 
 
 def cell(value: Any) -> str:

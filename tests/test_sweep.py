@@ -179,7 +179,7 @@ def test_test_images_that_stand_in_train_are_said_up_front(tiny: Path, drawn: Pa
     ("change", "error", "message"),
     [
         ({"sweep": "backbone_gird"}, UsageError, "backbone_grid"),
-        ({"data": Path("/nowhere")}, ImagesError, "is not a folder"),
+        ({"data": Path("/nowhere")}, ImagesError, "There is no image folder"),
         ({"positive": "def_frnt"}, ImagesError, "def_front"),
         ({"trials_at_once": 0, "inline": False}, UsageError, "--trials-at-once is 1 or more, not 0"),
         ({"gpus_per_trial": -1.0}, UsageError, "--gpus-per-trial is 0 or more"),
