@@ -5,6 +5,7 @@ Exit codes are those of `errors`. Heavy libraries load inside the commands, so t
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from typing import Annotated, Any, cast
@@ -73,6 +74,9 @@ _Refused = cast("type[Exception]", typer.BadParameter.__mro__[2])
 
 
 def _run(app: typer.Typer, name: str) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # where LANG=C knows no ü, it comes out as \\xfc
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = typer.main.get_command(app)(prog_name=name, standalone_mode=False)
     except CastingTuneError as error:

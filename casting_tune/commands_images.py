@@ -13,7 +13,7 @@ import typer
 
 from casting_tune import terminal
 from casting_tune.errors import UsageError
-from casting_tune.options import RESULTS, DefectClass, Json, NeededData, PackSize, Results, SkipBad
+from casting_tune.options import RESULTS, DefectClass, Json, NeededData, PackSize, Results, SkipBad, make_folder
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -173,6 +173,6 @@ def preview(
     from casting_tune.store import Store
 
     packed = packs.pack(data, Store(results).root / "packs", positive=positive)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     files = [*pictures.preview(packed, folder), charts.plot_images(packed, folder / "images.png")]
     terminal.list_files(files, as_json)

@@ -102,7 +102,7 @@ def plot(
     from casting_tune.store import Store
 
     store, view = Store(results), options.view(positive)
-    folder.mkdir(parents=True, exist_ok=True)
+    options.make_folder(folder)
     compared = tables.comparison(store, sweep, run_id=run, positive=view)
     files = [charts.plot_metrics(compared.frame, folder / f"{sweep}-metrics.png", title=compared.title)]
     packed = store.root / "packs" / str(answers.load(store, sweep, run).asked["dataset_id"].iloc[0])

@@ -16,7 +16,7 @@ import typer
 
 from casting_tune import commands_images, completion, terminal
 from casting_tune.errors import CastingTuneError, UsageError, unknown
-from casting_tune.options import RESULTS, Data, DefectClass, Json, PackSize, Results, SkipBad
+from casting_tune.options import RESULTS, Data, DefectClass, Json, PackSize, Results, SkipBad, make_folder
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -151,6 +151,7 @@ def study(
     from casting_tune.store import Store
 
     out, failed, files = terminal.console(as_json), [], []
+    make_folder(folder)  # before days of training
     if data is not None:
         commands_images.tell_audit(out, data, results, positive="def_front")
     for name in (name for name in sweepfile.names() if space.read(name).study_part):
@@ -162,7 +163,6 @@ def study(
         for kind, make in tables.TABLES.items():
             for view, positive in (("", "defective"), ("-ok_front", "ok")):
                 text = render.render(make(Store(results), name, positive=positive), "markdown")
-                folder.mkdir(parents=True, exist_ok=True)
                 files.append(folder / f"{name}-{kind}{view}.md")
                 files[-1].write_text(text, encoding="utf-8")
     if as_json:

@@ -52,6 +52,15 @@ ViewClass = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout; what is said goes to stderr.")]
 Head = Annotated[str, typer.Option("--head", help="dense1024,dropout: what stands before the logit.")]
 
+
+def make_folder(folder: Path) -> None:
+    """Make the folder of --out. Raises UsageError where there can be none."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"Cannot write to '{folder}': {error.strerror}. Name another folder with --out.") from error
+
+
 _VIEWS: dict[str, Literal["defective", "ok"]] = {
     "def_front": "defective", "ok_front": "ok", "defective": "defective", "ok": "ok",
 }  # fmt: skip

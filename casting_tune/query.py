@@ -67,7 +67,7 @@ def write_parquet(rows: pa.Table, file: Path) -> None:
 
 
 def csv(rows: pa.Table) -> str:
-    """Return rows as CSV with a heading; NULL is empty, and no text is a formula to a spreadsheet or steers a terminal."""
+    """Return rows as CSV with a heading; NULL is empty; no text is a formula to a spreadsheet or steers a terminal."""
     for position, column in enumerate(rows.columns):
         if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
             formulas = pc.replace_substring_regex(column, r"^([=+@\t\r-])", r"'\1")
@@ -110,14 +110,17 @@ def _rows(store: Store, table: str) -> Any:
     """Return a table for DuckDB to scan: files on this machine lazily, others read whole."""
     files = store.files(table)
     if all(isinstance(file, Path) for file in files):
-        return ds.dataset([str(file) for file in files], schema=SCHEMAS[table], format="parquet")
+        checked = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
+        form = ds.ParquetFileFormat(default_fragment_scan_options=checked)
+        return ds.dataset([str(file) for file in files], schema=SCHEMAS[table], format=form)
     return store.read(table)
 
 
 def _told(error: Exception) -> StoreError | UsageError:
     """Return DuckDB's error, or pyarrow's through DuckDB, as one line of ours."""
     line = " ".join(str(error).partition("LINE ")[0].split())[:300]
-    if "parquet" in line.lower():  # pyarrow names the file
-        return StoreError(f"A store file cannot be read ({line}). Move it away; its cell will run again.")
+    if "parquet" in line.lower() or "stream registered as" in line:  # pyarrow at a file, which it mostly names
+        way_out = "Move it away with 'casting-tune store verify --quarantine'; its cell will run again."
+        return StoreError(f"A store file cannot be read ({line}). {way_out}")
     absent = re.search(r"Table with name (\S+) does not exist", line)
     return UsageError(unknown("table", absent[1], SCHEMAS) if absent else f"This query cannot be answered: {line}")

@@ -100,7 +100,7 @@ def render(table: Table, form: str, *, width: int = 120, color: bool = False) ->
     if form == "text":
         return _text(table, frame, width=width, color=color)
     if form == "markdown":
-        head = f"**{table.title}**\n\n{' '.join(table.notes)}\n\n"
+        head = f"**{_plain(table.title)}**\n\n{_plain(' '.join(table.notes))}\n\n"
         return head + _markdown(frame)
     if form == "html":
         return frame.map(_plain).to_html(index=False, border=0, escape=True) + "\n"
@@ -114,9 +114,9 @@ def _text(table: Table, frame: pd.DataFrame, *, width: int, color: bool) -> str:
     from rich.table import Table as Grid
 
     console = _console(width, color)
-    console.print(f"[bold]{escape(table.title)}[/bold]")
+    console.print(f"[bold]{escape(_plain(table.title))}[/bold]")
     for note in table.notes:
-        console.print(escape(note), style="dim")
+        console.print(escape(_plain(note)), style="dim")
     blocks = _blocks(frame, width)
     for columns in blocks:
         grid = Grid(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1))

@@ -137,7 +137,8 @@ class Folder:
                 try:
                     yield
                 finally:
-                    file.unlink(missing_ok=True)
+                    with contextlib.suppress(NotADirectoryError):  # the whole folder is gone, and what failed says so
+                        file.unlink(missing_ok=True)
                 return
 
 

@@ -122,7 +122,7 @@ def shorten(text: str, width: int, *, dots: str = "…") -> str:
 
 def _say(console: Console, line: _Line | None) -> None:
     if line is not None:
-        console.print(Text(f"{line.before}{line.label}{line.after}", style=line.style), soft_wrap=True)
+        console.print(Text(_plain(f"{line.before}{line.label}{line.after}"), style=line.style), soft_wrap=True)
 
 
 def _fitted(line: _Line, console: Console) -> Text:
