@@ -1,4 +1,4 @@
-"""0 bad or odd inputs, each given to the command line as a user would: one line on stderr, its exit code, and nothing lost.
+"""158 bad or odd inputs, given to the command line: one line on stderr, an exit code, and nothing lost.
 
 Where an odd input is a fair one (a turned photograph, a palette), the case says what is right instead. What a room
 answers to its own caller is tested beside that room; here every case goes through `casting-tune` itself.
