@@ -57,7 +57,8 @@ def find(store: Store, cell: str) -> dict[str, Any]:
     if len(matching) > 1 or not cell:
         raise UsageError(f"'{cell}' begins the ids of {len(matching)} cells. Write more of it.")
     if not matching:
-        raise UsageError(unknown("completed cell", cell, known) if known else "The store holds no completed cell.")
+        none = f"The store '{store.address}' holds no completed cell."
+        raise UsageError(unknown("completed cell", cell, known) if known else none)
     row: dict[str, Any] = next(trial for trial in done if trial["cell_id"] == matching[0])
     return row
 
