@@ -46,7 +46,7 @@ class Cell:
 
 
 def find(store: Store, cell: str) -> dict[str, Any]:
-    """Return the row of the completed trial of a cell, the first one where there are several.
+    """Return the row of the completed trial of a cell, the newest one where there are several.
 
     Raises:
         UsageError: no completed cell has an id that begins so, or several have.
@@ -59,7 +59,7 @@ def find(store: Store, cell: str) -> dict[str, Any]:
     if not matching:
         none = f"The store '{store.address}' holds no completed cell."
         raise UsageError(unknown("completed cell", cell, known) if known else none)
-    row: dict[str, Any] = next(trial for trial in done if trial["cell_id"] == matching[0])
+    row: dict[str, Any] = next(trial for trial in reversed(done) if trial["cell_id"] == matching[0])
     return row
 
 
