@@ -75,35 +75,35 @@ def effects(store: Store, sweep: str, *, run_id: str | None = None, positive: Po
 
 
 def _toggle_effect(trials: pd.DataFrame, toggle: str) -> dict[str, Any]:
-    matched = _matched(trials, free=(toggle, "augmentation", *TOGGLES[toggle].magnitudes))
-    on, off = [], []
-    for _, block in matched:
-        with_it, without = block[block[toggle].eq(True)], block[block[toggle].eq(False)]  # NULL is neither
-        if len(with_it) and len(without):
-            on.append(with_it["test_accuracy"].mean())
-            off.append(without["test_accuracy"].mean())
-    return _effect("toggle", toggle, on, off)
+    block = _matched(trials, free=(toggle, "augmentation", *TOGGLES[toggle].magnitudes))
+    on, off = (_means(trials[trials[toggle].eq(value)], block) for value in (True, False))  # NULL is neither
+    both = on.index.intersection(off.index)
+    return _effect("toggle", toggle, on[both].tolist(), off[both].tolist())
 
 
 def _backbone_effects(trials: pd.DataFrame) -> list[dict[str, Any]]:
-    blocks = [block for _, block in _matched(trials, free=("backbone", "image_px", "weights", "weights_id"))]
-    blocks = [block for block in blocks if block["backbone"].nunique() > 1]
-    effects = []
+    block = _matched(trials, free=("backbone", "image_px", "weights", "weights_id"))
+    varied = trials[trials["backbone"].groupby(block).transform("nunique") > 1]
+    of_all, effects = _means(varied, block), []
     for backbone in dict.fromkeys(trials["backbone"]):
-        of_backbone = [(b.loc[b["backbone"] == backbone, "test_accuracy"], b["test_accuracy"].mean()) for b in blocks]
-        on = [own.mean() for own, _ in of_backbone if len(own)]
-        effects.append(_effect("backbone", str(backbone), on, [mean for own, mean in of_backbone if len(own)]))
+        own = _means(varied[varied["backbone"] == backbone], block)
+        effects.append(_effect("backbone", str(backbone), own.tolist(), of_all[own.index].tolist()))
     return effects
 
 
-def _matched(trials: pd.DataFrame, *, free: tuple[str, ...]) -> Any:
-    """Group trials into blocks that differ in nothing but the `free` settings."""
+def _matched(trials: pd.DataFrame, *, free: tuple[str, ...]) -> pd.Series:
+    """Number the blocks of trials that differ in nothing but the `free` settings: a number a trial."""
     settings = (
         "backbone", "weights", "weights_id", "dense", "dropout", *TOGGLES, *MAGNITUDES, "image_px", "in_channels",
         "batch_size", "epochs", "seed", "split_id", "n_folds", "fold", "split_seed", "train_images", "test_images",
         "base_lr",
     )  # fmt: skip
-    return trials.groupby([name for name in settings if name not in free], sort=False, dropna=False)
+    return trials.groupby([name for name in settings if name not in free], sort=False, dropna=False).ngroup()
+
+
+def _means(trials: pd.DataFrame, block: pd.Series) -> pd.Series:
+    """Return the mean test accuracy of some trials in each of their blocks."""
+    return trials["test_accuracy"].groupby(block[trials.index]).mean()
 
 
 def _effect(factor: str, level: str, on: list[float], off: list[float]) -> dict[str, Any]:
