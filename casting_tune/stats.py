@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import string
 from collections.abc import Collection, Sequence
-from itertools import combinations, product
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -138,9 +138,8 @@ def compact_letters(
 ) -> list[str]:
     """Return letters for each name, so that two names share one exactly when they are not different.
 
-    Insert and absorb (Piepho 2004, J. Comput. Graph. Stat. 13, 456-466): one letter for all; each difference splits the
-    letters that hold both of its names, and a letter inside another one goes. At last letters whose every pair is held
-    by others go too, so that few are left.
+    A letter is a largest set of names none of which differ, as in insert and absorb (Piepho 2004, J. Comput. Graph.
+    Stat. 13, 456-466). At last letters whose every pair is held by others go, so that few are left.
 
     Args:
         names: [n].
@@ -155,12 +154,7 @@ def compact_letters(
     else:
         row = {name: i for i, name in enumerate(names)}
         apart = {(row[one], row[other]) for one, other in different}
-    letters = {frozenset(range(len(names)))}
-    for i, j in sorted(apart):
-        split = {letter for letter in letters if i in letter and j in letter}
-        parts = {letter - {k} for letter, k in product(split, (i, j))}
-        parts |= letters - split
-        letters = {letter for letter in parts if not any(letter < other for other in parts)}
+    letters = _alike(len(names), apart)
     rank = {row: place for place, row in enumerate(range(len(names)) if order is None else order)}
     ranked = sorted((sorted(rank[row] for row in letter), letter) for letter in _needed(letters))
     alphabet = string.ascii_lowercase + string.ascii_uppercase
@@ -215,11 +209,33 @@ def _check_rate(k: int, n: int) -> None:
         raise ValueError(f"{k} of {n} is no rate: it takes 0 <= k <= n.")
 
 
+def _alike(n: int, apart: Collection[tuple[int, int]]) -> list[frozenset[int]]:
+    """Return the largest sets of n rows of which no two are apart, built up row by row; rows are bits of a number."""
+    like = [(1 << n) - 1] * n
+    for i, j in apart:
+        like[i] &= ~(1 << j)
+        like[j] &= ~(1 << i)
+    found = {0}
+    for row in range(n):
+        joined = {letter & like[row] for letter in found}
+        joined = {one for one in joined if not any(one != other and one & other == one for other in joined)}
+        # a letter stays as it is unless the row joins it whole
+        found = {letter for letter in found if letter & like[row] != letter} | {one | 1 << row for one in joined}
+    return [frozenset(i for i in range(n) if letter >> i & 1) for letter in found if letter]
+
+
 def _needed(letters: Collection[frozenset[int]]) -> list[frozenset[int]]:
     """Drop letters, the smallest first, whose every pair (or single row) is held by letters that stay."""
     kept = sorted(letters, key=lambda letter: (len(letter), sorted(letter)))
-    for letter in list(kept):
-        others = [other for other in kept if other is not letter]
-        if all(any({i, j} <= other for other in others) for i, j in product(letter, letter)):
-            kept = others
-    return kept
+    n = max(map(max, kept), default=-1) + 1
+    held = np.zeros((n, n), dtype=np.int64)  # by how many letters each pair is
+    blocks = [np.ix_(sorted(letter), sorted(letter)) for letter in kept]
+    for block in blocks:
+        held[block] += 1
+    stays = []
+    for letter, block in zip(kept, blocks, strict=True):
+        if (held[block] > 1).all():
+            held[block] -= 1
+        else:
+            stays.append(letter)
+    return stays

@@ -19,6 +19,12 @@ from casting_tune.metrics import Counts
 from casting_tune.store import Store
 
 COUNTED = ("tp", "fp", "tn", "fn")
+READ = (
+    *(f"{prefix}_{name}" for prefix in ("test", "test_leaked") for name in COUNTED),
+    "validation_accuracy",
+    "epoch_s",
+)
+"""What a row of the comparison reads of its trials."""
 SHOWN = ("accuracy", "recall", "precision", "f1", "escape_rate", "overkill_rate")
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5)
 
@@ -99,7 +105,7 @@ TABLES: dict[str, Callable[..., Table]] = {
 
 
 def _row(found: Answers, kind: str, row: str, cells: pd.DataFrame, positive: Positive) -> dict[str, Any]:
-    first, done = cells.iloc[0], found.completed(cells)
+    first, done = cells.iloc[0], found.completed(cells, columns=READ)
     counted = _counts(done, "test")
     measured = pd.DataFrame([_metrics(counts, positive) for counts in counted], columns=list(SHOWN)).astype(float)
     leaked = _sum(_counts(done, "test_leaked"))
@@ -179,10 +185,10 @@ def _intervals(frame: pd.DataFrame, compared: list[Compared]) -> tuple[list[floa
     """Return each row's interval, and its letters among rows on the same images: a.. in the first set, A.. next."""
     low, high, letters = [np.nan] * len(frame), [np.nan] * len(frame), [""] * len(frame)
     for position, alike in enumerate(compared):
-        for i, right in zip(alike.indices, alike.right, strict=True):
-            low[i], high[i] = pairs.bootstrap_interval(right, alike.groups)
+        for i, bounds in zip(alike.indices, pairs.bootstrap_intervals(alike.right, alike.groups), strict=True):
+            low[i], high[i] = bounds
         if len(alike.indices) > 1 and position < 2:
-            found = pairs.all_pairs(alike.right, alike.groups).letters
+            found = pairs.letters(alike.right, alike.groups)
             for i, letter in zip(alike.indices, found, strict=True):
                 letters[i] = letter.upper() if position else letter
     return low, high, letters

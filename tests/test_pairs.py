@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats as peer
 
-from casting_tune.pairs import all_pairs, bootstrap_interval, paired_bootstrap
+from casting_tune import pairs
+from casting_tune.pairs import all_pairs, bootstrap_interval, letters, paired_bootstrap
 from casting_tune.stats import holm, mcnemar, wilson
 
 N = 715  # test images of the published set
@@ -315,3 +316,29 @@ def test_halves_that_add_up_to_whole_castings_are_still_no_decisions():
     halves = np.full((1, 4), 0.5)
     with pytest.raises(ValueError, match="0 or 1 for every image"):
         all_pairs([halves, halves], [0, 0, 1, 1])
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_letters_from_bounds_are_those_of_every_exact_p(seed):
+    rng = np.random.default_rng(seed)
+    n_rows, n_images, n_castings = rng.integers(2, 14), rng.choice([30, 200, 700]), rng.choice([8, 80, 700])
+    n_seeds = rng.choice([1, 1, 2, 3, 10], n_rows) if seed % 3 else np.full(n_rows, (seed % 2) * 9 + 1)
+    easy = 1 - 0.3 * rng.random(n_images)
+    rows = [rng.random((n, n_images)) < easy * rng.uniform(0.85, 1) for n in n_seeds]
+    rows.append(rows[0])
+    groups = rng.integers(0, n_castings, n_images)
+    table = all_pairs(rows, groups, n_resamples=2)
+    codes, sizes = pairs._grouped(groups)
+    low, high = pairs._bounds(pairs._rows(rows, codes, sizes=sizes), sizes)
+    assert (low <= table.p).all()
+    assert (table.p <= high).all()
+    assert letters(rows, groups) == table.letters
+
+
+def test_intervals_of_rows_together_are_those_of_each_alone():
+    rng = np.random.default_rng(3)
+    rows = [rng.random((n, 60)) < 0.9 for n in (1, 3, 5)] + [np.ones((2, 60), dtype=bool)]
+    groups = rng.integers(0, 20, 60)
+    together = pairs.bootstrap_intervals(rows, groups)
+    assert np.array(together) == pytest.approx(np.array([bootstrap_interval(row, groups) for row in rows]))
+    assert together[0] != pytest.approx(together[1])
