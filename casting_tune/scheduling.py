@@ -171,7 +171,6 @@ def _follower(
     when Tune has ended, since an exception in a callback would end Tune with a traceback.
     """
     from ray import tune
-    from ray.exceptions import RayActorError
 
     def tell(event: Event) -> None:
         if event.kind == "ended" and not event.retried:
@@ -219,8 +218,7 @@ def _follower(
             del iteration, trials, info
             cause = trial.get_pickled_error()  # written a moment ago, in a folder of this run
             asked_for = isinstance(getattr(cause, "cause", None), _Again)
-            of_node = isinstance(cause, RayActorError) and "node has died" in str(cause)
-            if not asked_for and not of_node:
+            if not asked_for and not _of_node(cause):
                 self.n_lost[trial.config["index"]] += 1
                 if self.n_lost[trial.config["index"]] == LOST_WORKERS:
                     trial.max_failures = 0  # once more, and the next loss is its last
@@ -232,6 +230,19 @@ def _follower(
             self.give_row(trial.config["index"], "error", error)
 
     return Follower(tell, give_row)
+
+
+def _of_node(cause: BaseException | None) -> bool:
+    """Say whether a process was lost with its node (ray 2.60).
+
+    Ray hears of a dead process from its node within a second. Of a dead node it hears nothing: the connection is gone,
+    "temporarily unavailable", and only seconds later the health check finds that "its node has died".
+    """
+    from ray.exceptions import ActorUnavailableError, RayActorError
+
+    if isinstance(cause, ActorUnavailableError):
+        return True
+    return isinstance(cause, RayActorError) and (cause.preempted or "node has died" in str(cause))
 
 
 def _queue(source: Source, broken: list[CastingTuneError]) -> Any:

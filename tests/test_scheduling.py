@@ -108,6 +108,25 @@ def test_a_worker_that_is_killed_does_not_cost_its_cell(packed: Pack, store: Sto
     assert sorted(store.read("epochs")["epoch"].to_pylist()) == list(range(1, 41))
 
 
+def fatal(config: TrialConfig, packed: Pack, store: Store, **more: object) -> dict[str, object]:
+    if config.seed == 1:
+        with (store.root / "tries").open("a") as tries:
+            tries.write("x")
+        os.kill(os.getpid(), signal.SIGKILL)
+    return run.run_trial(config, packed, store, **more)  # type: ignore[arg-type]
+
+
+def test_a_cell_whose_process_always_dies_is_given_up_and_the_others_are_trained(packed: Pack, store: Store) -> None:
+    events: list[Event] = []
+    asked = replace(work(store, [replace(CONFIG, seed=1), CONFIG]), trial=fatal)
+    scheduling.run_ray(asked, packed, resources=TWO, address=None, on_event=events.append)
+    assert endings(events) == {0: ["error"], 1: ["completed"]}
+    assert len((store.root / "tries").read_text()) == scheduling.LOST_WORKERS + 1
+    (told,) = [e.error for e in events if e.status == "error"]
+    assert told is not None
+    assert told.startswith("The trial's process was lost: ActorDiedError")
+
+
 def test_a_request_that_no_node_can_meet_is_refused_and_not_waited_for(packed: Pack, store: Store) -> None:
     started = time.monotonic()
     with pytest.raises(ResourcesError, match="A trial asks for 9999 CPU"):

@@ -1,0 +1,83 @@
+"""What is left of sweeps whose nodes died without grace, and how the sweeps ended."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray.exceptions import ActorDiedError, ActorUnavailableError
+
+from casting_tune import scheduling
+from casting_tune.store import Store
+
+ROOT = Path(__file__).parent.parent
+
+
+def killed(folder: Path, *words: str, epochs: int) -> dict[str, Any]:
+    """Let nodes die in a process of its own and hold the store to what was promised; return what was told."""
+    ended = subprocess.run(
+        [sys.executable, "-c", "from tests.nodes import main; main()", str(folder), "--epochs", str(epochs), *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=540,
+        stdin=subprocess.DEVNULL,
+    )
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    told: dict[str, Any] = json.loads(next(line for line in ended.stdout.splitlines() if line.startswith('{"n_cells"')))
+    store = Store(folder / "results")
+    trials, epochs_ = store.read("trials").to_pandas(), store.read("epochs").to_pandas()
+    assert sorted(told["endings"]) == [[task, "completed"] for task in range(told["n_cells"])]
+    assert list(trials["status"]) == ["completed"] * told["n_cells"]
+    assert trials["cell_id"].is_unique
+    assert not epochs_.duplicated(["cell_id", "epoch"]).any()
+    assert set(epochs_.groupby("cell_id")["epoch"].agg(tuple).map(sorted).map(tuple)) == {tuple(range(1, epochs + 1))}
+    nodes: dict[str, list[str]] = {}
+    for mark in sorted((store.root / "marks").glob("*"), key=lambda mark: int(mark.name.split("-")[1])):
+        nodes.setdefault(mark.name.split("-")[0], []).append(mark.read_text())
+    hit = {(cell, kill["node"]) for kill in told["kills"] for cell in kill["cells"]}
+    assert len(hit) >= len(told["kills"])
+    for cell, node in hit:  # on which it was tried once, and then on others
+        assert nodes[cell].count(node) == 1
+        assert nodes[cell][-1] != node
+    for trial in trials.itertuples():  # every later attempt went on where an epoch had been kept
+        before = epochs_[(epochs_["cell_id"] == trial.cell_id) & (epochs_["attempt"] < trial.attempt)]
+        assert trial.resumed_from >= (before["epoch"].max() if len(before) else 0)
+        own = epochs_[(epochs_["cell_id"] == trial.cell_id) & (epochs_["attempt"] == trial.attempt)]
+        assert len(own) == epochs - len(before)
+    resumed = int((trials["resumed_from"] > 0).sum())
+    assert resumed
+    print(f"{len(told['kills'])} nodes died, {len(hit)} trials with them, {resumed} of {len(trials)} cells resumed")
+    return told
+
+
+@pytest.mark.slow
+def test_cells_whose_nodes_die_end_completed_once_on_other_nodes_from_their_last_epoch(tmp_path: Path) -> None:
+    told = killed(tmp_path, "--kills", "2", epochs=15)
+    assert len(told["kills"]) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_twenty_nodes_that_die_at_random_cost_no_cell(tmp_path: Path) -> None:
+    told = killed(tmp_path, "--kills", "20", "--seed", "7", epochs=25)
+    assert len(told["kills"]) == 20
+    assert told["n_cells"] >= 18  # several sweeps
+
+
+def test_a_process_that_its_node_outlives_is_told_from_one_that_died_with_it() -> None:
+    # the words of ray 2.60, as printed when a node was removed and when a worker was killed
+    gone = ActorUnavailableError("The actor is temporarily unavailable: RpcError: Socket closed rpc_code: 14", None)
+    assert scheduling._of_node(gone)
+    died = ActorDiedError()
+    died.error_msg = "The actor died unexpectedly.\nThe actor died because its node has died. Node Id: 70"
+    assert scheduling._of_node(died)
+    died.error_msg = "The actor died unexpectedly.\nThe actor is dead because its worker process has died."
+    assert not scheduling._of_node(died)
+    assert not scheduling._of_node(RuntimeError("node has died"))
+    assert not scheduling._of_node(None)
