@@ -27,6 +27,7 @@ from casting_tune.errors import CastingTuneError, StoreError, UsageError, unknow
 COMMANDS = (
     commands_sweep.sweep, commands_sweep.study, commands_sweep.sweeps,
     commands_results.table, commands_results.threshold, commands_results.plot, commands_results.report,
+    commands_results.export_optuna,
     commands_cells.list_runs, commands_cells.show, commands_cells.compare, commands_cells.query,
     commands_images.fetch, commands_images.synthetic, commands_images.pack, commands_images.audit,
     commands_images.preview,

@@ -191,3 +191,29 @@ def _packed(store: Store, sweep: str, run: str | None, *, with_images: bool, dat
     if packed.dataset_id != dataset:
         raise UsageError(f"'{data}' holds dataset {packed.dataset_id}, and this run's is {dataset}. Name its folder.")
     return packed
+
+
+def export_optuna(
+    sweep: SweepName,
+    *,
+    results: Results = RESULTS,
+    objective: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--objective", help="validation_accuracy=max (the default); a second one makes it a Pareto study."
+        ),
+    ] = None,
+    file: Annotated[Path | None, typer.Option("--out", help="A file that is not there yet.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a sweep as an Optuna study: optuna-dashboard FILE opens it."""
+    from casting_tune import optuna_export
+    from casting_tune.store import Store
+
+    file = file or Path(f"{sweep}-optuna.log")
+    wanted = dict(optuna_export.parse(text) for text in objective or ["validation_accuracy=max"])
+    n = optuna_export.write(Store(results), sweep, file, wanted=wanted)
+    if as_json:
+        terminal.write_json({"file": file, "study": sweep, "n_trials": n, "objectives": wanted})
+    else:
+        terminal.say(terminal.console(), f"{n} trials in {file}; look at them with: optuna-dashboard {file}")

@@ -73,6 +73,7 @@ MAY_IMPORT = {
     "versus": {"answers", "inventory", "pairs", "stats", "store"},
     "operating": {"metrics", "stats"},
     "curves": {"answers", "augment", "metrics", "trial"},
+    "optuna_export": {"augment", "schema", "store"},
     "importance": set(),
     "verdict": {"answers"},
     "figures": set(),
@@ -129,7 +130,7 @@ MAY_IMPORT = {
 
 OWNERS = {
     "ray": {"scheduling", "search", "clusterfile"},
-    "optuna": {"search", "importance"},
+    "optuna": {"search", "importance", "optuna_export"},
     "timm": {"backbones", "nasnet", "weights", "head"},
     "kornia": {"augment"},
     "botocore": {"cluster"},

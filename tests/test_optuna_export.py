@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from casting_tune import optuna_export
+from casting_tune.errors import UsageError
+from casting_tune.store import Store
+
+ONE: dict[str, optuna_export.Direction] = {"validation_accuracy": "max"}
+
+
+def opened(file: Path) -> optuna.storages.JournalStorage:
+    return optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(file)))
+
+
+def test_optuna_finds_every_trial_with_its_settings_values_epochs_and_cell(trained: Store, tmp_path: Path) -> None:
+    n = optuna_export.write(trained, "tiny", tmp_path / "s.log", wanted=ONE)
+    study = optuna.load_study(study_name="tiny", storage=opened(tmp_path / "s.log"))
+    trials = trained.read("trials").to_pandas().set_index("cell_id")
+    asked = [row["cell_id"] for row in trained.read("cells").to_pylist() if row["kind"] == "cell"]
+    assert n == len(study.trials) == len(asked) == 4
+    assert {trial.user_attrs["cell_id"] for trial in study.trials} == set(asked)
+    for trial in study.trials:
+        row = trials.loc[trial.user_attrs["cell_id"]]
+        assert trial.value == row["validation_accuracy"]
+        assert trial.params == {"flip": row["flip"], "seed": row["seed"]}  # all that the tiny sweep varies
+        assert sorted(trial.intermediate_values) == [1, 2]
+    assert study.best_value == trials.loc[asked]["validation_accuracy"].max()
+
+
+def test_two_objectives_make_a_pareto_study_and_trials_that_did_not_complete_are_told_apart(
+    store: Store, tmp_path: Path
+) -> None:
+    told = {"completed": 0.9, "stopped": None, "oom": None}
+    cells = [{"run_id": "r", "sweep": "s", "position": i, "cell_id": f"c{i}", "kind": "cell"} for i in range(3)]
+    store.write("cells", "s", "r", cells)
+    for i, (status, accuracy) in enumerate(told.items()):
+        row = {"cell_id": f"c{i}", "attempt": 1, "status": status, "base_lr": 10.0**-i, "latency_one_s": 0.1}
+        store.write("trials", "s", f"c{i}-1", [row | {"validation_accuracy": accuracy}])
+    wanted = ONE | {"latency_one_s": "min"}
+    optuna_export.write(store, "s", tmp_path / "s.log", wanted=wanted)  # type: ignore[arg-type]
+    study = optuna.load_study(study_name="s", storage=opened(tmp_path / "s.log"))
+    assert [direction.name for direction in study.directions] == ["MAXIMIZE", "MINIMIZE"]
+    states = {trial.user_attrs["status"]: (trial.state.name, trial.values) for trial in study.trials}
+    assert states == {"completed": ("COMPLETE", [0.9, 0.1]), "stopped": ("PRUNED", None), "oom": ("FAIL", None)}
+    assert sorted(trial.params["base_lr"] for trial in study.trials) == [0.01, 0.1, 1.0]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_optuna_dashboard_opens_it(trained: Store, tmp_path: Path) -> None:
+    from optuna_dashboard import wsgi
+
+    optuna_export.write(trained, "tiny", tmp_path / "s.log", wanted=ONE)
+    app, answers = wsgi(opened(tmp_path / "s.log")), list[str]()
+
+    def start(status: str, headers: Any, exc_info: Any = None) -> None:
+        answers.append(status)
+
+    environ = {
+        "REQUEST_METHOD": "GET", "PATH_INFO": "/api/studies", "QUERY_STRING": "", "SERVER_NAME": "127.0.0.1",
+        "SERVER_PORT": "0", "wsgi.input": io.BytesIO(), "wsgi.errors": io.StringIO(), "wsgi.url_scheme": "http",
+    }  # fmt: skip
+    told = json.loads(b"".join(app(environ, start)))
+    assert answers[0].startswith("200")
+    assert [study["study_name"] for study in told["study_summaries"]] == ["tiny"]
+
+
+def test_objectives_are_measured_on_validation_and_never_on_test() -> None:
+    assert optuna_export.parse("validation_escape_rate=min") == ("validation_escape_rate", "min")
+    assert not [name for name in optuna_export.objectives() if name.startswith("test_")]
+    with pytest.raises(UsageError, match="Unknown objective 'test_accuracy'"):
+        optuna_export.parse("test_accuracy=max")
+    with pytest.raises(UsageError, match="write latency_one_s=min or latency_one_s=max"):
+        optuna_export.parse("latency_one_s")
+
+
+def test_a_sweep_without_trials_and_a_file_that_is_there_are_refused(trained: Store, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="Sweep 'other' has no trial"):
+        optuna_export.write(trained, "other", tmp_path / "s.log", wanted=ONE)
+    (tmp_path / "s.log").write_text("")
+    with pytest.raises(UsageError, match="is there already"):
+        optuna_export.write(trained, "tiny", tmp_path / "s.log", wanted=ONE)
