@@ -8,6 +8,7 @@ from __future__ import annotations
 import shlex
 import signal
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -21,8 +22,9 @@ from casting_tune.options import RESULTS, Data, DefectClass, Json, PackSize, Res
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from casting_tune.loggers import Wanted
     from casting_tune.sweep import Options, Prepared
-    from casting_tune.tasks import Task
+    from casting_tune.tasks import Event, Task
     from casting_tune.view import About
 
 
@@ -76,11 +78,16 @@ def sweep(
         bool, typer.Option("--baselines/--no-baselines", help="Rows that learn nothing, below the others.")
     ] = True,
     timing: Annotated[bool, typer.Option("--timing", help="Add a short pass a network, alone on its device.")] = False,
+    log: Annotated[
+        list[str] | None, typer.Option("--log", help="tensorboard, mlflow or wandb, each with :DIR if you like.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Train what a sweep asks for and the store lacks; then print the table."""
+    from casting_tune import loggers
     from casting_tune import sweep as room
 
+    logged = loggers.read(log or [])
     options = room.Options(
         sweep=name,
         data=data,
@@ -116,7 +123,7 @@ def sweep(
     if plan:
         _write_plan(out, prepared, as_json)
         return
-    outcome = _execute(out, prepared)
+    outcome = _execute(out, prepared, logged)
     if as_json:
         terminal.write_json(outcome)
     if outcome["n_missing"]:
@@ -180,9 +187,10 @@ def _prepare(out: Console, options: Options) -> Prepared:
         return sweep.prepare(options, say=lambda line: terminal.say(out, line), on_progress=on_progress)
 
 
-def _execute(out: Console, prepared: Prepared) -> dict[str, Any]:
+def _execute(out: Console, prepared: Prepared, logged: Sequence[Wanted] = ()) -> dict[str, Any]:
     """Run the trials, print the table and the command that prints it again; return the same as plain values."""
-    from casting_tune import render, sweep, tables, tasks, view
+    from casting_tune import loggers, render, sweep, tables, tasks, view
+    from casting_tune.trial import cell_id
 
     to_do = prepared.to_do
     shown = [
@@ -190,7 +198,11 @@ def _execute(out: Console, prepared: Prepared) -> dict[str, Any]:
         for p in to_do
     ]
 
+    trials = [loggers.Logged(cell_id=p.cell_id, label=p.cell.label, settings=asdict(p.cell.config)) for p in to_do]
+
     def on_choice(task: Task) -> None:
+        of_task = cell_id(task.config, prepared.pack.dataset_id)
+        trials.append(loggers.Logged(cell_id=of_task, label=task.label, settings=asdict(task.config)))
         shown.append(view.Shown(label=task.label, row=task.label, epochs=task.config.epochs))
 
     halt = tasks.Halt()
@@ -206,7 +218,22 @@ def _execute(out: Console, prepared: Prepared) -> dict[str, Any]:
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        with view.follow(out, _about(prepared), shown) as on_event:
+        with (
+            view.follow(out, _about(prepared), shown) as show,
+            loggers.follow(
+                logged,
+                trials,
+                beside=prepared.store.root / "logs",
+                sweep=prepared.sweep.name,
+                run_id=prepared.run_id,
+                warn=lambda line: terminal.say(out, line),
+            ) as tell,
+        ):
+
+            def on_event(event: Event) -> None:
+                show(event)
+                tell(event)
+
             n_missing = sweep.execute(prepared, on_event=on_event, on_choice=on_choice, halt=halt)
     except (_AtOnce, SystemError) as error:
         if not isinstance(error, _AtOnce) and not isinstance(error.__cause__, _AtOnce):
