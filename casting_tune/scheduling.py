@@ -225,7 +225,8 @@ def _follower(
 
         def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
             del iteration, trials, info
-            cause = trial.get_pickled_error()
+            told = trial.get_pickled_error()
+            cause = getattr(told, "cause", None) or told  # what was raised there, without Ray's coloured frame
             error = f"The trial's process was lost: {type(cause).__name__}: {cause}".strip().splitlines()[0]
             self.give_row(trial.config["index"], "error", error)
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from casting_tune import answers, run, sweep, tables
+from casting_tune import answers, run, sweep, tables, verify
 from casting_tune.errors import CastingTuneError, ImagesError, ResourcesError, StoreError, UsageError, WeightsError
+from casting_tune.store import Store
 from casting_tune.sweep import Options
 from casting_tune.tasks import Event
 
@@ -286,3 +287,28 @@ def test_a_second_driver_of_the_same_sweep_is_refused_with_the_first_ones_number
         sweep.execute(prepared, on_event=lambda _: None)
     assert sweep.execute(prepared, on_event=lambda _: None) == 0  # let go of, it runs
     assert not list(prepared.store.root.glob(".running*"))
+
+
+def test_a_whole_sweep_lives_in_a_bucket_and_the_same_command_goes_on_there(
+    tiny: Path, drawn: Path, bucket: str
+) -> None:
+    asked = replace(options(tiny, drawn), results=f"{bucket}/results", keep=("last",))
+    prepared, n_missing, events, _ = go(asked)
+    assert (n_missing, sum(event.kind == "ended" for event in events)) == (0, 4)
+    assert go(asked)[1:3] == (0, [])
+    here = Store(asked.results)
+    assert here.read("predictions").num_rows > 0
+    assert sorted(here.read("epochs")["epoch"].to_pylist()) == [1] * 4 + [2] * 4
+    assert list(tables.comparison(here, "tiny").frame["n"]) == [2, 2]
+    kept = [here.fetch(here.weights(planned.cell_id)) for planned in prepared.plan.planned]
+    assert all(file.is_file() for file in kept)
+    assert not verify.verify(here).faults
+    assert not [name for name in here.names("") if name.startswith((".leases", "checkpoints"))]
+
+
+@pytest.mark.slow
+def test_ray_workers_write_to_a_bucket_too(tiny: Path, drawn: Path, bucket: str) -> None:
+    asked = replace(options(tiny, drawn), results=f"{bucket}/results", inline=False, trials_at_once=2)
+    _, n_missing, events, _ = go(asked)
+    assert (n_missing, sum(event.kind == "ended" for event in events)) == (0, 4)
+    assert go(asked)[1:3] == (0, [])
