@@ -70,7 +70,8 @@ def read(words: Sequence[str]) -> tuple[Wanted, ...]:
         kind, _, place = word.partition(":")
         if kind not in KINDS:
             raise UsageError(f"--log: {unknown('logger', kind, KINDS)}")
-        if importlib.util.find_spec(kind) is None:
+        spec = importlib.util.find_spec(kind)
+        if spec is None or spec.origin is None:  # a folder of that name beside us is no library
             raise UsageError(f'--log {kind} needs an extra: pip install "casting-tune[{kind}]"')
         if kind in {wanted.kind for wanted in found}:
             raise UsageError(f"--log {kind} stands twice: one is enough.")
