@@ -9,7 +9,7 @@ from casting_tune.errors import UsageError
 from casting_tune.schema import SCHEMAS
 from casting_tune.store import Store
 
-ORDER = ("images", "cells", "epochs", "predictions", "trials")
+ORDER = ("images", "probes", "cells", "epochs", "predictions", "trials")
 """Trials last, as in a trial: a migration that breaks off leaves a store whose cells are not done."""
 
 

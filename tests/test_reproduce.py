@@ -34,6 +34,7 @@ def test_another_seed_is_told_from_the_stored_training(trained: Store) -> None:
 def test_the_command_says_what_was_found_and_ends_with_0(
     trained: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("CASTING_TUNE_DATA", raising=False)
     monkeypatch.setattr(sys, "argv", ["casting-tune", "reproduce", flipped(trained), "--results", str(trained.root)])
     with pytest.raises(SystemExit) as ended:
         cli.main()

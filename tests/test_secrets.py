@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import platform
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,7 @@ def test_no_secret_home_host_or_user_is_in_any_byte_of_a_store_and_no_pickle_in_
         prepared.store.checkpoint(planned.cell_id).write_bytes(pickle.dumps(Evil()))
     assert sweep.execute(prepared, on_event=lambda _: None) == 4
     monkeypatch.setattr(backbones, "build", real)
+    asked = replace(asked, retry_failed=True)
     assert sweep.execute(sweep.prepare(asked, say=lambda _: None), on_event=lambda _: None) == 2
     assert sweep.execute(sweep.prepare(asked, say=lambda _: None), on_event=lambda _: None) == 0
     answers.load(prepared.store, "tiny")

@@ -52,8 +52,11 @@ def test_a_migrated_store_holds_the_same_rows_under_todays_schema_and_the_old_on
 ) -> None:
     before = {name: (old.root / name).read_bytes() for name in old.names("")}
     new = Store(tmp_path / "new")
-    assert migrate.migrate(old, new) == dict.fromkeys(migrate.ORDER, 1)
-    for table, schema in SCHEMAS.items():
+    assert set(migrate.ORDER) == set(SCHEMAS)
+    written = migrate.migrate(old, new)
+    assert written == dict.fromkeys(migrate.ORDER, 1) | {"probes": 0}  # version 1 knew no probes
+    for table in set(SCHEMAS) - {"probes"}:
+        schema = SCHEMAS[table]
         rows = pq.read_table(OLD / next((OLD / table).rglob("*.parquet")))
         assert new.read(table).select(rows.column_names).equals(rows.cast(pa.schema(list(rows.schema))))
         assert pq.read_schema(str(new.files(table)[0])).equals(schema)
@@ -170,3 +173,11 @@ def test_a_reader_that_meets_a_broken_file_names_the_command_that_moves_it(old: 
     with pytest.raises(StoreError, match="casting-tune store verify --quarantine --results") as refused:
         old.completed()
     assert "\n" not in str(refused.value)
+
+
+def test_probes_are_verified_and_migrated_too(tmp_path: Path) -> None:
+    old, new = Store(tmp_path / "old"), Store(tmp_path / "new")
+    old.write("probes", "cpu", "0123abcd", [{"backbone": "vgg16", "step_s": 1.0}])
+    assert verify.verify(old).findings == []
+    assert migrate.migrate(old, new)["probes"] == 1
+    assert new.read("probes").equals(old.read("probes"))
