@@ -216,7 +216,7 @@ def _follower(
 
         def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
             del iteration, trials, info
-            cause = trial.get_pickled_error()  # written a moment ago, in a folder of this run
+            cause = _raised(trial)
             asked_for = isinstance(getattr(cause, "cause", None), _Again)
             if not asked_for and not _of_node(cause):
                 self.n_lost[trial.config["index"]] += 1
@@ -225,12 +225,27 @@ def _follower(
 
         def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
             del iteration, trials, info
-            told = trial.get_pickled_error()
+            told = _raised(trial)
             cause = getattr(told, "cause", None) or told  # what was raised there, without Ray's coloured frame
-            error = f"The trial's process was lost: {type(cause).__name__}: {cause}".strip().splitlines()[0]
+            named = "Ray names no cause" if cause is None else f"{type(cause).__name__}: {cause}"
+            error = f"The trial's process was lost: {named}".strip().splitlines()[0]
             self.give_row(trial.config["index"], "error", error)
 
     return Follower(tell, give_row)
+
+
+def _raised(trial: Any) -> BaseException | None:
+    """Return what a Tune trial's last failure was (ray 2.60).
+
+    Tune has written it a moment ago, into the driver's own folder of this run. `Trial.get_pickled_error` looks in the
+    storage, where that file comes only with the next synchronisation. None where Tune itself gave the trial up.
+    """
+    from ray import cloudpickle
+
+    if trial.run_metadata.pickled_error_filename is None:
+        return None
+    raised: BaseException = cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
+    return raised
 
 
 def _of_node(cause: BaseException | None) -> bool:
