@@ -389,9 +389,12 @@ def _load(name: str, weights: str, *, in_channels: int | None) -> Any:
             raise WeightsError(
                 f"'{weights}' holds weights of '{stored}', and '{name}' needs those of '{architecture}'."
             )
+    lenient = {"pretrained_strict": False} if file is None and _is_without(name, weights) else {}
     try:
         overlay = pretrained.overlay(file) if file else {}
-        network = _timm().create_model(model, pretrained=True, in_chans=in_channels, pretrained_cfg_overlay=overlay)
+        network = _timm().create_model(
+            model, pretrained=True, in_chans=in_channels, pretrained_cfg_overlay=overlay, **lenient
+        )
     except Exception as error:  # the file comes from elsewhere: timm, safetensors and torch raise what they like
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise WeightsError(
@@ -400,6 +403,18 @@ def _load(name: str, weights: str, *, in_channels: int | None) -> Any:
         ) from error
     network.pretrained_cfg.pop("state_dict", None)  # timm would keep a second copy of all tensors
     return network
+
+
+def _is_without(name: str, weights: str) -> bool:
+    """Return whether a local folder holds all of a backbone but the part that we leave out, as an export of ours does."""
+    part = BACKBONES[name].without if name in BACKBONES else ""
+    if not part:
+        return False
+    import torch
+
+    with torch.device("meta"):
+        whole = _timm().create_model(_timm_name(name), num_classes=0)
+    return pretrained.stored_names(weights) == {key for key in whole.state_dict() if not key.startswith(f"{part}.")}
 
 
 def _takes(network: nn.Module, image_px: int) -> bool:

@@ -115,6 +115,18 @@ def read_settings(weights: str) -> tuple[str, dict[str, Any]]:
     return str(architecture), settings
 
 
+def stored_names(weights: str) -> set[str]:
+    """Return the names of the tensors that a local folder holds; WeightsError if its file is none of safetensors."""
+    import safetensors
+
+    file = find_folder(weights) / SAFE_FILE
+    try:
+        with safetensors.safe_open(file, "pt") as tensors:
+            return set(tensors.keys())
+    except safetensors.SafetensorError as error:
+        raise WeightsError(f"'{weights}': {SAFE_FILE} cannot be read ({error}). {_FORM}") from error
+
+
 def fingerprint(weights: str) -> str:
     """Return 12 hexadecimal digits over the two files of a local folder."""
     folder = find_folder(weights)

@@ -374,7 +374,7 @@ def test_weights_from_a_folder_come_back_exactly_without_their_classifier(tmp_pa
     assert all(torch.equal(v, stored[k]) for k, v in loaded.items())
 
 
-@pytest.mark.parametrize("name", ["timm:resnet10t", "mobilenetv2"])
+@pytest.mark.parametrize("name", ["timm:resnet10t", *backbones.BACKBONES])
 def test_a_backbone_of_ours_that_timm_saved_comes_back_exactly(name: str, tmp_path: Path) -> None:
     ours = build(name, in_channels=1, seed=9).backbone
     timm.models.save_for_hf(ours, str(tmp_path), safe_serialization=True)
