@@ -406,7 +406,7 @@ def _load(name: str, weights: str, *, in_channels: int | None) -> Any:
 
 
 def _is_without(name: str, weights: str) -> bool:
-    """Return whether a local folder holds all of a backbone but the part that we leave out, as an export of ours does."""
+    """Return whether a folder holds all of a backbone but the part that we leave out, as our exports do."""
     part = BACKBONES[name].without if name in BACKBONES else ""
     if not part:
         return False
