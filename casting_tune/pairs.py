@@ -16,16 +16,19 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import combinations
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from casting_tune.stats import Floats, clopper_pearson, compact_letters, holm, sign_flip
+from casting_tune.stats import Floats, clopper_pearson, compact_letters, holm, sign_flip, sign_flips
+
+_ROUGH = 1e-12  # the error of `sign_flips`
+_FINE = 1e-3  # from here on it gives nine digits
+_MANY = 1000  # pairs that `sign_flip` would take half a second for
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +66,10 @@ def all_pairs(
 
     Two rows of one seed each get the exact test of `sign_flip`, which is McNemar's when every image is a group of its
     own. As soon as one of the two has several seeds the p value is that of `paired_bootstrap`. All rows see the same
-    resampled groups.
+    resampled groups, and each pair has the interval that it would have alone.
+
+    In a table of a thousand pairs or more a p from 0.001 up that the signs decide comes from `sign_flips`, right to
+    nine digits; every other one is exact.
 
     With one seed each the spread between seeds is invisible: two copies of a cell whose seeds spread by 1.5 points
     differ "significantly" in a third of all simulations. `about` says so; only more seeds cure it.
@@ -84,38 +90,34 @@ def all_pairs(
     """
     codes, sizes = _grouped(groups)
     rows = _rows(correct, codes, sizes=sizes)
-    rng = np.random.default_rng(seed)
-    resampled = _resampled(rows, sizes, n_resamples=n_resamples, rng=rng)
-    pairs = list(combinations(range(len(rows)), 2))
-    results = np.empty((len(pairs), 4))
-    for k, (i, j) in enumerate(pairs):
-        gaps = resampled[i] - resampled[j]
-        results[k] = (
-            *_test(rows[i], rows[j], sizes=sizes),
-            *_interval([rows[i], rows[j]], gaps, sizes=sizes, rng=rng, confidence=1 - alpha),
-        )
-    adjusted = holm(results[:, 1])
-    first, second = np.array(pairs, dtype=np.intp).reshape(-1, 2).T
+    first, second = np.triu_indices(len(rows), 1)
+    difference, by_seeds, flipped, at_most = _tests(rows, first, second, sizes=sizes)
+    coarse = (flipped < _FINE) | (len(first) < _MANY)
+    asked = np.flatnonzero(coarse & (at_most > by_seeds))
+    flipped[asked] = _exact(rows, first[asked], second[asked])
+    p = np.maximum(by_seeds, flipped)
+    low, high = _intervals(rows, first, second, sizes=sizes, n_resamples=n_resamples, seed=seed, confidence=1 - alpha)
+    adjusted = holm(p)
+    one = np.array([len(row) == 1 for row in rows], dtype=np.bool_)
     return PairTable(
         first=first,
         second=second,
-        difference=results[:, 0],
-        low=results[:, 2],
-        high=results[:, 3],
-        p=results[:, 1],
+        difference=difference,
+        low=low,
+        high=high,
+        p=p,
         p_holm=adjusted,
-        about=tuple("trainings" if len(rows[i]) == len(rows[j]) == 1 else "cells" for i, j in pairs),
+        about=tuple("trainings" if both else "cells" for both in one[first] & one[second]),
         letters=_letters(rows, first, second, adjusted < alpha),
         alpha=alpha,
     )
 
 
 def letters(correct: Sequence[ArrayLike], groups: ArrayLike, *, alpha: float = 0.05) -> list[str]:
-    """Return the letters that `all_pairs` gives, and work out only those of its p values that decide one.
+    """Return the letters that `all_pairs` gives, without working out its small p values to their last digit.
 
-    Of 54,285 pairs each exact test would take milliseconds. Bounds on its p say of most pairs on which side they fall:
-    Hoeffding (1963) from above, Berry-Esseen with Shevtsova's constant 0.56 (2010) from below. Holm's correction never
-    falls as a p rises, so what holds for both bounds holds for the p between them.
+    `sign_flips` says between which bounds each p lies. Holm's correction never falls as a p rises, so what holds for
+    both bounds holds for the p between them; where it does not, the exact p decides.
 
     Raises:
         ValueError: as `all_pairs`.
@@ -123,7 +125,8 @@ def letters(correct: Sequence[ArrayLike], groups: ArrayLike, *, alpha: float = 0
     codes, sizes = _grouped(groups)
     rows = _rows(correct, codes, sizes=sizes)
     first, second = np.triu_indices(len(rows), 1)
-    low, high = _bounds(rows, sizes)
+    _, by_seeds, flipped, at_most = _tests(rows, first, second, sizes=sizes)
+    low, high = np.maximum(flipped - _ROUGH, by_seeds), np.maximum(at_most, by_seeds)
     while True:
         possible, certain = holm(low) < alpha, holm(high) < alpha
         undecided = (possible != certain) & (low < high)
@@ -131,8 +134,8 @@ def letters(correct: Sequence[ArrayLike], groups: ArrayLike, *, alpha: float = 0
             break
         if not undecided.any():  # all that differ are known, but not their places among the others
             undecided = low < high
-        for k in np.flatnonzero(undecided):
-            low[k] = high[k] = _test(rows[first[k]], rows[second[k]], sizes=sizes)[1]
+        exact = _exact(rows, first[undecided], second[undecided])
+        low[undecided] = high[undecided] = np.maximum(by_seeds[undecided], exact)
     return _letters(rows, first, second, certain)
 
 
@@ -144,38 +147,6 @@ def _letters(
     different[first, second] = different[second, first] = apart
     best_first = np.argsort([-row.mean() for row in rows], kind="stable").tolist()
     return compact_letters([str(i) for i in range(len(rows))], different, order=best_first)
-
-
-def _bounds(rows: Sequence[Floats], sizes: Floats) -> tuple[Floats, Floats]:
-    """Return what the p of `_test` lies between, for every two rows: [n (n - 1) / 2] each."""
-    from scipy.special import ndtr, stdtr
-
-    n_images, n_groups = sizes.sum(), sizes.size
-    means = np.array([row.mean(axis=0) for row in rows]).reshape(-1, n_groups)
-    seeds = np.array([len(row) for row in rows])
-    spread = np.array([(r.sum(axis=1) / n_images).var(ddof=1) / len(r) if len(r) > 1 else 0.0 for r in rows])
-    low, high = [np.empty(0)], [np.empty(0)]
-    for i in range(len(rows) - 1):
-        gaps, others = means[i] - means[i + 1 :], slice(i + 1, None)
-        total, squares = np.abs(gaps.sum(axis=1)), np.square(gaps).sum(axis=1)
-        difference = total / n_images
-        borrowed = (seeds[i] == 1) | (seeds[others] == 1)
-        own = spread[i] * np.where(borrowed, seeds[i] + 1, 1)
-        theirs = spread[others] * np.where(borrowed, seeds[others] + 1, 1)
-        influence = np.square((gaps - gaps.sum(axis=1, keepdims=True) / n_images * sizes) / n_images).sum(axis=1)
-        images = influence * n_groups / max(n_groups - 1, 1)
-        variance = images + own + theirs
-        by_seeds = ((seeds[i] > 1) | (seeds[others] > 1)) & (n_groups > 1) & (variance > 0)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            parts = images**2 / (_effective(sizes) - 1) + own**2 / max(seeds[i] - 1, 1)
-            parts += theirs**2 / np.maximum(seeds[others] - 1, 1)
-            t = np.where(by_seeds, 2 * stdtr(variance**2 / parts, -difference / np.sqrt(variance)), 0.0)
-            z = np.where(squares > 0, total / np.sqrt(squares), 0.0)
-            skew = np.where(squares > 0, (np.abs(gaps) ** 3).sum(axis=1) / squares**1.5, np.inf)
-        margin = 1e-9  # far above what rounding does to a p, far below what decides one
-        low.append(np.maximum(t, 2 * (ndtr(-z) - 0.56 * skew)) * (1 - margin))
-        high.append(np.minimum(np.maximum(t, 2 * np.exp(-(z**2) / 2)) * (1 + margin), 1.0))
-    return np.maximum(np.concatenate(low), 0.0), np.concatenate(high)
 
 
 def paired_bootstrap(
@@ -211,13 +182,8 @@ def paired_bootstrap(
     Raises:
         ValueError: no image, shapes that do not fit, or a value that is neither 0 nor 1.
     """
-    codes, sizes = _grouped(groups)
-    rows = _rows([a, b], codes, sizes=sizes)
-    rng = np.random.default_rng(seed)
-    resampled = _resampled(rows, sizes, n_resamples=n_resamples, rng=rng)
-    difference, p = _test(*rows, sizes=sizes)
-    low, high = _interval(rows, resampled[0] - resampled[1], sizes=sizes, rng=rng, confidence=confidence)
-    return difference, low, high, p
+    table = all_pairs([a, b], groups, n_resamples=n_resamples, seed=seed, alpha=1 - confidence)
+    return float(table.difference[0]), float(table.low[0]), float(table.high[0]), float(table.p[0])
 
 
 def bootstrap_interval(
@@ -263,80 +229,155 @@ def bootstrap_intervals(
     sums = [_group_sums(values, codes, sizes=sizes) for values in rows]
     rng = np.random.default_rng(seed)
     resampled = _resampled(sums, sizes, n_resamples=n_resamples, rng=rng)
-    after, intervals = rng.bit_generator.state, []
-    for row, means in zip(sums, resampled, strict=True):
+    after, variances, intervals = rng.bit_generator.state, _seed_variances(sums, sizes), []
+    for row, means, variance in zip(sums, resampled, variances, strict=True):
         if sizes.size > 1 and row.sum() in (0, len(row) * sizes.sum()):
             intervals.append(clopper_pearson(sizes.size if row.any() else 0, sizes.size, confidence=confidence))
             continue
         rng.bit_generator.state = after  # each as if it were alone
-        low, high = _interval([row], means, sizes=sizes, rng=rng, confidence=confidence)
-        intervals.append((low, high) if math.isnan(low) else (max(low, 0.0), min(high, 1.0)))
+        moves = math.sqrt(variance) * rng.standard_t(len(row) - 1, n_resamples) if len(row) > 1 else 0.0
+        bounds = _percentiles((means + moves)[None], sizes=sizes, confidence=confidence)
+        low, high = (float(bound.clip(0, 1)[0]) for bound in bounds)
+        intervals.append((low, high))
     return intervals
 
 
-def _test(a: Floats, b: Floats, *, sizes: Floats) -> tuple[float, float]:
-    """Return (difference, two-sided p) of two rows' group sums [s, n_groups]; see `paired_bootstrap`."""
+def _tests(
+    rows: Sequence[Floats], first: NDArray[np.intp], second: NDArray[np.intp], *, sizes: Floats
+) -> tuple[Floats, Floats, Floats, Floats]:
+    """Return difference, p by seeds (0 where they say nothing), p by `sign_flips` and what that is at most: [pairs].
+
+    The p value of a pair is the larger one: see `paired_bootstrap`. With several seeds and a clear gap the p by seeds
+    is above all that Hoeffding's bound (1963) leaves to the other, which then stays 0 here.
+    """
+    means, variances = _means(rows, sizes), _seed_variances(rows, sizes)
+    difference, by_seeds, flipped, at_most = np.zeros((4, len(first)))
+    for k, n_first, n_second in _alike(rows, first, second, width=sizes.size):
+        gaps = means[first[k]] - means[second[k]]  # [pairs, groups]
+        difference[k] = gaps.sum(axis=1) / sizes.sum()
+        if max(n_first, n_second) > 1 and sizes.size > 1:
+            of_rows = [
+                (variances[first[k]] * _borrowing(n_first, n_second), n_first - 1),
+                (variances[second[k]] * _borrowing(n_second, n_first), n_second - 1),
+            ]
+            by_seeds[k] = _welch(gaps, difference[k], of_rows, sizes=sizes)
+        squares = np.square(gaps).sum(axis=1)
+        at_most[k] = np.minimum(2 * np.exp(-(gaps.sum(axis=1) ** 2) / np.maximum(2 * squares, 1e-300)), 1)
+        asked = at_most[k] > by_seeds[k]
+        flipped[k[asked]] = sign_flips(_whole(gaps[asked], n_first, n_second))
+    return difference, by_seeds, np.minimum(flipped, at_most), np.minimum(flipped + _ROUGH, at_most)
+
+
+def _welch(gaps: Floats, difference: Floats, of_rows: Sequence[tuple[Floats, int]], *, sizes: Floats) -> Floats:
+    """Return Student's two-sided p of pairs, 0 where nothing varies: [pairs].
+
+    Args:
+        gaps: [pairs, groups].
+        difference: [pairs], their sums over the number of images.
+        of_rows: (variance of the seeds [pairs], degrees of freedom) of both rows.
+        sizes: [groups].
+    """
     from scipy.special import stdtr
 
-    n_images, n_groups = sizes.sum(), sizes.size
-    gaps = a.mean(axis=0) - b.mean(axis=0)
-    difference = float(gaps.sum() / n_images)
-    common = math.lcm(len(a), len(b))
-    p = sign_flip(np.rint(gaps * common).astype(np.int64))
-    by_seeds = _seed_terms([a, b], sizes)
-    if not by_seeds or n_groups == 1:
-        return difference, p
-    influence = (gaps - difference * sizes) / n_images
-    terms = [(float(influence @ influence) * n_groups / (n_groups - 1), _effective(sizes) - 1), *by_seeds]
-    variance = sum(term for term, _ in terms)
-    if variance == 0:
-        return difference, p
-    freedom = variance**2 / sum(term**2 / df for term, df in terms)
-    return difference, max(p, 2 * float(stdtr(freedom, -abs(difference) / math.sqrt(variance))))
+    n_groups = sizes.size
+    influence = np.square((gaps - difference[:, None] * sizes) / sizes.sum()).sum(axis=1)
+    terms = [(influence * n_groups / (n_groups - 1), _effective(sizes) - 1), *of_rows]
+    variance = np.sum([term for term, _ in terms], axis=0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        freedom = variance**2 / np.sum([term**2 / df for term, df in terms if df], axis=0)
+        p = 2 * stdtr(freedom, -np.abs(difference) / np.sqrt(variance))
+    return np.where(variance > 0, p, 0.0)
 
 
-def _seed_terms(rows: Sequence[Floats], sizes: Floats) -> list[tuple[float, int]]:
-    """Return (variance, degrees of freedom) that seeds add to a row's mean, or to the gap between two rows.
-
-    A row of one seed beside one of many borrows its variance v: v / s + v = v / s x (s + 1).
-    """
-    borrowed = any(len(row) == 1 for row in rows)
-    return [
-        (
-            float((row.sum(axis=1) / sizes.sum()).var(ddof=1)) / len(row) * (len(row) + 1 if borrowed else 1),
-            len(row) - 1,
-        )
-        for row in rows
-        if len(row) > 1
-    ]
+def _exact(rows: Sequence[Floats], first: NDArray[np.intp], second: NDArray[np.intp]) -> Floats:
+    """Return the p of `sign_flip` of pairs, right in every digit; those whose castings differ alike are one."""
+    known: dict[tuple[int, bytes], float] = {}
+    p = np.empty(len(first))
+    for k, (a, b) in enumerate(zip(first, second, strict=True)):
+        gaps = _whole(rows[a].mean(axis=0) - rows[b].mean(axis=0), len(rows[a]), len(rows[b]))
+        alike = abs(int(gaps.sum())), np.sort(np.abs(gaps[gaps != 0])).tobytes()
+        if alike not in known:
+            known[alike] = sign_flip(gaps)
+        p[k] = known[alike]
+    return p
 
 
-def _interval(
-    rows: Sequence[Floats], means: Floats, *, sizes: Floats, rng: np.random.Generator, confidence: float
-) -> tuple[float, float]:
-    """Return the percentiles of [n_resamples] means (or gaps of two rows), each moved by what other seeds might give.
+def _whole(gaps: Floats, n_first: int, n_second: int) -> NDArray[np.int64]:
+    """Return gaps between means of so many seeds as multiples of their common part."""
+    return np.rint(gaps * math.lcm(n_first, n_second)).astype(np.int64)
 
-    The percentiles stand further out when groups are few (Hesterberg 2015, Am. Stat. 69, 371-386).
+
+def _intervals(
+    rows: Sequence[Floats], first: NDArray[np.intp], second: NDArray[np.intp], *, sizes: Floats,
+    n_resamples: int, seed: int, confidence: float,
+) -> tuple[Floats, Floats]:  # fmt: skip
+    """Return low and high of each pair: [pairs]. What other seeds might give is drawn for each as if it were alone."""
+    rng = np.random.default_rng(seed)
+    resampled = _resampled(rows, sizes, n_resamples=n_resamples, rng=rng)
+    after, spread = rng.bit_generator.state, np.sqrt(_seed_variances(rows, sizes))
+    low, high = np.empty((2, len(first)))
+    for k, n_first, n_second in _alike(rows, first, second, width=n_resamples):
+        rng.bit_generator.state = after
+        moved = resampled[first[k]] - resampled[second[k]]
+        for row, n, other in ((first[k], n_first, n_second), (second[k], n_second, n_first)):
+            if n > 1:
+                moved += np.outer(spread[row] * math.sqrt(_borrowing(n, other)), rng.standard_t(n - 1, n_resamples))
+        low[k], high[k] = _percentiles(moved, sizes=sizes, confidence=confidence)
+    return low, high
+
+
+def _percentiles(means: Floats, *, sizes: Floats, confidence: float) -> tuple[Floats, Floats]:
+    """Return the low and the high percentile of each row of resampled means [n, n_resamples]; NaN of one group.
+
+    They stand further out when groups are few (Hesterberg 2015, Am. Stat. 69, 371-386). Overwrites the means.
     """
     from scipy.special import ndtr, stdtrit
 
     n = _effective(sizes)
     if n == 1:
-        return math.nan, math.nan
-    moved = means.copy()
-    for variance, freedom in _seed_terms(rows, sizes):
-        moved += rng.standard_t(freedom, moved.size) * math.sqrt(variance)
+        return np.full(len(means), np.nan), np.full(len(means), np.nan)
     tail = float(ndtr(math.sqrt(n / (n - 1)) * stdtrit(n - 1, (1 - confidence) / 2)))
-    low, high = np.quantile(moved, [tail, 1 - tail])
-    return float(low), float(high)
+    low, high = np.quantile(means, [tail, 1 - tail], axis=1, overwrite_input=True)
+    return low, high
+
+
+def _alike(
+    rows: Sequence[Floats], first: NDArray[np.intp], second: NDArray[np.intp], *, width: int
+) -> Iterator[tuple[NDArray[np.intp], int, int]]:
+    """Yield positions of pairs whose rows have the same numbers of seeds, and these; [pairs, width] is about 16 MB."""
+    n_seeds = np.array([len(row) for row in rows], dtype=np.intp)
+    n_first, n_second = n_seeds[first], n_seeds[second]
+    for n, m in sorted(set(zip(n_first.tolist(), n_second.tolist(), strict=True))):
+        of_kind = np.flatnonzero((n_first == n) & (n_second == m))
+        at_once = max(1, 2**21 // width)
+        for start in range(0, len(of_kind), at_once):
+            yield of_kind[start : start + at_once], n, m
+
+
+def _means(rows: Sequence[Floats], sizes: Floats) -> Floats:
+    """Return the mean over seeds of each row's group sums: [n, n_groups]."""
+    return np.array([row.mean(axis=0) for row in rows]).reshape(-1, sizes.size)
+
+
+def _seed_variances(rows: Sequence[Floats], sizes: Floats) -> Floats:
+    """Return the variance that seeds add to each row's mean: [n]; 0 with one seed, which shows none."""
+    shares = [row.sum(axis=1) / sizes.sum() for row in rows]
+    return np.array([share.var(ddof=1) / len(share) if len(share) > 1 else 0.0 for share in shares])
+
+
+def _borrowing(n: int, other: int) -> int:
+    """Return by how much the seeds of a row of n count beside a row of one, which borrows its variance v.
+
+    v / n + v = v / n x (n + 1).
+    """
+    return n + 1 if n == 1 or other == 1 else 1
 
 
 def _resampled(rows: Sequence[Floats], sizes: Floats, *, n_resamples: int, rng: np.random.Generator) -> Floats:
     """Return the [n_rows, n_resamples] means of the rows over resampled groups, the same groups for all rows."""
     n_groups = sizes.size
     weights, rng.bit_generator.state = _weights(n_groups, n_resamples, json.dumps(rng.bit_generator.state))
-    sums = np.array([row.mean(axis=0) for row in rows]).reshape(-1, n_groups)
-    return sums @ weights.T / (weights @ sizes)
+    return _means(rows, sizes) @ weights.T / (weights @ sizes)
 
 
 @lru_cache(maxsize=2)

@@ -121,6 +121,29 @@ def sign_flip(gaps: NDArray[np.int64]) -> float:
     return min(1.0, 2 * float(chances[: at_most + 1].sum()))
 
 
+def sign_flips(gaps: NDArray[np.int64]) -> Floats:
+    """Return the p of `sign_flip` for each of many rows of gaps [n, m], with an error below 1e-12: [n].
+
+    By characteristic functions (Davies 1973, Biometrika 60, 415-417), thousands of rows in one matrix product: a gap v
+    of random sign has cos(v t), a sum has the product of its gaps', and added up over more points t than the sum has
+    values it gives P(|sum| < s). The error is absolute, so a p below 0.001 has fewer right digits than `sign_flip`'s.
+    """
+    steps, sums = np.abs(gaps), np.abs(gaps.sum(axis=1))
+    values = np.flatnonzero(np.bincount(steps.ravel(), minlength=1))
+    place = np.zeros(steps.max(initial=0) + 1, dtype=np.intp)
+    place[values] = np.arange(values.size)
+    cells = place[steps] + values.size * np.arange(len(steps))[:, None]
+    counts = np.bincount(cells.ravel(), minlength=len(steps) * values.size).reshape(len(steps), values.size)
+    n_points = int(steps.sum(axis=1).max(initial=0)) + 1 | 1
+    t = np.pi * np.arange(1, n_points // 2 + 1) / n_points  # pi - t would add the same as t
+    cosines = np.cos(np.outer(values, t))
+    logs = np.log(np.maximum(np.abs(cosines), 1e-300))
+    product = np.exp(counts @ logs) * (1 - 2 * (counts @ (cosines < 0) % 2))  # [n, points]
+    within = (product * np.sin(np.outer(sums - 1, t))) @ (2 / np.sin(t))
+    p: Floats = np.clip(1 - (sums - 1 + within) / n_points, 0, 1)
+    return p
+
+
 def holm(p_values: ArrayLike) -> Floats:
     """Return the [m] p values adjusted for being m at once (Holm 1979): max over i <= j of (m - i) p_(i), at most 1."""
     p = np.asarray(p_values, dtype=np.float64)

@@ -319,7 +319,7 @@ def test_halves_that_add_up_to_whole_castings_are_still_no_decisions():
 
 
 @pytest.mark.parametrize("seed", range(24))
-def test_letters_from_bounds_are_those_of_every_exact_p(seed):
+def test_letters_from_rough_p_values_are_those_of_every_exact_p(seed):
     rng = np.random.default_rng(seed)
     n_rows, n_images, n_castings = rng.integers(2, 14), rng.choice([30, 200, 700]), rng.choice([8, 80, 700])
     n_seeds = rng.choice([1, 1, 2, 3, 10], n_rows) if seed % 3 else np.full(n_rows, (seed % 2) * 9 + 1)
@@ -328,11 +328,54 @@ def test_letters_from_bounds_are_those_of_every_exact_p(seed):
     rows.append(rows[0])
     groups = rng.integers(0, n_castings, n_images)
     table = all_pairs(rows, groups, n_resamples=2)
-    codes, sizes = pairs._grouped(groups)
-    low, high = pairs._bounds(pairs._rows(rows, codes, sizes=sizes), sizes)
-    assert (low <= table.p).all()
-    assert (table.p <= high).all()
     assert letters(rows, groups) == table.letters
+
+
+def test_letters_hang_on_the_exact_p_where_the_rough_one_is_too_near_to_the_level():
+    """Six discordant images, all one way: p is 1/32, and a level of just that tells two rows apart only above it."""
+    rows = [np.arange(28)[None] >= k for k in (6, 0)]
+    assert letters(rows, np.arange(28), alpha=1 / 32) == ["a", "a"]
+    assert letters(rows, np.arange(28), alpha=np.nextafter(1 / 32, 1)) == ["b", "a"]
+
+
+def test_a_pair_in_a_table_has_the_interval_and_the_p_of_the_pair_alone():
+    """So `compare` says of two rows what the table of all pairs says."""
+    rng = np.random.default_rng(16)
+    groups = groups_of(rng, PHOTOS)
+    rows = trained(rng, groups, (5, 1, 5, 1, 3), drop=(1.5, 0, 0.1, 0.2, 0.8), by_seed=0.1)
+    table = all_pairs(rows, groups, seed=3)
+    for k, (a, b) in enumerate(combinations(rows, 2)):
+        alone = paired_bootstrap(a, b, groups, seed=3)
+        assert alone == pytest.approx((table.difference[k], table.low[k], table.high[k], table.p[k]), rel=1e-9)
+
+
+@pytest.mark.parametrize("seeds", [1, 4])
+def test_a_thousand_pairs_at_once_have_the_p_of_each_alone(seeds):
+    rng = np.random.default_rng(18)
+    groups = groups_of(rng, PHOTOS)
+    rows = trained(rng, groups, (seeds,) * 46, drop=tuple(np.linspace(0, 1.5, 46)))
+    table = all_pairs(rows, groups, n_resamples=2)
+    some = rng.choice(table.p.size, 60, replace=False)
+    alone = [paired_bootstrap(rows[table.first[k]], rows[table.second[k]], groups, n_resamples=2)[3] for k in some]
+    assert table.p[some] == pytest.approx(np.array(alone), rel=1e-9, abs=0)
+    assert min(alone) < 1e-4 < 0.1 < max(alone)
+
+
+def test_the_interval_of_a_gap_is_that_of_its_definition_written_out():
+    """Resampled groups, each row's mean moved by a t draw times its standard error, and the two percentiles."""
+    rng = np.random.default_rng(17)
+    groups = groups_of(rng, PHOTOS)
+    a, b = trained(rng, groups, (4, 6), by_seed=0.2)
+    sizes = np.bincount(groups).astype(float)
+    draws = np.random.default_rng(5)
+    weights = draws.multinomial(PHOTOS, np.full(PHOTOS, 1 / PHOTOS), size=500)
+    gaps = np.array([(weights[:, groups] @ (a.mean(axis=0) - b.mean(axis=0))) / (weights @ sizes)])[0]
+    for row in (a, b):
+        gaps += draws.standard_t(len(row) - 1, 500) * row.mean(axis=1).std(ddof=1) / math.sqrt(len(row))
+    n = sizes.sum() ** 2 / (sizes**2).sum()
+    tail = peer.norm.cdf(math.sqrt(n / (n - 1)) * peer.t.ppf(0.025, n - 1))
+    _, low, high, _ = paired_bootstrap(a, b, groups, n_resamples=500, seed=5)
+    assert (low, high) == pytest.approx(tuple(np.quantile(gaps, [tail, 1 - tail])), rel=1e-9)
 
 
 def test_intervals_of_rows_together_are_those_of_each_alone():

@@ -17,6 +17,8 @@ from casting_tune.stats import (
     mcnemar,
     mean_sd,
     paired_effect,
+    sign_flip,
+    sign_flips,
     upper_bound,
     wilson,
 )
@@ -113,6 +115,19 @@ def discordant(only_a: int, only_b: int, both: int = 3) -> tuple[np.ndarray, np.
 )
 def test_mcnemar_is_the_binomial_test_of_the_discordant_images(only_a, only_b, p):
     assert mcnemar(*discordant(only_a, only_b)) == pytest.approx(p, rel=1e-12)
+
+
+@pytest.mark.parametrize("largest", [1, 3, 40])
+def test_many_sign_flips_are_each_ones_exact_p(largest):
+    rng = np.random.default_rng(largest)
+    gaps = np.round(rng.normal(rng.uniform(-0.5, 0.5, (300, 1)), 0.5, (300, 60)) * largest).astype(np.int64)
+    gaps[:3] = [[0], [largest], [-largest]]  # no gap; all one way
+    assert sign_flips(gaps) == pytest.approx(np.array([sign_flip(row) for row in gaps]), abs=1e-12, rel=0)
+
+
+def test_sign_flips_of_nothing_are_sure_of_nothing():
+    assert sign_flips(np.empty((0, 4), dtype=np.int64)).shape == (0,)
+    assert sign_flips(np.empty((2, 0), dtype=np.int64)) == pytest.approx([1, 1])
 
 
 def test_six_one_sided_discordant_images_are_the_fewest_that_tell_two_trainings_apart():
