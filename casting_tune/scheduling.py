@@ -205,7 +205,9 @@ def _follower(
             event = dict(result["event"])
             epoch = event.pop("epoch")
             told = Event(**event, epoch=Epoch(**epoch) if epoch else None)
-            if told.kind == "ended":
+            if told.task in self.ended:
+                return  # its process was lost when it had told its end, and the next one only tells it again
+            if told.kind == "ended" and not told.retried:
                 self.ended.add(told.task)
             self.tell(told)
 
@@ -225,6 +227,8 @@ def _follower(
 
         def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
             del iteration, trials, info
+            if trial.config["index"] in self.ended:
+                return
             told = _raised(trial)
             cause = getattr(told, "cause", None) or told  # what was raised there, without Ray's coloured frame
             named = "Ray names no cause" if cause is None else f"{type(cause).__name__}: {cause}"

@@ -215,11 +215,12 @@ def run_task(work: Work, pack: Pack, index: int, task: Task, on_event: Callable[
     """Run one task in this process and return how it ended; retried: it is to run once more, in a new process."""
     on_event(Event(task=index, kind="started"))
     before = _of_this_run(work, pack, task)
-    if before and before[-1]["status"] == "timeout":  # it hung, and its process was ended after its row was written
-        event = ended(index, before[-1])
+    n_errors = sum(row["status"] == "error" for row in before)
+    last = before[-1]["status"] if before else None
+    if last in ("completed", "diverged", "timeout") or (last == "error" and n_errors > work.retries):
+        event = ended(index, before[-1])  # its process was lost after its row was written: by `watched`, or by chance
         on_event(event)
         return event
-    n_errors = sum(row["status"] == "error" for row in before)
     allowance = _after_oom(work, task, before)
     while True:
         row = work.trial(

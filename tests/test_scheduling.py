@@ -5,9 +5,9 @@ import os
 import signal
 import threading
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import psutil
 import pytest
@@ -18,8 +18,8 @@ from casting_tune.pack import Pack
 from casting_tune.rows import Place
 from casting_tune.scheduling import Resources
 from casting_tune.store import Store
-from casting_tune.tasks import Asha, Event, Halt, Task, Work
-from casting_tune.trial import Allowance, TrialConfig
+from casting_tune.tasks import Asha, Claimed, Event, Halt, InOrder, Task, Work
+from casting_tune.trial import Allowance, TrialConfig, cell_id
 
 CONFIG = TrialConfig(
     backbone="timm:test_resnet.r160_in1k", image_px=32, batch_size=16, epochs=1, precision="fp32", test_images=10
@@ -125,6 +125,63 @@ def test_a_cell_whose_process_always_dies_is_given_up_and_the_others_are_trained
     (told,) = [e.error for e in events if e.status == "error"]
     assert told is not None
     assert told.startswith("The trial's process was lost: ActorDiedError")
+
+
+def dies_once_its_row_is_written(config: TrialConfig, packed: Pack, store: Store, **more: object) -> dict[str, object]:
+    row = run.run_trial(config, packed, store, **more)  # type: ignore[arg-type]
+    if row["attempt"] == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return row
+
+
+def test_a_process_that_dies_between_its_row_and_its_last_word_costs_no_second_training(
+    packed: Pack, store: Store
+) -> None:
+    events: list[Event] = []
+    asked = replace(work(store, [CONFIG]), trial=dies_once_its_row_is_written)
+    scheduling.run_ray(asked, packed, resources=TWO, address=None, on_event=events.append)
+    assert endings(events) == {0: ["completed"]}
+    assert store.read("trials")["attempt"].to_pylist() == [1]
+
+
+class Named:
+    """A Tune trial as far as a callback needs it."""
+
+    config: ClassVar = {"index": 0}
+
+
+def followed(packed: Pack, store: Store, events: list[Event]) -> Any:
+    """Tune's callback on the one task of a run, which is held."""
+    asked = work(store, [CONFIG], retries=1)
+    source = Claimed(InOrder(asked.tasks), store, packed.dataset_id, Halt(), events.append)
+    assert source.next_task() == 0
+    return scheduling._follower(asked, source, packed, on_event=events.append, broken=[])
+
+
+def told(event: Event) -> tuple[int, list[object], Named, dict[str, object]]:
+    return 0, [], Named(), {"event": asdict(event)}
+
+
+def test_a_trial_that_asha_stops_at_its_second_try_gets_its_row_too(packed: Pack, store: Store) -> None:
+    events: list[Event] = []
+    follower, cell = followed(packed, store, events), cell_id(CONFIG, packed.dataset_id)
+    follower.on_trial_result(*told(Event(task=0, kind="ended", status="error", retried=True)))
+    epoch = {"cell_id": cell, "attempt": 1, "sweep": "s", "epoch": 1, "train_s": 1.0, "validation_s": 0.5}
+    store.write("epochs", "s", f"{cell}-1-1", [epoch])
+    follower.on_trial_complete(0, [], Named())
+    assert endings(events) == {0: ["error", "stopped"]}
+    assert store.read("trials")["status"].to_pylist() == ["stopped"]
+
+
+def test_a_task_that_tells_its_end_twice_ended_once(packed: Pack, store: Store) -> None:
+    events: list[Event] = []
+    follower = followed(packed, store, events)
+    for _ in range(2):  # the process was lost after the first time
+        follower.on_trial_result(*told(Event(task=0, kind="started")))
+        follower.on_trial_result(*told(Event(task=0, kind="ended", status="completed")))
+    follower.on_trial_error(0, [], Named())
+    assert [event.kind for event in events] == ["started", "ended"]
+    assert store.read("trials").num_rows == 0
 
 
 def test_a_request_that_no_node_can_meet_is_refused_and_not_waited_for(packed: Pack, store: Store) -> None:
