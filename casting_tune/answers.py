@@ -8,7 +8,6 @@ its id, wherever it was trained. Computes no metric.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -135,20 +134,27 @@ class Answers:
         of_kind = self.asked[self.asked["kind"] == kind]
         return [(str(row), cells) for row, cells in of_kind.groupby("row", sort=False)]
 
-    def completed(self, cells: pd.DataFrame, *, columns: Sequence[str] | None = None) -> pd.DataFrame:
-        """Return the completed trials of some asked cells, in their order; of many rows, ask for few columns."""
-        trials = self.trials if columns is None else self._narrow(tuple(columns))
-        return trials.loc[[cell for cell in cells["cell_id"] if cell in trials.index]]
+    def completed(self, cells: pd.DataFrame) -> pd.DataFrame:
+        """Return the completed trials of some asked cells, in their order."""
+        return self.trials.loc[[cell for cell in cells["cell_id"] if cell in self.trials.index]]
 
-    def _narrow(self, columns: tuple[str, ...]) -> pd.DataFrame:
-        """Return the trials with few columns: a row of a hundred columns takes milliseconds to pick."""
-        if columns not in self._narrowed:
-            self._narrowed[columns] = self.trials[list(columns)]
-        return self._narrowed[columns]
+    def numbers(self, cells: pd.DataFrame, columns: tuple[str, ...]) -> NDArray[np.float64]:
+        """Return numbers of the completed trials of some asked cells, in their order: [n, columns], NaN is unknown.
+
+        Of hundreds of rows these are found in a hundredth of the time that frames of a hundred columns take.
+        """
+        if columns not in self._numbers:
+            self._numbers[columns] = self.trials[list(columns)].to_numpy(np.float64, na_value=np.nan)
+        done = [place for cell in cells["cell_id"] if (place := self._places.get(cell)) is not None]
+        return self._numbers[columns][done]
 
     @cached_property
-    def _narrowed(self) -> dict[tuple[str, ...], pd.DataFrame]:
+    def _numbers(self) -> dict[tuple[str, ...], NDArray[np.float64]]:
         return {}
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {cell: place for place, cell in enumerate(self.trials.index)}
 
     def decisions(self, cells: pd.DataFrame, *, threshold: float = 0.5) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """Return what a row's trainings decided rightly: images [n] ascending, and right [n_seeds, n].

@@ -125,7 +125,8 @@ def letters(correct: Sequence[ArrayLike], groups: ArrayLike, *, alpha: float = 0
     codes, sizes = _grouped(groups)
     rows = _rows(correct, codes, sizes=sizes)
     first, second = np.triu_indices(len(rows), 1)
-    _, by_seeds, flipped, at_most = _tests(rows, first, second, sizes=sizes)
+    sure = alpha / max(len(first), 1)  # where p is below, Holm calls the rows apart; from alpha up, never
+    _, by_seeds, flipped, at_most = _tests(rows, first, second, sizes=sizes, beyond=sure / 2, until=alpha)
     low, high = np.maximum(flipped - _ROUGH, by_seeds), np.maximum(at_most, by_seeds)
     while True:
         possible, certain = holm(low) < alpha, holm(high) < alpha
@@ -229,59 +230,66 @@ def bootstrap_intervals(
     sums = [_group_sums(values, codes, sizes=sizes) for values in rows]
     rng = np.random.default_rng(seed)
     resampled = _resampled(sums, sizes, n_resamples=n_resamples, rng=rng)
-    after, variances, intervals = rng.bit_generator.state, _seed_variances(sums, sizes), []
-    for row, means, variance in zip(sums, resampled, variances, strict=True):
+    after, spread = rng.bit_generator.state, np.sqrt(_seed_variances(sums, sizes))
+    n_seeds = np.array([len(row) for row in sums], dtype=np.intp)
+    for n in np.unique(n_seeds[n_seeds > 1]):
+        rng.bit_generator.state = after  # each row as if it were alone
+        resampled[n_seeds == n] += np.outer(spread[n_seeds == n], rng.standard_t(n - 1, n_resamples))
+    low, high = _percentiles(resampled, sizes=sizes, confidence=confidence)
+    intervals = list(zip(low.clip(0, 1).tolist(), high.clip(0, 1).tolist(), strict=True))
+    for i, row in enumerate(sums):
         if sizes.size > 1 and row.sum() in (0, len(row) * sizes.sum()):
-            intervals.append(clopper_pearson(sizes.size if row.any() else 0, sizes.size, confidence=confidence))
-            continue
-        rng.bit_generator.state = after  # each as if it were alone
-        moves = math.sqrt(variance) * rng.standard_t(len(row) - 1, n_resamples) if len(row) > 1 else 0.0
-        bounds = _percentiles((means + moves)[None], sizes=sizes, confidence=confidence)
-        low, high = (float(bound.clip(0, 1)[0]) for bound in bounds)
-        intervals.append((low, high))
+            intervals[i] = clopper_pearson(sizes.size if row.any() else 0, sizes.size, confidence=confidence)
     return intervals
 
 
 def _tests(
-    rows: Sequence[Floats], first: NDArray[np.intp], second: NDArray[np.intp], *, sizes: Floats
-) -> tuple[Floats, Floats, Floats, Floats]:
+    rows: Sequence[Floats], first: NDArray[np.intp], second: NDArray[np.intp], *, sizes: Floats,
+    beyond: float = 0.0, until: float = 1.0,
+) -> tuple[Floats, Floats, Floats, Floats]:  # fmt: skip
     """Return difference, p by seeds (0 where they say nothing), p by `sign_flips` and what that is at most: [pairs].
 
     The p value of a pair is the larger one: see `paired_bootstrap`. With several seeds and a clear gap the p by seeds
-    is above all that Hoeffding's bound (1963) leaves to the other, which then stays 0 here.
+    is above all that Hoeffding's bound (1963) leaves to the other, which then stays 0 here; so it does where that bound
+    is not `beyond`, or the p by seeds reaches `until`.
     """
-    means, variances = _means(rows, sizes), _seed_variances(rows, sizes)
+    each = np.array([row.sum(axis=0) for row in rows]).reshape(-1, sizes.size)
+    variances = _seed_variances(rows, sizes)
     difference, by_seeds, flipped, at_most = np.zeros((4, len(first)))
-    for k, n_first, n_second in _alike(rows, first, second, width=sizes.size):
-        gaps = means[first[k]] - means[second[k]]  # [pairs, groups]
-        difference[k] = gaps.sum(axis=1) / sizes.sum()
+    for k, n_first, n_second in _alike(rows, first, second):
+        common = math.lcm(n_first, n_second)
+        a, b = (
+            each * (common // n_first),
+            each * (common // n_second),
+        )  # [rows, groups] whole numbers: no rounding below
+        i, j = first[k], second[k]
+        total = a.sum(axis=1)[i] - b.sum(axis=1)[j]  # of the gaps over groups, as `squares` and `weighted` are
+        squares = np.square(a).sum(axis=1)[i] + np.square(b).sum(axis=1)[j] - 2 * (a @ b.T)[i, j]
+        difference[k] = total / common / sizes.sum()
         if max(n_first, n_second) > 1 and sizes.size > 1:
-            of_rows = [
-                (variances[first[k]] * _borrowing(n_first, n_second), n_first - 1),
-                (variances[second[k]] * _borrowing(n_second, n_first), n_second - 1),
+            mean, weighted = total / sizes.sum(), (a @ sizes)[i] - (b @ sizes)[j]
+            influence = squares - 2 * mean * weighted + mean**2 * (sizes @ sizes)
+            terms = [
+                (influence / (common * sizes.sum()) ** 2 * sizes.size / (sizes.size - 1), _effective(sizes) - 1),
+                (variances[i] * _borrowing(n_first, n_second), n_first - 1),
+                (variances[j] * _borrowing(n_second, n_first), n_second - 1),
             ]
-            by_seeds[k] = _welch(gaps, difference[k], of_rows, sizes=sizes)
-        squares = np.square(gaps).sum(axis=1)
-        at_most[k] = np.minimum(2 * np.exp(-(gaps.sum(axis=1) ** 2) / np.maximum(2 * squares, 1e-300)), 1)
-        asked = at_most[k] > by_seeds[k]
-        flipped[k[asked]] = sign_flips(_whole(gaps[asked], n_first, n_second))
-    return difference, by_seeds, np.minimum(flipped, at_most), np.minimum(flipped + _ROUGH, at_most)
+            by_seeds[k] = _welch(difference[k], terms)
+        at_most[k] = np.minimum(2 * np.exp(-(total**2) / np.maximum(2 * squares, 1)), 1)
+        asked = np.flatnonzero((at_most[k] > np.maximum(by_seeds[k], beyond)) & (by_seeds[k] < until))
+        for some in np.array_split(asked, math.ceil(asked.size * sizes.size / 2**21) or 1):
+            flipped[k[some]] = sign_flips((a[i[some]] - b[j[some]]).astype(np.int64))
+            at_most[k[some]] = np.minimum(at_most[k[some]], flipped[k[some]] + _ROUGH)
+    return difference, by_seeds, np.minimum(flipped, at_most), at_most
 
 
-def _welch(gaps: Floats, difference: Floats, of_rows: Sequence[tuple[Floats, int]], *, sizes: Floats) -> Floats:
-    """Return Student's two-sided p of pairs, 0 where nothing varies: [pairs].
+def _welch(difference: Floats, terms: Sequence[tuple[Floats, float]]) -> Floats:
+    """Return Student's two-sided p of differences, given (variance, degrees of freedom) of their parts: [pairs].
 
-    Args:
-        gaps: [pairs, groups].
-        difference: [pairs], their sums over the number of images.
-        of_rows: (variance of the seeds [pairs], degrees of freedom) of both rows.
-        sizes: [groups].
+    Degrees of freedom are Welch's and Satterthwaite's; where nothing varies, 0.
     """
     from scipy.special import stdtr
 
-    n_groups = sizes.size
-    influence = np.square((gaps - difference[:, None] * sizes) / sizes.sum()).sum(axis=1)
-    terms = [(influence * n_groups / (n_groups - 1), _effective(sizes) - 1), *of_rows]
     variance = np.sum([term for term, _ in terms], axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):
         freedom = variance**2 / np.sum([term**2 / df for term, df in terms if df], axis=0)
@@ -293,18 +301,13 @@ def _exact(rows: Sequence[Floats], first: NDArray[np.intp], second: NDArray[np.i
     """Return the p of `sign_flip` of pairs, right in every digit; those whose castings differ alike are one."""
     known: dict[tuple[int, bytes], float] = {}
     p = np.empty(len(first))
-    for k, (a, b) in enumerate(zip(first, second, strict=True)):
-        gaps = _whole(rows[a].mean(axis=0) - rows[b].mean(axis=0), len(rows[a]), len(rows[b]))
+    for k, (a, b) in enumerate(zip((rows[i] for i in first), (rows[j] for j in second), strict=True)):
+        gaps = (a.sum(axis=0) * len(b) - b.sum(axis=0) * len(a)).astype(np.int64)
         alike = abs(int(gaps.sum())), np.sort(np.abs(gaps[gaps != 0])).tobytes()
         if alike not in known:
             known[alike] = sign_flip(gaps)
         p[k] = known[alike]
     return p
-
-
-def _whole(gaps: Floats, n_first: int, n_second: int) -> NDArray[np.int64]:
-    """Return gaps between means of so many seeds as multiples of their common part."""
-    return np.rint(gaps * math.lcm(n_first, n_second)).astype(np.int64)
 
 
 def _intervals(
@@ -316,13 +319,15 @@ def _intervals(
     resampled = _resampled(rows, sizes, n_resamples=n_resamples, rng=rng)
     after, spread = rng.bit_generator.state, np.sqrt(_seed_variances(rows, sizes))
     low, high = np.empty((2, len(first)))
-    for k, n_first, n_second in _alike(rows, first, second, width=n_resamples):
+    for of_kind, n_first, n_second in _alike(rows, first, second):
         rng.bit_generator.state = after
-        moved = resampled[first[k]] - resampled[second[k]]
-        for row, n, other in ((first[k], n_first, n_second), (second[k], n_second, n_first)):
-            if n > 1:
-                moved += np.outer(spread[row] * math.sqrt(_borrowing(n, other)), rng.standard_t(n - 1, n_resamples))
-        low[k], high[k] = _percentiles(moved, sizes=sizes, confidence=confidence)
+        draws = [rng.standard_t(n - 1, n_resamples) if n > 1 else np.zeros(n_resamples) for n in (n_first, n_second)]
+        scales = math.sqrt(_borrowing(n_first, n_second)), math.sqrt(_borrowing(n_second, n_first))
+        for k in np.array_split(of_kind, math.ceil(of_kind.size * n_resamples / 2**21)):
+            moved = resampled[first[k]] - resampled[second[k]]
+            for row, scale, draw in zip((first[k], second[k]), scales, draws, strict=True):
+                moved += np.outer(spread[row] * scale, draw)
+            low[k], high[k] = _percentiles(moved, sizes=sizes, confidence=confidence)
     return low, high
 
 
@@ -342,16 +347,13 @@ def _percentiles(means: Floats, *, sizes: Floats, confidence: float) -> tuple[Fl
 
 
 def _alike(
-    rows: Sequence[Floats], first: NDArray[np.intp], second: NDArray[np.intp], *, width: int
+    rows: Sequence[Floats], first: NDArray[np.intp], second: NDArray[np.intp]
 ) -> Iterator[tuple[NDArray[np.intp], int, int]]:
-    """Yield positions of pairs whose rows have the same numbers of seeds, and these; [pairs, width] is about 16 MB."""
+    """Yield positions of all pairs whose rows have the same numbers of seeds, and these two."""
     n_seeds = np.array([len(row) for row in rows], dtype=np.intp)
     n_first, n_second = n_seeds[first], n_seeds[second]
     for n, m in sorted(set(zip(n_first.tolist(), n_second.tolist(), strict=True))):
-        of_kind = np.flatnonzero((n_first == n) & (n_second == m))
-        at_once = max(1, 2**21 // width)
-        for start in range(0, len(of_kind), at_once):
-            yield of_kind[start : start + at_once], n, m
+        yield np.flatnonzero((n_first == n) & (n_second == m)), n, m
 
 
 def _means(rows: Sequence[Floats], sizes: Floats) -> Floats:

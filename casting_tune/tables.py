@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from casting_tune import answers, contrasts, metrics, pairs, stats, timings
 from casting_tune.answers import Answers, Compared, Decided, Positive, Table
@@ -105,10 +106,12 @@ TABLES: dict[str, Callable[..., Table]] = {
 
 
 def _row(found: Answers, kind: str, row: str, cells: pd.DataFrame, positive: Positive) -> dict[str, Any]:
-    first, done = cells.iloc[0], found.completed(cells, columns=READ)
-    counted = _counts(done, "test")
-    measured = pd.DataFrame([_metrics(counts, positive) for counts in counted], columns=list(SHOWN)).astype(float)
-    leaked = _sum(_counts(done, "test_leaked"))
+    first, done = cells.iloc[0], found.numbers(cells, READ)
+    counted, of_leaked = _counts(done[:, :4]), _counts(done[:, 4:8])
+    measured = [_metrics(counts, positive) for counts in counted]
+    shown = {name: _known(np.array([values[name] for values in measured], np.float64)) for name in SHOWN}
+    validation, epoch_s = _known(done[:, 8]), _known(done[:, 9])
+    leaked = _sum(of_leaked)
     clean = _minus(_sum(counted), leaked)
     n_images = sum(sum(vars_of(counts)) for counts in counted)
     low, high = (
@@ -120,20 +123,20 @@ def _row(found: Answers, kind: str, row: str, cells: pd.DataFrame, positive: Pos
         "named": kind == "cell" and not row.startswith(first["backbone"]),
         **(_settings(first) if kind == "cell" else {"backbone": row}),
         "n": len(done),
-        "accuracy": measured["accuracy"].mean(),
-        "accuracy_sd": measured["accuracy"].std(ddof=1) if len(done) > 1 else np.nan,
+        "accuracy": _mean(shown["accuracy"]),
+        "accuracy_sd": shown["accuracy"].std(ddof=1) if len(shown["accuracy"]) > 1 else np.nan,
         "low": np.nan,
         "high": np.nan,
         "letters": "",
-        **{name: measured[name].mean() for name in SHOWN[1:]},
+        **{name: _mean(shown[name]) for name in SHOWN[1:]},
         "escape_upper": max((stats.upper_bound(c.fn, c.tp + c.fn) for c in counted if c.tp + c.fn), default=np.nan),
         "wilson_low": low,
         "wilson_high": high,
         "clean_accuracy": metrics.METRICS["accuracy"](clean),
         "leaked_accuracy": metrics.METRICS["accuracy"](leaked),
         "n_leaked": round(sum(vars_of(leaked)) / len(done)) if len(done) else 0,
-        "validation_accuracy": done["validation_accuracy"].mean() if len(done) else np.nan,
-        "epoch_s": done["epoch_s"].median() if len(done) else np.nan,
+        "validation_accuracy": _mean(validation),
+        "epoch_s": float(np.median(epoch_s)) if len(epoch_s) else np.nan,
         **{f"study_{name}": first["figures"].get(name) for name in ("accuracy", "recall", "f1", "epoch_s")},
     }
 
@@ -154,9 +157,17 @@ def vars_of(counts: Counts) -> tuple[int, int, int, int]:
     return counts.tp, counts.fp, counts.tn, counts.fn
 
 
-def _counts(trials: pd.DataFrame, prefix: str) -> list[Counts]:
-    columns = trials[[f"{prefix}_{name}" for name in COUNTED]].fillna(0).to_numpy(np.int64)
-    return [Counts(*values) for values in columns.tolist()]
+def _counts(columns: NDArray[np.float64]) -> list[Counts]:
+    """Return the counts of trials, given as [n, 4] in the order of COUNTED; unknown is none."""
+    return [Counts(*values) for values in np.nan_to_num(columns).astype(np.int64).tolist()]
+
+
+def _known(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    return values[~np.isnan(values)]
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    return float(values.mean()) if len(values) else np.nan
 
 
 def _sum(counted: list[Counts]) -> Counts:
