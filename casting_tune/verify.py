@@ -84,11 +84,11 @@ def verify(store: Store) -> Report:
             trials[key] = (file, row)
     _epochs(store, report, trials)
     predicted = _predictions(store, report, trials)
+    predicted |= {_key("predictions", found.file) for found in report.findings if found.file.startswith("predictions/")}
     for key, (file, row) in trials.items():
-        broken = {_key("predictions", finding.file) for finding in report.findings if "predictions/" in finding.file}
-        if row["status"] == "completed" and key not in predicted | broken:
+        if row["status"] == "completed" and key not in predicted:
             _fault(report, file, "says completed, and there are no predictions of it")
-    for table in ("cells", "images"):
+    for table in ("cells", "images", "probes"):
         for _ in _tables(store, table, report):
             pass
     return report

@@ -178,6 +178,8 @@ def test_a_reader_that_meets_a_broken_file_names_the_command_that_moves_it(old: 
 def test_probes_are_verified_and_migrated_too(tmp_path: Path) -> None:
     old, new = Store(tmp_path / "old"), Store(tmp_path / "new")
     old.write("probes", "cpu", "0123abcd", [{"backbone": "vgg16", "step_s": 1.0}])
-    assert verify.verify(old).findings == []
+    assert verify.verify(old).rows["probes"] == 1
     assert migrate.migrate(old, new)["probes"] == 1
     assert new.read("probes").equals(old.read("probes"))
+    (old.root / "probes" / "cpu" / "0123abcd.parquet").write_bytes(b"")
+    assert found(old) == [("broken", "probes/cpu/0123abcd.parquet")]
