@@ -20,8 +20,9 @@ def migrate(old: Store, new: Store) -> dict[str, int]:
 
     Raises:
         UsageError: the new store holds files already.
-        StoreError: a file cannot be read or written, or the rows differ.
+        StoreError: a file cannot be read or written, or the rows differ; rows of this machine wait for their bucket.
     """
+    old.settle()
     for table in SCHEMAS:
         if new.names(table):
             raise UsageError(f"--out '{new.address}' holds a store already. Name a folder that is not there yet.")
