@@ -30,7 +30,7 @@ FORMATS = ("text", "csv", "json", "md", "parquet")
 
 
 def run(store: Store, sql: str) -> pa.Table:
-    """Return the rows of a query over the views trials, epochs, predictions, images and cells.
+    """Return the rows of a query over the store's tables, each a view of its name.
 
     Args:
         store: the results folder; a column that an older file lacks is NULL.
@@ -119,6 +119,8 @@ def _rows(store: Store, table: str) -> Any:
 def _told(error: Exception) -> StoreError | UsageError:
     """Return DuckDB's error, or pyarrow's through DuckDB, as one line of ours."""
     line = " ".join(str(error).partition("LINE ")[0].split())[:300]
+    if line.startswith("Permission Error"):
+        return UsageError(f"A query reads the tables {', '.join(SCHEMAS)}, and no file: {line}")
     if "parquet" in line.lower() or "stream registered as" in line:  # pyarrow at a file, which it mostly names
         way_out = "Move it away with 'casting-tune store verify --quarantine'; its cell will run again."
         return StoreError(f"A store file cannot be read ({line}). {way_out}")

@@ -90,6 +90,7 @@ def test_only_a_select_is_taken(sql: str, filled: Store, tmp_path: Path) -> None
         "select * from read_text('{file}')",
         "select * from read_csv('{file}')",
         "select * from read_parquet('{file}')",
+        "select * from '{file}.parquet'",
         "select * from glob('/*')",
         "from sniff_csv('{file}')",
         "select * from read_blob('{file}')",
