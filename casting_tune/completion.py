@@ -27,7 +27,9 @@ def stored_sweeps(context: typer.Context, incomplete: str) -> list[str]:
 
 def runs(context: typer.Context, incomplete: str) -> list[str]:
     """Return the runs in the store, of any sweep: the one that was named is not known yet while an option is typed."""
-    return _beginning((file.stem for file in _folder(context, "cells").glob("*/*.parquet")), incomplete)
+    files = _folder(context, "cells").glob("*/*.parquet")
+    # a search adds files <run>-<n> to its run, and a run's own name has one dash
+    return _beginning(("-".join(file.stem.split("-")[:2]) for file in files), incomplete)
 
 
 def cells(context: typer.Context, incomplete: str) -> list[str]:

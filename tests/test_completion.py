@@ -25,7 +25,8 @@ def offered(words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
 def results(tmp_path: Path) -> Path:
     """A store's files by name; none of them can be read as Parquet."""
     for file in (
-        "cells/tiny/r1.parquet",
+        "cells/tiny/20260102T030405-a1.parquet",
+        "cells/tiny/20260102T030405-a1-7.parquet",  # what a search chose later in that run
         "cells/other/r2.parquet",
         "trials/tiny/abc-1.parquet",
         "trials/x/abd-1.parquet",
@@ -42,7 +43,7 @@ def results(tmp_path: Path) -> Path:
         ("sweep backbone", ["backbone_grid"]),
         ("sweep x --qu", ["--quick"]),
         ("table --results {} t", ["tiny"]),
-        ("table tiny --results {} --run ", ["r1", "r2"]),
+        ("table tiny --results {} --run ", ["20260102T030405-a1", "r2"]),
         ("table tiny --kind comp", ["comparison"]),
         ("table tiny --format j", ["json"]),
         ("threshold --results {} ab", ["abc", "abd"]),
