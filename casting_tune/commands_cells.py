@@ -15,7 +15,7 @@ from casting_tune.options import RESULTS, CellId, Json, Results, Run
 
 
 def query(
-    sql: Annotated[str, typer.Argument(help="One SELECT over trials, epochs, predictions, images and cells.")],
+    sql: Annotated[str, typer.Argument(help="One SELECT over trials, epochs, predictions, cells, images, probes.")],
     *,
     results: Results = RESULTS,
     form: Annotated[str, typer.Option("--format", help="text, csv, json, md or parquet.")] = "text",
@@ -59,7 +59,7 @@ def list_runs(
     results: Results = RESULTS,
     as_json: Json = False,
 ) -> None:
-    """List the runs of a store: cells done, failed and missing, when, and the best row on validation."""
+    """List the runs of a store: cells done, stopped, failed and missing, when, and the best row on validation."""
     from casting_tune import inventory
     from casting_tune.store import Store
 
@@ -67,15 +67,16 @@ def list_runs(
     if as_json:
         terminal.write_json(found)
         return
+    states = ["done", *(["stopped"] if found["stopped"].any() else []), "failed", "missing"]
     rows = [
         [
             run["sweep"] + (" (quick)" if run["quick"] else ""), run["run_id"], f"{run['asked_at']:%Y-%m-%d %H:%M}",
-            *(str(run[name]) for name in ("done", "failed", "missing")), run["best"] or "-",
+            *(str(run[name]) for name in states), run["best"] or "-",
             "-" if run["best"] is None else f"{run['best_validation']:.2%}",
         ]
         for run in found.to_dict("records")
     ]  # fmt: skip
-    terminal.grid(["sweep", "run", "when (UTC)", "done", "failed", "missing", "best on validation", "val"], rows)
+    terminal.grid(["sweep", "run", "when (UTC)", *states, "best on validation", "val"], rows)
 
 
 def show(cell: CellId, *, results: Results = RESULTS, as_json: Json = False) -> None:

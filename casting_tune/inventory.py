@@ -61,9 +61,11 @@ class Shown:
 
 
 def runs(store: Store, sweep: str | None = None) -> pd.DataFrame:
-    """Return a row a run, the newest last: sweep, run_id, asked_at, quick, cells, done, failed, missing, best.
+    """Return a row a run, the newest last: its id and time, its cells and how many of them are what, its best.
 
-    `best` is the row with the highest mean validation accuracy of its done trainings, `best_validation` that mean.
+    The columns are sweep, run_id, asked_at, quick, cells; done, stopped (by a scheduler), failed, missing; best,
+    best_validation. `best` is the row with the highest mean validation accuracy of its done trainings, the newest of
+    each cell; `best_validation` is that mean.
 
     Raises:
         UsageError: the store holds no run, or none of that sweep.
@@ -74,22 +76,22 @@ def runs(store: Store, sweep: str | None = None) -> pd.DataFrame:
         raise UsageError(f"There is no run in '{store.address}'. Start one: python -m casting_tune.sweep backbone_grid")
     if sweep is not None and sweep not in known:
         raise UsageError(unknown("sweep in this store", sweep, known))
-    trials = store.read("trials", columns=["cell_id", "status", "validation_accuracy"]).to_pandas()
-    done = trials[trials["status"] == "completed"].drop_duplicates("cell_id").set_index("cell_id")
-    ended = set(trials["cell_id"]) - set(done.index)
+    trials = store.read("trials", columns=["cell_id", "status", "attempt", "validation_accuracy"]).to_pandas()
+    done = trials[trials["status"] == "completed"].sort_values("attempt")
+    done = done.drop_duplicates("cell_id", keep="last").set_index("cell_id")
+    states = {cell: "stopped" if status == "stopped" else "failed" for cell, status in store.failed().items()}
+    states |= dict.fromkeys(done.index, "done")
     rows = []
     for (name, run_id), cells in asked.groupby(["sweep", "run_id"]):
         if sweep is None or name == sweep:
             scored = cells[cells["kind"] == "cell"].join(done["validation_accuracy"], on="cell_id")
             means = scored.groupby("row")["validation_accuracy"].mean().dropna()
-            counts = Counter(
-                "done" if cell in done.index else "failed" if cell in ended else "missing" for cell in cells["cell_id"]
-            )
+            counts = Counter(states.get(cell, "missing") for cell in cells["cell_id"])
             rows.append(
                 {
                     "sweep": name, "run_id": run_id, "asked_at": cells["asked_at"].iloc[0],
                     "quick": bool(cells["quick"].iloc[0]), "cells": len(cells),
-                    **{state: counts[state] for state in ("done", "failed", "missing")},
+                    **{state: counts[state] for state in ("done", "stopped", "failed", "missing")},
                     "best": means.idxmax() if len(means) else None,
                     "best_validation": means.max() if len(means) else None,
                 }
@@ -181,7 +183,7 @@ def predictions(store: Store, prefix: str, *, attempt: int | None = None) -> pd.
             raise UsageError(
                 f"Cell {cell} has no completed trial, and so no predictions. See: casting-tune show {cell}"
             )
-        attempt = done[-1]
+        attempt = max(done)
     rows: pd.DataFrame = store.read("predictions", cell_ids=[cell]).to_pandas()
     return rows[rows["attempt"] == attempt].reset_index(drop=True)
 

@@ -109,9 +109,11 @@ def _cautions(found: Answers, frame: pd.DataFrame) -> tuple[str, ...]:
     left = int((~asked["cell_id"].isin(found.trials.index)).sum())
     if left:
         failed = found.store.failed()
-        n_failed = sum(cell in failed for cell in asked["cell_id"])
-        parts = [f"{n_failed} failed"] * bool(n_failed) + [f"{left - n_failed} not run yet"] * (left > n_failed)
-        cautions.append(f"{left} of {len(asked)} cells have no result: {', '.join(parts)}.")
+        ended = [failed[cell] for cell in asked["cell_id"] if cell in failed]
+        n_stopped = ended.count("stopped")
+        counts = {"stopped early": n_stopped, "failed": len(ended) - n_stopped, "not run yet": left - len(ended)}
+        parts = ", ".join(f"{n} {words}" for words, n in counts.items() if n)
+        cautions.append(f"{left} of {len(asked)} cells have no result: {parts}.")
     if len(trials) and found.photographs is None:
         cautions.append("The images have not been audited: copies of one photograph may stand on both sides.")
     return tuple(cautions)

@@ -54,6 +54,27 @@ def test_a_run_counts_its_cells_and_names_the_best_row_on_validation(filled: Sto
     assert (run["best"], run["best_validation"]) == ("two", 0.95)
 
 
+def test_a_cell_that_a_scheduler_stopped_has_not_failed(filled: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    assert " stopped" not in call(capsys, "list", "--results", filled.root)[1]
+    stopped = {"cell_id": D, "attempt": 1, "sweep": "s", "label": "four", "dataset_id": "d1", "status": "stopped"}
+    filled.write("trials", "s", f"{D}-1", [stopped])
+    (run,) = inventory.runs(filled).to_dict("records")
+    assert (run["done"], run["stopped"], run["failed"], run["missing"]) == (2, 1, 1, 0)
+    assert " stopped " in call(capsys, "list", "--results", filled.root)[1]
+
+
+def test_of_a_cell_that_was_trained_again_the_newest_training_counts(filled: Store) -> None:
+    """Attempt 10 and another sweep's folder stand before attempt 2 in the order of names."""
+    for attempt, sweep, validation, score in ((3, "another", 0.5, 0.2), (10, "s", 0.99, 0.7)):
+        told = {"cell_id": A, "attempt": attempt, "sweep": sweep, "status": "completed", "dataset_id": "d1"}
+        image = {"cell_id": A, "attempt": attempt, "split": "test", "image": 0, "y_true": 1, "score": score}
+        filled.write("predictions", sweep, f"{A}-{attempt}", [image])
+        filled.write("trials", sweep, f"{A}-{attempt}", [told | {"validation_accuracy": validation}])
+    assert inventory.predictions(filled, A)["score"].tolist() == pytest.approx([0.7])
+    (run,) = inventory.runs(filled).to_dict("records")
+    assert (run["best"], run["best_validation"]) == ("one", 0.99)
+
+
 def test_a_cell_is_found_by_the_beginning_of_its_id(filled: Store) -> None:
     assert inventory.find(filled, "c") == C
     assert inventory.find(filled, "ab") == B

@@ -276,6 +276,14 @@ def test_the_verdict_names_a_winner_only_where_the_letters_do(store: Store) -> N
     assert "but it cannot be told apart from 1 other row." in said(store).sentence
 
 
+def test_the_verdict_tells_a_trial_that_was_stopped_from_one_that_failed(store: Store) -> None:
+    ask(store, "r1", [{"cell_id": f"{name}0", "row": name, "seed": 0} for name in "ABCD"])
+    finish(store, "A0", (30, 0, 30, 0))
+    for cell, status in (("B0", "stopped"), ("C0", "error")):
+        store.write("trials", "s", f"{cell}-1", [{"cell_id": cell, "attempt": 1, "sweep": "s", "status": status}])
+    assert "3 of 4 cells have no result: 1 stopped early, 1 failed, 1 not run yet." in said(store).cautions
+
+
 def test_the_verdict_says_when_a_baseline_does_as_well(store: Store) -> None:
     ask(
         store,
