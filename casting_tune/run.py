@@ -80,10 +80,11 @@ def run_trial(
 
     status: Status = "completed"
     try:
+        files = _files(store, cell, keep=allowance.keep)
         learn = _learn_nothing if config.backbone.startswith(BASELINE) else _train
         with memory.limited(allowance.memory_bytes if place.device == "cpu" else None):
             predictions, measured = learn(
-                config, pack, place, groups=groups, allowance=allowance, on_epoch=keep, files=_files(store, cell)
+                config, pack, place, groups=groups, allowance=allowance, on_epoch=keep, files=files
             )
     except StoreError:
         raise
@@ -107,21 +108,24 @@ def run_trial(
 class _Files:
     """Where a trial's files lie that are no tables: what it goes on from, and weights that are kept.
 
-    `share` puts one of them where another machine could go on from it.
+    `share` puts one of them where another machine could go on from it; `drop` takes one away here and there.
     """
 
     checkpoint: Path
     last: Path
     best: Path
     share: Callable[[Path], None]
+    drop: Callable[[Path], None]
 
 
-def _files(store: Store, cell: str) -> _Files:
+def _files(store: Store, cell: str, *, keep: Collection[str] = ()) -> _Files:
+    best = store.weights(cell, best=True)
     return _Files(
         checkpoint=store.fetch(store.checkpoint(cell)),
         last=store.weights(cell),
-        best=store.weights(cell, best=True),
+        best=store.fetch(best) if "best" in keep else best,  # of the epochs that another machine trained
         share=store.share,
+        drop=store.drop,
     )
 
 
@@ -313,7 +317,7 @@ def _train(
     try:
         last = checkpoint.load(files.checkpoint, model, optimiser)
     except Exception:  # damaged, however torch finds out: this attempt fails and says so, the next one starts afresh
-        files.checkpoint.unlink()
+        files.drop(files.checkpoint)
         raise
     if last is not None:
         on_epoch(last)  # its row may be missing, should the process have died between checkpoint and row

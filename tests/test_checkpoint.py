@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from casting_tune import checkpoint, run
+from casting_tune import checkpoint, run, storage
 from casting_tune.pack import Pack
 from casting_tune.rows import Place
 from casting_tune.store import Store
@@ -95,6 +95,27 @@ def test_a_damaged_checkpoint_costs_one_attempt_and_not_the_cell(packed: Pack, s
     assert train(packed, store)["status"] == "error"
     row = train(packed, store)
     assert (row["status"], row["resumed_from"]) == ("completed", 0)
+
+
+def test_a_damaged_checkpoint_in_a_bucket_costs_one_attempt_too(packed: Pack, bucket: str) -> None:
+    store = Store(bucket)
+    file = store.checkpoint(cell_id(CONFIG, packed.dataset_id))
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"half a checkpoint")
+    store.share(file)
+    assert train(packed, store)["status"] == "error"
+    assert train(packed, store)["status"] == "completed"
+
+
+def test_the_best_weights_so_far_go_to_the_machine_that_goes_on(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    best = Store(bucket).weights("a1", best=True)
+    checkpoint.keep(best, torch.nn.Linear(2, 1), EPOCH)
+    Store(bucket).share(best)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(best.parent / "elsewhere"))
+    storage.at.cache_clear()
+    found = run._files(Store(bucket), "a1", keep=("best",)).best
+    assert found != best
+    assert checkpoint.kept_epoch(found) == EPOCH
 
 
 class Evil:
