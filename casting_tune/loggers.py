@@ -12,7 +12,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -63,7 +63,7 @@ def read(words: Sequence[str]) -> tuple[Wanted, ...]:
     """Return the loggers that a person asked for, as KIND or KIND:DIR.
 
     Raises:
-        UsageError: no such kind, the same twice, or its library is not installed.
+        UsageError: no such kind, the same twice, an address for a folder, or its library is not installed.
     """
     found: list[Wanted] = []
     for word in words:
@@ -73,6 +73,8 @@ def read(words: Sequence[str]) -> tuple[Wanted, ...]:
         spec = importlib.util.find_spec(kind)
         if spec is None or spec.origin is None:  # a folder of that name beside us is no library
             raise UsageError(f'--log {kind} needs an extra: pip install "casting-tune[{kind}]"')
+        if "://" in place and kind != "mlflow":
+            raise UsageError(f"--log {word}: only mlflow takes a server by its address. Name a folder.")
         if kind in {wanted.kind for wanted in found}:
             raise UsageError(f"--log {kind} stands twice: one is enough.")
         found.append(Wanted(kind=kind, place=place or None))
@@ -142,6 +144,8 @@ class _Switch:
             self.is_on = False
             why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             self.warn(f"Logging to {self.kind} has ended ({why}). The sweep goes on; the store has every row.")
+            with suppress(Exception):  # its files, its service: it has failed once, and may again
+                self.close()
 
     def tell(self, event: Event, trial: Logged) -> None:
         if self.logger is None:

@@ -97,7 +97,7 @@ def test_wandb_writes_an_offline_run_a_trial(tmp_path: Path) -> None:
 class Broken:
     """A logger that fails with its second epoch."""
 
-    n_told = 0
+    n_told, n_closed = 0, 0
 
     def __init__(self, place: str, sweep: str, run_id: str) -> None:
         self.n_epochs = 0
@@ -114,7 +114,8 @@ class Broken:
         raise AssertionError("it was told more after it failed")
 
     def close(self) -> None:
-        raise AssertionError("it was told more after it failed")
+        Broken.n_closed += 1
+        raise ConnectionError("still gone")
 
 
 def test_a_logger_that_fails_is_one_warning_and_the_others_go_on(
@@ -122,9 +123,10 @@ def test_a_logger_that_fails_is_one_warning_and_the_others_go_on(
 ) -> None:
     monkeypatch.setitem(loggers.KINDS, "mlflow", Broken)
     monkeypatch.setattr(Broken, "n_told", 0)
+    monkeypatch.setattr(Broken, "n_closed", 0)
     (warning,) = tell(["mlflow", "tensorboard"], tmp_path)
     assert "Logging to mlflow has ended (ConnectionError: the server is gone)." in warning
-    assert Broken.n_told == 2
+    assert (Broken.n_told, Broken.n_closed) == (2, 1)  # it lets go of what it holds
     assert len(list((tmp_path / "tensorboard" / "s" / "r").iterdir())) == 2
 
 
@@ -138,6 +140,8 @@ def test_a_missing_extra_an_unknown_kind_and_a_bad_folder_are_one_line_up_front(
         tell([f"tensorboard:{tmp_path}/file/logs"], tmp_path)
     with pytest.raises(UsageError, match="stands twice"):
         loggers.read(["tensorboard", "tensorboard:x"])
+    with pytest.raises(UsageError, match="only mlflow takes a server"):
+        loggers.read(["tensorboard:s3://bucket/logs"])
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     code, _, err = call(capsys, "sweep", tiny, "--log", "mlflow:x")
     assert (code, err.count("\n")) == (2, 1)
