@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow.compute as pc
 
+from casting_tune.errors import StoreError
 from casting_tune.pack import Pack
 from casting_tune.store import Store
 
@@ -60,7 +61,12 @@ def kept(pack: Pack, store: Store, *, on_progress: Callable[[int, int], None] | 
             {"dataset_id": pack.dataset_id, **dict(zip(columns, values, strict=True))}
             for values in zip(*columns.values(), strict=True)
         ]
-        store.write("images", pack.dataset_id, f"audit-{VERSION}", written)
+        try:
+            store.write("images", pack.dataset_id, f"audit-{VERSION}", written)
+        except StoreError:
+            if _read(store, pack.dataset_id) is None:
+                raise
+            # another sweep has audited the same images meanwhile, and found the same
         rows = _read(store, pack.dataset_id)
         assert rows is not None
     flags = {name: rows[name].to_numpy(zero_copy_only=False) for name in ("copy_in_train", "twin_in_train", "conflict")}
