@@ -43,13 +43,18 @@ def check(
 def new(
     purpose: Annotated[Literal["aws", "local", "kubernetes", "account"], typer.Argument(help="What it is for.")],
     file: Annotated[Path, typer.Argument(help="Where it goes; nothing is overwritten.")],
+    as_json: Json = False,
 ) -> None:
     """Write a cluster file to fill in: for AWS, machines of your own, Kubernetes, or what AWS needs in the account."""
     from casting_tune import clusterfile
 
+    text = clusterfile.source(purpose)
     try:
         with file.open("x", encoding="utf-8") as out:
-            out.write(clusterfile.source(purpose))
+            out.write(text)
     except OSError as error:
         raise UsageError(f"'{file}' cannot be written ({error.strerror}). Name another file.") from error
+    if as_json:
+        terminal.write_json({"file": file})
+        return
     terminal.say(terminal.console(), f"{file} is written; fill in what says FILL_IN.")

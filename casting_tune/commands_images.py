@@ -124,14 +124,19 @@ def pack(
 
 def audit(
     data: NeededData,
+    *,
     results: Results = RESULTS,
     positive: DefectClass = "def_front",
+    pack_size: PackSize = None,
+    skip_bad: SkipBad = False,
     accept_leakage: Annotated[bool, typer.Option("--accept-leakage", help="Exit 0 even so.")] = False,
     as_json: Json = False,
 ) -> None:
     """Find what would flatter a result: copies, photographs on both sides, label conflicts. Exit 3: a leak."""
     out = terminal.console(as_json)
-    dataset_id, findings, n_copies = tell_audit(out, data, results, positive=positive)
+    dataset_id, findings, n_copies = tell_audit(
+        out, data, results, positive=positive, pack_size=pack_size, skip_bad=skip_bad
+    )
     if as_json:
         terminal.write_json({"dataset_id": dataset_id, "findings": findings, "n_test_copies_in_train": n_copies})
     if n_copies and not accept_leakage:
@@ -139,7 +144,15 @@ def audit(
         raise typer.Exit(3)
 
 
-def tell_audit(out: Console, data: Path, results: str, *, positive: str) -> tuple[str, tuple[str, ...], int]:
+def tell_audit(
+    out: Console,
+    data: Path,
+    results: str,
+    *,
+    positive: str = "def_front",
+    pack_size: int | None = None,
+    skip_bad: bool = False,
+) -> tuple[str, tuple[str, ...], int]:
     """Say what the audit of an image folder found; return its dataset, the findings, how many test copies in train."""
     from casting_tune import audits
     from casting_tune import pack as packs
@@ -150,6 +163,8 @@ def tell_audit(out: Console, data: Path, results: str, *, positive: str) -> tupl
             data,
             Store(results).root / "packs",
             positive=positive,
+            size_px=pack_size,
+            skip_bad=skip_bad,
             on_progress=lambda done, total: on_progress("packing images", done, total),
         )
         found = audits.kept(
@@ -162,9 +177,12 @@ def tell_audit(out: Console, data: Path, results: str, *, positive: str) -> tupl
 
 def preview(
     data: NeededData,
+    *,
     folder: Annotated[Path, typer.Option("--out", help="Where the PNGs go.")] = Path("preview"),
     results: Results = RESULTS,
     positive: DefectClass = "def_front",
+    pack_size: PackSize = None,
+    skip_bad: SkipBad = False,
     as_json: Json = False,
 ) -> None:
     """Write pictures of the images and of every augmentation, from the very pipeline that trains."""
@@ -172,7 +190,7 @@ def preview(
     from casting_tune import pack as packs
     from casting_tune.store import Store
 
-    packed = packs.pack(data, Store(results).root / "packs", positive=positive)
+    packed = packs.pack(data, Store(results).root / "packs", positive=positive, size_px=pack_size, skip_bad=skip_bad)
     make_folder(folder)
     files = [*pictures.preview(packed, folder), charts.plot_images(packed, folder / "images.png")]
     terminal.list_files(files, as_json)

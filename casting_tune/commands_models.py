@@ -24,6 +24,7 @@ from casting_tune.options import (
     Prevalence,
     Results,
     Run,
+    SkipBad,
     WeightsDir,
 )
 
@@ -84,6 +85,7 @@ def export(
     data: CellData = None,
     weights_dir: WeightsDir = None,
     pack_size: PackSize = None,
+    skip_bad: SkipBad = False,
     sweep: Annotated[
         str | None,
         typer.Option("--sweep", help="The sweep of which 'best' is meant.", autocompletion=completion.stored_sweeps),
@@ -112,7 +114,13 @@ def export(
         terminal.say(console, sentence)
     with terminal.progress(console) as on_progress:
         loaded = cells.load(
-            store, cell, images=data, weights_dir=weights_dir, pack_size=pack_size, on_progress=on_progress
+            store,
+            cell,
+            images=data,
+            weights_dir=weights_dir,
+            pack_size=pack_size,
+            skip_bad=skip_bad,
+            on_progress=on_progress,
         )
         checked = room.export(
             loaded,
@@ -200,6 +208,7 @@ def explain(
     data: CellData = None,
     weights_dir: WeightsDir = None,
     pack_size: PackSize = None,
+    skip_bad: SkipBad = False,
     as_json: Json = False,
 ) -> None:
     """Write Grad-CAM pictures: where the network sees what speaks for a defect. Needs torch."""
@@ -212,7 +221,7 @@ def explain(
         decider, told = room.open_export(Path(network))
     else:
         store = Store(results)
-        cell = cells.load(store, network, images=data, weights_dir=weights_dir, pack_size=pack_size)
+        cell = cells.load(store, network, images=data, weights_dir=weights_dir, pack_size=pack_size, skip_bad=skip_bad)
         decider, told = room.open_cell(cell, store)
     console, done = terminal.console(as_json), []
     for explained in room.explain(decider, told, files, out):
@@ -232,6 +241,7 @@ def reproduce(
     data: CellData = None,
     weights_dir: WeightsDir = None,
     pack_size: PackSize = None,
+    skip_bad: SkipBad = False,
     as_json: Json = False,
 ) -> None:
     """Train a cell again from its row alone, and compare every prediction with the stored one."""
@@ -242,7 +252,13 @@ def reproduce(
     console = terminal.console(as_json)
     with terminal.progress(console) as on_progress:
         loaded = cells.load(
-            Store(results), cell, images=data, weights_dir=weights_dir, pack_size=pack_size, on_progress=on_progress
+            Store(results),
+            cell,
+            images=data,
+            weights_dir=weights_dir,
+            pack_size=pack_size,
+            skip_bad=skip_bad,
+            on_progress=on_progress,
         )
         found = room.reproduce(
             loaded, on_epoch=lambda epoch: on_progress("training again", epoch.epoch, loaded.config.epochs)

@@ -177,7 +177,8 @@ def _packed(store: Store, sweep: str, run: str | None, *, with_images: bool, dat
     from casting_tune import pack as packs
     from casting_tune.errors import UsageError
 
-    dataset = str(answers.load(store, sweep, run).asked["dataset_id"].iloc[0])
+    found = answers.load(store, sweep, run)
+    dataset = str(found.asked["dataset_id"].iloc[0])
     kept = store.root / "packs" / dataset
     if kept.is_dir():
         return packs.open_pack(kept)
@@ -187,7 +188,8 @@ def _packed(store: Store, sweep: str, run: str | None, *, with_images: bool, dat
         raise UsageError(
             f"--with-images: {store.address} holds no pack of dataset {dataset}. Name its folder with --data."
         )
-    packed = packs.pack(data, store.root / "packs")
+    defects = [*found.trials["positive"].dropna(), "def_front"]  # the class folder of the run's defects
+    packed = packs.pack(data, store.root / "packs", positive=defects[0])
     if packed.dataset_id != dataset:
         raise UsageError(f"'{data}' holds dataset {packed.dataset_id}, and this run's is {dataset}. Name its folder.")
     return packed

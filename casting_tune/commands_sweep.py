@@ -160,7 +160,7 @@ def study(
     out, failed, files = terminal.console(as_json), [], []
     make_folder(folder)  # before days of training
     if data is not None:
-        commands_images.tell_audit(out, data, results, positive="def_front")
+        commands_images.tell_audit(out, data, results)
     for name in (name for name in sweepfile.names() if space.read(name).study_part):
         command = _command(name, quick, [], [])
         prepared = _prepare(out, room.Options(sweep=name, data=data, results=results, quick=quick, command=command))
@@ -246,8 +246,9 @@ def _execute(out: Console, prepared: Prepared, logged: Sequence[Wanted] = ()) ->
         terminal.say(out, f"Stopped. What has ended is kept; go on with: {_again()}")
         raise typer.Exit(128 + stopped_by[0])
     table = tables.comparison(prepared.store, prepared.sweep.name, run_id=prepared.run_id)
-    results = "" if str(prepared.options.results) == RESULTS else f" --results {prepared.options.results}"
-    again = f"casting-tune table {prepared.sweep.name} --run {prepared.run_id}{results}"
+    words = ["casting-tune", "table", prepared.sweep.name, "--run", prepared.run_id]
+    results = str(prepared.options.results)
+    again = shlex.join([*words, *(["--results", results] if results != RESULTS else [])])
     if not out.stderr:  # stdout is kept for JSON otherwise
         terminal.write(render.render(table, "text", width=out.width, color=out.is_terminal))
     terminal.say(out, f"This table again: {again}")
@@ -369,4 +370,5 @@ def _command(name: str, quick: bool, only: list[str], override: list[str]) -> st
 
 def _again() -> str:
     """Return the command that goes on with this very run, as the person wrote it."""
-    return f"python -m casting_tune.sweep {shlex.join(word for word in sys.argv[1:] if word != 'sweep')}"
+    program = "python -m casting_tune.sweep" if Path(sys.argv[0]).name == "sweep.py" else "casting-tune"
+    return f"{program} {shlex.join(sys.argv[1:])}"

@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
-from casting_tune import cli
+from casting_tune import cli, commands_cluster, commands_store, commands_sweep
 
 
 def call(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
@@ -154,7 +154,11 @@ def document(capsys: pytest.CaptureFixture[str], *words: object) -> Any:
 
 
 def test_every_command_takes_json() -> None:
-    for command in cli.COMMANDS:
+    below = [
+        command.callback for app in (commands_cluster.app, commands_store.app) for command in app.registered_commands
+    ]
+    assert None not in below
+    for command in (*cli.COMMANDS, *(command for command in below if command is not None)):
         assert "as_json" in inspect.signature(command).parameters, command.__name__
 
 
@@ -232,6 +236,21 @@ def test_a_plain_locale_and_no_color_are_honoured(swept: tuple[Path, str]) -> No
     assert "\x1b" not in ended.stdout
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["/x/sweep.py", "tiny", "--results", "sweep"], "python -m casting_tune.sweep tiny --results sweep"),
+        (["/x/casting-tune", "sweep", "tiny"], "casting-tune sweep tiny"),
+        (["/x/casting-tune", "study", "--data", "my castings"], "casting-tune study --data 'my castings'"),
+    ],
+)
+def test_a_stopped_run_goes_on_with_the_command_that_began_it(
+    words: list[str], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", words)
+    assert commands_sweep._again() == expected
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_stops_a_sweep_keeps_what_has_ended_and_leaves_nothing_running(
     tiny: Path, drawn: Path, number: int, code: int
@@ -269,6 +288,17 @@ def leaky(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = next((folder / "train" / "ok_front").iterdir())
     shutil.copy(source, folder / "test" / "ok_front" / f"copy{source.suffix}")
     return folder
+
+
+def test_the_audit_leaves_out_bad_files_where_that_is_asked_for(
+    drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(drawn, tmp_path / "castings")
+    (tmp_path / "castings" / "train" / "ok_front" / "odd.png").write_bytes(b"no image")
+    words = ("audit", "--data", tmp_path / "castings", "--results", tmp_path / "r")
+    code, _, err = call(capsys, *words)
+    assert (code, "or leave them out with --skip-bad" in err) == (4, True)
+    assert call(capsys, *words, "--skip-bad")[0] == 0
 
 
 def test_the_audit_exits_3_where_test_images_stand_in_train_unless_that_is_accepted(
