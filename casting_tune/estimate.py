@@ -29,6 +29,7 @@ READ = (
 
 LIKE = ("device", "precision", "n_threads")
 SHAPE = ("backbone", "image_px", "batch_size", "dense", "in_channels")
+SAME, KIN = (*SHAPE, *LIKE), ("backbone", *LIKE)
 
 Source = Literal["rows", "similar rows", "probe", "unknown"]
 
@@ -46,6 +47,12 @@ class Work:
     def n_scored(self) -> int:
         """Images scored over the whole trial, validation after every epoch included."""
         return (self.config.epochs + 1) * self.n_validation + self.n_test
+
+    @property
+    def kind(self) -> tuple[object, ...]:
+        """All that an estimate reads of it: cells that differ in their seed are of one kind."""
+        shape = tuple(getattr(self.config, name) for name in (*SHAPE, "precision", "epochs"))
+        return (*shape, self.config.toggles, self.n_train, self.n_validation, self.n_test)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +76,21 @@ class Known:
     peak_memory_bytes: int | None
 
 
-def learn(rows: Iterable[dict[str, Any]], probes: Iterable[dict[str, Any]]) -> tuple[list[Known], list[Known]]:
+class Learnt:
+    """What rows or probes tell, found by what is alike in them: a row is looked at once, not once a cell."""
+
+    def __init__(self, known: Iterable[Known]) -> None:
+        self._found: dict[tuple[str, ...], dict[tuple[object, ...], list[Known]]] = {SAME: {}, KIN: {}}
+        for one in known:
+            for names, found in self._found.items():
+                found.setdefault(tuple(one.row[name] for name in names), []).append(one)
+
+    def alike(self, wanted: dict[str, Any], names: tuple[str, ...]) -> list[Known]:
+        """Return what is alike in all of `names`, which are SAME or KIN."""
+        return self._found[names].get(tuple(wanted[name] for name in names), [])
+
+
+def learn(rows: Iterable[dict[str, Any]], probes: Iterable[dict[str, Any]]) -> tuple[Learnt, Learnt]:
     """Return what completed rows of trials and rows of probes tell, each; trials that went on tell nothing."""
     from_rows = [_of_row(row) for row in rows if row["duration_s"] is not None and not row["resumed_from"]]
     from_probes = [
@@ -82,7 +103,7 @@ def learn(rows: Iterable[dict[str, Any]], probes: Iterable[dict[str, Any]]) -> t
         )
         for probe in probes
     ]
-    return from_rows, from_probes
+    return Learnt(from_rows), Learnt(from_probes)
 
 
 def _of_row(row: dict[str, Any]) -> Known:
@@ -100,7 +121,21 @@ def _of_row(row: dict[str, Any]) -> Known:
     )
 
 
-def estimate(work: Work, place: dict[str, Any], from_rows: Sequence[Known], from_probes: Sequence[Known]) -> Estimate:
+def estimates(
+    works: Iterable[Work], place: dict[str, Any], from_rows: Learnt, from_probes: Learnt
+) -> tuple[Estimate, ...]:
+    """Return what each of some cells should take, as `estimate` says; those of one kind are asked once."""
+    told: dict[tuple[object, ...], Estimate] = {}
+    found = []
+    for work in works:
+        kind = work.kind
+        if kind not in told:
+            told[kind] = estimate(work, place, from_rows, from_probes)
+        found.append(told[kind])
+    return tuple(found)
+
+
+def estimate(work: Work, place: dict[str, Any], from_rows: Learnt, from_probes: Learnt) -> Estimate:
     """Return what a cell should take at a place (device, n_threads): from its like, a probe, or its nearest kin.
 
     Rows of the same shape, precision and place count first (with the same augmentation, where there are any); then a
@@ -109,23 +144,19 @@ def estimate(work: Work, place: dict[str, Any], from_rows: Sequence[Known], from
     config = work.config
     wanted = {name: getattr(config, name) for name in SHAPE} | place | {"precision": config.precision}
     disk = ROW_BYTES + config.epochs * EPOCH_BYTES + PREDICTION_BYTES * (work.n_validation + work.n_test)
-    same = [known for known in from_rows if _alike(known, wanted, (*SHAPE, *LIKE))]
+    same = from_rows.alike(wanted, SAME)
     augmented = augment.name(config.toggles)
     alike = [known for known in same if known.row["augmentation"] == augmented] or same
     source: Source = "rows"
     if not alike:
-        alike, source = [known for known in from_probes if _alike(known, wanted, (*SHAPE, *LIKE))], "probe"
+        alike, source = from_probes.alike(wanted, SAME), "probe"
     if not alike:
-        alike, source = [known for known in from_rows if _alike(known, wanted, ("backbone", *LIKE))], "similar rows"
+        alike, source = from_rows.alike(wanted, KIN), "similar rows"
     if not alike:
         return Estimate(seconds=None, peak_memory_bytes=None, disk_bytes=disk, source="unknown")
     seconds = statistics.median(_seconds(known, work) for known in alike)
     memory = [known.peak_memory_bytes for known in alike if known.peak_memory_bytes is not None]
     return Estimate(seconds=seconds, peak_memory_bytes=max(memory, default=None), disk_bytes=disk, source=source)
-
-
-def _alike(known: Known, wanted: dict[str, Any], names: Sequence[str]) -> bool:
-    return all(known.row[name] == wanted[name] for name in names)
 
 
 def _seconds(known: Known, work: Work) -> float:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from casting_tune import estimate
-from casting_tune.estimate import Estimate, Known, Work
+from casting_tune.estimate import Estimate, Learnt, Work
 from casting_tune.space import Cell
 from casting_tune.store import Store
 from casting_tune.trial import TrialConfig
@@ -125,7 +125,7 @@ def costs(works: Sequence[Work], store: Store, *, place: dict[str, Any], gpus: f
         n_at_once: trials at the same time.
     """
     known = _known(store)
-    estimates = tuple(estimate.estimate(work, place, *known) for work in works)
+    estimates = estimate.estimates(works, place, *known)
     seconds = [found.seconds for found in estimates if found.seconds is not None]
     memory = [found.peak_memory_bytes for found in estimates if found.peak_memory_bytes is not None]
     trial_s = sum(seconds)
@@ -178,15 +178,13 @@ def unknown(works: Sequence[Work], store: Store, *, place: dict[str, Any]) -> tu
     """Return one configuration of each network, size and batch size that neither a trial nor a probe tells of."""
     known = _known(store)
     lacking = {}
-    for work in works:
-        if not work.config.backbone.startswith("baseline:") and (
-            estimate.estimate(work, place, *known).source in ("similar rows", "unknown")
-        ):
+    for work, found in zip(works, estimate.estimates(works, place, *known), strict=True):
+        if not work.config.backbone.startswith("baseline:") and found.source in ("similar rows", "unknown"):
             lacking[tuple(getattr(work.config, name) for name in estimate.SHAPE)] = work.config
     return tuple(lacking.values())
 
 
-def _known(store: Store) -> tuple[list[Known], list[Known]]:
+def _known(store: Store) -> tuple[Learnt, Learnt]:
     trials = store.read("trials", columns=[*estimate.READ, "status"]).to_pylist()
     completed = (row for row in trials if row["status"] == "completed")
     return estimate.learn(completed, store.read("probes").to_pylist())

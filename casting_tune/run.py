@@ -53,10 +53,12 @@ def run_trial(
     groups: NDArray[np.int64] | None = None,
     allowance: Allowance = UNLIMITED,
     on_epoch: Callable[[Epoch], None] = lambda _epoch: None,
+    after: int | None = None,
 ) -> dict[str, Any]:
     """Train one cell once, write its rows, and return its row of trials.
 
-    `groups` [n] numbers the photographs of the pack's images; a grouped split needs it.
+    `groups` [n] numbers the photographs of the pack's images; a grouped split needs it. `after` is the cell's last
+    attempt before the sweep began, or 0; without it the whole store is listed for it.
 
     A loss that is not finite, memory or time that runs out, or any other error of the trial ends it with that status
     and its message in the row: one trial never ends a sweep. Errors of the store itself are raised.
@@ -64,13 +66,14 @@ def run_trial(
     step("trial begins")
     started_at, started = datetime.now(UTC), time.perf_counter()
     cell = cell_id(config, pack.dataset_id)
-    attempt = store.next_attempt(cell)
+    attempt = _next_attempt(store, cell, config, after)
     name = f"{cell}-{attempt}"
     row = rows.describe(config, pack, _folds(config, pack, groups))
     row |= rows.begin(cell, attempt, sweep=sweep, label=label, place=place, started_at=started_at)
     row["micro_batch"] = allowance.micro_batch
 
-    known = set(store.read("epochs", columns=["epoch"], cell_ids=[cell])["epoch"].to_pylist()) if attempt > 1 else set()
+    written = store.read_cell("epochs", cell, range(1, attempt), epochs=config.epochs, columns=["epoch"])
+    known = set(written["epoch"].to_pylist())
 
     def keep(epoch: Epoch) -> None:
         if epoch.epoch not in known:  # else an earlier attempt wrote it before it died
@@ -140,27 +143,33 @@ def lost(
     groups: NDArray[np.int64] | None,
     error: str | None,
     status: Status = "error",
+    after: int | None = None,
 ) -> dict[str, Any]:
     """Write and return the row of a trial that could not write its own: its process is gone, or was told to stop."""
     cell = cell_id(config, pack.dataset_id)
-    attempt, now = store.next_attempt(cell), datetime.now(UTC)
+    attempt, now = _next_attempt(store, cell, config, after), datetime.now(UTC)
     row = rows.describe(config, pack, _folds(config, pack, groups))
     row |= rows.begin(cell, attempt, sweep=sweep, label=label, place=place, started_at=now)
     row |= {"status": status, "error": error and error[:2000], "host": None}  # it ran elsewhere
     if status == "stopped":
-        row |= _until_stopped(store, cell, attempt, now)
+        row |= _until_stopped(store, cell, attempt, now, epochs=config.epochs)
     store.write("trials", sweep, f"{cell}-{row['attempt']}", [row])
     return row
 
 
-def _until_stopped(store: Store, cell: str, next_attempt: int, now: datetime) -> dict[str, Any]:
+def _next_attempt(store: Store, cell: str, config: TrialConfig, after: int | None) -> int:
+    return store.next_attempt(cell) if after is None else store.attempts_since(cell, after, epochs=config.epochs).stop
+
+
+def _until_stopped(store: Store, cell: str, next_attempt: int, now: datetime, *, epochs: int) -> dict[str, Any]:
     """Return what the epochs tell of a stopped trial: the attempt that they are of, when it began, how long it took."""
-    ended = set(store.read("trials", columns=["attempt"], cell_ids=[cell])["attempt"].to_pylist())
+    before = range(1, next_attempt)
+    ended = set(store.read_cell("trials", cell, before, epochs=epochs, columns=["attempt"])["attempt"].to_pylist())
     columns = ["epoch", "attempt", "train_s", "validation_s"]
-    epochs = store.read("epochs", columns=columns, cell_ids=[cell]).to_pylist()
+    rows = store.read_cell("epochs", cell, before, epochs=epochs, columns=columns).to_pylist()
     if next_attempt - 1 in ended:  # it went on from a checkpoint and was stopped before an epoch of its own
-        return {"resumed_from": max((epoch["epoch"] for epoch in epochs), default=0), "duration_s": 0.0}
-    own = [epoch for epoch in epochs if epoch["attempt"] == next_attempt - 1]
+        return {"resumed_from": max((epoch["epoch"] for epoch in rows), default=0), "duration_s": 0.0}
+    own = [epoch for epoch in rows if epoch["attempt"] == next_attempt - 1]
     duration_s = sum(epoch["train_s"] + epoch["validation_s"] for epoch in own)
     return {
         "attempt": next_attempt - 1,

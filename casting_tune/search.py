@@ -107,6 +107,7 @@ class Study:
         self.search, self.store, self.dataset_id, self.finish = search, store, dataset_id, finish
         self.settled, self.on_choice = settled, on_choice
         self.tasks: list[Task] = list(first)
+        self.attempts = store.attempts()
         self.n_handed_out, self.n_asked = 0, 0
         self.chosen: dict[str, str | None] = {}  # a cell -> how it ended; None while it runs
         self.running: dict[str, list[str]] = {}  # a cell -> the choices of Optuna that wait for it
@@ -117,7 +118,7 @@ class Study:
         for choice in done:
             key, _ = self._ask()
             self.chosen[choice.cell_id] = settled[choice.cell_id]
-            self._tell(key, choice.cell_id, settled[choice.cell_id])
+            self._tell(key, choice.cell_id, settled[choice.cell_id], epochs=choice.cell.config.epochs)
 
     def next_task(self) -> int | None:
         """Return the position of the next task; None: none now, or none any more."""
@@ -134,11 +135,11 @@ class Study:
             if choice.cell_id in self.running:
                 self.running[choice.cell_id].append(key)
             elif choice.cell_id in self.chosen:
-                self._tell(key, choice.cell_id, self.chosen[choice.cell_id])
+                self._tell(key, choice.cell_id, self.chosen[choice.cell_id], epochs=choice.cell.config.epochs)
             elif choice.cell_id in self.settled:  # by another sweep
                 self.chosen[choice.cell_id] = self.settled[choice.cell_id]
                 self.on_choice(choice, None)
-                self._tell(key, choice.cell_id, self.settled[choice.cell_id])
+                self._tell(key, choice.cell_id, self.settled[choice.cell_id], epochs=choice.cell.config.epochs)
             else:
                 return self._hand_out(choice, key)
         return None
@@ -148,10 +149,13 @@ class Study:
         cell = cell_id(self.tasks[task].config, self.dataset_id)
         for key in self.running.pop(cell, []):
             self.chosen[cell] = status
-            self._tell(key, cell, status)
+            self._tell(key, cell, status, epochs=self.tasks[task].config.epochs)
+
+    def _last(self, cell: str, epochs: int) -> int:
+        return self.store.attempts_since(cell, self.attempts.get(cell, 0), epochs=epochs).stop - 1
 
     def _hand_out(self, choice: Chosen, key: str) -> int:
-        attempts = self.store.next_attempt(choice.cell_id) - 1
+        attempts = self._last(choice.cell_id, choice.cell.config.epochs)
         task = Task(config=choice.cell.config, label=choice.cell.label, attempts=attempts)
         self.on_choice(choice, task)
         self.tasks.append(task)
@@ -171,13 +175,14 @@ class Study:
         key = str(self.n_asked)
         return key, self.optuna.suggest(key)
 
-    def _tell(self, key: str, cell: str, status: str | None) -> None:
+    def _tell(self, key: str, cell: str, status: str | None, *, epochs: int) -> None:
         """Tell Optuna the objective of a completed trial; a stopped one was pruned, any other failed."""
         if status == "stopped":
             self.optuna.on_trial_complete(key)
             return
         columns = ["status", *self.search.objective]
-        rows = self.store.read("trials", columns=columns, cell_ids=[cell]).to_pylist()
+        attempts = range(1, self._last(cell, epochs) + 1)
+        rows = self.store.read_cell("trials", cell, attempts, epochs=epochs, columns=columns).to_pylist()
         values = [row for row in rows if row.pop("status") == "completed" and None not in row.values()]
         if values:
             self.optuna.on_trial_complete(key, result=values[-1])

@@ -8,6 +8,7 @@ time), `repeats` (an axis `seed`, nothing else). Knows no images, torch or Ray.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import tomllib
@@ -225,10 +226,17 @@ def _values(name: str, values: list[Any], where: str) -> list[Any]:
         raise UsageError(f"{where}: axis '{name}' is empty. Give it at least one value, or take it out.")
     if name == "augmentation" and values == ["leave_one_out"]:
         return ["default", "additional", *(f"no {toggle}" for toggle in augment.TOGGLES)]
-    doubled = [value for i, value in enumerate(values) if value in values[:i]]
+    doubled = _doubled(values)
     if doubled:
         raise UsageError(f"{where}: axis '{name}' holds {doubled[0]!r} twice.")
     return values
+
+
+def _doubled(values: list[Any]) -> list[Any]:
+    with contextlib.suppress(TypeError):  # a list among them has no hash
+        if len(set(values)) == len(values):  # ten thousand seeds are no rarity
+            return []
+    return [value for i, value in enumerate(values) if value in values[:i]]
 
 
 def _grid(axes: dict[str, list[Any]], cases: list[Case], where: str) -> Iterator[tuple[list[str], Settings]]:

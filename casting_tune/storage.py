@@ -14,7 +14,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, TypeVar
 
@@ -66,6 +66,15 @@ class Folder:
             for folder, _, files in os.walk(top, onerror=_raise)
             for file in files
         )
+
+    def folders(self, under: str) -> list[str]:
+        """Return the names of the folders in a folder, sorted; none where there is no folder."""
+        top = self.root / under
+        return sorted(f"{under}/{entry.name}" for entry in os.scandir(top) if entry.is_dir()) if top.is_dir() else []
+
+    def there(self, names: Sequence[str]) -> list[str]:
+        """Return those of some names that files have, in their order: a look at each, at no other file."""
+        return [name for name in names if os.path.isfile(os.path.join(self.root, name))]  # noqa: PTH113, PTH118
 
     def source(self, name: str) -> Any:
         """Return what a Parquet reader opens."""
@@ -193,6 +202,21 @@ class Bucket:
         found = self._patiently(lambda: self._s3.get_file_info(below))
         files = [(f.path.removeprefix(f"{self.prefix}/"), f.mtime) for f in found if f.type == fs.FileType.File]
         return sorted(files)
+
+    def folders(self, under: str) -> list[str]:
+        """Return the names of the folders in a prefix, sorted."""
+        from pyarrow import fs
+
+        below = fs.FileSelector(self._key(under), recursive=False, allow_not_found=True)
+        found = self._patiently(lambda: self._s3.get_file_info(below))
+        return sorted(f.path.removeprefix(f"{self.prefix}/") for f in found if f.type == fs.FileType.Directory)
+
+    def there(self, names: Sequence[str]) -> list[str]:
+        """Return those of some names that objects have, in their order: a request each, several at a time."""
+        from pyarrow import fs
+
+        found = self._patiently(lambda: self._s3.get_file_info([self._key(name) for name in names]))
+        return [name for name, seen in zip(names, found, strict=True) if seen.type == fs.FileType.File]
 
     def source(self, name: str) -> Any:
         """Return what a Parquet reader opens: the whole object, in memory."""

@@ -286,8 +286,60 @@ class Store:
         ended = zip(trials["cell_id"].to_pylist(), trials["status"].to_pylist(), strict=True)
         return {cell: status for cell, status in ended if cell not in done}
 
+    def attempts_since(self, cell_id: str, attempt: int, *, epochs: int) -> range:
+        """Return the attempts of a cell that left anything after a known one; its `stop` is the next one's number.
+
+        The names of a cell's files follow from attempt and epoch, so ten thousand other cells in the store cost
+        nothing. Between a sweep's start, when all files were listed, and its end no attempt is taken out of the middle:
+        `store verify --quarantine` waits for it.
+
+        Args:
+            cell_id: the cell.
+            attempt: 0, or one that was the cell's last when the sweep began.
+            epochs: of its configuration.
+        """
+        self.drain()
+        after, stop = attempt + 1, attempt + 1
+        while self._left(cell_id, stop, epochs):
+            stop += 1
+        return range(after, stop)
+
+    def _left(self, cell_id: str, attempt: int, epochs: int) -> bool:
+        """Say whether an attempt left a file in any table, or one that waits in the spool."""
+        for place in (self._place, self._spool):
+            for table in ("trials", "predictions", "epochs"):
+                if self._of_cell(place, table, cell_id, range(attempt, attempt + 1), epochs):
+                    return True
+        return False
+
+    def read_cell(
+        self, table: str, cell_id: str, attempts: range, *, epochs: int, columns: list[str] | None = None
+    ) -> pa.Table:
+        """Return the rows that some attempts of a cell have in trials, predictions or epochs, without a listing.
+
+        Raises:
+            StoreError: a file cannot be read, or was written by a later version.
+        """
+        whole = SCHEMAS[table]
+        schema = pa.schema([whole.field(name) for name in columns or whole.names])
+        files = self._of_cell(self._place, table, cell_id, attempts, epochs)
+        return pa.concat_tables([schema.empty_table(), *(self.read_file(file, schema) for file in files)])
+
+    def _of_cell(self, place: Folder | Bucket, table: str, cell_id: str, attempts: range, epochs: int) -> list[str]:
+        """Return the names of the files that some attempts of a cell have in a table, in the order of attempts."""
+        if not attempts:
+            return []
+        stems = [f"{cell_id}-{attempt}" for attempt in attempts]
+        if table == "epochs":
+            stems = [f"{stem}-{epoch}" for stem in stems for epoch in range(1, epochs + 1)]
+        try:
+            folders = place.folders(table)
+            return place.there([f"{folder}/{stem}.parquet" for stem in stems for folder in folders])
+        except OSError as error:
+            raise StoreError(f"Cannot read {self.address}: {storage.reason(error)}. Try again.") from error
+
     def next_attempt(self, cell_id: str) -> int:
-        """Return the number of a cell's next attempt, from 1, whatever an earlier one left behind."""
+        """Return the number of a cell's next attempt, from 1, whatever an earlier one left behind: lists every file."""
         self.drain()
         of_cell = re.compile(rf"[^/]+/[^/]+/{re.escape(cell_id)}-(\d+)[-.]")
         names = (name for table in ("epochs", "predictions", "trials") for name in self.names(table))
@@ -362,11 +414,11 @@ class Store:
                 last[cell] = max(last.get(cell, 0), int(attempt))
         return last
 
-    def completed_since(self, cell_id: str, attempt: int) -> dict[str, Any] | None:
+    def completed_since(self, cell_id: str, attempt: int, *, epochs: int) -> dict[str, Any] | None:
         """Return the row of the completed trial that a cell got after an attempt, None without one."""
-        rows = self.read("trials", cell_ids=[cell_id]).to_pylist()
-        later = (row for row in rows if row["attempt"] > attempt and row["status"] == "completed")
-        return next(later, None)
+        since = self.attempts_since(cell_id, attempt, epochs=epochs)
+        rows = self.read_cell("trials", cell_id, since, epochs=epochs).to_pylist()
+        return next((row for row in rows if row["status"] == "completed"), None)
 
     def claim(self, cell_id: str) -> Callable[[], None] | None:
         """Hold a cell for this process while it is trained, and return what lets go of it; None: another holds it."""

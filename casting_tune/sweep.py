@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -535,7 +535,7 @@ def _asked_row(
         "cell_id": planned.cell_id,
         "row": planned.cell.row,
         "label": planned.cell.label,
-        **{key: value for key, value in asdict(planned.cell.config).items() if key in _SETTINGS_ASKED},
+        **{key: getattr(planned.cell.config, key) for key in _SETTINGS_ASKED},
         "augmentation": augment.name(planned.cell.config.toggles),
         "weights": planned.cell.config.weights.partition(":")[0],
         "dataset_id": prepared.pack.dataset_id,

@@ -176,7 +176,7 @@ class Claimed:
                 claim = self.store.claim(cell)
                 if claim is None:
                     self.waiting.append(i)
-                elif (row := self.store.completed_since(cell, self.tasks[i].attempts)) is not None:
+                elif (row := self._completed(cell, self.tasks[i])) is not None:
                     claim()
                     self.inner.told(i, "completed")
                     self.tell(ended(i, row))
@@ -189,6 +189,9 @@ class Claimed:
             if index is None and self.waiting:
                 self.halt.wished.wait(1.0)  # only cells that others hold are left
         return None
+
+    def _completed(self, cell: str, task: Task) -> dict[str, Any] | None:
+        return self.store.completed_since(cell, task.attempts, epochs=task.config.epochs)
 
     def told(self, task: int, status: str) -> None:
         """Let go of a task that has ended for good."""
@@ -233,6 +236,7 @@ def run_task(work: Work, pack: Pack, index: int, task: Task, on_event: Callable[
             groups=work.groups,
             allowance=allowance,
             on_epoch=lambda epoch: on_event(Event(task=index, kind="epoch", epoch=epoch)),
+            after=task.attempts,
         )
         before.append(row)
         smaller = _after_oom(work, task, before)
@@ -249,8 +253,10 @@ def run_task(work: Work, pack: Pack, index: int, task: Task, on_event: Callable[
 
 def _of_this_run(work: Work, pack: Pack, task: Task) -> list[dict[str, Any]]:
     """Return the rows of a task's attempts in this run, in their order: there are some if it runs again."""
-    rows = work.store.read("trials", cell_ids=[cell_id(task.config, pack.dataset_id)]).to_pylist()
-    return sorted((row for row in rows if row["attempt"] > task.attempts), key=lambda row: int(row["attempt"]))
+    cell, epochs = cell_id(task.config, pack.dataset_id), task.config.epochs
+    since = work.store.attempts_since(cell, task.attempts, epochs=epochs)
+    rows: list[dict[str, Any]] = work.store.read_cell("trials", cell, since, epochs=epochs).to_pylist()
+    return rows
 
 
 def _after_oom(work: Work, task: Task, before: Sequence[dict[str, Any]]) -> Allowance:
@@ -318,6 +324,7 @@ def give_row(work: Work, pack: Pack, task: Task, status: Status, error: str | No
         groups=work.groups,
         status=status,
         error=error,
+        after=task.attempts,
     )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
@@ -163,6 +163,7 @@ def cell_id(config: TrialConfig, dataset_id: str) -> str:
     found there.
     """
     defaults = {f.name: f.default for f in fields(TrialConfig)}
-    settings = {k: v for k, v in asdict(config).items() if k != "weights" and v != defaults[k]}
+    given = {name: getattr(config, name) for name in defaults}  # asdict copies every value: a tenth of a millisecond
+    settings = {k: v for k, v in given.items() if k != "weights" and v != defaults[k]}
     canonical = json.dumps([RECIPE, dataset_id, settings], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]

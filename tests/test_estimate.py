@@ -77,6 +77,17 @@ def test_a_baseline_takes_as_long_as_it_took() -> None:
     assert found(work(backbone="baseline:majority"), [row]).seconds == pytest.approx(5.0)
 
 
+def test_cells_that_differ_in_their_seed_are_estimated_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    works = [work(seed=seed, batch_size=size) for seed in range(50) for size in (8, 4)]
+    learnt = estimate.learn([ROW] * 50, [PROBE])
+    one_by_one = tuple(estimate.estimate(work, PLACE, *learnt) for work in works)
+    asked = []
+    ask = estimate.estimate
+    monkeypatch.setattr(estimate, "estimate", lambda *given: asked.append(given) or ask(*given))
+    assert estimate.estimates(works, PLACE, *learnt) == one_by_one
+    assert len(asked) == 2
+
+
 def test_the_last_trial_ends_when_the_last_place_is_free() -> None:
     assert estimate.makespan([], 4) == 0
     assert estimate.makespan([3, 2, 2, 1], 2) == 4

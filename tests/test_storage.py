@@ -108,6 +108,16 @@ def test_what_was_put_is_listed_moved_and_deleted(place: Folder | Bucket) -> Non
     assert place.names("nowhere") == []
 
 
+def test_folders_and_files_are_found_by_their_names(place: Folder | Bucket) -> None:
+    assert place.folders("trials") == []
+    assert place.there(["trials/s/a.parquet"]) == []
+    place.put("trials/s/a.parquet", pa.py_buffer(b"one"))
+    place.put("trials/r/b.parquet", pa.py_buffer(b"two"))
+    assert place.folders("trials") == ["trials/r", "trials/s"]
+    names = ["trials/s/b.parquet", "trials/s/a.parquet", "trials/r", "trials/r/b.parquet"]
+    assert place.there(names) == ["trials/s/a.parquet", "trials/r/b.parquet"]
+
+
 def test_a_name_is_given_once(place: Folder | Bucket) -> None:
     place.put("trials/s/a.parquet", pa.py_buffer(b"one"))
     with pytest.raises(FileExistsError):
@@ -153,6 +163,8 @@ def test_a_store_in_a_bucket_holds_rows_as_a_folder_does(bucket: str) -> None:
         store.write("trials", "s", "a1-1", [ROW | {"status": "error"}])
     assert store.completed() == {"a1"}
     assert store.next_attempt("a1") == 2
+    assert store.attempts_since("a1", 0, epochs=3) == range(1, 2)
+    assert store.read_cell("trials", "a1", range(1, 3), epochs=3).to_pylist() == store.read("trials").to_pylist()
     assert [file.name for file in store.files("trials")] == ["a1-1.parquet"]
     assert store.names("") == ["trials/s/a1-1.parquet"]
 

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from casting_tune.errors import StoreError
+from casting_tune.storage import Folder
 from casting_tune.store import Store
 
 ROW = {
@@ -134,3 +135,31 @@ def test_what_a_later_version_made_a_setting_was_its_default_before(store: Store
     pq.write_table(old, written)
     (row,) = store.read("trials").to_pylist()
     assert (row["rotation_deg"], row["micro_batch"], row["backbone"]) == (45.0, None, "vgg16")
+
+
+def test_the_attempts_of_a_cell_are_found_by_their_names_and_no_folder_is_listed(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    store.write("trials", "s", "a1-1", [{"cell_id": "a1", "attempt": 1, "status": "error", "started_at": at}])
+    store.write("predictions", "s", "a1-2", [{"cell_id": "a1", "attempt": 2, "image": 0}])  # died before its row
+    store.write("epochs", "other", "a1-3-4", [{"cell_id": "a1", "attempt": 3, "epoch": 4}])  # went on, and died
+    store.write("trials", "other", "a1-4", [{"cell_id": "a1", "attempt": 4, "status": "completed", "started_at": at}])
+    store.write("trials", "s", "a12-5", [{"cell_id": "a12", "attempt": 5, "status": "completed", "started_at": at}])
+    whole = store.read("trials", cell_ids=["a1"])
+
+    def listed(*_: object) -> list[str]:
+        raise AssertionError("a folder was listed")
+
+    monkeypatch.setattr(Folder, "names", listed)
+    assert [store.attempts_since("a1", known, epochs=4).stop for known in range(5)] == [5] * 5
+    assert store.attempts_since("a1", 1, epochs=4) == range(2, 5)
+    assert store.attempts_since("nobody", 0, epochs=4) == range(1, 1)
+    rows = store.read_cell("trials", "a1", range(1, 5), epochs=4)
+    assert rows.sort_by("attempt").to_pylist() == whole.sort_by("attempt").to_pylist()
+    assert store.read_cell("trials", "a1", range(2, 4), epochs=4).num_rows == 0
+    assert store.read_cell("epochs", "a1", range(1, 5), epochs=4, columns=["epoch"]).to_pylist() == [{"epoch": 4}]
+    completed = store.completed_since("a1", 1, epochs=4)
+    assert completed is not None
+    assert completed["attempt"] == 4
+    assert store.completed_since("a1", 4, epochs=4) is None

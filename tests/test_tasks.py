@@ -4,9 +4,12 @@ import threading
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from casting_tune import run, scheduling
 from casting_tune.pack import Pack
 from casting_tune.rows import Place
+from casting_tune.storage import Folder
 from casting_tune.store import Store
 from casting_tune.tasks import Event, Halt, Task, Work
 from casting_tune.trial import TrialConfig, cell_id
@@ -114,3 +117,16 @@ def test_a_claim_can_be_had_again_once_it_is_released(store: Store) -> None:
         claim = store.claim("cell")
         assert claim is not None
         claim()
+
+
+def test_a_cell_costs_no_listing_of_the_store_however_many_cells_it_holds(
+    packed: Pack, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed: list[str] = []
+    names = Folder.names
+    monkeypatch.setattr(Folder, "names", lambda place, under: listed.append(under) or names(place, under))
+    seeds = (replace(CONFIG, seed=seed, epochs=2) for seed in range(3))
+    events: list[Event] = []
+    scheduling.run_inline(work(store, *seeds), packed, on_event=events.append)
+    assert endings(events) == [(task, "completed", False) for task in range(3)]
+    assert listed == []
