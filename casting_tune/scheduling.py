@@ -43,6 +43,7 @@ ENVIRONMENT = {
     "RAY_memory_monitor_refresh_ms": "0",  # its kill ends the whole Tune run (ray 2.60), the kernel's ends one worker
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is the sweep's to answer
+    "TUNE_GLOBAL_CHECKPOINT_S": "1e9",  # its state is thrown away, and of 10,000 trials it is 100 MB a time
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # an event that tells of no epoch carries no objective
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
@@ -99,6 +100,7 @@ def run_ray(
         from ray import tune
 
         _check_resources(ray, resources)
+        _check_object_store(ray, pack)
         scratch = Path(tempfile.mkdtemp(prefix="casting-tune-"))
         broken: list[CastingTuneError] = []
         follower = _follower(work, source, pack, on_event=on_event, broken=broken)
@@ -326,12 +328,27 @@ def _stopper(halt: Halt) -> Any:
 
 
 def _scheduler(asha: Asha | None) -> Any:
-    """Return Tune's scheduler; its clock is the epoch."""
+    """Return Tune's scheduler; its clock is the epoch.
+
+    Tune's own choice of the next trial (ray 2.60) looks at every trial that there ever was, several times a trial:
+    with ten thousand that took longer than all else. Only those that have not ended can be chosen.
+    """
     from ray.tune import schedulers
+    from ray.tune.experiment import Trial
+
+    def first(_: Any, tune_controller: Any) -> Any:
+        waiting = [t for t in tune_controller.get_live_trials() if t.status in (Trial.PENDING, Trial.PAUSED)]
+        return min(waiting, key=lambda t: (t.status == Trial.PAUSED, t.config["index"]), default=None)
+
+    class Fifo(schedulers.FIFOScheduler):  # type: ignore[misc]
+        choose_trial_to_run = first
+
+    class Halving(schedulers.ASHAScheduler):  # type: ignore[misc]
+        choose_trial_to_run = first
 
     if asha is None:
-        return schedulers.FIFOScheduler()
-    return schedulers.ASHAScheduler(
+        return Fifo()
+    return Halving(
         time_attr="epoch",
         metric="objective",
         mode="min" if asha.objective == "validation_loss" else "max",
@@ -402,6 +419,7 @@ def gpus(address: str | None, *, inline: bool) -> float:
 
         return torch.cuda.device_count()
     with _ray(address) as ray:
+        _check_answers(ray, address)
         return sum(node.get("GPU", 0) for node in _nodes(ray, wait=True))
 
 
@@ -430,6 +448,52 @@ def _check_resources(ray: Any, resources: Resources) -> None:
             raise ResourcesError(
                 f"A trial asks for {needed:g} {kind}, and the largest node has {most:g}. Ask for less."
             )
+
+
+def _check_object_store(ray: Any, pack: Pack) -> None:
+    """Raise ResourcesError where the images do not fit a node's object store, to which they go whole.
+
+    Ray 2.60 would put them into files on that node's disk instead, and every batch would be read from there.
+    """
+    here = ray.get_runtime_context().get_node_id()
+    needed, stores = pack.images.nbytes, []
+    for node in ray.nodes():
+        has = node["Resources"]
+        if node["Alive"] and "object_store_memory" in has and (has.get("CPU") or node["NodeID"] == here):
+            stores.append(has["object_store_memory"])
+    least = min(stores, default=float("inf"))
+    if needed > least:
+        raise ResourcesError(
+            f"The packed images take {needed / 2**30:.2f} GiB, and a node's Ray object store holds "
+            f"{least / 2**30:.2f} GiB. Pack them smaller with --pack-size, or give Ray more: 'ray start "
+            f"--object-store-memory {int(1.2 * needed)}' on a cluster, RAY_DEFAULT_OBJECT_STORE_MEMORY_PROPORTION=0.6 "
+            "on this machine; --inline needs none."
+        )
+
+
+def _check_answers(ray: Any, address: str) -> None:
+    """Raise ResourcesError where a cluster lets us in and then runs nothing for us, which only a trial would show.
+
+    Ray 2.60 does so where it asks for no token and we send one. Without the token of a cluster that asks for one, none
+    is let in. A cluster without room is no fault: it answers later.
+    """
+    if os.environ.get("RAY_AUTH_MODE") != "token":
+        return
+
+    class Probe:
+        def answer(self) -> bool:
+            return True
+
+    try:
+        ray.get(ray.remote(num_cpus=0)(Probe).remote().answer.remote(), timeout=STARTING_S)
+    except ray.exceptions.RayActorError as error:
+        raise ResourcesError(
+            f"The Ray cluster at '{address}' lets us in and runs nothing for us: it asks for no token, and "
+            "RAY_AUTH_MODE=token, or a ~/.ray/auth_token, is here. Start its nodes with RAY_AUTH_MODE=token and that "
+            "token, or set RAY_AUTH_MODE=disabled here."
+        ) from error
+    except ray.exceptions.GetTimeoutError:
+        return
 
 
 def _nodes(ray: Any, *, wait: bool) -> list[dict[str, float]]:

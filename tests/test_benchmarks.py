@@ -32,6 +32,10 @@ SMALL = {
         ["--px", "32", "--seconds", "0.1", "--repeats", "1"],
         ["| timm:resnet18 | 32 |", "| mobilenetv2 | 32 |"],
     ),
+    "scale": (
+        ["--cells", "10", "20", "--workers", "2"],
+        ["| 10 x 1 |", "| 20 x 1 |", "five thresholds, s", "A trial of 20 costs"],
+    ),
     "cold": (["--repeats", "1"], ["| 100 images to a pack |", "| command to first training step |"]),
     "queries": (
         ["--trials", "90", "--images", "20", "--repeats", "1", "--sweeps", "backbone_grid", "full_factorial",

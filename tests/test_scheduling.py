@@ -3,12 +3,15 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import psutil
 import pytest
 
@@ -192,6 +195,92 @@ def test_a_request_that_no_node_can_meet_is_refused_and_not_waited_for(packed: P
         )
     assert time.monotonic() - started < 60
     assert store.read("trials").num_rows == 0
+
+
+class Uneven:
+    """A cluster of a head that trains nothing, a worker, and a worker that is gone; the driver runs on one of them."""
+
+    def __init__(self, driver: str) -> None:
+        self.driver = driver
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return [
+            {"NodeID": "head", "Alive": True, "Resources": {"object_store_memory": 1e6}},
+            {"NodeID": "worker", "Alive": True, "Resources": {"object_store_memory": 2e6, "CPU": 4.0}},
+            {"NodeID": "gone", "Alive": False, "Resources": {"object_store_memory": 1e3, "CPU": 4.0}},
+        ]
+
+    def get_runtime_context(self) -> Uneven:
+        return self
+
+    def get_node_id(self) -> str:
+        return self.driver
+
+
+def images_of(n_bytes: int, packed: Pack) -> Pack:
+    return replace(packed, images=np.broadcast_to(np.zeros(1, np.uint8), (1, 1, n_bytes)))
+
+
+def test_images_go_into_the_store_of_the_drivers_node_and_of_those_that_train(packed: Pack) -> None:
+    scheduling._check_object_store(Uneven("worker"), images_of(2_000_000, packed))
+    scheduling._check_object_store(Uneven("head"), images_of(1_000_000, packed))
+    for driver, n_bytes in (("worker", 2_000_001), ("head", 1_000_001)):
+        with pytest.raises(ResourcesError, match="object store holds"):
+            scheduling._check_object_store(Uneven(driver), images_of(n_bytes, packed))
+
+
+def test_images_too_large_for_rays_object_store_are_refused_before_the_first_trial(packed: Pack, store: Store) -> None:
+    with pytest.raises(ResourcesError, match=r"take 1024.00 GiB, and a node's Ray object store holds .*--pack-size"):
+        scheduling.run_ray(
+            work(store, [CONFIG]), images_of(2**40, packed), resources=TWO, address=None, on_event=lambda _: None
+        )
+    assert store.read("trials").num_rows == 0
+
+
+CLUSTER = """
+import sys
+from ray.cluster_utils import Cluster
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+print(cluster.address, flush=True)
+sys.stdin.read()
+cluster.shutdown()
+"""
+JOIN = """
+import sys
+from casting_tune import scheduling
+from casting_tune.errors import ResourcesError
+try:
+    print("GPUs:", scheduling.gpus(sys.argv[1], inline=False))
+except ResourcesError as error:
+    print("refused:", error)
+"""
+
+
+@pytest.mark.slow
+def test_a_cluster_that_asks_for_no_token_is_named_where_one_is_sent(tmp_path: Path) -> None:
+    token = tmp_path / ".ray" / "auth_token"
+    token.parent.mkdir()
+    token.write_text("0123456789abcdef" * 4)
+    token.chmod(0o600)
+    home = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_MODE"} | {"HOME": str(tmp_path)}
+    open_cluster = subprocess.Popen(
+        [sys.executable, "-c", CLUSTER],
+        env=home | {"RAY_AUTH_MODE": "disabled"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    with open_cluster:
+        assert open_cluster.stdout is not None
+        address = open_cluster.stdout.readline().strip()
+        for more, told in (({}, "refused: The Ray cluster at"), ({"RAY_AUTH_MODE": "disabled"}, "GPUs: 0")):
+            asked = subprocess.run(
+                [sys.executable, "-c", JOIN, address], env=home | more, capture_output=True, text=True, check=False
+            )
+            assert asked.stdout.startswith(told), asked.stdout + asked.stderr
+            assert ("asks for no token" in asked.stdout) == (not more)
+        open_cluster.communicate("")
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense"])
