@@ -88,8 +88,8 @@ def _upright(content: bytes) -> Image.Image:
         with contextlib.suppress(OSError):  # R, G, B components have no chroma to read; a broken file fails again below
             image.draft("YCbCr", None)
             ImageOps.exif_transpose(image, in_place=True)
-            counts = image.histogram()  # 256 a band
-            if counts[256 + 128] == counts[512 + 128] == image.width * image.height:
+            neutral = b"\x80" * (image.width * image.height)
+            if image.tobytes("raw", "Cb") == neutral == image.tobytes("raw", "Cr"):
                 return image.getchannel(0)
         image = _opened(content)
     ImageOps.exif_transpose(image, in_place=True)
