@@ -79,10 +79,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     shutil.copy(source / "cluster.yaml", folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background has it ignored
         patch.setenv("CASTING_TUNE_DATA", str(folder / "castings"))
         for name in VARIES:
             assert run(f"python -m casting_tune.sweep {name} --inline") == 0
         yield folder
+        signal.signal(signal.SIGINT, before)
 
 
 def run(command: str) -> int:
