@@ -95,7 +95,9 @@ def verify(store: Store) -> Report:
 
 
 def quarantine(store: Store, report: Report) -> list[tuple[str, str]]:
-    """Move what a report found aside; return (file, where it lies now) of each.
+    """Move what a report found aside, if it is found again while no sweep runs; return (file, where it lies now).
+
+    Predictions whose trial was about to write its row are a leftover to the first reading alone.
 
     Raises:
         StoreError: a sweep is being run in this store, or a file cannot be moved.
@@ -106,8 +108,9 @@ def quarantine(store: Store, report: Report) -> list[tuple[str, str]]:
         for sweep in sorted(sweeps):
             held.enter_context(store.running(sweep))
         taken = set(store.names("quarantine"))
-        for finding in report.findings:
-            for file in finding.moves:
+        suspects = {finding.file for finding in report.findings if finding.moves}
+        for finding in verify(store).findings if suspects else ():
+            for file in finding.moves if finding.file in suspects else ():
                 if file not in moved:
                     to = next(name for name in _free(f"quarantine/{file}") if name not in taken)
                     store.move(file, to)

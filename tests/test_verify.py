@@ -168,6 +168,16 @@ def test_nothing_is_moved_while_a_sweep_runs(old: Store) -> None:
     assert (old.root / TRIAL).exists()
 
 
+def test_what_a_sweep_was_still_writing_as_it_was_read_is_not_moved(old: Store) -> None:
+    content = (old.root / TRIAL).read_bytes()
+    (old.root / TRIAL).unlink()
+    report = verify.verify(old)
+    assert [(finding.kind, finding.moves) for finding in report.findings] == [("leftover", (PREDICTED,))]
+    (old.root / TRIAL).write_bytes(content)
+    assert verify.quarantine(old, report) == []
+    assert found(old) == []
+
+
 def test_a_reader_that_meets_a_broken_file_names_the_command_that_moves_it(old: Store) -> None:
     (old.root / TRIAL).write_bytes(b"")
     with pytest.raises(StoreError, match="casting-tune store verify --quarantine --results") as refused:
