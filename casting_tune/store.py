@@ -36,6 +36,7 @@ from casting_tune.storage import Bucket, Folder, Held
 
 SCRUBBED = ("error", "command")
 """Columns whose text comes from a machine or a person, and may hold what no store may keep."""
+_OF_CELL = re.compile(r"(\w+)-(\d+)(?:-\d+)?")  # <cell>-<attempt>, and the epoch in epochs
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,200}")  # of a folder or file below a table: never above it
 
 
@@ -383,7 +384,7 @@ class Store:
         """Remove a file below `root` here and where it was shared; one that is gone already is no error."""
         place = self._place
         if isinstance(place, Bucket):
-            with contextlib.suppress(OSError):  # it is in nobody's way: `store verify` names it
+            with contextlib.suppress(OSError):  # it is in nobody's way
                 place.delete(file.relative_to(self.root).as_posix())
         file.unlink(missing_ok=True)
 
@@ -410,8 +411,9 @@ class Store:
         last: dict[str, int] = {}
         for table in ("epochs", "predictions", "trials"):
             for file in self.files(table):
-                cell, attempt = file.stem.split("-")[:2]
-                last[cell] = max(last.get(cell, 0), int(attempt))
+                named = _OF_CELL.fullmatch(file.stem)
+                if named:  # `store verify` names a file that is somebody's else
+                    last[named[1]] = max(last.get(named[1], 0), int(named[2]))
         return last
 
     def completed_since(self, cell_id: str, attempt: int, *, epochs: int) -> dict[str, Any] | None:

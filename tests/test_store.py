@@ -163,3 +163,10 @@ def test_the_attempts_of_a_cell_are_found_by_their_names_and_no_folder_is_listed
     assert completed is not None
     assert completed["attempt"] == 4
     assert store.completed_since("a1", 4, epochs=4) is None
+
+
+def test_a_file_of_another_name_among_the_rows_is_no_attempt_and_stops_no_sweep(store: Store) -> None:
+    store.write("trials", "s", "a1-2", [ROW])
+    store.write("epochs", "s", "a1-3-1", [])
+    store.write("trials", "s", "notes", [])
+    assert store.attempts() == {"a1": 3}
