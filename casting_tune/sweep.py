@@ -448,6 +448,9 @@ def _pack(
             try:
                 synthetic.draw(beside, n_images=SYNTHETIC_IMAGES, size_px=SYNTHETIC_PX, on_progress=told)
                 beside.rename(folder)
+            except OSError:
+                if not folder.is_dir():  # else another sweep of this store has just drawn the same
+                    raise
             finally:
                 shutil.rmtree(beside, ignore_errors=True)  # gone already, unless drawing broke off
     return pack.pack(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from casting_tune import answers, run, sweep, tables, verify
+from casting_tune import answers, run, sweep, synthetic, tables, verify
 from casting_tune.errors import CastingTuneError, ImagesError, ResourcesError, StoreError, UsageError, WeightsError
 from casting_tune.store import Store
 from casting_tune.sweep import Options
@@ -35,6 +35,21 @@ def test_a_sweep_trains_every_cell_and_its_table_has_every_row(tiny: Path, drawn
     assert sum(event.kind == "ended" for event in events) == 4
     frame = tables.comparison(prepared.store, "tiny").frame
     assert list(zip(frame["row"], frame["n"], strict=True)) == [("default", 2), ("only flip", 2)]
+
+
+def test_two_sweeps_that_draw_the_castings_of_a_new_store_at_once_both_go_on(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, results = synthetic.draw, tiny.parent / "results"
+
+    def meanwhile(folder: Path, **more: object) -> None:
+        real(folder, n_images=40, size_px=32)
+        real(results / "synthetic-400x300", n_images=40, size_px=32)
+
+    monkeypatch.setattr(synthetic, "draw", meanwhile)
+    prepared = sweep.prepare(Options(sweep=str(tiny), results=results, inline=True), say=lambda _: None)
+    assert len(prepared.pack.labels) == 40
+    assert not list(results.glob(".drawing-*"))
 
 
 def test_a_second_run_trains_nothing_and_changes_no_file(tiny: Path, drawn: Path) -> None:
