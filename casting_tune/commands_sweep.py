@@ -50,7 +50,10 @@ def sweep(
     ] = None,
     trials_at_once: Annotated[int | None, typer.Option("--trials-at-once", help="Default: as many as fit.")] = None,
     gpus_per_trial: Annotated[
-        float | None, typer.Option("--gpus-per-trial", help="Fractions share a GPU. Default: 1 where there is a GPU.")
+        str | None,
+        typer.Option(
+            "--gpus-per-trial", help="auto packs by memory; fractions share a GPU. Default: 1 where there is one."
+        ),
     ] = None,
     retries: Annotated[int, typer.Option("--retries", help="How often a trial that failed runs again.")] = 1,
     retry_failed: Annotated[
@@ -101,7 +104,7 @@ def sweep(
         inline=inline,
         address=address,
         trials_at_once=trials_at_once,
-        gpus_per_trial=gpus_per_trial,
+        gpus_per_trial=_gpus(gpus_per_trial),
         retries=retries,
         timing=timing,
         baselines=baselines,
@@ -350,6 +353,17 @@ def _write_plan(out: Console, prepared: Prepared, as_json: bool) -> None:
 
 def _threads(n: int) -> str:
     return f"{n} thread" if n == 1 else f"{n} threads"
+
+
+def _gpus(text: str | None) -> float | Literal["auto"] | None:
+    if text is None:
+        return None
+    if text == "auto":
+        return "auto"
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(f"--gpus-per-trial is auto, or a number such as 0.5, not '{text}'.") from None
 
 
 def _kept(names: list[str]) -> tuple[Literal["last", "best"], ...]:

@@ -1,4 +1,4 @@
-"""How much memory a trial takes, and a limit that ends the trial alone.
+"""How much memory a device has and a trial takes, and limits that end the trial alone.
 
 Comes in: a device, bytes. Goes out: bytes; an error in the trial that asks for more than its limit. Knows no trials.
 """
@@ -10,8 +10,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
+
 if TYPE_CHECKING:
     import torch
+
+CONTEXT_BYTES = 768 * 2**20
+"""What a process holds of a GPU beside torch's tensors: the CUDA context and the kernels that are loaded into it.
+
+torch's own figures leave it out. About 500 MB are reported (pytorch/serve#2128), 300 at least (pytorch/pytorch#107667);
+half as much again is for kernels that are loaded later. Not measured here.
+"""
 
 _SIGNS = ("can't allocate memory", "out of memory", "could not create a primitive", "bad_alloc")
 """How torch, oneDNN and the C++ library word an allocation that the system refused (torch 2.14)."""
@@ -33,6 +42,33 @@ def peak(device: torch.device) -> int | None:
     import torch
 
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _status("VmHWM")
+
+
+def total(device: torch.device) -> int:
+    """Return the bytes of a device: of the GPU (or the part of one) that this process sees first, or of the machine."""
+    import torch
+
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return psutil.virtual_memory().total
+
+
+@contextlib.contextmanager
+def shared(device: torch.device, share: float) -> Iterator[None]:
+    """Let this process hold at most a share of the GPU's memory, its context included; 1 or more is no limit.
+
+    Beyond that torch frees what it only keeps, and then the trial that asks runs out of memory, not its neighbours.
+    """
+    if device.type != "cuda" or share >= 1:
+        yield
+        return
+    import torch
+
+    torch.cuda.set_per_process_memory_fraction(max(0.0, share - CONTEXT_BYTES / total(device)), device)
+    try:
+        yield
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, device)
 
 
 @contextlib.contextmanager

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from casting_tune import estimate
+from casting_tune import estimate, packing
 from casting_tune.estimate import Estimate, Learnt, Work
 from casting_tune.space import Cell
 from casting_tune.store import Store
@@ -72,6 +72,8 @@ class Costs:
         memory_bytes: peak of one trial, None where nothing is known.
         disk_bytes: rows of all trials.
         sources: where the figures come from, a count each.
+        trials_a_gpu: the fewest and the most trials that fit on one GPU, where trials share GPUs by their memory.
+        n_unmeasured: cells of these whose memory is not known, so that each is counted with a whole GPU.
     """
 
     estimates: tuple[Estimate, ...]
@@ -81,6 +83,8 @@ class Costs:
     memory_bytes: int | None
     disk_bytes: int
     sources: dict[str, int]
+    trials_a_gpu: tuple[int, int] | None = None
+    n_unmeasured: int = 0
 
 
 def make(
@@ -140,13 +144,37 @@ def costs(works: Sequence[Work], store: Store, *, place: dict[str, Any], gpus: f
     )
 
 
+def on_shared_gpus(found: Costs, shares: Sequence[float], *, n_unmeasured: int, n_gpus: int, n_at_once: int) -> Costs:
+    """Return the costs of cells that share GPUs: hours and the end of the last by the share that each of them holds.
+
+    Args:
+        found: the costs, each cell on a GPU of its own.
+        shares: one a cell to do, in the plan's order; 0 for a cell that needs no GPU.
+        n_unmeasured: how many of them are whole GPUs only because their memory is not known.
+        n_gpus: GPUs of the machine or cluster.
+        n_at_once: trials at the same time that its CPUs allow, or the person.
+    """
+    held = [(cell.seconds, shares[i]) for i, cell in enumerate(found.estimates) if cell.seconds is not None]
+    held.sort(key=lambda cell: -cell[0])
+    ends = packing.makespan(*zip(*held, strict=True), n_gpus=n_gpus, n_at_once=n_at_once) if held else 0.0
+    fitting = [packing.trials_a_gpu(share) for share in shares if share]
+    return replace(
+        found,
+        wall_s=(START_S if found.estimates else 0.0) + ends,
+        gpu_hours=sum(seconds * share for seconds, share in held) / 3600,
+        trials_a_gpu=(min(fitting), max(fitting)) if fitting else None,
+        n_unmeasured=n_unmeasured,
+    )
+
+
 def tell(found: Costs, *, price_per_gpu_hour: float | None) -> tuple[str, ...]:
     """Return the costs as sentences: time, GPU-hours and money, memory, disk, and what the figures rest on."""
     if not found.estimates:
         return ("Nothing is to be trained.",)
     n, lacking = len(found.estimates), found.sources.get("unknown", 0)
     if lacking == n:
-        return (f"Of none of the {n} trials is the time known yet: --probe times a few steps of each network.",)
+        unknown = f"Of none of the {n} trials is the time known yet: --probe times a few steps of each network."
+        return (unknown, *sharing(found))
     counted = ", ".join(f"{count} from {_SOURCES[name]}" for name, count in found.sources.items() if name != "unknown")
     least = "at least " if lacking else "about "
     time = f"Time: {least}{duration(found.wall_s)}; {duration(found.trial_s)} of trials ({counted}"
@@ -157,7 +185,19 @@ def tell(found: Costs, *, price_per_gpu_hour: float | None) -> tuple[str, ...]:
     elif price_per_gpu_hour is not None:
         told.append("GPUs: none is used, so none is paid for.")
     memory = f"{found.memory_bytes / 2**30:.1f} GiB at most a trial" if found.memory_bytes else "unknown"
-    return (*told, f"Memory: {memory}. Disk: {found.disk_bytes / 2**20:.1f} MiB of rows.")
+    return (*told, *sharing(found), f"Memory: {memory}. Disk: {found.disk_bytes / 2**20:.1f} MiB of rows.")
+
+
+def sharing(found: Costs) -> tuple[str, ...]:
+    """Return how many trials fit on a GPU as a sentence, where they share GPUs."""
+    if found.trials_a_gpu is None:
+        return ()
+    fewest, most = found.trials_a_gpu
+    count = f"{most}" if fewest == most else f"{fewest} to {most}"
+    least = (
+        f"; {found.n_unmeasured} trials have one each until a run has probed their memory" if found.n_unmeasured else ""
+    )
+    return (f"On one GPU: {count} at once, by their memory{least}. Each is counted as fast as alone.",)
 
 
 def duration(seconds: float) -> str:

@@ -33,6 +33,7 @@ class Place:
         device: "cpu" or "cuda"; the scheduler has made the right GPU the visible one.
         n_threads: CPU threads of the trial.
         n_at_once: trials that may run at the same time on this machine or cluster; 1 had it alone.
+        gpus: share of a GPU that the trial was given, 0 on the CPU; None: unknown.
         ray: Ray's version, None in a plain loop.
         git_commit: of the casting_tune that runs, None outside a checkout.
     """
@@ -40,6 +41,7 @@ class Place:
     device: Literal["cpu", "cuda"] = "cpu"
     n_threads: int = 1
     n_at_once: int = 1
+    gpus: float | None = None
     ray: str | None = None
     git_commit: str | None = None
 

@@ -85,7 +85,7 @@ def run_trial(
     try:
         files = _files(store, cell, keep=allowance.keep)
         learn = _learn_nothing if config.backbone.startswith(BASELINE) else _train
-        with memory.limited(allowance.memory_bytes if place.device == "cpu" else None):
+        with _within(allowance, place):
             predictions, measured = learn(
                 config, pack, place, groups=groups, allowance=allowance, on_epoch=keep, files=files
             )
@@ -105,6 +105,16 @@ def run_trial(
         store.drop(store.checkpoint(cell))
     step("trial ends")
     return row
+
+
+@contextlib.contextmanager
+def _within(allowance: Allowance, place: Place) -> Iterator[None]:
+    """Hold a trial to the memory that it is allowed."""
+    import torch
+
+    own = allowance.memory_bytes if place.device == "cpu" else None
+    with memory.limited(own), memory.shared(torch.device(place.device), allowance.gpu_share):
+        yield
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,8 +205,11 @@ def probe(config: TrialConfig, pack: Pack, place: Place, groups: NDArray[np.int6
     """Train a few steps of a cell and return what they tell of its cost: a row of probes. Leaves nothing behind.
 
     The second of two short epochs is timed, when kernels and memory are warm; all else, from building the network to
-    timing its latency, counts as fixed.
+    timing its latency, counts as fixed. The peak of memory is what the whole cell would hold: all its images lie on the
+    device, and those that the probe leaves out are added.
     """
+    import torch
+
     few = max(8, math.ceil(PROBED_STEPS * config.batch_size / (1 - config.validation_share)))
     small = replace(config, epochs=2, train_images=few, test_images=EVALUATION_BATCH, weights="none")
     epochs: list[Epoch] = []
@@ -207,6 +220,9 @@ def probe(config: TrialConfig, pack: Pack, place: Place, groups: NDArray[np.int6
             small, pack, place, groups=groups, allowance=UNLIMITED, on_epoch=epochs.append, files=files
         )
     took, last = time.perf_counter() - started, epochs[-1]
+    n_all, n_probed = sum(check(config, pack, groups)), sum(check(small, pack, groups))
+    left_out = (n_all - n_probed) * _image_bytes(config, pack)
+    peak_bytes = measured["peak_memory_bytes"]
     n_validation, n_test = ((predictions.split == part).sum() for part in ("validation", "test"))
     score_s = last.validation_s / n_validation
     fixed_s = took - 2 * (last.train_s + last.validation_s) - score_s * (n_validation + n_test)
@@ -218,9 +234,11 @@ def probe(config: TrialConfig, pack: Pack, place: Place, groups: NDArray[np.int6
         "step_s": last.train_s / last.n_images * config.batch_size,
         "score_s": score_s,
         "fixed_s": max(0.0, fixed_s),
-        "peak_memory_bytes": measured["peak_memory_bytes"],
+        "peak_memory_bytes": None if peak_bytes is None else peak_bytes + left_out,
         "torch": importlib.metadata.version("torch"),
         "probed_at": datetime.now(UTC),
+        "n_images": n_all,
+        "device_memory_bytes": memory.total(torch.device(place.device)),
     }
 
 
@@ -467,6 +485,13 @@ def _put(
 
     labels = torch.from_numpy(pack.labels[rows].astype(np.float32)).to(device)
     return loader.put(pack.images, rows, px=config.image_px, device=device), labels
+
+
+def _image_bytes(config: TrialConfig, pack: Pack) -> int:
+    """Return the bytes of one image on the device: see `loader.put`."""
+    channels = 1 if pack.images.ndim == 3 else pack.images.shape[1]
+    height, width = (min(side, config.image_px) for side in pack.images.shape[-2:])
+    return int(channels * height * width)
 
 
 def _layout(config: TrialConfig) -> torch.memory_format:

@@ -19,16 +19,21 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from casting_tune import tasks
+from casting_tune import memory, packing, run, tasks
 from casting_tune.errors import CastingTuneError, ResourcesError
 from casting_tune.pack import Pack
+from casting_tune.rows import Place
 from casting_tune.tasks import Asha, Claimed, Event, Halt, Source, Task, Work, claimed, end_with, run_task, watched
-from casting_tune.trial import Epoch
+from casting_tune.trial import Epoch, TrialConfig
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 STARTING_S = 120  # a cluster whose workers are still on their way gets this long to show the first
 LOST_WORKERS = 3  # a cell whose process dies more often than this is given up; a node that dies does not count
@@ -51,11 +56,16 @@ ENVIRONMENT = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resources:
-    """What a trial takes. `n_at_once` None: as many as fit."""
+    """What a trial takes. `n_at_once` None: as many as fit.
+
+    `share`, where there is one, gives each configuration a share of a GPU of its own, at most `gpus`. A trial whose
+    memory runs out on it runs again with twice as much, until it has a whole GPU.
+    """
 
     cpus: float = 1
     gpus: float = 0
     n_at_once: int | None = None
+    share: Callable[[TrialConfig], float] | None = None
 
 
 class _Halted(BaseException):
@@ -103,17 +113,30 @@ def run_ray(
         _check_object_store(ray, pack)
         scratch = Path(tempfile.mkdtemp(prefix="casting-tune-"))
         broken: list[CastingTuneError] = []
-        follower = _follower(work, source, pack, on_event=on_event, broken=broken)
+        n_short: Counter[int] = Counter()  # how often a task ran out of the memory of its share
+
+        def give(index: int) -> Task:
+            task = source.tasks[index]
+            if resources.share is None:
+                return task
+            return replace(task, gpus=packing.more(resources.share(task.config), times=n_short[index]))
+
+        def give_more(index: int) -> None:
+            n_short[index] += 1
+            source.hand_out_again(index)
+
+        follower = _follower(work, source, pack, on_event=on_event, give_more=give_more, broken=broken)
+        cpus, gpus = resources.cpus, resources.gpus
         try:
             here = os.getpid() if address is None else None
             sent = replace(work, tasks=(), source=None, driver=here)  # a task travels with its trial
             trainable = tune.with_parameters(_trainable, work=sent, pack=pack)
             tune.Tuner(
-                tune.with_resources(trainable, {"cpu": resources.cpus, "gpu": resources.gpus}),
+                tune.with_resources(trainable, lambda config: {"cpu": cpus, "gpu": _share(config["task"], gpus)}),
                 tune_config=tune.TuneConfig(
-                    search_alg=_queue(source, broken),
+                    search_alg=_queue(source, give, broken),
                     scheduler=_scheduler(work.asha),
-                    num_samples=-1 if work.source else len(work.tasks),
+                    num_samples=-1 if work.source or resources.share else len(work.tasks),
                     max_concurrent_trials=resources.n_at_once,
                     reuse_actors=True,
                 ),
@@ -131,6 +154,11 @@ def run_ray(
             shutil.rmtree(scratch, ignore_errors=True)
         if broken:
             raise broken[0]
+
+
+def _share(task: Task, gpus: float) -> float:
+    """Return the GPUs of a task: its own share, or what every trial takes."""
+    return gpus if task.gpus is None else task.gpus
 
 
 def _trainable(config: dict[str, Any], work: Work, pack: Pack) -> None:
@@ -155,8 +183,8 @@ def _trainable(config: dict[str, Any], work: Work, pack: Pack) -> None:
     if work.driver is not None:
         end_with(work.driver)
     with watched(work, pack, task):
-        retried = run_task(work, pack, config["index"], task, report).retried
-    if retried:
+        ended = run_task(work, pack, config["index"], task, report)
+    if ended.retried and ended.status != "oom":  # with more of a GPU it is another Tune trial
         raise _Again
 
 
@@ -165,7 +193,13 @@ class _Again(Exception):
 
 
 def _follower(
-    work: Work, source: Claimed, pack: Pack, *, on_event: Callable[[Event], None], broken: list[CastingTuneError]
+    work: Work,
+    source: Claimed,
+    pack: Pack,
+    *,
+    on_event: Callable[[Event], None],
+    give_more: Callable[[int], None],
+    broken: list[CastingTuneError],
 ) -> Any:
     """Return the Tune callback that passes events on and gives trials rows that could not write their own.
 
@@ -193,17 +227,20 @@ def _follower(
         tell(tasks.ended(index, row))
 
     class Follower(tune.Callback):  # type: ignore[misc]
-        def __init__(self, tell: Callable[[Event], None], give_row: Callable[..., None]) -> None:
+        def __init__(
+            self, tell: Callable[[Event], None], give_row: Callable[..., None], give_more: Callable[[int], None]
+        ) -> None:
             # held by the object, not by the class: Tune pickles classes whole, and a console cannot be pickled
-            self.tell, self.give_row = tell, give_row
+            self.tell, self.give_row, self.give_more = tell, give_row, give_more
             self.ended: set[int] = set()
+            self.short: set[str] = set()  # Tune trials whose share of a GPU was too small
             self.n_lost: Counter[int] = Counter()
 
         def __getstate__(self) -> dict[str, Any]:
             return {}  # Tune pickles its callbacks into a state that we never restore
 
         def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
-            del iteration, trials, trial, info
+            del iteration, trials, info
             event = dict(result["event"])
             epoch = event.pop("epoch")
             told = Event(**event, epoch=Epoch(**epoch) if epoch else None)
@@ -211,11 +248,19 @@ def _follower(
                 return  # its process was lost when it had told its end, and the next one only tells it again
             if told.kind == "ended" and not told.retried:
                 self.ended.add(told.task)
+            if told.retried and told.status == "oom" and trial.config["task"].may_have_more:
+                self.short.add(trial.trial_id)
+            else:
+                self.short.discard(trial.trial_id)
             self.tell(told)
 
         def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
             del iteration, trials, info
-            if trial.config["index"] not in self.ended:
+            if trial.config["index"] in self.ended:
+                return
+            if trial.trial_id in self.short:
+                self.give_more(trial.config["index"])
+            else:
                 self.give_row(trial.config["index"], "stopped", None)
 
         def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
@@ -237,7 +282,7 @@ def _follower(
             error = f"The trial's process was lost: {named}".strip().splitlines()[0]
             self.give_row(trial.config["index"], "error", error)
 
-    return Follower(tell, give_row)
+    return Follower(tell, give_row, give_more)
 
 
 def _raised(trial: Any) -> BaseException | None:
@@ -267,7 +312,7 @@ def _of_node(cause: BaseException | None) -> bool:
     return isinstance(cause, RayActorError) and (cause.preempted or "node has died" in str(cause))
 
 
-def _queue(source: Source, broken: list[CastingTuneError]) -> Any:
+def _queue(source: Source, give: Callable[[int], Task], broken: list[CastingTuneError]) -> Any:
     """Return a Tune searcher that hands out the source's tasks, one a request: no list is copied, however long."""
     from ray.tune.search import Searcher
 
@@ -304,7 +349,7 @@ def _queue(source: Source, broken: list[CastingTuneError]) -> Any:
         except CastingTuneError as failure:  # an exception in a searcher would end Tune with a traceback
             broken.append(failure)
             return None
-        return None if index is None else {"index": index, "task": source.tasks[index]}
+        return None if index is None else {"index": index, "task": give(index)}
 
     return Queue(next_task)
 
@@ -421,6 +466,71 @@ def gpus(address: str | None, *, inline: bool) -> float:
     with _ray(address) as ray:
         _check_answers(ray, address)
         return sum(node.get("GPU", 0) for node in _nodes(ray, wait=True))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Devices:
+    """The GPUs that trials may share: the memory of the smallest one, how many there are, and CPUs beside them."""
+
+    gpu_bytes: int
+    n_gpus: int
+    n_cpus: int
+
+
+def measure(
+    configs: Sequence[TrialConfig],
+    pack: Pack,
+    *,
+    place: Place,
+    groups: NDArray[np.int64] | None,
+    address: str | None,
+    on_probe: Callable[[int, int, dict[str, Any] | str], None],
+) -> Devices:
+    """Ask each node for the memory of its GPU, and probe some configurations, each alone on a GPU, in workers.
+
+    The driver may have no GPU, and where it has one it holds none of its memory. The GPUs of one node count as alike.
+
+    Args:
+        configs: what is probed, as many at the same time as there are GPUs.
+        pack: the images.
+        place: what a trial would be given.
+        groups: photographs of the images, [n], where a split needs them.
+        address: of the cluster; None starts Ray here.
+        on_probe: told (position, how many have ended, row of probes or the error in its place).
+    """
+    with _ray(address) as ray:
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU")]
+        strategies = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=True) for node in nodes] or ["DEFAULT"]
+        # a hundredth, since another sweep may hold the rest; a task that holds part of a GPU ends with its process
+        ask = ray.remote(num_cpus=0, num_gpus=0.01)(_device_bytes)
+        gpu_bytes = min(ray.get([ask.options(scheduling_strategy=on).remote(place.device) for on in strategies]))
+        probe = ray.remote(num_cpus=1, num_gpus=1)(_probe)
+        sent = ray.put(pack)
+        running = {probe.remote(config, sent, place, groups): i for i, config in enumerate(configs)}
+        n_probes = len(running)
+        while running:
+            (ended,), _ = ray.wait(list(running), num_returns=1)
+            position = running.pop(ended)
+            on_probe(position, n_probes - len(running), ray.get(ended))
+        each = _nodes(ray, wait=False)
+        n_gpus = int(sum(node.get("GPU", 0) for node in each))
+        return Devices(gpu_bytes=gpu_bytes, n_gpus=n_gpus, n_cpus=int(sum(node.get("CPU", 0) for node in each)))
+
+
+def _device_bytes(device: str) -> int:
+    import torch
+
+    return memory.total(torch.device(device))
+
+
+def _probe(config: TrialConfig, pack: Pack, place: Place, groups: NDArray[np.int64] | None) -> dict[str, Any] | str:
+    """Return a row of probes, or why there is none: the trial itself will say it in its row."""
+    try:
+        return run.probe(config, pack, place, groups)
+    except Exception as error:  # whatever a network, driver or kernel raises
+        return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def shows_gpu() -> bool:

@@ -50,7 +50,7 @@ TRIALS = _schema(
     ("epoch_s", _REAL), ("step_s", _REAL), ("image_s", _REAL), ("n_steps", _INT),
     ("latency_one_s", _REAL), ("latency_batch_s", _REAL), ("latency_batch_images", _INT),
     ("peak_memory_bytes", _INT), ("n_parameters", _INT), ("n_statistics", _INT),
-    ("host", _TEXT), ("device", _TEXT), ("n_threads", _INT), ("n_at_once", _INT),
+    ("host", _TEXT), ("device", _TEXT), ("n_threads", _INT), ("n_at_once", _INT), ("gpus", _REAL),
     ("python", _TEXT), ("torch", _TEXT), ("timm", _TEXT), ("kornia", _TEXT), ("ray", _TEXT), ("casting_tune", _TEXT),
     ("git_commit", _TEXT), ("started_at", _TIME), ("duration_s", _REAL), ("resumed_from", _INT),
     ("micro_batch", _INT),
@@ -59,7 +59,8 @@ TRIALS = _schema(
 study's view of the same decisions, `test_leaked_*` counts the test images of which a byte-identical copy was trained or
 validated on. `latency_*` are medians; `host` tells machines apart and is a hash of the name of the one that trained;
 `resumed_from` is the epoch after which this attempt went on, 0 from the start; `micro_batch` is how many images at most
-went through the network at once, NULL the whole batch. NULL is unknown."""
+went through the network at once, NULL the whole batch; `gpus` is the share of a GPU that the trial was
+given. NULL is unknown."""
 
 EPOCHS = _schema(
     ("cell_id", _TEXT), ("attempt", _INT), ("sweep", _TEXT), ("epoch", _INT), ("n_images", _INT), ("n_steps", _INT),
@@ -94,8 +95,10 @@ PROBES = _schema(
     ("backbone", _TEXT), ("image_px", _INT), ("batch_size", _INT), ("dense", _INT), ("in_channels", _INT),
     ("device", _TEXT), ("precision", _TEXT), ("n_threads", _INT), ("step_s", _REAL), ("score_s", _REAL),
     ("fixed_s", _REAL), ("peak_memory_bytes", _INT), ("torch", _TEXT), ("probed_at", _TIME),
+    ("n_images", _INT), ("device_memory_bytes", _INT),
 )  # fmt: skip
-"""What a few steps of a network told of its cost: seconds a step of a batch, an image scored, and beside; bytes."""
+"""What a few steps of a network told of its cost: seconds a step of a batch, an image scored, and beside; bytes, all
+`n_images` of the cell included, of the `device_memory_bytes` that the GPU or the machine has."""
 
 SCHEMAS = {
     "trials": TRIALS, "epochs": EPOCHS, "predictions": PREDICTIONS, "cells": CELLS, "images": IMAGES, "probes": PROBES,

@@ -27,7 +27,9 @@ from casting_tune import (
     estimate,
     extras,
     pack,
+    packing,
     plan,
+    probes,
     run,
     scheduling,
     search,
@@ -37,6 +39,7 @@ from casting_tune import (
 from casting_tune.errors import ResourcesError, UsageError
 from casting_tune.pack import Pack
 from casting_tune.plan import Costs, Plan, Planned
+from casting_tune.probes import Shares
 from casting_tune.rows import Place
 from casting_tune.scheduling import Resources
 from casting_tune.search import Chosen, Study
@@ -69,7 +72,7 @@ class Options:
     inline: bool = False
     address: str | None = None
     trials_at_once: int | None = None
-    gpus_per_trial: float | None = None
+    gpus_per_trial: float | Literal["auto"] | None = None
     retries: int = 1
     timing: bool = False
     baselines: bool = True
@@ -176,13 +179,40 @@ def prepare(
     if len(made.to_do) > plan.MANY and not (options.plan or options.yes):
         raise UsageError(f"{len(made.to_do):,} cells are to be trained. If so many are meant, add --yes.")
     works = [_work(planned.cell.config, sizes) for planned in made.to_do]
-    if options.probe:
-        unknown = plan.unknown(works, store, place=_like(place))
-        told = _progress(on_progress, "timing steps")
-        for i, config in enumerate(unknown):
-            if told:
-                told(i, len(unknown))
-            store.write("probes", place.device, uuid.uuid4().hex, [run.probe(config, images, place, groups)])
+    unknown = plan.unknown(works, store, place=_like(place)) if options.probe else ()
+    told = _progress(on_progress, "probing networks")
+    shares: Shares | None = None
+    in_workers = functools.partial(  # the driver may have no GPU, and is to hold no memory of one
+        probes.share,
+        images=images,
+        store=store,
+        also=unknown,
+        n_images=_counter(sizes),
+        place=place,
+        groups=groups,
+        address=options.address,
+        say=say,
+        on_progress=told,
+    )
+    if options.gpus_per_trial == "auto" and (works or sweep.search is not None):
+        configs = [work.config for work in works] + [cell.config for cell in asked if sweep.search is not None]
+        shares = in_workers([] if options.plan and not options.probe else configs)
+        resources, place = _shared(resources, place, shares, configs, options.trials_at_once)
+    elif unknown and place.device == "cuda" and not options.inline:
+        in_workers([])
+    else:
+        probes.time(unknown, images, store, place=place, groups=groups, on_progress=told)
+    costs = plan.costs(works, store, place=_like(place), gpus=resources.gpus, n_at_once=place.n_at_once)
+    if shares is not None:
+        costs = plan.on_shared_gpus(
+            costs,
+            [shares.of(work.config) for work in works],
+            n_unmeasured=sum(not shares.knows(work.config) for work in works),
+            n_gpus=shares.devices.n_gpus,
+            n_at_once=options.trials_at_once or shares.devices.n_cpus,
+        )
+        for sentence in plan.sharing(costs) if not options.plan else ():
+            say(sentence)
     return Prepared(
         options=options,
         run_id=f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}",
@@ -190,13 +220,7 @@ def prepare(
         pack=images,
         store=store,
         plan=made,
-        costs=plan.costs(
-            works,
-            store,
-            place=_like(place),
-            gpus=resources.gpus,
-            n_at_once=place.n_at_once,
-        ),
+        costs=costs,
         allowance=_allowance(options, sweep, place),
         resources=resources,
         place=place,
@@ -282,6 +306,8 @@ def _train(
         n_timed and not halt.wished.is_set()
     ):  # after all others, one at a time, with every CPU: the device is theirs alone
         alone = replace(prepared.place, n_at_once=1, n_threads=scheduling.cpus_here(), ray=None)
+        if alone.device == "cuda":
+            alone = replace(alone, gpus=1)
         timed = replace(work, tasks=tuple(tasks[len(tasks) - n_timed :]), place=alone)
         first = len(work.tasks)
         scheduling.run_inline(
@@ -338,7 +364,7 @@ def _check_numbers(options: Options) -> None:
         ("--pack-size", options.pack_size, 16),
         ("--price-per-gpu-hour", options.price_per_gpu_hour, 0),
     ):
-        if value is not None and not (value >= least and math.isfinite(value)):
+        if isinstance(value, int | float) and not (value >= least and math.isfinite(value)):
             raise UsageError(f"{name} is {least} or more, not {value}.")
     if options.timing and options.address:
         raise UsageError(
@@ -347,6 +373,10 @@ def _check_numbers(options: Options) -> None:
     for name, limit in (("--max-seconds", options.max_seconds), ("--max-memory", options.memory_gib)):
         if limit is not None and not (limit > 0 and math.isfinite(limit)):
             raise UsageError(f"{name} is more than 0, not {limit}.")
+    if options.inline and options.gpus_per_trial == "auto":
+        raise UsageError(
+            "--gpus-per-trial auto packs several trials on a GPU, and --inline runs one: drop one of them."
+        )
     if options.inline and (options.address or (options.trials_at_once or 1) > 1):
         raise UsageError("--inline runs one trial after the other, without Ray: leave out --address, --trials-at-once.")
 
@@ -364,9 +394,11 @@ def _check_search(options: Options, sweep: Sweep) -> None:
 def _resources(options: Options, n_cells: int) -> tuple[Resources, Place]:
     """Decide what a trial takes: a GPU where there is one, else an equal share of the CPUs."""
     n_gpus = scheduling.gpus(options.address, inline=options.inline)
-    gpus = options.gpus_per_trial if options.gpus_per_trial is not None else min(1, n_gpus)
+    asked = options.gpus_per_trial
+    gpus = 1 if asked == "auto" else min(1, n_gpus) if asked is None else asked
     if gpus > 0 and n_gpus == 0:
-        raise ResourcesError(f"--gpus-per-trial {gpus:g}: there is no GPU here. Leave it out to train on the CPU.")
+        named = asked if asked == "auto" else f"{gpus:g}"
+        raise ResourcesError(f"--gpus-per-trial {named}: there is no GPU here. Leave it out to train on the CPU.")
     cpus = scheduling.cpus_here()
     at_once = options.trials_at_once
     if options.inline:
@@ -378,11 +410,22 @@ def _resources(options: Options, n_cells: int) -> tuple[Resources, Place]:
         device="cuda" if gpus else "cpu",
         n_threads=share,
         n_at_once=at_once or max(1, int(n_gpus / gpus) if gpus else cpus),
+        gpus=gpus,
         ray=None if options.inline else scheduling.ray_version(),
         git_commit=_git_commit(),
     )
     fitting = min(share, cpus / at_once) if at_once else share
     return Resources(cpus=fitting, gpus=gpus, n_at_once=at_once), place
+
+
+def _shared(
+    resources: Resources, place: Place, shares: Shares, configs: Sequence[TrialConfig], at_once: int | None
+) -> tuple[Resources, Place]:
+    """Let each trial take the share of a GPU that its memory needs, and say how many then run at the same time."""
+    least = min((share for share in map(shares.of, configs) if share), default=1.0)
+    fitting = shares.devices.n_gpus * packing.trials_a_gpu(least)
+    place = replace(place, n_at_once=at_once or max(1, min(fitting, shares.devices.n_cpus)), gpus=None)
+    return replace(resources, share=shares.of), place
 
 
 def _finisher(
@@ -484,6 +527,13 @@ def _sizes(cells: tuple[Cell, ...], images: Pack, groups: NDArray[np.int64] | No
 def _work(config: TrialConfig, sizes: Sizes) -> estimate.Work:
     n_train, n_validation, n_test = sizes[_needs(config)]
     return estimate.Work(config=config, n_train=n_train, n_validation=n_validation, n_test=n_test)
+
+
+def _counter(sizes: Sizes) -> Callable[[TrialConfig], int]:
+    """Return what tells how many images a configuration uses; one that a search will choose, as many as any."""
+    counts = {needs: sum(parts) for needs, parts in sizes.items()}
+    most = max(counts.values())
+    return lambda config: counts.get(_needs(config), most)
 
 
 def _like(place: Place) -> dict[str, object]:

@@ -34,11 +34,20 @@ HANG_S = 30.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """A cell to train, and how often that was tried before this run."""
+    """A cell to train, how often that was tried before this run, and on what.
+
+    `gpus` is the share of a GPU that it was given by the memory of its network; None: all tasks are given the same.
+    """
 
     config: TrialConfig
     label: str
     attempts: int = 0
+    gpus: float | None = None
+
+    @property
+    def may_have_more(self) -> bool:
+        """Say whether the task shares a GPU by its memory, so that it can be given more if that was too little."""
+        return self.gpus is not None and 0 < self.gpus < 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +62,7 @@ class Event:
         error: why, where it did not complete.
         test_accuracy: share of the test images that it got right, for a completed trial.
         duration_s: of the trial.
-        retried: the trial ended in an error and the task runs once more.
+        retried: the task runs once more: the trial ended in an error, or ran out of memory and gets more of a GPU.
     """
 
     task: int
@@ -157,6 +166,7 @@ class Claimed:
         self.inner, self.store, self.dataset_id, self.halt, self.tell = inner, store, dataset_id, halt, tell
         self.held: dict[int, Callable[[], None]] = {}
         self.waiting: list[int] = []
+        self.again: list[int] = []
 
     @property
     def tasks(self) -> Sequence[Task]:
@@ -166,6 +176,8 @@ class Claimed:
     def next_task(self) -> int | None:
         """Claim a task and return it; None: none that is free, until one of ours has ended, or none at all."""
         while not self.halt.wished.is_set():
+            if self.again:
+                return self.again.pop(0)
             index = self.inner.next_task()
             tried = self.waiting if index is None else [index]
             if not tried:
@@ -198,6 +210,10 @@ class Claimed:
         self.inner.told(task, status)
         self.held.pop(task)()
 
+    def hand_out_again(self, task: int) -> None:
+        """Let a task that is held still be the next."""
+        self.again.append(task)
+
     def release(self) -> None:
         """Let go of what is held still."""
         while self.held:
@@ -215,7 +231,10 @@ def claimed(work: Work, pack: Pack, halt: Halt, tell: Callable[[Event], None]) -
 
 
 def run_task(work: Work, pack: Pack, index: int, task: Task, on_event: Callable[[Event], None]) -> Event:
-    """Run one task in this process and return how it ended; retried: it is to run once more, in a new process."""
+    """Run one task in this process and return how it ended; retried: it is to run once more, in a new process.
+
+    Memory that ran out on a share of a GPU is not the trial's end: it is to run again with more.
+    """
     on_event(Event(task=index, kind="started"))
     before = _of_this_run(work, pack, task)
     n_errors = sum(row["status"] == "error" for row in before)
@@ -225,6 +244,7 @@ def run_task(work: Work, pack: Pack, index: int, task: Task, on_event: Callable[
         on_event(event)
         return event
     allowance = _after_oom(work, task, before)
+    place = work.place if task.gpus is None else replace(work.place, gpus=task.gpus)
     while True:
         row = work.trial(
             task.config,
@@ -232,7 +252,7 @@ def run_task(work: Work, pack: Pack, index: int, task: Task, on_event: Callable[
             work.store,
             sweep=work.sweep,
             label=task.label,
-            place=work.place,
+            place=place,
             groups=work.groups,
             allowance=allowance,
             on_epoch=lambda epoch: on_event(Event(task=index, kind="epoch", epoch=epoch)),
@@ -247,6 +267,9 @@ def run_task(work: Work, pack: Pack, index: int, task: Task, on_event: Callable[
         allowance = smaller
     # attempts of earlier runs of the sweep are not held against this one
     event = replace(ended(index, row), retried=row["status"] == "error" and n_errors < work.retries)
+    if event.status == "oom" and task.may_have_more:
+        told = f"its memory ran out on {task.gpus:.2g} of a GPU: it runs again with more"
+        event = replace(event, retried=True, error=told)
     on_event(event)
     return event
 
@@ -260,8 +283,16 @@ def _of_this_run(work: Work, pack: Pack, task: Task) -> list[dict[str, Any]]:
 
 
 def _after_oom(work: Work, task: Task, before: Sequence[dict[str, Any]]) -> Allowance:
-    """Return a trial's allowance, with half as many images at a time as when memory ran out, if that is asked for."""
-    short = [row.get("micro_batch") or task.config.batch_size for row in before if row["status"] == "oom"]
+    """Return a trial's allowance, with half as many images at a time as when memory ran out, if that is asked for.
+
+    A share of a GPU that was too small counts for nothing: only a whole one can be.
+    """
+    if task.may_have_more:
+        return replace(work.allowance, gpu_share=task.gpus or 1.0)
+    out = [
+        row for row in before if row["status"] == "oom" and (task.gpus is None or row.get("gpus") in (None, task.gpus))
+    ]
+    short = [row.get("micro_batch") or task.config.batch_size for row in out]
     if work.on_oom == "fail" or not short:
         return work.allowance
     return replace(work.allowance, micro_batch=max(1, min(short) // 2))

@@ -106,6 +106,7 @@ class Allowance:
     Attributes:
         max_seconds: of the whole trial; after that it ends with status timeout. None: as long as it takes.
         memory_bytes: most memory of its own on the CPU; beyond that it ends with status oom. None: no limit.
+        gpu_share: most of a GPU's memory that it may hold, in (0, 1]; beyond that it ends with status oom.
         micro_batch: most images that go through the network at once in training, for a device that cannot hold the
             whole batch; the step stays that of the batch, batch normalisation sees fewer images. None: the batch.
         keep: weights to keep after completion: "last", those that made the predictions, and "best", those of the
@@ -114,6 +115,7 @@ class Allowance:
 
     max_seconds: float | None = None
     memory_bytes: int | None = None
+    gpu_share: float = 1.0
     micro_batch: int | None = None
     keep: tuple[Literal["last", "best"], ...] = ()
 

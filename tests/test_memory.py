@@ -3,6 +3,7 @@ from __future__ import annotations
 import sys
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -52,3 +53,27 @@ def test_another_error_is_no_shortage() -> None:
     assert memory.is_shortage(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"))
     assert not memory.is_shortage(RuntimeError("mat1 and mat2 shapes cannot be multiplied (2x3 and 4x5)"))
     assert not memory.is_shortage(ValueError("out of memory"))
+
+
+def test_the_memory_of_the_machine_is_what_the_system_says() -> None:
+    assert memory.total(torch.device("cpu")) == psutil.virtual_memory().total
+
+
+def test_a_share_limits_the_allocator_to_what_its_context_leaves_and_no_longer_than_the_trial(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    limits: list[float] = []
+    monkeypatch.setattr(memory, "total", lambda _: 3 * 2**30)
+    monkeypatch.setattr("torch.cuda.set_per_process_memory_fraction", lambda share, device: limits.append(share))
+    with memory.shared(torch.device("cuda"), 0.5):
+        assert limits == [0.25]  # the context takes a quarter of these 3 GiB
+    assert limits == [0.25, 1.0]
+    with memory.shared(torch.device("cuda"), 1.0), memory.shared(torch.device("cpu"), 0.5):
+        assert limits == [0.25, 1.0]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_gives_no_more_than_the_share() -> None:
+    cuda = torch.device("cuda")
+    with memory.shared(cuda, 0.5), pytest.raises(torch.OutOfMemoryError):
+        torch.empty(int(0.6 * memory.total(cuda)), dtype=torch.uint8, device=cuda)

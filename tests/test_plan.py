@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
+
+import pytest
 
 from casting_tune import plan
 from casting_tune.estimate import Work
@@ -52,6 +55,23 @@ def test_costs_are_summed_over_what_is_known(store: Store) -> None:
     )
     assert told[1] == "GPUs: at least 1.50 hours, 6.00 in money."
     assert plan.unknown(works, store, place={"device": "cuda", "n_threads": 1}) == (configs[3],)
+
+
+def test_cells_that_share_gpus_cost_their_share_and_the_plan_says_how_many_fit(store: Store) -> None:
+    works = [Work(config=TrialConfig(backbone="vgg16", seed=i), n_train=1, n_validation=1, n_test=1) for i in range(4)]
+    alone = plan.costs(works, store, place={"device": "cuda", "n_threads": 1}, gpus=1, n_at_once=1)
+    known = tuple(replace(found, seconds=s) for found, s in zip(alone.estimates, (900, 3600, 3600, 600), strict=True))
+    alone = replace(alone, estimates=known, trial_s=8700, sources={"probe": 4})
+    found = plan.on_shared_gpus(alone, [1.0, 0.5, 0.3333, 0.0], n_unmeasured=1, n_gpus=1, n_at_once=8)
+    assert found.wall_s == plan.START_S + 3600 + 900
+    assert found.gpu_hours == pytest.approx((900 + 1800 + 1199.88) / 3600)
+    assert found.trials_a_gpu == (1, 3)
+    line = (
+        "On one GPU: 1 to 3 at once, by their memory; 1 trials have one each until a run has probed their memory. "
+        "Each is counted as fast as alone."
+    )
+    assert plan.tell(found, price_per_gpu_hour=None)[2] == line
+    assert plan.sharing(alone) == ()
 
 
 def test_a_plan_of_which_nothing_is_known_says_how_to_know_more(store: Store) -> None:
