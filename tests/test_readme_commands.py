@@ -58,6 +58,7 @@ ENDS = {  # exit codes other than 0 that README promises
 ELSEWHERE = {  # words of the commands that other tests run
     "--address auto": "tests/test_namespaces.py, on a cluster",
     "fetch --accept-licence": "tests/test_fetch.py, with no network",
+    "--gpus-per-trial auto": "tests/test_sharing.py, on GPUs that are made up",
 }
 
 
