@@ -150,15 +150,17 @@ def test_a_process_that_dies_between_its_row_and_its_last_word_costs_no_second_t
 class Named:
     """A Tune trial as far as a callback needs it."""
 
-    config: ClassVar = {"index": 0}
+    trial_id = "t"
+    config: ClassVar = {"index": 0, "task": Task(config=CONFIG, label="cell 0", gpus=0.5)}
 
 
-def followed(packed: Pack, store: Store, events: list[Event]) -> Any:
+def followed(packed: Pack, store: Store, events: list[Event], more: list[int] | None = None) -> Any:
     """Tune's callback on the one task of a run, which is held."""
     asked = work(store, [CONFIG], retries=1)
     source = Claimed(InOrder(asked.tasks), store, packed.dataset_id, Halt(), events.append)
     assert source.next_task() == 0
-    return scheduling._follower(asked, source, packed, on_event=events.append, broken=[])
+    give_more = (more if more is not None else []).append
+    return scheduling._follower(asked, source, packed, on_event=events.append, give_more=give_more, broken=[])
 
 
 def told(event: Event) -> tuple[int, list[object], Named, dict[str, object]]:
@@ -174,6 +176,22 @@ def test_a_trial_that_asha_stops_at_its_second_try_gets_its_row_too(packed: Pack
     follower.on_trial_complete(0, [], Named())
     assert endings(events) == {0: ["error", "stopped"]}
     assert store.read("trials")["status"].to_pylist() == ["stopped"]
+
+
+def test_a_share_that_was_too_small_grows_once_its_trial_is_over_and_that_is_no_stop(
+    packed: Pack, store: Store
+) -> None:
+    events: list[Event] = []
+    more: list[int] = []
+    follower = followed(packed, store, events, more)
+    for _ in range(2):  # the process was lost after the first time
+        follower.on_trial_result(*told(Event(task=0, kind="started")))
+        follower.on_trial_result(*told(Event(task=0, kind="ended", status="oom", retried=True)))
+        assert more == []
+    follower.on_trial_complete(0, [], Named())
+    assert more == [0]
+    assert endings(events) == {0: ["oom", "oom"]}
+    assert store.read("trials").num_rows == 0
 
 
 def test_a_task_that_tells_its_end_twice_ended_once(packed: Pack, store: Store) -> None:
