@@ -49,7 +49,8 @@ def marked_trial(config: TrialConfig, packed: Pack, store: Store, **more: Any) -
     cell = cell_id(config, packed.dataset_id)
     marks = store.root / "marks"
     marks.mkdir(parents=True, exist_ok=True)
-    (marks / f"{cell}-{store.next_attempt(cell)}").write_text(ray.get_runtime_context().get_node_id())
+    # by the time: an attempt that dies before its first row leaves its number to the next
+    (marks / f"{cell}-{time.time_ns()}").write_text(ray.get_runtime_context().get_node_id())
     train = run.run_trial if config.backbone.startswith("timm:") else quick_trial
     return train(config, packed, store, **more)
 
@@ -102,11 +103,11 @@ def add_node(made: Any) -> None:
 
 
 def training(store: Store) -> dict[str, list[str]]:
-    """Return the cells that train on each node: those whose last attempt has no row yet."""
+    """Return the cells that train on each node: those of which no attempt has completed."""
     last: dict[str, tuple[int, str]] = {}
     for mark in (store.root / "marks").glob("*"):
-        cell, attempt = mark.name.split("-")
-        last[cell] = max(last.get(cell, (0, "")), (int(attempt), mark.read_text()))
+        cell, started = mark.name.split("-")
+        last[cell] = max(last.get(cell, (0, "")), (int(started), mark.read_text()))
     done = store.completed()
     found: dict[str, list[str]] = {}
     for cell, (_, node) in sorted(last.items()):

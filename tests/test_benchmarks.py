@@ -40,8 +40,8 @@ SMALL = {
     "queries": (
         ["--trials", "90", "--images", "20", "--repeats", "1", "--sweeps", "backbone_grid", "full_factorial",
          "--tables", "thresholds", "comparison", "--peer-runs", "3"],
-        ["| backbone_grid | thresholds | 60 |", "| full_factorial | comparison |", "| MLflow search_runs, SQLite | 3 |",
-         "| Tune ResultGrid.get_dataframe | 3 |"],
+        ["| backbone_grid | thresholds | 300 |", "| full_factorial | comparison |",
+         "| MLflow search_runs, SQLite | 3 |", "| Tune ResultGrid.get_dataframe | 3 |"],
     ),
 }  # fmt: skip
 

@@ -17,7 +17,8 @@ import pytest
 from casting_tune import render, tables
 from casting_tune.store import Store
 
-N_KILLS, N_CELLS, N_EPOCHS = 20, 12, 24
+N_KILLS = int(os.environ.get("CASTING_TUNE_KILLS", "20"))  # .ci/run has time for fewer
+N_CELLS, N_EPOCHS = 12, 24
 SWEEP = """
 question = "Does it survive?"
 [fixed]
@@ -53,7 +54,7 @@ def workers(driver: psutil.Process) -> list[psutil.Process]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_twenty_random_kills_of_drivers_and_workers_cost_nothing(drawn: Path, tmp_path: Path) -> None:
+def test_random_kills_of_drivers_and_workers_cost_nothing(drawn: Path, tmp_path: Path) -> None:
     file, rng = tmp_path / "killed.toml", random.Random(0)
     file.write_text(SWEEP)
     reference = start(file, drawn, tmp_path / "untouched")  # threads a trial as in the run that is killed
@@ -101,7 +102,7 @@ def test_twenty_random_kills_of_drivers_and_workers_cost_nothing(drawn: Path, tm
         for timed in [name for name in row if name.endswith("_s") or name == "cell_id"]:
             del row[timed]
     assert ours == theirs
-    assert n_drivers >= 3
+    assert n_drivers >= N_KILLS // 6
     print(f"{n_kills} kills survived, {n_drivers} of them of the driver")
     time.sleep(1)
     assert not [p for p in psutil.process_iter(["cmdline"]) if str(tmp_path) in " ".join(p.info["cmdline"] or [])]
