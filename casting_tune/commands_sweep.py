@@ -247,6 +247,8 @@ def _execute(out: Console, prepared: Prepared, logged: Sequence[Wanted] = ()) ->
             signal.signal(number, handler)
     if stopped_by and n_missing:
         terminal.say(out, f"Stopped. What has ended is kept; go on with: {_again()}")
+        if prepared.options.fresh:
+            terminal.say(out, "Without --fresh: with it, all cells are trained once more.")
         raise typer.Exit(128 + stopped_by[0])
     table = tables.comparison(prepared.store, prepared.sweep.name, run_id=prepared.run_id)
     words = ["casting-tune", "table", prepared.sweep.name, "--run", prepared.run_id]

@@ -177,9 +177,9 @@ def _until_stopped(store: Store, cell: str, next_attempt: int, now: datetime, *,
     ended = set(store.read_cell("trials", cell, before, epochs=epochs, columns=["attempt"])["attempt"].to_pylist())
     columns = ["epoch", "attempt", "train_s", "validation_s"]
     rows = store.read_cell("epochs", cell, before, epochs=epochs, columns=columns).to_pylist()
-    if next_attempt - 1 in ended:  # it went on from a checkpoint and was stopped before an epoch of its own
-        return {"resumed_from": max((epoch["epoch"] for epoch in rows), default=0), "duration_s": 0.0}
     own = [epoch for epoch in rows if epoch["attempt"] == next_attempt - 1]
+    if next_attempt - 1 in ended or not own:  # it went on from a checkpoint and was stopped before an epoch of its own
+        return {"resumed_from": max((epoch["epoch"] for epoch in rows), default=0), "duration_s": 0.0}
     duration_s = sum(epoch["train_s"] + epoch["validation_s"] for epoch in own)
     return {
         "attempt": next_attempt - 1,
@@ -343,8 +343,9 @@ def _train(
     optimiser = train.make_optimiser(model, recipe)
     try:
         last = checkpoint.load(files.checkpoint, model, optimiser)
-    except Exception:  # damaged, however torch finds out: this attempt fails and says so, the next one starts afresh
-        files.drop(files.checkpoint)
+    except Exception as error:  # damaged, however torch finds out: this attempt fails, the next one starts afresh
+        if not memory.is_shortage(error):
+            files.drop(files.checkpoint)
         raise
     if last is not None:
         on_epoch(last)  # its row may be missing, should the process have died between checkpoint and row

@@ -174,6 +174,8 @@ def _trainable(config: dict[str, Any], work: Work, pack: Pack) -> None:
     task: Task = config["task"]
 
     def report(event: Event) -> None:
+        if event.kind == "started":
+            begin_again()
         result: dict[str, Any] = {"event": asdict(event)}
         epoch = event.epoch
         if work.asha and epoch and epoch.epoch < task.config.epochs:  # nothing is saved by a stop after the last epoch
@@ -182,7 +184,7 @@ def _trainable(config: dict[str, Any], work: Work, pack: Pack) -> None:
 
     if work.driver is not None:
         end_with(work.driver)
-    with watched(work, pack, task):
+    with watched(work, pack, task) as begin_again:
         ended = run_task(work, pack, config["index"], task, report)
     if ended.retried and ended.status != "oom":  # with more of a GPU it is another Tune trial
         raise _Again

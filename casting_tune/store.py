@@ -105,7 +105,10 @@ class Store:
             why = f"Cannot write {place.path(file)}: {storage.reason(error)}."
             if isinstance(place, Folder):
                 raise StoreError(f"{why} Free or unlock the results folder.") from error
-            self._spool.put(file, content)
+            try:
+                self._spool.put(file, content)
+            except OSError as full:
+                raise StoreError(f"{why} Nor can {self._spool.root} hold it: {storage.reason(full)}.") from full
             if not storage.passing(error):
                 raise StoreError(f"{why} It waits in {self._spool.root}; the same command goes on.") from error
         return place.path(file)

@@ -320,10 +320,13 @@ def end_with(driver: int) -> None:
 
 
 @contextlib.contextmanager
-def watched(work: Work, pack: Pack, task: Task) -> Iterator[None]:
-    """End this process if a trial hangs: a row with status timeout first, and a hard end where even that is stuck."""
+def watched(work: Work, pack: Pack, task: Task) -> Iterator[Callable[[], None]]:
+    """End this process if a trial hangs: a row with status timeout first, and a hard end where even that is stuck.
+
+    Gives what starts the time anew, for a task that is tried again in the same process.
+    """
     if work.allowance.max_seconds is None:
-        yield
+        yield lambda: None
         return
 
     def expire() -> None:
@@ -332,15 +335,25 @@ def watched(work: Work, pack: Pack, task: Task) -> Iterator[None]:
         os.kill(os.getpid(), signal.SIGKILL)
 
     latest = work.allowance.max_seconds + work.hang_s
-    watch = threading.Timer(latest, expire)
-    watch.daemon = True
-    watch.start()
-    faulthandler.dump_traceback_later(latest + work.hang_s, exit=True)  # needs no turn of the interpreter
-    try:
-        yield
-    finally:
+    watches: list[threading.Timer] = []
+
+    def end() -> None:
         faulthandler.cancel_dump_traceback_later()
-        watch.cancel()
+        while watches:
+            watches.pop().cancel()
+
+    def begin() -> None:
+        end()
+        watches.append(threading.Timer(latest, expire))
+        watches[0].daemon = True
+        watches[0].start()
+        faulthandler.dump_traceback_later(latest + work.hang_s, exit=True)  # needs no turn of the interpreter
+
+    begin()
+    try:
+        yield begin
+    finally:
+        end()
 
 
 def give_row(work: Work, pack: Pack, task: Task, status: Status, error: str | None) -> dict[str, Any]:

@@ -97,6 +97,21 @@ def test_a_damaged_checkpoint_costs_one_attempt_and_not_the_cell(packed: Pack, s
     assert (row["status"], row["resumed_from"]) == ("completed", 0)
 
 
+def test_memory_that_runs_out_at_a_checkpoint_does_not_cost_it(
+    packed: Pack, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = store.checkpoint(cell_id(CONFIG, packed.dataset_id))
+
+    def short(*_: object) -> None:
+        file.parent.mkdir(parents=True)
+        file.write_bytes(b"a checkpoint")
+        raise MemoryError
+
+    monkeypatch.setattr(checkpoint, "load", short)
+    assert train(packed, store)["status"] == "oom"
+    assert file.read_bytes() == b"a checkpoint"
+
+
 def test_a_damaged_checkpoint_in_a_bucket_costs_one_attempt_too(packed: Pack, bucket: str) -> None:
     store = Store(bucket)
     file = store.checkpoint(cell_id(CONFIG, packed.dataset_id))

@@ -196,6 +196,18 @@ def test_rows_wait_in_the_spool_while_the_network_is_away_and_are_put_in_their_o
     assert store.completed() == {"a1"}
 
 
+def test_a_full_spool_is_said_in_one_line(
+    bucket: str, weather: Weather, impatient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    weather.cut = True
+    monkeypatch.setattr(Folder, "put", full)
+    with pytest.raises(StoreError, match=r"Cannot write .*Nor can .*spool hold it: .*No space left"):
+        Store(bucket).write("trials", "s", "a1-1", [ROW])
+
+
 def test_a_spooled_file_whose_name_was_taken_is_kept_apart_and_not_lost(
     bucket: str, weather: Weather, impatient: None
 ) -> None:

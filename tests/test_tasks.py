@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 from typing import Any
@@ -130,3 +132,19 @@ def test_a_cell_costs_no_listing_of_the_store_however_many_cells_it_holds(
     scheduling.run_inline(work(store, *seeds), packed, on_event=events.append)
     assert endings(events) == [(task, "completed", False) for task in range(3)]
     assert listed == []
+
+
+@pytest.mark.parametrize(("again", "code"), [("begin_again()", 0), ("pass", -9)])
+def test_each_try_of_a_task_in_one_process_has_all_its_time(again: str, code: int) -> None:
+    program = f"""
+import time
+from types import SimpleNamespace
+from casting_tune import tasks
+tasks.give_row = lambda *row: None
+work = SimpleNamespace(allowance=SimpleNamespace(max_seconds=1.5), hang_s=1.5)
+with tasks.watched(work, None, None) as begin_again:
+    for _ in range(2):
+        {again}
+        time.sleep(1.8)
+"""
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == code
