@@ -67,9 +67,12 @@ def ask(source: Source) -> None:
 
 
 def fetch(source: Source) -> Path:
-    """Download the weights into the cache and return their file; WeightsError if that fails."""
+    """Download the weights into the cache and return their file; WeightsError if that fails.
+
+    Of the processes of a machine that want the same weights one downloads, and the others wait for its file.
+    """
     ask(source)
-    _try(source, _fetch_hub if source.repository else _fetch_address)
+    _try(source, _fetch_alone)
     file = find_cached(source)
     if file is None:
         raise WeightsError(f"Weights 'imagenet' of '{source.backbone}' were fetched, but the cache does not hold them.")
@@ -141,11 +144,11 @@ _FORM = f"timm's save_for_hf(network, DIR, safe_serialization=True) writes confi
 
 
 def _try(source: Source, step: Callable[[Source], None]) -> None:
-    import huggingface_hub
+    from huggingface_hub import constants
 
     cache = "HF_HOME" if source.repository else "TORCH_HOME"
     try:
-        if huggingface_hub.constants.HF_HUB_OFFLINE:
+        if constants.HF_HUB_OFFLINE:
             raise ConnectionError("HF_HUB_OFFLINE is set")
         step(source)
     except Exception as error:  # the hub passes on errors of its HTTP library, which was requests, httpx, httpx2
@@ -170,6 +173,17 @@ def _ask_address(source: Source) -> None:
     urlopen(Request(source.address, method="HEAD"), timeout=REACH_S).close()
 
 
+def _fetch_alone(source: Source) -> None:
+    import filelock
+    from huggingface_hub import constants
+
+    cache = Path(constants.HF_HUB_CACHE) if source.repository else _torch_file(source).parent
+    cache.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(cache / f".{source.tag}.lock"):
+        if find_cached(source) is None:
+            (_fetch_hub if source.repository else _fetch_address)(source)
+
+
 def _fetch_hub(source: Source) -> None:
     import huggingface_hub
 
@@ -180,7 +194,6 @@ def _fetch_address(source: Source) -> None:
     import torch
 
     file = _torch_file(source)
-    file.parent.mkdir(parents=True, exist_ok=True)
     checksum = torch.hub.HASH_REGEX.search(file.name)
     torch.hub.download_url_to_file(source.address, str(file), checksum.group(1) if checksum else None, progress=False)
 

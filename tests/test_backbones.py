@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import http.server
 import json
+import os
 import random
 import re
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -545,3 +548,41 @@ def test_xceptions_pth_is_read_as_tensors_only(empty_caches: Path) -> None:
     with pytest.raises(WeightsError, match="do not fit 'xception'"):
         build("xception", weights="imagenet")
     assert not (empty_caches / "touched").exists()
+
+
+def test_two_processes_that_want_the_same_weights_download_them_once(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    class Server(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            time.sleep(0.5)  # the other comes meanwhile
+            self.send_response(200)
+            self.send_header("Content-Length", "7")
+            self.end_headers()
+            self.wfile.write(b"weights")
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        program = (
+            "from casting_tune.weights import Source, fetch\n"
+            f"address = 'http://127.0.0.1:{server.server_port}/network.pth'\n"
+            "print(fetch(Source(backbone='b', tag='network', repository='', address=address)).read_bytes())"
+        )
+        environment = os.environ | {"TORCH_HOME": str(tmp_path)}
+        both = [
+            subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, env=environment) for _ in range(2)
+        ]
+        said = [process.communicate(timeout=100)[0].strip() for process in both]
+        server.shutdown()
+        thread.join()
+    assert said == [b"b'weights'"] * 2
+    assert asked == ["/network.pth"]
