@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from casting_tune import query, tables
+    from casting_tune.asked import Options
     from casting_tune.inventory import predictions, runs
     from casting_tune.pack import open_pack
     from casting_tune.store import Store
-    from casting_tune.sweep import Options, execute, prepare
+    from casting_tune.sweep import execute, prepare
     from casting_tune.versus import cells as compare
 
 __all__ = [
@@ -22,7 +23,7 @@ __all__ = [
 ]  # fmt: skip
 
 _FROM = {
-    "Options": "sweep.Options",
+    "Options": "asked.Options",
     "Store": "store.Store",
     "compare": "versus.cells",
     "execute": "sweep.execute",

@@ -22,8 +22,9 @@ from casting_tune.options import RESULTS, Data, DefectClass, Json, PackSize, Res
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from casting_tune.asked import Options
     from casting_tune.loggers import Wanted
-    from casting_tune.sweep import Options, Prepared
+    from casting_tune.sweep import Prepared
     from casting_tune.tasks import Event, Task
     from casting_tune.view import About
 
@@ -88,10 +89,10 @@ def sweep(
 ) -> None:
     """Train what a sweep asks for and the store lacks; then print the table."""
     from casting_tune import loggers
-    from casting_tune import sweep as room
+    from casting_tune.asked import Options
 
     logged = loggers.read(log or [])
-    options = room.Options(
+    options = Options(
         sweep=name,
         data=data,
         results=results,
@@ -157,7 +158,7 @@ def study(
 ) -> None:
     """Reproduce the study in one go: the audit, its five sweeps, the honest ones, and every table of each."""
     from casting_tune import render, space, sweepfile, tables
-    from casting_tune import sweep as room
+    from casting_tune.asked import Options
     from casting_tune.store import Store
 
     out, failed, files = terminal.console(as_json), [], []
@@ -166,7 +167,7 @@ def study(
         commands_images.tell_audit(out, data, results)
     for name in (name for name in sweepfile.names() if space.read(name).study_part):
         command = _command(name, quick, [], [])
-        prepared = _prepare(out, room.Options(sweep=name, data=data, results=results, quick=quick, command=command))
+        prepared = _prepare(out, Options(sweep=name, data=data, results=results, quick=quick, command=command))
         _outline(out, prepared)
         if _execute(out, prepared)["n_missing"]:
             failed.append(name)

@@ -15,9 +15,9 @@ import pytest
 
 from casting_tune import pack as pack_room
 from casting_tune import storage, sweep, synthetic
+from casting_tune.asked import Options
 from casting_tune.pack import Pack
 from casting_tune.store import Store
-from casting_tune.sweep import Options
 
 TINY = """
 question = "Does it run?"

@@ -24,9 +24,9 @@ import pyarrow.parquet as pq
 import torch
 from torch import nn
 
-from casting_tune import backbones, scheduling, steps, sweep, synthetic, verify
+from casting_tune import backbones, resources, scheduling, steps, sweep, synthetic, verify
+from casting_tune.asked import Options
 from casting_tune.store import Store
-from casting_tune.sweep import Options
 
 SWEEP = """
 question = "What is left?"
@@ -163,7 +163,7 @@ def unique(root: Path) -> None:
 def main(folder: Path, stride: int) -> None:
     torch.set_num_threads(1)
     scheduling.cpus_here = lambda: 1
-    sweep._git_commit = lambda: None
+    resources.git_commit = lambda: None
     backbones.build = build  # type: ignore[assignment]
     (folder / "crash.toml").write_text(SWEEP)
     synthetic.draw(folder / "castings", n_images=40, size_px=32, seed=1)

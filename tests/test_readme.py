@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from casting_tune import cli, space, sweep, sweepfile
-from casting_tune.sweep import Options
+from casting_tune.asked import Options
 
 README = Path(__file__).parent.parent / "README.md"
 TEXT = README.read_text()

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from casting_tune import sweep, tables
+from casting_tune.asked import Options
 from casting_tune.store import Store
-from casting_tune.sweep import Options
 
 
 def test_a_quick_sweep_on_the_real_castings_completes_and_says_what_leaks(real_images: Path, store: Store) -> None:

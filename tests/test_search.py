@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from casting_tune import search, space, sweep, sweepfile, tasks
+from casting_tune.asked import Options
 from casting_tune.errors import UsageError
 from casting_tune.pack import Pack
 from casting_tune.store import Store
-from casting_tune.sweep import Options
 from casting_tune.tasks import Event
 from casting_tune.trial import TrialConfig, cell_id
 

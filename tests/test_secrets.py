@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from casting_tune import answers, backbones, sweep, verify
-from casting_tune.sweep import Options
+from casting_tune.asked import Options
 
 
 class Evil:

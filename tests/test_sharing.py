@@ -14,12 +14,12 @@ import pytest
 import torch
 
 from casting_tune import backbones, packing, run, scheduling, sweep, tasks
+from casting_tune.asked import Options
 from casting_tune.errors import ResourcesError, UsageError
 from casting_tune.pack import Pack
 from casting_tune.rows import Place
 from casting_tune.scheduling import Resources
 from casting_tune.store import Store
-from casting_tune.sweep import Options
 from casting_tune.tasks import Event, Task, Work
 from casting_tune.trial import TrialConfig, cell_id
 
@@ -171,13 +171,13 @@ def test_fixed_fractions_are_the_same_for_all_and_an_oom_is_the_end(packed: Pack
 @pytest.fixture
 def on_the_cpu(two_gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a sweep that is given GPUs train on the CPU: shares are then of the machine's memory."""
-    real = sweep._resources
+    real = sweep.decide
 
     def resources(options: Options, n_cells: int) -> tuple[Resources, Place]:
         found, place = real(options, n_cells)
         return found, replace(place, device="cpu")
 
-    monkeypatch.setattr(sweep, "_resources", resources)
+    monkeypatch.setattr(sweep, "decide", resources)
 
 
 def test_auto_probes_each_network_once_in_a_worker_and_gives_every_trial_its_share(

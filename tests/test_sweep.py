@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from casting_tune import answers, run, sweep, synthetic, tables, verify
+from casting_tune.asked import Options
 from casting_tune.errors import CastingTuneError, ImagesError, ResourcesError, StoreError, UsageError, WeightsError
 from casting_tune.store import Store
-from casting_tune.sweep import Options
 from casting_tune.tasks import Event
 
 

@@ -28,6 +28,7 @@ import pyarrow as pa
 from PIL import Image
 
 from casting_tune import metrics, rows, scheduling, schema, sweep
+from casting_tune.asked import Options
 from casting_tune.folds import Folds
 from casting_tune.pack import Pack
 from casting_tune.rows import Place
@@ -131,7 +132,7 @@ def run(folder: Path, n_cells: int, n_workers: int) -> dict[str, float]:
     file = folder / "many.toml"
     file.write_text(f'question = "How many?"\ntype = "grid"\n[fixed]\n{fixed}\n[axes]\n{axes}\n')
     draw(folder / "images")
-    asked = sweep.Options(
+    asked = Options(
         sweep=str(file), data=folder / "images", results=folder / "results", baselines=False, yes=True, retries=0
     )
     ends: list[tuple[float, float]] = []
