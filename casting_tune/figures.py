@@ -167,7 +167,7 @@ def roc(frame: pd.DataFrame) -> Figure:
     return Figure(
         name="roc",
         title="ROC near the corner",
-        caption=f"A line a training. Shown is the corner up to {right:.0f} % overkill: double-click for the whole.",
+        caption=f"A line a training, ten a row at most, up to {right:.0f} % overkill: double-click for the whole.",
         spec=_spec(figure),
         frame=_thinned(frame),
     )
@@ -185,7 +185,7 @@ def precision_recall(frame: pd.DataFrame) -> Figure:
     return Figure(
         name="precision-recall",
         title="Precision and recall near the corner",
-        caption="A line a training. Shown is the corner from 80 % recall: double-click for the whole.",
+        caption="A line a training, ten a row at most, from 80 % recall: double-click for the whole.",
         spec=_spec(figure),
         frame=_thinned(frame),
     )
@@ -300,10 +300,10 @@ def _lines(figure: go.Figure, frame: pd.DataFrame, x: str, y: str, *, shape: str
     for k, j, row, run, part in _trainings(frame):
         figure.add_trace(
             go.Scatter(
-                x=list(100 * part[x]), y=list(100 * part[y]), name=_name(row), legendgroup=str(k), mode="lines",
-                showlegend=j == 0, opacity=0.85, customdata=[f"{_name(row, 80)}, {run}"] * len(part),
+                x=list((100 * part[x]).round(3)), y=list((100 * part[y]).round(3)), name=_name(row),
+                legendgroup=str(k), mode="lines", showlegend=j == 0, opacity=0.85, meta=[f"{_name(row, 80)}, {run}"],
                 line={"color": COLORS[k % 6], "dash": _DASHES[k % 6], "width": 1.8, "shape": shape},
-                hovertemplate="%{customdata}<br>%{x:.2f} %, %{y:.2f} %<extra></extra>",
+                hovertemplate="%{meta[0]}<br>%{x:.2f} %, %{y:.2f} %<extra></extra>",
             )
         )  # fmt: skip
 

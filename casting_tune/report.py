@@ -27,7 +27,7 @@ from casting_tune.store import Store
 if TYPE_CHECKING:
     from casting_tune.pack import Pack
 
-MOST_CURVES, MOST_CONFUSIONS, MOST_MISTAKES, MOST_LINES = 6, 12, 24, 400
+MOST_CURVES, MOST_TRAININGS, MOST_CONFUSIONS, MOST_MISTAKES, MOST_LINES = 6, 10, 12, 24, 400
 """Rows with curves, confusion matrices, pictures a kind of mistake, and lines of parallel coordinates on a page."""
 
 _HERE = Path(__file__).parent
@@ -153,7 +153,7 @@ def _figures(
         worth = curves.calibration(found, cells)
         if len(worth):
             drawn.append(figures.calibration(worth, row))
-    rows = [(name, by_row[name]) for name in _leading(frame)]
+    rows = [(name, by_row[name].head(MOST_TRAININGS)) for name in _leading(frame)]
     roc = curves.roc(found, rows)
     if len(roc):
         drawn += [figures.roc(roc), figures.precision_recall(curves.precision_recall(found, rows))]
