@@ -283,8 +283,8 @@ class Bucket:
         """Hold a lock: an object of our own, renewed while we live; whoever finds a living one of another gives way.
 
         Two that begin in the same moment may both give way, never both hold (S3 lists what was put before). Ages are
-        differences of the bucket's own times, so clocks need not agree. A holder that cannot reach the bucket for LEASE_S
-        loses its hold to whoever asks next, and does not learn of it.
+        differences of the bucket's own times, so clocks need not agree. A holder that cannot reach the bucket for
+        LEASE_S loses its hold to whoever asks next, and does not learn of it.
 
         Raises:
             Held: another process holds it.
