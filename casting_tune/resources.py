@@ -24,7 +24,7 @@ from casting_tune.trial import Allowance, TrialConfig
 
 def decide(options: Options, n_cells: int) -> tuple[Resources, Place]:
     """Decide what a trial takes: a GPU where there is one, else an equal share of the CPUs."""
-    n_gpus = scheduling.gpus(options.address, inline=options.inline)
+    n_cpus, n_gpus = scheduling.capacity(options.address, inline=options.inline)
     asked = options.gpus_per_trial
     gpus = 1 if asked == "auto" else min(1, n_gpus) if asked is None else asked
     if gpus > 0 and n_gpus == 0:
@@ -40,7 +40,7 @@ def decide(options: Options, n_cells: int) -> tuple[Resources, Place]:
     place = Place(
         device="cuda" if gpus else "cpu",
         n_threads=share,
-        n_at_once=at_once or max(1, int(n_gpus / gpus) if gpus else cpus),
+        n_at_once=at_once or max(1, int(n_gpus / gpus) if gpus else n_cpus),
         gpus=gpus,
         ray=None if options.inline else scheduling.ray_version(),
         git_commit=git_commit(),

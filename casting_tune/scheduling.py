@@ -457,17 +457,18 @@ def _start(ray: Any, address: str | None, scratch: str) -> None:
         ) from error
 
 
-def gpus(address: str | None, *, inline: bool) -> float:
-    """Return how many GPUs trials may use: of the cluster at `address`, else those that this machine shows."""
+def capacity(address: str | None, *, inline: bool) -> tuple[int, float]:
+    """Return how many CPUs and GPUs trials may use: of the cluster at `address`, else those that this machine shows."""
     if address is None or inline:
         if not shows_gpu():
-            return 0
+            return cpus_here(), 0
         import torch
 
-        return torch.cuda.device_count()
+        return cpus_here(), torch.cuda.device_count()
     with _ray(address) as ray:
         _check_answers(ray, address)
-        return sum(node.get("GPU", 0) for node in _nodes(ray, wait=True))
+        nodes = _nodes(ray, wait=True)
+        return int(sum(node.get("CPU", 0) for node in nodes)), sum(node.get("GPU", 0) for node in nodes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -177,7 +177,7 @@ OPTIONS: dict[str, tuple[tuple[str, ...], int, tuple[str, ...]]] = {
 def test_an_option_of_a_sweep_is_refused_and_the_store_stays(
     case: str, tiny: Path, drawn: Path, trained: Store, capsys: Say, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("casting_tune.scheduling.gpus", lambda *_, **__: 0)
+    monkeypatch.setattr("casting_tune.scheduling.capacity", lambda *_, **__: (2, 0))
     words, code, tells = OPTIONS[case]
     asked = ("sweep", tiny, "--data", drawn, "--results", trained.root, "--inline", *words)
     refused(capsys, *asked, code=code, tells=tells, keeps=trained.root)

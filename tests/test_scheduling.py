@@ -268,7 +268,7 @@ import sys
 from casting_tune import scheduling
 from casting_tune.errors import ResourcesError
 try:
-    print("GPUs:", scheduling.gpus(sys.argv[1], inline=False))
+    print("CPUs, GPUs:", *scheduling.capacity(sys.argv[1], inline=False))
 except ResourcesError as error:
     print("refused:", error)
 """
@@ -292,7 +292,7 @@ def test_a_cluster_that_asks_for_no_token_is_named_where_one_is_sent(tmp_path: P
     with open_cluster:
         assert open_cluster.stdout is not None
         address = open_cluster.stdout.readline().strip()
-        for more, told in (({}, "refused: The Ray cluster at"), ({"RAY_AUTH_MODE": "disabled"}, "GPUs: 0")):
+        for more, told in (({}, "refused: The Ray cluster at"), ({"RAY_AUTH_MODE": "disabled"}, "CPUs, GPUs: 1 0")):
             asked = subprocess.run(
                 [sys.executable, "-c", JOIN, address], env=home | more, capture_output=True, text=True, check=False
             )
