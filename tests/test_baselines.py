@@ -152,8 +152,10 @@ def test_with_real_photographs_kept_apart_the_nearest_neighbour_falls_below_82_p
 
     group = audit(real).group
     folds = StratifiedGroupKFold(5, shuffle=True, random_state=0).split(real.labels, real.labels, group)
+    fourths = [(train, test[::4]) for train, test in folds]  # the copies of a photograph fare alike
     n_right = sum(
         _right(nearest(real.images, real.labels, train, test, descriptor="polar"), real.labels[test])
-        for train, test in folds
+        for train, test in fourths
     )
-    assert 0.62 < n_right / len(real.labels) < 0.82  # over 20 seeds of the folds: 65.8 to 78.3 %, sd 4.7
+    # over 20 seeds of the folds, all images: 65.8 to 78.3 %, sd 4.7
+    assert 0.62 < n_right / sum(len(test) for _, test in fourths) < 0.82
