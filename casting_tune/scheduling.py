@@ -8,6 +8,7 @@ search space, and its own experiment state is thrown away. Knows no sweep files 
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib.metadata
 import logging
 import os
@@ -429,13 +430,29 @@ def _ray(address: str | None) -> Iterator[Any]:
             logging.getLogger(name).setLevel(logging.CRITICAL)  # a trial's failure is a row and a line of ours
         yield ray
     finally:
-        ray.shutdown()
+        _shut_down(ray)
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _shut_down(ray: Any) -> None:
+    """Shut Ray down while nothing is collected.
+
+    A handle of an actor that another thread's garbage collection takes at that moment asks a core that is gone, and Ray
+    2.60 then ends the whole process ("the language frontend accesses the Ray's worker after it is shutdown").
+    """
+    gc.collect()
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        ray.shutdown()
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def _start(ray: Any, address: str | None, scratch: str) -> None:

@@ -68,7 +68,7 @@ def test_cells_whose_nodes_die_end_completed_once_on_other_nodes_from_their_last
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_nodes_that_die_at_random_cost_no_cell(tmp_path: Path) -> None:
-    n_kills = int(os.environ.get("CASTING_TUNE_KILLS", "20"))  # .ci/run has time for fewer
+    n_kills = int(os.environ.get("CASTING_TUNE_KILLS", "20"))
     told = killed(tmp_path, "--kills", str(n_kills), "--seed", "7", epochs=25)
     assert len(told["kills"]) == n_kills
     assert told["n_cells"] >= CELLS * math.ceil(n_kills / KILLS_A_SWEEP)  # several sweeps, with twenty
