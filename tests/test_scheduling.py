@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -301,6 +302,25 @@ def test_a_cluster_that_asks_for_no_token_is_named_where_one_is_sent(tmp_path: P
         open_cluster.communicate("")
 
 
+@pytest.mark.parametrize("n_failures", [1, 2])
+def test_a_ray_that_does_not_come_up_is_tried_twice_and_then_said(n_failures: int) -> None:
+    tried: list[str] = []
+
+    class Slow:
+        def init(self, address: str, **_: object) -> None:
+            tried.append(address)
+            if len(tried) <= n_failures:
+                raise Exception("The current node timed out during startup.\nMore.")
+
+        def shutdown(self) -> None:
+            tried.append("gone")
+
+    told = pytest.raises(ResourcesError, match=r"^Ray does not start .*timed out during startup\.\)\. .*--inline\.$")
+    with told if n_failures == 2 else contextlib.nullcontext():
+        scheduling._start(Slow(), None, "scratch")
+    assert tried == ["local", "gone", "local", "gone"][: n_failures + 2]
+
+
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense"])
 def test_an_address_of_nobodys_is_answered_at_once(packed: Pack, store: Store, address: str) -> None:
     started = time.monotonic()
@@ -342,8 +362,10 @@ def test_asha_stops_the_worse_trials_keeps_what_they_did_and_uses_their_worker_a
 
     def follow(event: Event) -> None:
         events.append(event)
-        busy = [p for p in psutil.Process().children(recursive=True) if "ImplicitFunc" in " ".join(p.cmdline())]
-        workers.update(worker.pid for worker in busy)
+        for child in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):  # a zombie is none either
+                if "ImplicitFunc" in " ".join(child.cmdline()):
+                    workers.add(child.pid)
 
     good = replace(CONFIG, epochs=4, base_lr=1e-3)
     hopeless = replace(good, base_lr=1e-9)
