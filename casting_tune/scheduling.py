@@ -456,21 +456,12 @@ def _shut_down(ray: Any) -> None:
 
 
 def _start(ray: Any, address: str | None, scratch: str) -> None:
-    """Start Ray on the loopback, at the second try if need be, or join a cluster; ResourcesError where none answers."""
+    """Start Ray on the loopback, or join a cluster; ResourcesError where none answers."""
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address is None:
         loopback: dict[str, Any] = {"include_dashboard": False, "_node_ip_address": "127.0.0.1", "_temp_dir": scratch}
-        for last in (False, True):
-            try:
-                ray.init("local", num_cpus=cpus_here(), **loopback, **quiet)
-                return
-            except Exception as error:  # Ray 2.60 raises a bare one if its processes take more than 30 s to come up
-                ray.shutdown()
-                if last:
-                    raise ResourcesError(
-                        f"Ray does not start on this machine ({str(error).partition(chr(10))[0]}). See that it is not "
-                        "overloaded and try again, or go without Ray: --inline."
-                    ) from error
+        _start_here(ray, **loopback, **quiet)
+        return
     try:
         host, colon, port = address.rpartition(":")
         if colon and port.isdigit() and "://" not in address:  # Ray would wait for minutes for a port of nobody's
@@ -481,6 +472,22 @@ def _start(ray: Any, address: str | None, scratch: str) -> None:
             f"No Ray cluster answers at '{address}' ({str(error).splitlines()[0]}). Start one, write 'auto' or "
             "host:port, see that RAY_AUTH_MODE and the token are the cluster's, or leave out --address."
         ) from error
+
+
+def _start_here(ray: Any, **options: Any) -> None:
+    """Start Ray on this machine, at the second try if need be; ResourcesError where it does not come up."""
+    for last in (False, True):
+        try:
+            ray.init("local", num_cpus=cpus_here(), **options)
+            return
+        except Exception as error:  # Ray 2.60 raises a bare one if its processes take more than 30 s to come up
+            ray.shutdown()
+            if last:
+                reason = str(error).partition("\n")[0]
+                raise ResourcesError(
+                    f"Ray does not start on this machine ({reason}). See that it is not overloaded and try again, or "
+                    "go without Ray: --inline."
+                ) from error
 
 
 def capacity(address: str | None, *, inline: bool) -> tuple[int, float]:

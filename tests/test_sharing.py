@@ -43,7 +43,7 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         )  # fmt: skip
 
     monkeypatch.setattr(scheduling, "_start", start)
-    monkeypatch.setattr(scheduling, "gpus", lambda *_, **__: 2.0)
+    monkeypatch.setattr(scheduling, "capacity", lambda *_, **__: (8, 2.0))
     yield
     assert not ray.is_initialized()
 
