@@ -309,7 +309,7 @@ def test_a_ray_that_does_not_come_up_is_tried_twice_and_then_said(n_failures: in
     class Slow:
         def init(self, address: str, **_: object) -> None:
             tried.append(address)
-            if len(tried) <= n_failures:
+            if tried.count("local") <= n_failures:
                 raise Exception("The current node timed out during startup.\nMore.")
 
         def shutdown(self) -> None:

@@ -208,7 +208,7 @@ def test_auto_is_refused_where_it_means_nothing(tiny: Path, drawn: Path, monkeyp
     asked = Options(sweep=str(tiny), data=drawn, results=tiny.parent / "results", gpus_per_trial="auto")
     with pytest.raises(UsageError, match="--gpus-per-trial auto packs several trials on a GPU, and --inline runs one"):
         sweep.prepare(replace(asked, inline=True), say=lambda _: None)
-    monkeypatch.setattr(scheduling, "gpus", lambda *_, **__: 0)
+    monkeypatch.setattr(scheduling, "capacity", lambda *_, **__: (2, 0))
     with pytest.raises(ResourcesError, match="--gpus-per-trial auto: there is no GPU here"):
         sweep.prepare(asked, say=lambda _: None)
 
