@@ -8,6 +8,7 @@ its id, wherever it was trained. Computes no metric.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -108,26 +109,36 @@ class Answers:
         part = self._parts.get(cell_id, slice(0, 0))
         return {name: column[part] for name, column in self._columns.items()}
 
-    def counted(self, threshold: float) -> dict[str, tuple[Decided, Decided]]:
-        """Return what each cell decided at a threshold on P(defective): of its test images, and of the leaked ones.
+    def counted(self, thresholds: Sequence[float]) -> list[dict[str, tuple[Decided, Decided]]]:
+        """Return what each cell decided at thresholds on P(defective): of its test images, and of the leaked ones.
 
-        A cell that has a score that is not finite, or no prediction, is left out. All cells are counted at once: one
-        by one, seven million predictions took a minute.
+        A cell that has a score that is not finite, or no prediction, is left out. All cells are counted at once, and
+        all thresholds: one by one, seven million predictions took a minute.
         """
-        cells = [cell for cell, part in self._parts.items() if part.stop > part.start]
-        if not cells:
-            return {}
-        starts = [self._parts[cell].start for cell in cells]
+        limits, where = np.unique(np.asarray(thresholds, np.float32), return_inverse=True)
         score, leaked, defective = self._columns["score"], self._columns["leaked"], self._columns["y_true"] == 1
-        rejected = score >= np.float32(threshold)
-        kinds = (rejected & defective, rejected & ~defective, ~rejected & ~defective, ~rejected & defective)
-        of_all, of_leaked = (
-            np.stack([np.add.reduceat(kind & among, starts, dtype=np.int64) for kind in kinds], axis=1).tolist()
-            for among in (np.True_, leaked)
-        )
-        finite = np.logical_and.reduceat(np.isfinite(score), starts).tolist()
-        counted = zip(cells, of_all, of_leaked, finite, strict=True)
-        return {cell: (tuple(every), tuple(some)) for cell, every, some, known in counted if known}
+        reached = np.zeros(len(score), np.int8)  # how many of the limits, in ascending order
+        for limit in limits:
+            reached += score >= limit
+        cells = self.predictions["cell_id"].cat
+        kinds = (len(cells.categories), 2, 2, len(limits) + 1)  # cell, leaked, defective, limits reached
+        place = cells.codes.to_numpy(np.int32, copy=True)
+        for n_kinds, kind in zip(kinds[1:], (leaked, defective, reached), strict=True):
+            place *= n_kinds
+            place += kind
+        n = np.bincount(place, minlength=int(np.prod(kinds))).reshape(kinds)
+        rejected = n[..., ::-1].cumsum(axis=3)[..., ::-1][..., 1:][..., where]  # [cells, 2, 2, thresholds]
+        passed = n.sum(axis=3)[..., None] - rejected
+        decided = np.stack([rejected[:, :, 1], rejected[:, :, 0], passed[:, :, 0], passed[:, :, 1]], axis=-1)
+        decided[:, 0] += decided[:, 1]  # of all images, not of those alone that are not leaked
+        there = n.sum(axis=(1, 2, 3)) > 0
+        there[cells.codes[~np.isfinite(score)]] = False
+        known = np.flatnonzero(there).tolist()
+        of_all, of_leaked = decided[:, 0].tolist(), decided[:, 1].tolist()
+        return [
+            {cells.categories[cell]: (tuple(of_all[cell][at]), tuple(of_leaked[cell][at])) for cell in known}
+            for at in range(len(thresholds))
+        ]
 
     def rows(self, kind: str = "cell") -> list[tuple[str, pd.DataFrame]]:
         """Return the rows of one kind in the sweep's order: label and the asked cells of each."""

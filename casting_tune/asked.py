@@ -58,6 +58,9 @@ def check(options: Options, sweep: Sweep) -> None:
     ):
         if isinstance(value, int | float) and not (value >= least and math.isfinite(value)):
             raise UsageError(f"{name} is {least} or more, not {value}.")
+    if not options.plan and (options.probe or options.price_per_gpu_hour is not None):
+        told = "--probe" if options.probe else "--price-per-gpu-hour"
+        raise UsageError(f"{told} is about what a run would cost: give it together with --plan.")
     if options.timing and options.address:
         raise UsageError(
             "--timing measures the device of this machine, alone, and --address trains on others: drop one."

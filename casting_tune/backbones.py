@@ -10,12 +10,16 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import importlib.util
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from casting_tune import lean
 from casting_tune import weights as pretrained
 from casting_tune.errors import UsageError, WeightsError, unknown
 
@@ -24,6 +28,9 @@ if TYPE_CHECKING:
 
 TRIED_PX = (32, 48, 64, 75, 96, 112, 128, 160, 192, 224, 256, 299, 320, 384, 448, 512)
 """Sides among which a size is looked for that a `timm:` network takes."""
+
+SMALL = "timm:resnet10t"
+"""The small network of our own sweep files: it takes every side from the first of `TRIED_PX` on."""
 
 NUMBERS = "equal in numbers"
 LAYERS = "equal in layers and parameters"
@@ -202,7 +209,9 @@ def check_name(name: str) -> None:
     if not name.startswith("timm:"):
         raise UsageError(f"{unknown('backbone', name, BACKBONES)} Other networks of timm are 'timm:NAME'.")
     timm_name = name.removeprefix("timm:")
-    timm = _timm()
+    if timm_name in _written():
+        return
+    timm = timm_networks()
     network, _, tag = timm_name.partition(".")
     networks = timm.list_models()  # without the old names that timm only maps to new ones, warning
     tags = timm.list_pretrained(f"{network}.*")
@@ -211,6 +220,17 @@ def check_name(name: str) -> None:
     near = difflib.get_close_matches(timm_name, tags if network in networks else networks, n=1)
     hint = f"Did you mean 'timm:{near[0]}'?" if near else f"timm.list_models() names those of timm {timm.__version__}."
     raise UsageError(f"Unknown backbone '{name}'. {hint}")
+
+
+@cache
+def _written() -> frozenset[str]:
+    """Return the networks of timm by its source: its registry holds the same, and importing it takes seconds."""
+    package = importlib.util.find_spec("timm")
+    folders = package.submodule_search_locations if package else None
+    files = [file for folder in folders or [] for file in (Path(folder) / "models").glob("*.py")]
+    return frozenset(
+        name for file in files for name in re.findall(r"^@register_model\s+def (\w+)\(", file.read_text("utf-8"), re.M)
+    )
 
 
 @cache
@@ -225,6 +245,8 @@ def check_size(name: str, image_px: int) -> None:
         smallest = BACKBONES[name].min_px
         if image_px < smallest:
             raise UsageError(f"image_px {image_px} is too small for '{name}': the smallest is {smallest}.")
+        return
+    if name == SMALL and image_px >= TRIED_PX[0]:
         return
     import torch
 
@@ -363,7 +385,7 @@ def _network(name: str, weights: str, *, in_channels: int | None) -> Any:
 
     pooling = {"global_pool": ""} if name in BACKBONES else {}
     if weights == "none":
-        network = _timm().create_model(_timm_name(name), num_classes=0, in_chans=in_channels, **pooling)
+        network = timm_networks().create_model(_timm_name(name), num_classes=0, in_chans=in_channels, **pooling)
     else:
         network = _load(name, weights, in_channels=in_channels)
         network.reset_classifier(0, **pooling)
@@ -392,7 +414,7 @@ def _load(name: str, weights: str, *, in_channels: int | None) -> Any:
     lenient = {"pretrained_strict": False} if file is None and _is_without(name, weights) else {}
     try:
         overlay = pretrained.overlay(file) if file else {}
-        network = _timm().create_model(
+        network = timm_networks().create_model(
             model, pretrained=True, in_chans=in_channels, pretrained_cfg_overlay=overlay, **lenient
         )
     except Exception as error:  # the file comes from elsewhere: timm, safetensors and torch raise what they like
@@ -413,7 +435,7 @@ def _is_without(name: str, weights: str) -> bool:
     import torch
 
     with torch.device("meta"):
-        whole = _timm().create_model(_timm_name(name), num_classes=0)
+        whole = timm_networks().create_model(_timm_name(name), num_classes=0)
     return pretrained.stored_names(weights) == {key for key in whole.state_dict() if not key.startswith(f"{part}.")}
 
 
@@ -434,16 +456,17 @@ def _source(name: str) -> pretrained.Source:
 
 def _settings(name: str) -> Any:
     """Return timm's PretrainedCfg of a backbone: mean, std, and where its weights are."""
-    return _timm().get_pretrained_cfg(_timm_name(name))
+    return timm_networks().get_pretrained_cfg(_timm_name(name))
 
 
 def _timm_name(name: str) -> str:
     return BACKBONES[name].timm_name if name in BACKBONES else name.removeprefix("timm:")
 
 
-def _timm() -> Any:
+def timm_networks() -> Any:
     """Return timm, with our NASNet-A Mobile among its networks."""
-    import timm
+    with lean.imports():
+        import timm
 
     from casting_tune import nasnet
 

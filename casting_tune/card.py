@@ -13,6 +13,7 @@ import numpy as np
 
 from casting_tune import metrics, stats
 from casting_tune.cells import Cell
+from casting_tune.inert import plain
 from casting_tune.metrics import Counts
 
 if TYPE_CHECKING:
@@ -154,5 +155,4 @@ def _provenance(cell: Cell, checked: Checked) -> Iterator[str]:
 
 def _text(value: object) -> str:
     """Return a name from a file or a person as Markdown shows it: on one line, without markup."""
-    line = "".join(char if char.isprintable() else "?" for char in str(value))
-    return "".join(f"\\{char}" if char in "\\`*_{}[]<>#|!" else char for char in line)
+    return "".join(f"\\{char}" if char in "\\`*_{}[]<>#|!" else char for char in plain(str(value)))

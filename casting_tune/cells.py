@@ -79,7 +79,7 @@ def config_of(row: dict[str, Any], *, weights_dir: Path | None = None) -> TrialC
         weights_dir: the folder behind `local-dir:`, which the store does not keep.
 
     Raises:
-        UsageError: the cell's weights came from a folder, and it is not given.
+        UsageError: the cell's weights came from a folder and it is not given, or the other way round.
         StoreError: the row is of another recipe, or its configuration does not give its key.
     """
     if row["recipe"] != RECIPE:
@@ -99,6 +99,8 @@ def config_of(row: dict[str, Any], *, weights_dir: Path | None = None) -> TrialC
                 "paths. Name it with --weights-dir."
             )
         settings["weights"] = f"local-dir:{weights_dir}"
+    elif weights_dir is not None:
+        raise UsageError(f"Cell {row['cell_id']} began from {row['weights']} weights, no folder's: drop --weights-dir.")
     config = TrialConfig(**settings)
     if cell_id(config, row["dataset_id"]) != row["cell_id"]:
         raise StoreError(
@@ -129,12 +131,15 @@ def load(
         on_progress: told (what, done, total).
 
     Raises:
-        UsageError: no such cell, or weights_dir is missing.
+        UsageError: no such cell, weights_dir is missing or of no use, or a pack's options without a folder.
         ImagesError: there is no pack, or the folder holds other images than the cell was trained on.
         StoreError: the row cannot be read as a configuration, or its predictions are gone.
     """
     row = find(store, cell)
     config = config_of(row, weights_dir=weights_dir)
+    if images is None and (pack_size is not None or skip_bad):
+        word = "--skip-bad" if skip_bad else "--pack-size"
+        raise UsageError(f"{word} is about how a folder of images is packed: give it together with --data.")
     pack = _pack(store, row, images=images, pack_size=pack_size, skip_bad=skip_bad, on_progress=on_progress)
     groups = None
     if config.split == "grouped":

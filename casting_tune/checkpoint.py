@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Collection, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -73,6 +74,18 @@ def load(file: Path, model: torch.nn.Module, optimiser: torch.optim.Optimizer) -
     model.load_state_dict(state["model"])
     optimiser.load_state_dict(state["optimiser"])
     return Epoch(**state["epoch"])
+
+
+def clear(root: Path, cells: Collection[str]) -> None:
+    """Remove what processes that were killed left of completed cells below a store's root.
+
+    That is a cell's checkpoint, and files that were being written beside a checkpoint or beside weights.
+    """
+    for folder in (root / "checkpoints", root / "weights"):
+        for file in folder.iterdir() if folder.is_dir() else ():
+            cell = re.split(r"[.-]", file.name.removeprefix("."), maxsplit=1)[0]
+            if cell in cells and (file.suffix == ".pt" or file.name.startswith(".")):
+                file.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ from casting_tune import (
     commands_results,
     commands_store,
     commands_sweep,
+    startup,
     terminal,
 )
 from casting_tune.errors import CastingTuneError, StoreError, UsageError, unknown
@@ -75,6 +76,7 @@ _Refused = cast("type[Exception]", typer.BadParameter.__mro__[2])
 
 
 def _run(app: typer.Typer, name: str) -> None:
+    os.environ.setdefault("GOMP_SPINCOUNT", startup.SPINS)  # torch reads it when it is imported
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # where LANG=C knows no ü, it comes out as \\xfc
             stream.reconfigure(errors="backslashreplace")

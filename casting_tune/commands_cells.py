@@ -5,13 +5,15 @@ Comes in: what a person typed. Goes out: lines, grids and files. Heavy libraries
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from casting_tune import completion, terminal
-from casting_tune.options import RESULTS, CellId, Json, Results, Run
+from casting_tune.errors import UsageError
+from casting_tune.options import RESULTS, CellId, Json, Results, Run, one_format
 
 
 def query(
@@ -24,10 +26,9 @@ def query(
 ) -> None:
     """Ask the store in SQL: DuckDB reads its tables and can change nothing."""
     from casting_tune import query as room
-    from casting_tune.errors import UsageError
     from casting_tune.store import Store
 
-    form = "json" if as_json else form
+    form = one_format(form, as_json)
     room.check_format(form)
     if file is None and form == "parquet":
         raise UsageError("--format parquet needs --out FILE.")
@@ -129,17 +130,22 @@ def compare(
     sweep: Annotated[str | None, typer.Option("--sweep", help="Compare two rows of this sweep's table.")] = None,
     run: Run = None,
     results: Results = RESULTS,
-    most: Annotated[int, typer.Option("--images", help="How many disagreements to list.")] = 20,
+    most: Annotated[
+        int | None, typer.Option("--images", min=0, help="How many disagreements to list: 20, with --json all.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Compare two cells, or two rows of a sweep, on the same images: a paired test, and who is wrong where."""
     from casting_tune import versus
     from casting_tune.store import Store
 
+    if run is not None and sweep is None:
+        raise UsageError("--run is a run of a sweep, whose rows it compares: give it together with --sweep.")
     store = Store(results)
     found = versus.cells(store, a, b) if sweep is None else versus.rows(store, sweep, a, b, run_id=run)
+    listed = found.disagreements.head(most if most is not None else len(found.disagreements) if as_json else 20)
     if as_json:
-        terminal.write_json(found)
+        terminal.write_json(replace(found, disagreements=listed))
         return
     out = terminal.console()
     for name, side, accuracy, n in zip("ab", (found.a, found.b), found.accuracy, found.n_trainings, strict=True):
@@ -156,12 +162,13 @@ def compare(
         terminal.say(out, note)
     rows = [
         [row["path"], "defect" if row["y_true"] else "ok", f"{row['wrong_a']:.0%}", f"{row['wrong_b']:.0%}"]
-        for row in found.disagreements.head(most).to_dict("records")
+        for row in listed.to_dict("records")
     ]
     if rows:
         terminal.grid(["image", "is", "a wrong", "b wrong"], rows)
-    if len(found.disagreements) > most:
-        terminal.say(out, f"and {len(found.disagreements) - most} more: --images {len(found.disagreements)}")
+    if len(found.disagreements) > len(listed):
+        more = len(found.disagreements) - len(listed)
+        terminal.say(out, f"and {more} more: --images {len(found.disagreements)}")
 
 
 def _number(value: float | None) -> str:

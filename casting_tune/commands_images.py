@@ -34,8 +34,9 @@ def fetch(
 
     told = terminal.console(as_json)
     if check is not None:
-        if out is not None:
-            raise UsageError("--check fetches nothing, and so has no use for --out: drop one.")
+        if out is not None or accept_licence:
+            useless = "--out" if out is not None else "--accept-licence"
+            raise UsageError(f"--check fetches nothing, and so has no use for {useless}: drop one.")
         found = room.check(check)
     else:
         found = room.fetch(out, licence_accepted=accept_licence)

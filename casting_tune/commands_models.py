@@ -26,6 +26,7 @@ from casting_tune.options import (
     Run,
     SkipBad,
     WeightsDir,
+    typed,
 )
 
 
@@ -106,8 +107,8 @@ def export(
     graph.check_libraries()
     console, store = terminal.console(as_json), Store(results)
     said: tuple[str, ...] = ()
-    if (cell == "best") != (sweep is not None):
-        raise UsageError("'best' is the best cell of a sweep: casting-tune export best --sweep NAME.")
+    if (cell == "best") != (sweep is not None) or (run is not None and sweep is None):
+        raise UsageError("'best' is the best cell of a sweep: casting-tune export best --sweep NAME [--run ID].")
     if sweep is not None:
         cell, said = chosen.best(store, sweep, run)
     for sentence in said:
@@ -197,6 +198,7 @@ def predict(
 
 
 def explain(
+    context: typer.Context,
     network: Annotated[
         str,
         typer.Argument(metavar="DIR|CELL", help="An export's folder, or a cell's id.", autocompletion=completion.cells),
@@ -218,6 +220,10 @@ def explain(
 
     files = predict.find(images)
     if Path(network).is_dir():
+        for name in ("results", "data", "weights_dir", "pack_size", "skip_bad"):
+            if typed(context, name):
+                word = name.replace("_", "-")
+                raise UsageError(f"'{network}' is an export, which holds all that is needed: drop --{word}.")
         decider, told = room.open_export(Path(network))
     else:
         store = Store(results)

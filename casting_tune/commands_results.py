@@ -50,6 +50,7 @@ def table(
 
     if kind not in tables.TABLES:
         raise UsageError(unknown("table", kind, tables.TABLES))
+    form = options.one_format(form, as_json)
     found = tables.TABLES[kind](Store(results), sweep, run_id=run, positive=options.view(positive))
     if as_json:
         terminal.write_json({"title": found.title, "notes": found.notes, "rows": found.frame})
@@ -118,6 +119,7 @@ def plot(
 
 
 def report(
+    context: typer.Context,
     sweep: SweepName,
     *,
     results: Results = RESULTS,
@@ -142,6 +144,8 @@ def report(
     from casting_tune.errors import UsageError
     from casting_tune.store import Store
 
+    if not with_images and options.typed(context, "data"):
+        raise UsageError("--data is where --with-images finds its pictures: give both, or neither.")
     store = Store(results)
     packed = _packed(store, sweep, run, with_images=with_images, data=data)
     view = options.view(positive)
@@ -213,7 +217,7 @@ def export_optuna(
     from casting_tune.store import Store
 
     file = file or Path(f"{sweep}-optuna.log")
-    wanted = dict(optuna_export.parse(text) for text in objective or ["validation_accuracy=max"])
+    wanted = optuna_export.parse_all(objective or ["validation_accuracy=max"])
     n = optuna_export.write(Store(results), sweep, file, wanted=wanted)
     if as_json:
         terminal.write_json({"file": file, "study": sweep, "n_trials": n, "objectives": wanted})

@@ -8,14 +8,15 @@ from __future__ import annotations
 import shlex
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from casting_tune import commands_images, completion, terminal
+from casting_tune import commands_images, completion, inert, terminal
 from casting_tune.errors import CastingTuneError, UsageError, unknown
 from casting_tune.options import RESULTS, Data, DefectClass, Json, PackSize, Results, SkipBad, make_folder
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from casting_tune.asked import Options
     from casting_tune.loggers import Wanted
+    from casting_tune.startup import Ahead
     from casting_tune.sweep import Prepared
     from casting_tune.tasks import Event, Task
     from casting_tune.view import About
@@ -122,12 +124,13 @@ def sweep(
         command=_command(name, quick, only or [], override or []),
     )
     out = terminal.console(as_json)
-    prepared = _prepare(out, options)
-    _outline(out, prepared)
-    if plan:
-        _write_plan(out, prepared, as_json)
-        return
-    outcome = _execute(out, prepared, logged)
+    with _ahead() as ahead:
+        prepared = _prepare(out, options, ahead)
+        _outline(out, prepared)
+        if plan:
+            _write_plan(out, prepared, as_json)
+            return
+        outcome = _execute(out, prepared, logged)
     if as_json:
         terminal.write_json(outcome)
     if outcome["n_missing"]:
@@ -167,10 +170,12 @@ def study(
         commands_images.tell_audit(out, data, results)
     for name in (name for name in sweepfile.names() if space.read(name).study_part):
         command = _command(name, quick, [], [])
-        prepared = _prepare(out, Options(sweep=name, data=data, results=results, quick=quick, command=command))
-        _outline(out, prepared)
-        if _execute(out, prepared)["n_missing"]:
-            failed.append(name)
+        with _ahead() as ahead:
+            asked = Options(sweep=name, data=data, results=results, quick=quick, command=command)
+            prepared = _prepare(out, asked, ahead)
+            _outline(out, prepared)
+            if _execute(out, prepared)["n_missing"]:
+                failed.append(name)
         for kind, make in tables.TABLES.items():
             for view, positive in (("", "defective"), ("-ok_front", "ok")):
                 text = render.render(make(Store(results), name, positive=positive), "markdown")
@@ -184,11 +189,28 @@ def study(
         raise typer.Exit(CastingTuneError.exit_code)
 
 
-def _prepare(out: Console, options: Options) -> Prepared:
+@contextmanager
+def _ahead() -> Iterator[Ahead]:
+    """Give what starts Ray ahead of the first trial, and end it whatever comes: SIGTERM unwinds as Ctrl-C does."""
+    from casting_tune.startup import Ahead
+
+    def end(number: int, frame: object) -> None:
+        del frame
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        with Ahead() as ahead:
+            yield ahead
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _prepare(out: Console, options: Options, ahead: Ahead) -> Prepared:
     from casting_tune import sweep
 
     with terminal.progress(out) as on_progress:
-        return sweep.prepare(options, say=lambda line: terminal.say(out, line), on_progress=on_progress)
+        return sweep.prepare(options, say=lambda line: terminal.say(out, line), on_progress=on_progress, ahead=ahead)
 
 
 def _execute(out: Console, prepared: Prepared, logged: Sequence[Wanted] = ()) -> dict[str, Any]:
@@ -202,11 +224,10 @@ def _execute(out: Console, prepared: Prepared, logged: Sequence[Wanted] = ()) ->
         for p in to_do
     ]
 
-    trials = [loggers.Logged(cell_id=p.cell_id, label=p.cell.label, settings=asdict(p.cell.config)) for p in to_do]
+    trials = [loggers.logged(p.cell_id, p.cell.label, p.cell.config) for p in to_do]
 
     def on_choice(task: Task) -> None:
-        of_task = cell_id(task.config, prepared.pack.dataset_id)
-        trials.append(loggers.Logged(cell_id=of_task, label=task.label, settings=asdict(task.config)))
+        trials.append(loggers.logged(cell_id(task.config, prepared.pack.dataset_id), task.label, task.config))
         shown.append(view.Shown(label=task.label, row=task.label, epochs=task.config.epochs))
 
     halt = tasks.Halt()
@@ -349,7 +370,7 @@ def _write_plan(out: Console, prepared: Prepared, as_json: bool) -> None:
         terminal.say(out, sentence)
     for p in planned:
         state = p.state if p.status is None else f"{p.state}: {p.status}"
-        terminal.write(terminal.plain(f"{p.cell_id}  {state:<16}  {p.cell.label}") + "\n")
+        terminal.write(inert.plain(f"{p.cell_id}  {state:<16}  {p.cell.label}") + "\n")
     for reason in prepared.sweep.invalid:
         terminal.say(out, f"invalid: {reason}")
 

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from casting_tune.inert import plain
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -74,7 +76,7 @@ def read(file: Path) -> tuple[bytes, str, str]:
 
 def one_line(text: str) -> str:
     """Return foreign text without control characters and line ends, at most 200 characters."""
-    return "".join(c if c.isprintable() else "?" for c in text)[:200]
+    return plain(text)[:200]
 
 
 def _upright(content: bytes) -> Image.Image:

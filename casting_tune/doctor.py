@@ -79,9 +79,9 @@ def _imports() -> Finding:
 
 
 def _cpus() -> Finding:
-    from casting_tune import scheduling
+    from casting_tune import startup
 
-    mine, all_of_them, granted = scheduling.cpus_here(), psutil.cpu_count() or 1, _quota(Path("/sys/fs/cgroup/cpu.max"))
+    mine, all_of_them, granted = startup.cpus_here(), psutil.cpu_count() or 1, _quota(Path("/sys/fs/cgroup/cpu.max"))
     seen = f"{mine} of {all_of_them} for this process; a trial's threads are set by the sweep"
     if granted is not None and granted < mine:
         way_out = f"Start with --trials-at-once {max(1, int(granted))}, or give the container more."
@@ -90,9 +90,9 @@ def _cpus() -> Finding:
 
 
 def _gpu() -> Finding:
-    from casting_tune import scheduling
+    from casting_tune import startup
 
-    if not scheduling.shows_gpu():
+    if not startup.shows_gpu():
         return Finding(about="GPU", state="ok", seen="none here: trials train on the CPU")
     try:
         import torch
@@ -108,9 +108,9 @@ def _gpu() -> Finding:
 
 
 def _bf16() -> Finding:
-    from casting_tune import run
+    from casting_tune import precision
 
-    has = run.cpu_has_bf16()
+    has = precision.cpu_has_bf16()
     seen = "the CPU has them: networks that gain compute in bf16" if has else "none on the CPU: it computes in fp32"
     return Finding(about="bf16 instructions", state="ok", seen=seen)
 

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from casting_tune.inert import plain
+
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
@@ -357,7 +359,7 @@ def _spec(figure: go.Figure) -> dict[str, Any]:
 
 def _name(text: object, length: int = 26) -> str:
     """Return a name for plotly, which reads HTML in text: shortened in its middle, and escaped."""
-    whole = "".join(char if char.isprintable() else "?" for char in str(text))
+    whole = plain(str(text))
     kept = whole if len(whole) <= length else f"{whole[: length * 2 // 3]}…{whole[-(length // 3) :]}"
     return html.escape(kept)
 

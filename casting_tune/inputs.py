@@ -8,9 +8,9 @@ from __future__ import annotations
 import shutil
 import uuid
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from casting_tune import audits, estimate, pack, run, synthetic
+from casting_tune import audits, estimate, pack, precision, run, synthetic
 from casting_tune.asked import Options
 from casting_tune.pack import Pack
 from casting_tune.space import Cell
@@ -106,9 +106,9 @@ def counter(counts: Counts) -> Callable[[TrialConfig], int]:
     return lambda config: sums.get(_needs(config), most)
 
 
-def notes(cells: tuple[Cell, ...], images: Pack) -> tuple[str, ...]:
-    """Say once, up front, what a reader of the table must know."""
-    notes = []
+def notes(cells: tuple[Cell, ...], images: Pack, device: Literal["cpu", "cuda"] | None) -> tuple[str, ...]:
+    """Say once, up front, what a reader of the table must know, and who waits for it; `device` None is elsewhere."""
+    notes = list(precision.notes((cell.config for cell in cells), device)) if device else []
     if images.images.ndim == 3 and any("hue" in cell.config.toggles for cell in cells):
         notes.append("These images are gray: the toggle hue changes no pixel of them.")
     in_train = set(images.sha256[images.splits == "train"])

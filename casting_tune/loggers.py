@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -22,6 +22,7 @@ from casting_tune.errors import UsageError, unknown
 
 if TYPE_CHECKING:
     from casting_tune.tasks import Event
+    from casting_tune.trial import TrialConfig
 
 EPOCH = ("train_loss", "validation_loss", "validation_accuracy", "learning_rate", "train_s")
 
@@ -33,6 +34,12 @@ class Logged:
     cell_id: str
     label: str
     settings: dict[str, Any]
+
+
+def logged(cell_id: str, label: str, config: TrialConfig) -> Logged:
+    """Return a trial as a logger names it: which folder's weights it has is told by `weights_id`, not by a path."""
+    settings = asdict(config) | {"weights": config.weights.partition(":")[0]}
+    return Logged(cell_id=cell_id, label=label, settings=settings)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

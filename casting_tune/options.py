@@ -53,6 +53,19 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout;
 Head = Annotated[str, typer.Option("--head", help="dense1024,dropout: what stands before the logit.")]
 
 
+def typed(context: typer.Context, name: str) -> bool:
+    """Say whether an option was typed; its value may come from an environment variable, which is for other commands."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def one_format(form: str, as_json: bool) -> str:
+    """Return the format that is meant by --format and --json. Raises UsageError where they are two."""
+    if as_json and form not in ("text", "json"):
+        raise UsageError(f"--json and --format {form} are two formats: drop one.")
+    return "json" if as_json else form
+
+
 def make_folder(folder: Path) -> None:
     """Make the folder of --out. Raises UsageError where there can be none."""
     try:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -34,6 +35,20 @@ def objectives() -> list[str]:
     numbers = (field.name for field in TRIALS if str(field.type) in ("double", "int64"))
     measured = ("validation_", "latency_", "epoch_s", "image_s", "step_s", "duration_s", "peak_memory", "n_parameters")
     return [name for name in numbers if name.startswith(measured) and name != "validation_share"]
+
+
+def parse_all(texts: Sequence[str]) -> dict[str, Direction]:
+    """Return the columns and directions of several objectives, in their order.
+
+    Raises:
+        UsageError: as `parse`, or a column stands twice.
+    """
+    wanted: dict[str, Direction] = {}
+    for name, direction in map(parse, texts):
+        if name in wanted:
+            raise UsageError(f"--objective {name} stands twice: a study minimizes or maximizes it, once.")
+        wanted[name] = direction
+    return wanted
 
 
 def parse(text: str) -> tuple[str, Direction]:
@@ -69,9 +84,9 @@ def write(store: Store, sweep: str, file: Path, *, wanted: dict[str, Direction])
     rows = [row for row in rows if row["cell_id"] in chosen]
     if not rows:
         raise UsageError(f"Sweep '{sweep}' has no trial in '{store.address}'.")
-    losses: dict[str, dict[int, float]] = {}
-    for epoch in store.read("epochs", cell_ids=chosen).to_pylist():
-        losses.setdefault(epoch["cell_id"], {})[epoch["epoch"]] = epoch["validation_loss"]
+    epochs: dict[str, list[dict[str, Any]]] = {}
+    for epoch in store.read("epochs", cell_ids=chosen).sort_by("attempt").to_pylist():
+        epochs.setdefault(epoch["cell_id"], []).append(epoch)
     parameters = [_parameters(row, chosen[row["cell_id"]]) for row in rows]
     ranges = _ranges(parameters)
     storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(file)))
@@ -83,7 +98,11 @@ def write(store: Store, sweep: str, file: Path, *, wanted: dict[str, Direction])
         study.add_trials(
             [
                 _trial(
-                    row, {name: value for name, value in given.items() if name in ranges}, ranges, list(wanted), losses
+                    row,
+                    {name: value for name, value in given.items() if name in ranges},
+                    ranges,
+                    list(wanted),
+                    _losses(row, epochs.get(row["cell_id"], [])),
                 )
                 for row, given in zip(rows, parameters, strict=True)
             ]
@@ -119,12 +138,26 @@ def _ranges(parameters: list[dict[str, Any]]) -> dict[str, BaseDistribution]:
     return ranges
 
 
+def _losses(row: dict[str, Any], epochs: list[dict[str, Any]]) -> dict[int, float]:
+    """Return the validation losses of an attempt by epoch, given those of its cell in the order of attempts.
+
+    An epoch that an earlier attempt wrote is not written again: it is the attempt's too if it went on from there, or
+    completed and so came by it.
+    """
+    shared = (row["epochs"] if row["status"] == "completed" else row["resumed_from"]) or 0
+    return {
+        epoch["epoch"]: epoch["validation_loss"]
+        for epoch in epochs
+        if epoch["attempt"] == row["attempt"] or (epoch["attempt"] < row["attempt"] and epoch["epoch"] <= shared)
+    }
+
+
 def _trial(
     row: dict[str, Any],
     given: dict[str, Any],
     ranges: dict[str, BaseDistribution],
     wanted: list[str],
-    losses: dict[str, dict[int, float]],
+    losses: dict[int, float],
 ) -> FrozenTrial:
     import optuna
 
@@ -139,7 +172,7 @@ def _trial(
         values=[float(value) for value in values] if known else None,
         params=given,
         distributions={name: ranges[name] for name in given},
-        intermediate_values=losses.get(row["cell_id"], {}) if len(wanted) == 1 else None,
+        intermediate_values=losses if len(wanted) == 1 else None,
         user_attrs={
             "cell_id": row["cell_id"],
             "attempt": row["attempt"],

@@ -26,6 +26,7 @@ import numpy as np
 
 from casting_tune import decode
 from casting_tune.errors import ImagesError, StoreError, UsageError
+from casting_tune.inert import in_csv
 
 VERSION = 1
 """Of the form of an export that this room runs."""
@@ -271,7 +272,10 @@ def check_out(out: Path | None, *, watched: bool) -> None:
 
 @contextmanager
 def writer(out: Path | None) -> Iterator[Callable[[Decision], None]]:
-    """Give a function that writes a Decision as a row: CSV at once, Parquet when all are there; None writes nothing."""
+    """Give a function that writes a Decision as a row: CSV at once, Parquet when all are there; None writes nothing.
+
+    In CSV, which people open in spreadsheets, a path that begins like a formula gets an apostrophe; not so in Parquet.
+    """
     if out is None:
         yield lambda _decision: None
         return
@@ -284,7 +288,8 @@ def writer(out: Path | None) -> Iterator[Callable[[Decision], None]]:
                 lines.writerow(column.name for column in fields(Decision))
 
                 def write(decision: Decision) -> None:
-                    lines.writerow("" if value is None else value for value in astuple(decision))
+                    values = ("" if value is None else value for value in astuple(decision))
+                    lines.writerow(in_csv(v) if rows == out and isinstance(v, str) else v for v in values)
                     stream.flush()
 
                 yield write

@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from casting_tune import packing, run, scheduling
+from casting_tune import nodes, packing, run
+from casting_tune.nodes import Devices
 from casting_tune.pack import Pack
 from casting_tune.packing import Peak
 from casting_tune.rows import Place
-from casting_tune.scheduling import Devices
 from casting_tune.store import Store
 from casting_tune.trial import TrialConfig
 
@@ -126,7 +126,7 @@ def share(
 
     if on_progress:
         on_progress(0, max(len(lacking), 1))
-    devices = scheduling.measure(lacking, images, place=place, groups=groups, address=address, on_probe=keep)
+    devices = nodes.measure(lacking, images, place=place, groups=groups, address=address, on_probe=keep)
     if failures:
         say(f"{len(failures)} networks could not be probed ({failures[0]}): their trials get a whole GPU each.")
     return Shares(peaks=_peaks(store, place.device), devices=devices, n_images=n_images)

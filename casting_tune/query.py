@@ -7,8 +7,10 @@ where the query names it, and DuckDB reads only the columns and rows that it nee
 from __future__ import annotations
 
 import io
+import os
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,8 +22,8 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from casting_tune.errors import StoreError, UsageError, unknown
-from casting_tune.schema import SCHEMAS
-from casting_tune.store import Store
+from casting_tune.schema import SCHEMA_VERSION, SCHEMAS
+from casting_tune.store import Store, later, version_of
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -38,15 +40,15 @@ def run(store: Store, sql: str) -> pa.Table:
 
     Raises:
         UsageError: SQL that DuckDB refuses, more than one statement, or one that is no SELECT.
-        StoreError: a file of the store that cannot be read.
+        StoreError: a file of the store that cannot be read, or was written by a later version.
     """
     import duckdb
 
     words = set(re.findall(r"\w+", sql.lower()))
     with _connection() as connection:
-        for table, schema in SCHEMAS.items():
-            connection.register(table, _rows(store, table) if table in words else schema.empty_table())
         try:
+            for table, schema in SCHEMAS.items():
+                connection.register(table, _rows(store, table) if table in words else schema.empty_table())
             statements = connection.extract_statements(sql)
             if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
                 raise UsageError("A query is one SELECT: it reads a store and changes nothing.")
@@ -107,13 +109,26 @@ def _connection() -> Iterator[DuckDBPyConnection]:
 
 
 def _rows(store: Store, table: str) -> Any:
-    """Return a table for DuckDB to scan: files on this machine lazily, others read whole."""
+    """Return a table for DuckDB to scan: files on this machine lazily, others read whole.
+
+    Every file's version is looked at first: a fragment keeps what it has read for that, and the scan needs it too.
+
+    Raises:
+        StoreError: a file was written by a later version.
+    """
     files = store.files(table)
-    if all(isinstance(file, Path) for file in files):
-        checked = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
-        form = ds.ParquetFileFormat(default_fragment_scan_options=checked)
-        return ds.dataset([str(file) for file in files], schema=SCHEMAS[table], format=form)
-    return store.read(table)
+    if not all(isinstance(file, Path) for file in files):
+        return store.read(table)
+    checked = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
+    form = ds.ParquetFileFormat(default_fragment_scan_options=checked)
+    found = ds.dataset([str(file) for file in files], schema=SCHEMAS[table], format=form)
+    fragments = list(found.get_fragments())
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        schemas = threads.map(lambda fragment: fragment.physical_schema, fragments)
+        for fragment, schema in zip(fragments, schemas, strict=True):
+            if (version := version_of(schema)) > SCHEMA_VERSION:
+                raise later(fragment.path, version)
+    return ds.FileSystemDataset(fragments, SCHEMAS[table], form)
 
 
 def _told(error: Exception) -> StoreError | UsageError:

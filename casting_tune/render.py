@@ -13,6 +13,7 @@ import pandas as pd
 
 from casting_tune.answers import Table
 from casting_tune.errors import UsageError, unknown
+from casting_tune.inert import in_csv, plain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -93,17 +94,17 @@ def render(table: Table, form: str, *, width: int = 120, color: bool = False) ->
     if form not in FORMATS:
         raise UsageError(unknown("format", form, FORMATS))
     if form == "csv":
-        return table.frame.map(_inert).to_csv(index=False)
+        return table.frame.map(lambda value: in_csv(value) if isinstance(value, str) else value).to_csv(index=False)
     if form == "json":
         return str(table.frame.to_json(orient="records", indent=2)) + "\n"
     frame = shown(table)
     if form == "text":
         return _text(table, frame, width=width, color=color)
     if form == "markdown":
-        head = f"**{_plain(table.title)}**\n\n{_plain(' '.join(table.notes))}\n\n"
+        head = f"**{plain(table.title)}**\n\n{plain(' '.join(table.notes))}\n\n"
         return head + _markdown(frame)
     if form == "html":
-        return frame.map(_plain).to_html(index=False, border=0, escape=True) + "\n"
+        return frame.map(plain).to_html(index=False, border=0, escape=True) + "\n"
     return _latex(frame)
 
 
@@ -114,9 +115,9 @@ def _text(table: Table, frame: pd.DataFrame, *, width: int, color: bool) -> str:
     from rich.table import Table as Grid
 
     console = _console(width, color)
-    console.print(f"[bold]{escape(_plain(table.title))}[/bold]")
+    console.print(f"[bold]{escape(plain(table.title))}[/bold]")
     for note in table.notes:
-        console.print(escape(_plain(note)), style="dim")
+        console.print(escape(plain(note)), style="dim")
     blocks = _blocks(frame, width)
     for columns in blocks:
         grid = Grid(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1))
@@ -130,7 +131,7 @@ def _text(table: Table, frame: pd.DataFrame, *, width: int, color: bool) -> str:
                 max_width=width // 3 - 3 if words else None,
             )
         for values in frame[columns].itertuples(index=False):
-            grid.add_row(*(escape(_plain(value)) for value in values))
+            grid.add_row(*(escape(plain(value)) for value in values))
         console.print()
         console.print(grid)
     out = console.file
@@ -164,21 +165,9 @@ def _blocks(frame: pd.DataFrame, width: int) -> list[list[str]]:
     return [[*words, *block] for block in blocks]
 
 
-def _plain(value: str) -> str:
-    """Return text without control characters: names come from files and may try to steer a terminal."""
-    return "".join(char if char.isprintable() else "?" for char in value)
-
-
-def _inert(value: Any) -> Any:
-    """Return a value that no spreadsheet takes for a formula: a text that begins like one gets an apostrophe."""
-    if not isinstance(value, str):
-        return value
-    return f"'{_plain(value)}" if value.startswith(("=", "+", "-", "@", "\t", "\r")) else _plain(value)
-
-
 def _markdown(frame: pd.DataFrame) -> str:
     def line(values: list[str]) -> str:
-        return "| " + " | ".join(_plain(value).replace("|", "\\|") for value in values) + " |\n"
+        return "| " + " | ".join(plain(value).replace("|", "\\|") for value in values) + " |\n"
 
     rule = "| " + " | ".join("---" for _ in frame) + " |\n"
     return (
@@ -196,7 +185,7 @@ def _latex(frame: pd.DataFrame) -> str:
     )
 
     def line(values: list[str]) -> str:
-        return " & ".join(_plain(value).translate(special) for value in values) + r" \\" + "\n"
+        return " & ".join(plain(value).translate(special) for value in values) + r" \\" + "\n"
 
     body = "".join(line(list(row)) for row in frame.itertuples(index=False))
     heads = line([str(name) for name in frame.columns])

@@ -10,27 +10,27 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import psutil
-
-from casting_tune import packing, scheduling
+from casting_tune import nodes, packing, startup
 from casting_tune.asked import Options
-from casting_tune.errors import ResourcesError
+from casting_tune.errors import ResourcesError, UsageError
+from casting_tune.nodes import Resources
 from casting_tune.probes import Shares
 from casting_tune.rows import Place
-from casting_tune.scheduling import Resources
 from casting_tune.space import Sweep
 from casting_tune.trial import Allowance, TrialConfig
 
 
 def decide(options: Options, n_cells: int) -> tuple[Resources, Place]:
     """Decide what a trial takes: a GPU where there is one, else an equal share of the CPUs."""
-    n_cpus, n_gpus = scheduling.capacity(options.address, inline=options.inline)
+    n_cpus, n_gpus = nodes.capacity(options.address, inline=options.inline)
     asked = options.gpus_per_trial
     gpus = 1 if asked == "auto" else min(1, n_gpus) if asked is None else asked
     if gpus > 0 and n_gpus == 0:
         named = asked if asked == "auto" else f"{gpus:g}"
         raise ResourcesError(f"--gpus-per-trial {named}: there is no GPU here. Leave it out to train on the CPU.")
-    cpus = scheduling.cpus_here()
+    if gpus > 0 and options.memory_gib:
+        raise UsageError("--max-memory limits trials on the CPU, and these train on a GPU: leave it out.")
+    cpus = startup.cpus_here()
     at_once = options.trials_at_once
     if options.inline:
         at_once = 1
@@ -42,7 +42,7 @@ def decide(options: Options, n_cells: int) -> tuple[Resources, Place]:
         n_threads=share,
         n_at_once=at_once or max(1, int(n_gpus / gpus) if gpus else n_cpus),
         gpus=gpus,
-        ray=None if options.inline else scheduling.ray_version(),
+        ray=None if options.inline else startup.ray_version(),
         git_commit=git_commit(),
     )
     fitting = min(share, cpus / at_once) if at_once else share
@@ -64,10 +64,13 @@ def like(place: Place) -> dict[str, object]:
     return {"device": place.device, "n_threads": place.n_threads}
 
 
-def allowance(options: Options, sweep: Sweep, place: Place) -> Allowance:
-    """Decide what one trial may take: what is asked for, else on the CPU its share of the memory that is free."""
+def allowance(options: Options, sweep: Sweep, place: Place, *, free_bytes: int) -> Allowance:
+    """Decide what one trial may take: what is asked for, else on the CPU its share of the memory that was free.
+
+    `free_bytes` is from before Ray began to start: a worker's own imports count against its trial's limit.
+    """
     gib = options.memory_gib or sweep.limits.memory_gib
-    share = 0.9 * psutil.virtual_memory().available / place.n_at_once
+    share = 0.9 * free_bytes / place.n_at_once
     return Allowance(
         max_seconds=options.max_seconds or sweep.limits.max_seconds,
         memory_bytes=int(gib * 2**30) if gib else int(share) if options.address is None else None,

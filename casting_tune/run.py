@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
-from casting_tune import augment, backbones, baselines, checkpoint, folds, loader, memory, rows, train
+from casting_tune import augment, backbones, baselines, capture, checkpoint, folds, loader, memory, rows, train
 from casting_tune.errors import Diverged, StoreError, TimeUp, UsageError
 from casting_tune.pack import Pack
 from casting_tune.rows import Place
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 EVALUATION_BATCH = 32
 BASELINE = "baseline:"  # begins the backbone of a cell that trains nothing: a name of `baselines.BASELINES` follows
 PROBED_STEPS = 3
+PROBED_EPOCHS = {"cpu": 2, "cuda": 3}  # the last one is timed: on a GPU the first warms up, the second is recorded
 PROBED, PROBED_PX = "timm:resnet10t", 96  # the frozen random network behind the linear probe
 
 Precision = Literal["fp32", "bf16"]
@@ -204,14 +205,15 @@ def check(config: TrialConfig, pack: Pack, groups: NDArray[np.int64] | None = No
 def probe(config: TrialConfig, pack: Pack, place: Place, groups: NDArray[np.int64] | None = None) -> dict[str, Any]:
     """Train a few steps of a cell and return what they tell of its cost: a row of probes. Leaves nothing behind.
 
-    The second of two short epochs is timed, when kernels and memory are warm; all else, from building the network to
-    timing its latency, counts as fixed. The peak of memory is what the whole cell would hold: all its images lie on the
-    device, and those that the probe leaves out are added.
+    The last of two or three short epochs is timed, when kernels and memory are warm; all else, from building the
+    network to timing its latency, counts as fixed. The peak of memory is what the whole cell would hold: all its images
+    lie on the device, and those that the probe leaves out are added.
     """
     import torch
 
     few = max(8, math.ceil(PROBED_STEPS * config.batch_size / (1 - config.validation_share)))
-    small = replace(config, epochs=2, train_images=few, test_images=EVALUATION_BATCH, weights="none")
+    n_epochs = PROBED_EPOCHS[place.device]
+    small = replace(config, epochs=n_epochs, train_images=few, test_images=EVALUATION_BATCH, weights="none")
     epochs: list[Epoch] = []
     started = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="casting-tune-") as scratch:
@@ -225,7 +227,7 @@ def probe(config: TrialConfig, pack: Pack, place: Place, groups: NDArray[np.int6
     peak_bytes = measured["peak_memory_bytes"]
     n_validation, n_test = ((predictions.split == part).sum() for part in ("validation", "test"))
     score_s = last.validation_s / n_validation
-    fixed_s = took - 2 * (last.train_s + last.validation_s) - score_s * (n_validation + n_test)
+    fixed_s = took - n_epochs * (last.train_s + last.validation_s) - score_s * (n_validation + n_test)
     return {
         **{name: getattr(config, name) for name in ("backbone", "image_px", "batch_size", "dense", "in_channels")},
         "device": place.device,
@@ -240,28 +242,6 @@ def probe(config: TrialConfig, pack: Pack, place: Place, groups: NDArray[np.int6
         "n_images": n_all,
         "device_memory_bytes": memory.total(torch.device(place.device)),
     }
-
-
-def resolve_precision(config: TrialConfig, device: Literal["cpu", "cuda"]) -> Precision:
-    """Return what precision `auto` means for a backbone on a device, from what was measured; never probed.
-
-    A GPU computes in bf16. A CPU does where it has bf16 instructions and the backbone is known to gain
-    (`Backbone.cpu_bf16`), else in fp32.
-    """
-    if config.precision != "auto":
-        return config.precision
-    known = backbones.BACKBONES.get(config.backbone)
-    if device == "cuda" or (known is not None and known.cpu_bf16 and cpu_has_bf16()):
-        return "bf16"
-    return "fp32"
-
-
-def cpu_has_bf16() -> bool:
-    """Say whether Linux lists bf16 instructions for this CPU; elsewhere no is the safe answer."""
-    with contextlib.suppress(OSError):
-        flags = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")), "")
-        return not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags.split())
-    return False
 
 
 def _folds(config: TrialConfig, pack: Pack, groups: NDArray[np.int64] | None) -> folds.Folds:
@@ -312,18 +292,7 @@ def _train(
     n_parameters, n_statistics = backbones.n_parameters(model)
     prepare = _preparation(config, device)
     images = {name: _put(pack, rows, config, device) for name, rows in asdict(parts).items()}
-    magnitudes = {name: getattr(config, name) for name in augment.MAGNITUDES}
-
-    def training(epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        torch.manual_seed(_stream(config.seed, f"dropout/{epoch}"))
-        pixels, y_true = images["train"]
-        order = torch.from_numpy(loader.shuffle(len(y_true), seed=config.seed, epoch=epoch)).to(device)
-        draws = augment.draw(
-            config.toggles, len(y_true), seed=config.seed, epoch=epoch, device=device, magnitudes=magnitudes
-        )
-        for batch in loader.batches(len(y_true), config.batch_size):
-            chosen = order[batch]
-            yield prepare(augment.apply(pixels[chosen], draws[batch], px=config.image_px)), y_true[chosen]
+    training, make = _feed(config, *images["train"], prepare)
 
     def evaluation(part: str) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         pixels, y_true = images[part]
@@ -350,6 +319,7 @@ def _train(
     if last is not None:
         on_epoch(last)  # its row may be missing, should the process have died between checkpoint and row
     n_done = 0 if last is None else last.epoch
+    recorder = capture.Recorder()
     epochs = []
     for epoch in train.fit(
         model,
@@ -357,6 +327,8 @@ def _train(
         recipe,
         batches=training,
         validation=lambda: evaluation("validation"),
+        make=make,
+        launch=recorder if device.type == "cuda" else train.as_written,
         n_done=n_done,
         micro_batch=allowance.micro_batch,
         ends_at=ends_at,
@@ -378,6 +350,7 @@ def _train(
         "step_s": epoch_s / recipe.n_steps,
         "image_s": epoch_s / len(parts.train),
         "n_steps": recipe.n_steps,
+        "cuda_graph": recorder.records,
         "latency_one_s": train.latency(model, batch[:1], precision=precision),
         "latency_batch_s": train.latency(model, batch, precision=precision),
         "latency_batch_images": len(batch),
@@ -386,6 +359,41 @@ def _train(
         "n_statistics": n_statistics,
         "resumed_from": n_done,
     }
+
+
+def _feed(
+    config: TrialConfig,
+    pixels: torch.Tensor,
+    y_true: torch.Tensor,
+    prepare: Callable[[torch.Tensor], torch.Tensor],
+) -> tuple[Callable[[int], Iterator[tuple[torch.Tensor]]], Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]]:
+    """Return an epoch's batches, as positions in its order, and what makes one into augmented inputs and labels.
+
+    Order and draws of an epoch lie in the same tensors as those of the one before: a recorded step goes on reading
+    them.
+    """
+    import torch
+
+    n, device = len(y_true), y_true.device
+    magnitudes = {name: getattr(config, name) for name in augment.MAGNITUDES}
+
+    def drawn(epoch: int) -> augment.Draws:
+        return augment.draw(config.toggles, n, seed=config.seed, epoch=epoch, device=device, magnitudes=magnitudes)
+
+    positions, order, draws = torch.arange(n, device=device), torch.arange(n, device=device), drawn(1)
+
+    def batches(epoch: int) -> Iterator[tuple[torch.Tensor]]:
+        torch.manual_seed(_stream(config.seed, f"dropout/{epoch}"))
+        order.copy_(torch.from_numpy(loader.shuffle(n, seed=config.seed, epoch=epoch)))
+        draws.become(drawn(epoch))
+        for batch in loader.batches(n, config.batch_size):
+            yield (positions[batch],)
+
+    def make(batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        chosen = order[batch]
+        return prepare(augment.apply(pixels[chosen], draws[batch], px=config.image_px)), y_true[chosen]
+
+    return batches, make
 
 
 def _save(

@@ -15,6 +15,7 @@ import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from functools import cache
+from pathlib import PurePath
 from typing import Any, Literal, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
@@ -163,6 +164,26 @@ def check(sweep: Sweep) -> None:
         raise UsageError(f"{sweep.invalid[0]}{others}")
 
 
+def sized(sweep: Sweep) -> Sweep:
+    """Return a sweep with those cells among the invalid whose images do not go through their `timm:` network.
+
+    For most that needs torch and timm, whose import takes seconds; of the other backbones `read` has checked it.
+
+    Raises:
+        UsageError: no cell is left.
+    """
+    cells, invalid = [], list(sweep.invalid)
+    for cell in sweep.cells:
+        try:
+            backbones.check_size(cell.config.backbone, cell.config.image_px)
+            cells.append(cell)
+        except UsageError as error:
+            invalid.append(str(error))
+    if sweep.cells and not cells:
+        raise UsageError(invalid[0])
+    return replace(sweep, cells=tuple(cells), invalid=tuple(invalid))
+
+
 def _searching(name: str, part: File, forced: Settings, *, quick: bool, only: Sequence[str], where: str) -> Sweep:
     assert part.search is not None
     if only:
@@ -293,9 +314,15 @@ _COMBINATIONS = {
 
 def _labels(settings: Settings) -> list[str]:
     return [
-        str(value) if isinstance(value, str) else f"{name.replace('_size', '')} {_text(value)}"
+        _word(value) if isinstance(value, str) else f"{name.replace('_size', '')} {_text(value)}"
         for name, value in settings.items()
     ]
+
+
+def _word(value: str) -> str:
+    """Return a value as a label has it: of a folder of weights the name alone, since labels go into the store."""
+    kind, colon, path = value.partition(":")
+    return f"{kind}:{PurePath(path).name}" if colon and kind == "local-dir" else value
 
 
 def _matches(settings: Settings, match: Settings) -> bool:
@@ -398,7 +425,8 @@ def configure(settings: Settings, where: str) -> TrialConfig:
     without_effect = [name for name, toggle in augment.MAGNITUDES.items() if toggle not in toggles]
     config = TrialConfig(**{name: value for name, value in checked.items() if name not in without_effect})
     backbones.check_name(config.backbone)
-    backbones.check_size(config.backbone, config.image_px)
+    if config.backbone in backbones.BACKBONES:  # the others need torch: see `sized`
+        backbones.check_size(config.backbone, config.image_px)
     _check_weights(config, where)
     if config.fold and (config.split != "grouped" or config.fold >= config.n_folds):
         raise UsageError(

@@ -39,6 +39,10 @@ class Held(Exception):
     """Another process holds the lock; the text says which."""
 
 
+class Lost(Exception):
+    """The lock that this process held is another's now; the text says whose."""
+
+
 @functools.lru_cache(maxsize=8)
 def at(address: Path | str) -> Folder | Bucket:
     """Return the place of an address: `s3://bucket/prefix` is a bucket's, all else a folder."""
@@ -121,14 +125,15 @@ class Folder:
         step(f"move {name}: end")
 
     @contextlib.contextmanager
-    def hold(self, name: str, who: str) -> Iterator[None]:
-        """Hold a lock; the operating system lets go of it when the process ends, however it ends.
+    def hold(self, name: str, who: str, on_lost: Callable[[], object]) -> Iterator[None]:
+        """Hold a lock; the operating system lets go of it when the process ends, however it ends, and not before.
 
         Raises:
             Held: another process holds it.
         """
         import fcntl
 
+        del on_lost
         file = self.root / f".running-{name}"
         while True:
             with file.open("a+") as held:
@@ -195,11 +200,11 @@ class Bucket:
         """Return the names of all files below a prefix, sorted."""
         return [name for name, _ in self._listed(under)]
 
-    def _listed(self, under: str) -> list[tuple[str, Any]]:
+    def _listed(self, under: str, *, patience_s: float | None = None) -> list[tuple[str, Any]]:
         from pyarrow import fs
 
         below = fs.FileSelector(self._key(under), recursive=True, allow_not_found=True)
-        found = self._patiently(lambda: self._s3.get_file_info(below))
+        found = self._patiently(lambda: self._s3.get_file_info(below), patience_s)
         files = [(f.path.removeprefix(f"{self.prefix}/"), f.mtime) for f in found if f.type == fs.FileType.File]
         return sorted(files)
 
@@ -279,15 +284,17 @@ class Bucket:
                 beside.unlink(missing_ok=True)
 
     @contextlib.contextmanager
-    def hold(self, name: str, who: str) -> Iterator[None]:
+    def hold(self, name: str, who: str, on_lost: Callable[[], object]) -> Iterator[None]:
         """Hold a lock: an object of our own, renewed while we live; whoever finds a living one of another gives way.
 
         Two that begin in the same moment may both give way, never both hold (S3 lists what was put before). Ages are
         differences of the bucket's own times, so clocks need not agree. A holder that cannot reach the bucket for
-        LEASE_S loses its hold to whoever asks next, and does not learn of it.
+        LEASE_S loses its hold to whoever asks next: it is told so by `on_lost`, in a thread, when it reaches the bucket
+        again, and at the end.
 
         Raises:
             Held: another process holds it.
+            Lost: another process has it since, and nothing else went wrong.
         """
         lease = f".leases/{name}/{uuid.uuid4().hex}"
         renewed, ended = pa.py_buffer(who.encode()), threading.Event()
@@ -298,16 +305,22 @@ class Bucket:
                 self.delete(other)
                 continue
             self.delete(lease)
-            try:
-                holder = bytes(self._read(other)).decode(errors="replace")
-            except FileNotFoundError:
-                holder = "another process that ended this moment"
-            raise Held(f"{holder} (if that died, its hold ends after {LEASE_S:.0f} s)")
+            raise Held(f"{self._holder(other)} (if that died, its hold ends after {LEASE_S:.0f} s)")
+        lost: list[str] = []
 
         def renew() -> None:
+            last = times[lease]
             while not ended.wait(LEASE_S / 6):
                 with contextlib.suppress(OSError):  # the next one may come through, and five may fail
                     self._write(lease, renewed)
+                    now = dict(self._listed(f".leases/{name}", patience_s=0))
+                    others = sorted(set(now) - {lease})
+                    # one that began within our time sees us and gives way; one that began after it need not
+                    if lease not in now or (others and (now[lease] - last).total_seconds() > LEASE_S):
+                        lost.append(self._holder(others[0]) if others else "another process")
+                        on_lost()
+                        return
+                    last = now[lease]
 
         renewing = threading.Thread(target=renew, daemon=True)
         renewing.start()
@@ -318,6 +331,14 @@ class Bucket:
             renewing.join()
             with contextlib.suppress(OSError):  # it ends by itself
                 self.delete(lease)
+        if lost:
+            raise Lost(lost[0])
+
+    def _holder(self, lease: str) -> str:
+        try:
+            return bytes(self._read(lease)).decode(errors="replace")
+        except FileNotFoundError:
+            return "another process that ended this moment"
 
     def _there(self, name: str) -> bool:
         from pyarrow import fs

@@ -32,7 +32,7 @@ from casting_tune import gathered, storage
 from casting_tune.errors import StoreError
 from casting_tune.schema import DEFAULTS, SCHEMA_VERSION, SCHEMAS, VERSION_KEY
 from casting_tune.scrub import scrub
-from casting_tune.storage import Bucket, Folder, Held
+from casting_tune.storage import Bucket, Folder, Held, Lost
 
 SCRUBBED = ("error", "command")
 """Columns whose text comes from a machine or a person, and may hold what no store may keep."""
@@ -200,11 +200,14 @@ class Store:
         path = self._place.path(file)
         try:
             with pq.ParquetFile(self._place.source(file), page_checksum_verification=True) as parquet:
-                version = int((parquet.schema_arrow.metadata or {}).get(VERSION_KEY, b"0"))
-                there = set(parquet.schema_arrow.names)
+                held = parquet.schema_arrow
+                version, there = version_of(held), set(held.names)
+                wanted = None if held.equals(schema) else [name for name in schema.names if name in there]
                 # a thread each for a hundred columns of one row would take three times as long
-                rows = parquet.read(columns=[name for name in schema.names if name in there], use_threads=False)
+                rows = parquet.read(columns=wanted, use_threads=False)
             if version <= SCHEMA_VERSION:
+                if rows.schema.equals(schema):  # to put a hundred columns together again takes as long as to read them
+                    return rows.replace_schema_metadata(schema.metadata)
                 lacking = {
                     name: pa.repeat(pa.scalar(DEFAULTS.get(name), schema.field(name).type), rows.num_rows)
                     for name in schema.names
@@ -214,7 +217,7 @@ class Store:
                 return pa.table(columns, schema=schema)
         except (OSError, ValueError, KeyError, pa.ArrowException) as error:
             raise self._unreadable(file, error) from error
-        raise StoreError(f"{path} was written by a later casting_tune (schema {version}). Update casting_tune.")
+        raise later(path, version)
 
     def check_equal(self, file: str, rows: pa.Table) -> None:
         """Raise StoreError unless a file, named as `names` does, holds these rows."""
@@ -231,7 +234,7 @@ class Store:
         """
         try:
             with pq.ParquetFile(self._place.source(file)) as parquet:
-                return int((parquet.schema_arrow.metadata or {}).get(VERSION_KEY, b"0"))
+                return version_of(parquet.schema_arrow)
         except (OSError, ValueError, pa.ArrowException) as error:
             raise self._unreadable(file, error) from error
 
@@ -392,22 +395,39 @@ class Store:
         file.unlink(missing_ok=True)
 
     @contextlib.contextmanager
-    def running(self, sweep: str) -> Iterator[None]:
+    def running(self, sweep: str, on_lost: Callable[[], object] = lambda: None) -> Iterator[None]:
         """Hold a sweep for this process, so that two drivers do not train the same cells.
 
+        `on_lost` is called, in a thread, if the hold has passed on because a bucket could not be reached.
+
         Raises:
-            StoreError: another process holds it, with its host and number.
+            StoreError: another process holds it, with its host and number; or has taken it over, at the end.
         """
+        try:
+            with self._held(sweep, f"sweep '{sweep}'", on_lost):
+                yield
+        except Held as held:
+            raise StoreError(
+                f"Sweep '{sweep}' is being run in this store by {held}. Wait for it, or stop it."
+            ) from held
+
+    @contextlib.contextmanager
+    def _held(self, name: str, what: str, on_lost: Callable[[], object]) -> Iterator[None]:
+        """Hold a lock of the place; what goes wrong with it is a StoreError, and Held if another has it."""
         with contextlib.ExitStack() as stack:
             try:
-                stack.enter_context(self._place.hold(sweep, f"process {os.getpid()} on {platform.node()}"))
-            except Held as held:
-                raise StoreError(
-                    f"Sweep '{sweep}' is being run in this store by {held}. Wait for it, or stop it."
-                ) from held
+                hold = self._place.hold(name, f"process {os.getpid()} on {platform.node()}", on_lost)
+                stack.enter_context(hold)
             except OSError as error:
-                raise StoreError(f"Cannot hold sweep '{sweep}' in {self.address}: {storage.reason(error)}.") from error
-            yield
+                raise StoreError(f"Cannot hold {what} in {self.address}: {storage.reason(error)}.") from error
+            try:
+                yield
+                stack.close()
+            except Lost as lost:
+                raise StoreError(
+                    f"This process could not reach {self.address} for {storage.LEASE_S:.0f} s, and {what} is being run "
+                    f"by {lost} now. Let that end; then the same command goes on."
+                ) from lost
 
     def attempts(self) -> dict[str, int]:
         """Return the number of the last attempt of every cell that left anything."""
@@ -425,12 +445,15 @@ class Store:
         rows = self.read_cell("trials", cell_id, since, epochs=epochs).to_pylist()
         return next((row for row in rows if row["status"] == "completed"), None)
 
-    def claim(self, cell_id: str) -> Callable[[], None] | None:
-        """Hold a cell for this process while it is trained, and return what lets go of it; None: another holds it."""
+    def claim(self, cell_id: str, on_lost: Callable[[], object] = lambda: None) -> Callable[[], None] | None:
+        """Hold a cell for this process while it is trained, and return what lets go of it; None: another holds it.
+
+        `on_lost` is as in `running`; what lets go of it raises StoreError then.
+        """
         with contextlib.ExitStack() as stack:
             try:
                 self.root.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(self._place.hold(f"cell-{cell_id}", f"process {os.getpid()} on {platform.node()}"))
+                stack.enter_context(self._held(f"cell-{cell_id}", f"cell {cell_id}", on_lost))
             except Held:
                 return None
             except OSError as error:
@@ -457,10 +480,34 @@ class Store:
 
 
 def serialised(table: pa.Table) -> pa.Buffer:
-    """Return a table as the content of a store file: compressed, with a checksum a page."""
-    buffer = pa.BufferOutputStream()
-    pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
+    """Return a table as the content of a store file: with a checksum a page, compressed if it has several rows.
+
+    One row of a hundred columns is written, and read, in two thirds of the time without what only many rows gain from:
+    dictionaries, statistics, compression. Arrow's own copy of the schema says nothing that Parquet's does not.
+    """
+    buffer, one = pa.BufferOutputStream(), table.num_rows == 1
+    with pq.ParquetWriter(
+        buffer,
+        table.schema,
+        compression="none" if one else "zstd",
+        use_dictionary=not one,
+        write_statistics=not one,
+        write_page_checksum=True,
+        store_schema=False,
+    ) as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata(table.schema.metadata or {})
     return buffer.getvalue()
+
+
+def version_of(schema: pa.Schema) -> int:
+    """Return the schema version of a store file; 0 where it says none."""
+    return int((schema.metadata or {}).get(VERSION_KEY, b"0"))
+
+
+def later(path: PurePath | str, version: int) -> StoreError:
+    """Return the error of a file of a later schema, of which nobody here knows what its columns mean."""
+    return StoreError(f"{path} was written by a later casting_tune (schema {version}). Update casting_tune.")
 
 
 def _encoded(field: pa.Field, encoded: Sequence[str]) -> pa.Field:

@@ -14,31 +14,37 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+import psutil
+
 from casting_tune import (
     asked,
     audits,
     augment,
     backbones,
+    checkpoint,
     estimate,
     extras,
     inputs,
+    nodes,
     plan,
+    precision,
     probes,
-    run,
     scheduling,
     search,
     space,
+    startup,
 )
 from casting_tune.asked import Options
 from casting_tune.errors import UsageError
+from casting_tune.nodes import Resources
 from casting_tune.pack import Pack
 from casting_tune.plan import Costs, Plan, Planned
 from casting_tune.probes import Shares
 from casting_tune.resources import allowance, decide, like, shared
 from casting_tune.rows import Place
-from casting_tune.scheduling import Resources
 from casting_tune.search import Chosen, Study
 from casting_tune.space import Cell, Sweep
+from casting_tune.startup import Ahead
 from casting_tune.steps import step
 from casting_tune.store import Store
 from casting_tune.tasks import Asha, Event, Halt, Task, Work
@@ -68,6 +74,7 @@ class Prepared:
     finish: Callable[[Cell], Cell]
     asha: Asha | None = None
     earlier: tuple[Chosen, ...] = ()  # what earlier runs of a search chose
+    ahead: Ahead | None = None
 
     @property
     def n_to_choose(self) -> int:
@@ -88,7 +95,11 @@ class Prepared:
 
 
 def prepare(
-    options: Options, *, say: Callable[[str], None], on_progress: Callable[[str, int, int], None] | None = None
+    options: Options,
+    *,
+    say: Callable[[str], None],
+    on_progress: Callable[[str, int, int], None] | None = None,
+    ahead: Ahead | None = None,
 ) -> Prepared:
     """Check all that can be checked, pack the images, and make the plan; no trial starts.
 
@@ -96,30 +107,25 @@ def prepare(
         options: what a person asks.
         say: told one line about each thing that a person should know up front.
         on_progress: told (what, done, total) while images are drawn or packed.
+        ahead: where there is one, Ray begins to start as soon as all is checked that takes no seconds.
 
     Raises:
         CastingTuneError: the first thing that would have gone wrong later.
     """
-    sweep = space.read(options.sweep, quick=options.quick, only=options.only, overrides=options.overrides)
-    if not options.plan:
-        space.check(sweep)
+    sweep = _read(options)
     asked.check(options, sweep)
     store = Store(options.results).absolute()  # Ray's workers change folders
     store.check_writable()
-    wanted = sweep.cells
-    if sweep.search is not None:  # its cells are not known yet: those at the ends of its ranges are checked instead
-        wanted = tuple(Cell(row="", label="", config=config) for config in search.corners(sweep.search))
+    wanted = _wanted(sweep)
     resources, place = decide(options, sweep.n_cells)
     images = inputs.packed(options, store, say, on_progress)
     groups = inputs.groups(wanted, images, store, say, on_progress)
-    # a plan asks nobody for weights: it must answer without a network
-    identify = backbones.expected_weights_id if options.plan else backbones.weights_id
-    finish = _finisher(place, groups, identify=identify)
+    finish = _finisher(place, groups)
     wanted = tuple(finish(cell) for cell in wanted)
     beside = (extras.baselines(wanted) if options.baselines else ()) + (
         extras.timings(wanted) if options.timing else ()
     )
-    notes, asha = inputs.notes(wanted, images), _asha(sweep, wanted)
+    notes, asha = inputs.notes(wanted, images, None if options.address else place.device), _asha(sweep, wanted)
     if asha is not None and asha.grace_epochs >= asha.max_epochs:
         notes += (f"grace_epochs = {asha.grace_epochs} of {asha.max_epochs} epochs: no trial will be stopped.",)
     earlier: tuple[Chosen, ...] = ()
@@ -137,6 +143,11 @@ def prepare(
     )
     if len(made.to_do) > plan.MANY and not (options.plan or options.yes):
         raise UsageError(f"{len(made.to_do):,} cells are to be trained. If so many are meant, add --yes.")
+    free_bytes = psutil.virtual_memory().available  # before Ray takes its part
+    if ahead is not None and _goes_to_ray(options, sweep, made, n_chosen=len(earlier)):
+        ahead.start(nodes.slots(resources, place))
+    if not options.plan:  # which asks nobody for weights: it must answer without a network
+        _check_weights(wanted)
     works = [inputs.work(planned.cell.config, counts) for planned in made.to_do]
     unknown = plan.unknown(works, store, place=like(place)) if options.probe else ()
     told = inputs.progress(on_progress, "probing networks")
@@ -180,7 +191,7 @@ def prepare(
         store=store,
         plan=made,
         costs=costs,
-        allowance=allowance(options, sweep, place),
+        allowance=allowance(options, sweep, place, free_bytes=free_bytes),
         resources=resources,
         place=place,
         groups=groups,
@@ -188,7 +199,41 @@ def prepare(
         finish=finish,
         asha=asha,
         earlier=earlier,
+        ahead=ahead,
     )
+
+
+def _read(options: Options) -> Sweep:
+    """Read the sweep; a plan lists the cells that cannot be trained, and a run refuses them."""
+    sweep = space.read(options.sweep, quick=options.quick, only=options.only, overrides=options.overrides)
+    sweep = space.sized(sweep)
+    if not options.plan:
+        space.check(sweep)
+    return sweep
+
+
+def _wanted(sweep: Sweep) -> tuple[Cell, ...]:
+    """Return the cells to check: of a search, whose cells are not known yet, those at the ends of its ranges."""
+    if sweep.search is None:
+        return sweep.cells
+    cells = tuple(Cell(row="", label="", config=config) for config in search.corners(sweep.search))
+    space.check(space.sized(replace(sweep, cells=cells)))
+    return cells
+
+
+def _check_weights(cells: Sequence[Cell]) -> None:
+    """Raise where weights are not to be had: torch, timm and a hub take seconds to say."""
+    for backbone, weights in dict.fromkeys((cell.config.backbone, cell.config.weights) for cell in cells):
+        backbones.weights_id(backbone, weights)
+
+
+def _goes_to_ray(options: Options, sweep: Sweep, made: Plan, *, n_chosen: int) -> bool:
+    """Say whether it is certain that trials go to a Ray of this machine, and known how many at once."""
+    if options.plan or options.probe or options.inline or options.address or options.gpus_per_trial == "auto":
+        return False
+    if sweep.search is not None and n_chosen < sweep.search.n_trials:
+        return True
+    return any(planned.cell.kind != "timing" for planned in made.to_do)
 
 
 def execute(
@@ -206,9 +251,10 @@ def execute(
     store, sweep = prepared.store, prepared.sweep
     step("run begins")
     halt = halt or Halt()
-    with store.running(sweep.name):
+    with store.running(sweep.name, on_lost=halt.wished.set):
         wanted = _train(prepared, on_event, on_choice, halt)
         step("run has trained")
+        checkpoint.clear(store.root, wanted & store.completed())
         store.settle()
     step("run ends")
     lacking = len(wanted - _settled(prepared).keys())
@@ -259,12 +305,18 @@ def _train(
         scheduling.run_inline(work, prepared.pack, on_event=on_event, halt=halt)
     elif lacks:
         scheduling.run_ray(
-            work, prepared.pack, resources=prepared.resources, address=options.address, on_event=on_event, halt=halt
+            work,
+            prepared.pack,
+            resources=prepared.resources,
+            address=options.address,
+            on_event=on_event,
+            halt=halt,
+            ahead=prepared.ahead,
         )
     if (
         n_timed and not halt.wished.is_set()
     ):  # after all others, one at a time, with every CPU: the device is theirs alone
-        alone = replace(prepared.place, n_at_once=1, n_threads=scheduling.cpus_here(), ray=None)
+        alone = replace(prepared.place, n_at_once=1, n_threads=startup.cpus_here(), ray=None)
         if alone.device == "cuda":
             alone = replace(alone, gpus=1)
         timed = replace(work, tasks=tuple(tasks[len(tasks) - n_timed :]), place=alone)
@@ -315,11 +367,9 @@ def _study(
     )
 
 
-def _finisher(
-    place: Place, groups: NDArray[np.int64] | None, *, identify: Callable[[str, str], str]
-) -> Callable[[Cell], Cell]:
-    """Return what settles for a cell what only machine and images can tell; asks for each backbone's weights once."""
-    identified = functools.cache(identify)
+def _finisher(place: Place, groups: NDArray[np.int64] | None) -> Callable[[Cell], Cell]:
+    """Return what settles for a cell what only machine and images can tell."""
+    identified = functools.cache(backbones.expected_weights_id)
     split_id = "official" if groups is None else audits.split_id(groups)
 
     def finish(cell: Cell) -> Cell:
@@ -327,7 +377,7 @@ def _finisher(
             cell,
             weights_id=identified(cell.config.backbone, cell.config.weights),
             split_id=split_id,
-            precision=run.resolve_precision(cell.config, place.device),
+            precision=precision.resolve(cell.config, place.device),
         )
 
     return finish

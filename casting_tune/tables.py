@@ -7,6 +7,7 @@ the sentences that a reader needs beside it. Trains nothing, reads no images, an
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -64,7 +65,7 @@ def thresholds(store: Store, sweep: str, *, run_id: str | None = None, positive:
     A threshold is one on P(positive class): for `ok` a casting passes when P(ok_front) is above it, as in the study.
     """
     found = answers.load(store, sweep, run_id)
-    counted = {threshold: found.counted(_on_defect(threshold, positive)) for threshold in THRESHOLDS}
+    counted = dict(zip(THRESHOLDS, found.counted([_on_defect(t, positive) for t in THRESHOLDS]), strict=True))
     rows = []
     for row, cells in found.rows():
         figures, finished = cells["figures"].iloc[0], _finished(found, cells)
@@ -83,7 +84,7 @@ def thresholds(store: Store, sweep: str, *, run_id: str | None = None, positive:
 def trainings(store: Store, sweep: str, *, run_id: str | None = None, positive: Positive = "defective") -> Table:
     """Each training at each of five thresholds, the study's training of that number beside."""
     found = answers.load(store, sweep, run_id)
-    counted = {threshold: found.counted(_on_defect(threshold, positive)) for threshold in THRESHOLDS}
+    counted = dict(zip(THRESHOLDS, found.counted([_on_defect(t, positive) for t in THRESHOLDS]), strict=True))
     rows = []
     for row, cells in found.rows():
         finished = _finished(found, cells)
@@ -186,8 +187,9 @@ def _right(counted: list[Counts]) -> int:
     return sum(counts.tp + counts.tn for counts in counted)
 
 
+@lru_cache(maxsize=2**16)  # fifty thousand trainings at a threshold have few different counts
 def _metrics(counts: Counts, positive: Positive) -> dict[str, float | None]:
-    """Work the shown metrics out from counts, so that both views come from the same decisions."""
+    """Work the shown metrics out from counts, so that both views come from the same decisions; not to be changed."""
     viewed = counts if positive == "defective" else counts.swapped()
     return {name: metrics.METRICS[name](counts if name in metrics.OF_THE_DEFECT else viewed) for name in SHOWN}
 

@@ -185,7 +185,7 @@ class Claimed:
             self.waiting = [i for i in self.waiting if i not in tried]
             for i in tried:
                 cell = cell_id(self.tasks[i].config, self.dataset_id)
-                claim = self.store.claim(cell)
+                claim = self.store.claim(cell, self.halt.wished.set)
                 if claim is None:
                     self.waiting.append(i)
                 elif (row := self._completed(cell, self.tasks[i])) is not None:
@@ -215,9 +215,10 @@ class Claimed:
         self.again.append(task)
 
     def release(self) -> None:
-        """Let go of what is held still."""
-        while self.held:
-            self.held.popitem()[1]()
+        """Let go of what is held still. Raises StoreError if any of it had passed to another process."""
+        with contextlib.ExitStack() as stack:  # of all of it, whatever one says
+            while self.held:
+                stack.callback(self.held.popitem()[1])
 
 
 @contextlib.contextmanager
@@ -275,11 +276,14 @@ def run_task(work: Work, pack: Pack, index: int, task: Task, on_event: Callable[
 
 
 def _of_this_run(work: Work, pack: Pack, task: Task) -> list[dict[str, Any]]:
-    """Return the rows of a task's attempts in this run, in their order: there are some if it runs again."""
+    """Return the rows of a task's attempts in this run, in their order: there are some if it runs again.
+
+    What another sweep of the store has failed at since this run began is not held against it; what it completed counts.
+    """
     cell, epochs = cell_id(task.config, pack.dataset_id), task.config.epochs
     since = work.store.attempts_since(cell, task.attempts, epochs=epochs)
-    rows: list[dict[str, Any]] = work.store.read_cell("trials", cell, since, epochs=epochs).to_pylist()
-    return rows
+    rows = work.store.read_cell("trials", cell, since, epochs=epochs).to_pylist()
+    return [row for row in rows if row["sweep"] == work.sweep or row["status"] == "completed"]
 
 
 def _after_oom(work: Work, task: Task, before: Sequence[dict[str, Any]]) -> Allowance:

@@ -1,6 +1,6 @@
 """The terminal: the only room that writes to it. Text from files and names is made harmless first.
 
-Comes in: lines, grids, finished text. Goes out: stdout. Decides nothing and knows no other room.
+Comes in: lines, grids, finished text. Goes out: stdout. Decides nothing.
 
 A command that was asked for JSON talks to `console(as_json)`, which is then stderr, and ends with `write_json`: stdout
 holds one document and nothing else.
@@ -24,6 +24,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
+
+from casting_tune.inert import plain
 
 
 def console(as_json: bool = False) -> Console:
@@ -82,11 +84,6 @@ def _scalar(value: Any) -> bool | int | float | str | None:
         return value if math.isfinite(value) else None
     text = value.isoformat() if isinstance(value, date) else str(value)
     return None if text in ("NaT", "<NA>") else text  # pandas' words for what is missing
-
-
-def plain(text: str) -> str:
-    """Return text as one line without control characters: names come from files and may try to steer a terminal."""
-    return "".join(char if char.isprintable() else "?" for char in text)
 
 
 def cell(value: Any) -> str:

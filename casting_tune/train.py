@@ -3,7 +3,8 @@
 Comes in: a network, batches of normalised inputs, and the optimiser's settings. Goes out: Epochs, scores,
 seconds. It does not know where batches come from, who schedules, or where rows go.
 
-Nothing in the loop waits for the device: losses stay there and are read once an epoch.
+Nothing in the loop waits for the device: losses stay there and are read once an epoch. A step takes all that changes
+from batch to batch as tensors, so that whoever calls may have it recorded and launched as one (`capture`).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]
+    Step = Callable[..., torch.Tensor]
 
 REFERENCE_BATCH = 32
 
@@ -44,13 +46,25 @@ class Recipe:
     precision: Literal["fp32", "bf16"]
 
 
+def as_given(inputs: torch.Tensor, y_true: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return a batch that is made already."""
+    return inputs, y_true
+
+
+def as_written(step: Step) -> Step:
+    """Return a step that is launched kernel by kernel."""
+    return step
+
+
 def fit(
     model: torch.nn.Module,
     optimiser: torch.optim.Optimizer,
     recipe: Recipe,
     *,
-    batches: Callable[[int], Batches],
+    batches: Callable[[int], Iterable[tuple[torch.Tensor, ...]]],
     validation: Callable[[], Batches],
+    make: Callable[..., tuple[torch.Tensor, torch.Tensor]] = as_given,
+    launch: Callable[[Step], Step] = as_written,
     n_done: int = 0,
     micro_batch: int | None = None,
     ends_at: float = math.inf,
@@ -63,12 +77,14 @@ def fit(
         model: inputs [b, c, px, px] -> logits [b].
         optimiser: of the model's parameters, from `make_optimiser`.
         recipe: the optimiser's settings.
-        batches: epoch (from 1) -> its training batches, (inputs [b, c, px, px] float, y_true [b] float 0 or 1).
+        batches: epoch (from 1) -> its training batches, each the tensors that `make` takes.
         validation: -> the validation batches, in a fixed order.
+        make: a batch -> (inputs [b, c, px, px] float, y_true [b] float 0 or 1); a part of the step.
+        launch: how the step is launched: `as_written`, or a `capture.Recorder`.
         n_done: epochs that model and optimiser have behind them already; the first one yielded is the next.
         micro_batch: most images that go through the network at once; their gradients add up to those of the batch
             (batch normalisation alone sees the difference). None: the batch goes through whole.
-        ends_at: no step starts after this time of `time.perf_counter`.
+        ends_at: no step starts after this time of `time.perf_counter`; a GPU ends first what was launched before.
 
     Raises:
         Diverged: a training loss that is not a finite number.
@@ -78,28 +94,35 @@ def fit(
     from torch.nn.functional import binary_cross_entropy_with_logits
 
     device = next(model.parameters()).device
-    step = n_done * recipe.n_steps
+
+    def step(*batch: torch.Tensor) -> torch.Tensor:
+        """Take one step and return the sum of the images' losses, []."""
+        inputs, y_true = make(*batch)
+        optimiser.zero_grad(set_to_none=True)
+        losses = []
+        for part in loader.batches(len(y_true), micro_batch or len(y_true)):
+            with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+                logits = model(inputs[part])
+            loss = binary_cross_entropy_with_logits(logits.float(), y_true[part], reduction="sum")
+            (loss / len(y_true)).backward()  # type: ignore[no-untyped-call]
+            losses.append(loss.detach())
+        optimiser.step()
+        return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+
+    take, set_rate = launch(step), _dial(optimiser, device)
+    n_taken = n_done * recipe.n_steps
     for epoch in range(n_done + 1, recipe.epochs + 1):
         model.train()
         started = time.perf_counter()
-        losses, n_images, n_steps, lr = [], 0, 0, 0.0
-        for inputs, y_true in batches(epoch):
-            lr = learning_rate(step, recipe)
-            for group in optimiser.param_groups:
-                group["lr"] = lr
-            optimiser.zero_grad(set_to_none=True)
-            for part in loader.batches(len(y_true), micro_batch or len(y_true)):
-                with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
-                    logits = model(inputs[part])
-                loss = binary_cross_entropy_with_logits(logits.float(), y_true[part], reduction="sum")
-                (loss / len(y_true)).backward()  # type: ignore[no-untyped-call]
-                losses.append(loss.detach())
-            optimiser.step()
-            n_images += len(y_true)
-            n_steps += 1
+        losses, n_images, lr = [], 0, 0.0
+        for batch in batches(epoch):
+            lr = learning_rate(n_taken, recipe)
+            set_rate(lr)
+            losses.append(take(*batch))
+            n_images += len(batch[0])
+            n_taken += 1
             if time.perf_counter() > ends_at:
                 raise TimeUp(f"The time of the trial was up in epoch {epoch} of {recipe.epochs}.")
-            step += 1
         train_loss = float(torch.stack(losses).sum()) / n_images
         train_s = time.perf_counter() - started
         if not math.isfinite(train_loss):
@@ -110,7 +133,7 @@ def fit(
         yield Epoch(
             epoch=epoch,
             n_images=n_images,
-            n_steps=n_steps,
+            n_steps=len(losses),
             learning_rate=lr,
             train_loss=train_loss,
             validation_loss=validation_loss,
@@ -130,6 +153,24 @@ def make_optimiser(model: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimi
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=recipe.base_lr, fused=True)
+
+
+def _dial(optimiser: torch.optim.Optimizer, device: torch.device) -> Callable[[float], Any]:
+    """Return what sets the learning rate: on a GPU in a tensor, which a recorded step reads at every replay."""
+    import torch
+
+    groups = optimiser.param_groups
+    if device.type == "cuda":
+        rate = torch.zeros((), device=device)
+        for group in groups:
+            group.update(lr=rate, capturable=True)
+        return rate.fill_
+
+    def turn(lr: float) -> None:
+        for group in groups:
+            group["lr"] = lr
+
+    return turn
 
 
 def learning_rate(step: int, recipe: Recipe) -> float:

@@ -16,9 +16,11 @@ import pytest
 from casting_tune import pack as pack_room
 from casting_tune import storage, sweep, synthetic
 from casting_tune.asked import Options
+from casting_tune.audit import Audit, audit
 from casting_tune.pack import Pack
 from casting_tune.store import Store
 
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # `pytest -n 2`: two tests share the cores
 TINY = """
 question = "Does it run?"
 type = "grid"
@@ -87,6 +89,24 @@ def real_images() -> Path:
     if not folder:
         pytest.skip("CASTING_TUNE_DATA does not name the folder of the real castings")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def real_packs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the pack of the real images."""
+    return tmp_path_factory.mktemp("packs")
+
+
+@pytest.fixture(scope="session")
+def real(real_images: Path, real_packs: Path) -> Pack:
+    """The pack of the real images."""
+    return pack_room.pack(real_images, real_packs)
+
+
+@pytest.fixture(scope="session")
+def real_audit(real: Pack) -> Audit:
+    """What the audit says of the real images, after a minute."""
+    return audit(real)
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import nn
 
-from casting_tune import backbones, resources, scheduling, steps, sweep, synthetic, verify
+from casting_tune import backbones, resources, startup, steps, sweep, synthetic, verify
 from casting_tune.asked import Options
 from casting_tune.store import Store
 
@@ -160,9 +160,9 @@ def unique(root: Path) -> None:
     assert verify.verify(Store(root)).faults == []
 
 
-def main(folder: Path, stride: int) -> None:
+def main(folder: Path, stride: int, kinds: tuple[str, ...]) -> None:
     torch.set_num_threads(1)
-    scheduling.cpus_here = lambda: 1
+    startup.cpus_here = lambda: 1
     resources.git_commit = lambda: None
     backbones.build = build  # type: ignore[assignment]
     (folder / "crash.toml").write_text(SWEEP)
@@ -176,7 +176,7 @@ def main(folder: Path, stride: int) -> None:
     around = sorted(path.name for path in folder.iterdir())
     survived: Counter[str] = Counter()
     started = time.perf_counter()
-    for kind in KINDS:
+    for kind in kinds:
         for nth in [*range(1 + KINDS.index(kind) % stride, n_steps + 1, stride), n_steps + 1]:
             shutil.rmtree(folder / "results")
             shutil.copytree(folder / "packs", folder / "results" / "packs")
@@ -203,4 +203,4 @@ def main(folder: Path, stride: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]).resolve(), int(sys.argv[2]))
+    main(Path(sys.argv[1]).resolve(), int(sys.argv[2]), tuple(sys.argv[3:]) or KINDS)

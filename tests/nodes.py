@@ -26,10 +26,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from casting_tune import pack, run, scheduling, synthetic
+from casting_tune import pack, run, scheduling, startup, synthetic
+from casting_tune.nodes import Resources
 from casting_tune.pack import Pack
 from casting_tune.rows import Place
-from casting_tune.scheduling import Resources
 from casting_tune.store import Store
 from casting_tune.tasks import Event, Task, Work
 from casting_tune.trial import Epoch, TrialConfig, cell_id
@@ -83,7 +83,7 @@ def cluster() -> Iterator[Any]:
     """Give a head and its workers behind a token; their files are gone afterwards."""
     folder = tempfile.mkdtemp(prefix="ct-")  # else Ray notes the address where others' "auto" finds it
     os.environ |= {"RAY_TMPDIR": folder, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    os.environ |= scheduling.ENVIRONMENT
+    os.environ |= startup.ENVIRONMENT
     from ray.cluster_utils import Cluster
 
     head = {"num_cpus": 0, "include_dashboard": False}

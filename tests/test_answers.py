@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from dataclasses import astuple
+
 import numpy as np
 import pytest
 
-from casting_tune import answers
+from casting_tune import answers, metrics
 from casting_tune.store import Store
 
 
@@ -26,6 +28,37 @@ def test_a_threshold_moves_decisions(trained: Store) -> None:
     _, strict = found.decisions(cells, threshold=0.0)
     positives = found.predictions.drop_duplicates("image")["y_true"].mean()
     assert strict.mean() == pytest.approx(positives)  # everything is rejected: right on the defects alone
+
+
+def test_all_thresholds_at_once_count_what_each_counts_alone(store: Store) -> None:
+    asked = [{"run_id": "r", "sweep": "s", "cell_id": c, "position": i} for i, c in enumerate("abcd")]
+    store.write("cells", "s", "r", asked)
+    random, scores = np.random.default_rng(0), {}
+    for cell in "abc":
+        store.write("trials", "s", f"{cell}-1", [{"cell_id": cell, "attempt": 1, "status": "completed"}])
+        scores[cell] = random.choice(np.array([0.1, 0.3, 0.5, 0.7, 0.9], np.float32), 40)  # often on a threshold
+    scores["c"][3] = np.nan
+    for cell, score in scores.items():
+        store.write(
+            "predictions",
+            "s",
+            f"{cell}-1",
+            [
+                {"cell_id": cell, "attempt": 1, "split": "test", "image": i, "y_true": i % 3 % 2, "leaked": i % 5 == 0}
+                | {"score": value, "sha256": str(i)}
+                for i, value in enumerate(score.tolist())
+            ],
+        )
+    y_true, leaked = np.arange(40) % 3 % 2, np.arange(40) % 5 == 0
+    thresholds = [0.9, 0.1, 0.7, 0.1, 1.5, 0.0]  # in any order, and twice
+    for threshold, counted in zip(thresholds, answers.load(store, "s").counted(thresholds), strict=True):
+        assert counted == {
+            cell: tuple(
+                astuple(metrics.counts(y_true[part], scores[cell][part], threshold=threshold))
+                for part in (slice(None), leaked)
+            )
+            for cell in "ab"  # c has a score that is no number, d no prediction
+        }
 
 
 def test_without_an_audit_every_different_file_is_its_own_group(trained: Store) -> None:

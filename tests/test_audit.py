@@ -177,39 +177,30 @@ def test_a_colour_set_is_audited_by_its_luminance(tmp_path: Path) -> None:
     assert not any("gray" in finding for finding in told.findings)
 
 
-@pytest.fixture(scope="module")
-def real(real_images: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pack, Audit]:
-    packed = pack_room.pack(real_images, tmp_path_factory.mktemp("packs"))
-    return packed, audit(packed)
-
-
 @pytest.mark.slow
-def test_sixty_four_real_test_images_are_byte_copies_and_all_are_good(real: tuple[Pack, Audit]) -> None:
-    packed, told = real
-    copied = told.copy_in_train & (packed.splits == "test")
+def test_sixty_four_real_test_images_are_byte_copies_and_all_are_good(real: Pack, real_audit: Audit) -> None:
+    copied = real_audit.copy_in_train & (real.splits == "test")
     assert copied.sum() == 64
-    assert not packed.labels[copied].any()
+    assert not real.labels[copied].any()
 
 
 @pytest.mark.slow
-def test_all_real_test_images_but_eight_have_a_twin_in_train(real: tuple[Pack, Audit]) -> None:
-    packed, told = real
-    alone = ~told.twin_in_train & (packed.splits == "test")
+def test_all_real_test_images_but_eight_have_a_twin_in_train(real: Pack, real_audit: Audit) -> None:
+    alone = ~real_audit.twin_in_train & (real.splits == "test")
     assert alone.sum() == 8
-    assert all(Path(path).name.startswith("new__0_") for path in packed.paths[alone])
+    assert all(Path(path).name.startswith("new__0_") for path in real.paths[alone])
 
 
 @pytest.mark.slow
-def test_the_real_images_are_about_131_photographs_and_one_carries_both_labels(real: tuple[Pack, Audit]) -> None:
-    packed, told = real
-    assert 120 <= len(np.unique(told.group)) <= 145
-    assert len(np.unique(told.group[told.conflict])) == 1
-    assert np.bincount(packed.labels[told.conflict]).tolist() == [127, 16]
+def test_the_real_images_are_about_131_photographs_and_one_carries_both_labels(real: Pack, real_audit: Audit) -> None:
+    assert 120 <= len(np.unique(real_audit.group)) <= 145
+    assert len(np.unique(real_audit.group[real_audit.conflict])) == 1
+    assert np.bincount(real.labels[real_audit.conflict]).tolist() == [127, 16]
 
 
 @pytest.mark.slow
-def test_real_brightness_is_as_measured_elsewhere(real: tuple[Pack, Audit]) -> None:
-    _, told = real
-    assert told.brightness_auc == pytest.approx(0.88, abs=0.01)  # casting_data/README.md: AUC .88, ok 149.9, def 139.3
-    assert told.brightness_mean == pytest.approx({"ok_front": 149.9, "def_front": 139.3}, abs=0.3)
-    assert not told.constant.any()
+def test_real_brightness_is_as_measured_elsewhere(real: Pack, real_audit: Audit) -> None:
+    # casting_data/README.md: AUC .88, ok 149.9, def 139.3
+    assert real_audit.brightness_auc == pytest.approx(0.88, abs=0.01)
+    assert real_audit.brightness_mean == pytest.approx({"ok_front": 149.9, "def_front": 139.3}, abs=0.3)
+    assert not real_audit.constant.any()

@@ -275,6 +275,7 @@ def test_work_stays_on_the_images_device_and_never_waits_for_it(toggles: tuple[s
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 @pytest.mark.parametrize("channels", [1, 3])
 def test_cuda_gives_what_the_cpu_gives_without_waiting(channels: int) -> None:
     cuda = torch.device("cuda")

@@ -5,16 +5,19 @@ The account comes from clusters/account.yaml, by moto's CloudFormation; bootstra
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import boto3
 import pytest
 import yaml
 from moto import mock_aws
+from ray.autoscaler import tags
+from ray.autoscaler._private import updater
 from ray.autoscaler._private.aws import config as aws_config
 from ray.autoscaler._private.aws import utils as aws_utils
 from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
@@ -181,6 +184,30 @@ def test_a_node_may_use_one_bucket_and_only_the_head_may_start_nodes(account: di
     }  # fmt: skip
     (passed,) = [statement for statement in more if statement["Action"] == ["iam:PassRole"]]
     assert passed["Resource"].endswith("role/casting-tune-worker")
+
+
+def test_the_head_tags_what_it_starts_and_never_makes_another_instance_its_own(account: dict[str, str]) -> None:
+    """Terminating asks for the cluster's name as a tag: who could set that tag could end any instance."""
+    del account
+    policy = boto3.client("iam").get_role_policy(RoleName="casting-tune-head", PolicyName="casting-tune-workers")
+    statements = cast("Any", policy["PolicyDocument"])["Statement"]
+    conditions = {action: [s.get("Condition") for s in statements if action in s["Action"]] for action in MAY_HARM}
+    of_the_cluster = {"ec2:ResourceTag/ray-cluster-name": "casting-tune"}
+    noted = ["ray-node-status", "ray-runtime-config", "ray-file-mounts-contents"]
+    assert conditions == {
+        "ec2:TerminateInstances": [{"StringEquals": of_the_cluster}],
+        "ec2:CreateTags": [
+            {"StringEquals": {"ec2:CreateAction": "RunInstances"}},
+            {"StringEquals": of_the_cluster, "ForAllValues:StringEquals": {"aws:TagKeys": noted}},
+        ],
+    }
+    assert not any("ec2:*" in s["Action"] or "*" in s["Action"] for s in statements)
+    # what Ray sets on instances that run already, by its own source
+    set_by_ray = set(re.findall(r"(TAG_RAY_\w+)(?:: |\] = )", inspect.getsource(updater)))
+    assert {getattr(tags, name) for name in set_by_ray} == set(noted)
+
+
+MAY_HARM = ("ec2:TerminateInstances", "ec2:CreateTags")
 
 
 def test_cloudformation_reads_the_template_which_it_does_not_where_yaml_has_aliases() -> None:

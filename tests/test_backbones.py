@@ -221,10 +221,15 @@ def test_building_checking_and_loading_leave_every_global_generator_alone(tmp_pa
     assert before[1:] == (random.getstate(), np.random.get_state()[1].tolist())
 
 
+def test_the_networks_in_timms_source_are_those_of_its_registry() -> None:
+    assert backbones._written() == set(timm.list_models()) - {"casting_nasnet_mobile"}
+
+
 def test_the_table_and_its_listing_need_neither_torch_nor_timm() -> None:
     code = (
         "import sys; from casting_tune import backbones as b; b.listing(); b.check_name('vgg16'); "
-        "b.check_size('vgg16', 64); b.weights_id('vgg16', 'none'); print({'torch', 'timm'} & set(sys.modules))"
+        "b.check_size('vgg16', 64); b.weights_id('vgg16', 'none'); b.weights_id('timm:resnet18', 'none'); "
+        "print({'torch', 'timm'} & set(sys.modules))"
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert told.stdout == "set()\n"
@@ -237,7 +242,7 @@ def test_the_known_identity_of_weights_is_timms_own_name_of_them(name: str) -> N
 
 def test_a_plan_of_imagenet_weights_needs_neither_torch_nor_timm() -> None:
     code = (
-        "import sys; from casting_tune import backbones as b, scheduling; scheduling.shows_gpu(); "
+        "import sys; from casting_tune import backbones as b, startup; startup.shows_gpu(); "
         "[b.expected_weights_id(name, 'imagenet') for name in b.BACKBONES if b.BACKBONES[name].weights]; "
         "print({'torch', 'timm'} & set(sys.modules))"
     )

@@ -1,4 +1,4 @@
-"""158 bad or odd inputs, given to the command line: one line on stderr, an exit code, and nothing lost.
+"""170 bad or odd inputs, given to the command line: one line on stderr, an exit code, and nothing lost.
 
 Where an odd input is a fair one (a turned photograph, a palette), the case says what is right instead. What a room
 answers to its own caller is tested beside that room; here every case goes through `casting-tune` itself.
@@ -167,6 +167,8 @@ OPTIONS: dict[str, tuple[tuple[str, ...], int, tuple[str, ...]]] = {
     "a tiny pack": (("--pack-size", "4"), 2, ("--pack-size is 16 or more, not 4",)),
     "a vast pack": (("--pack-size", "1000000"), 2, ("16 to 4096", "1000000")),
     "a price of NaN": (("--price-per-gpu-hour", "nan"), 2, ("--price-per-gpu-hour is 0 or more, not nan",)),
+    "a price without a plan": (("--price-per-gpu-hour", "2"), 2, ("--price-per-gpu-hour", "together with --plan")),
+    "a probe without a plan": (("--probe",), 2, ("--probe", "together with --plan")),
     "a loop on a cluster": (("--address", "auto"), 2, ("--inline", "leave out --address")),
     "a GPU where there is none": (("--gpus-per-trial", "1"), 7, ("--gpus-per-trial 1", "there is no GPU")),
     "a class that is none": (("--positive", "def_fornt"), 4, ("def_fornt", "'def_front', 'ok_front'")),
@@ -177,10 +179,38 @@ OPTIONS: dict[str, tuple[tuple[str, ...], int, tuple[str, ...]]] = {
 def test_an_option_of_a_sweep_is_refused_and_the_store_stays(
     case: str, tiny: Path, drawn: Path, trained: Store, capsys: Say, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("casting_tune.scheduling.capacity", lambda *_, **__: (2, 0))
+    monkeypatch.setattr("casting_tune.nodes.capacity", lambda *_, **__: (2, 0))
     words, code, tells = OPTIONS[case]
     asked = ("sweep", tiny, "--data", drawn, "--results", trained.root, "--inline", *words)
     refused(capsys, *asked, code=code, tells=tells, keeps=trained.root)
+
+
+UNHEEDED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "a run of no sweep": (("compare", "CELL", "CELL", "--run", "r"), ("--run", "together with --sweep")),
+    "an export of a cell of a run": (("export", "CELL", "--out", "OUT", "--run", "r"), ("best --sweep NAME [--run",)),
+    "two formats of a query": (("query", "select 1", "--json", "--format", "csv"), ("--json and --format csv",)),
+    "two formats of a table": (("table", "tiny", "--json", "--format", "latex"), ("--json and --format latex",)),
+    "a size of no images": (("reproduce", "CELL", "--pack-size", "64"), ("--pack-size", "together with --data")),
+    "bad ones of no images": (("reproduce", "CELL", "--skip-bad"), ("--skip-bad", "together with --data")),
+    "weights of no use": (("reproduce", "CELL", "--weights-dir", "OUT"), ("none weights", "drop --weights-dir")),
+    "images of a report without": (("report", "tiny", "--data", "OUT"), ("--data", "--with-images")),
+    "a store of an export": (("explain", "OUT", "IMAGE", "--out", "OUT"), ("is an export", "drop --results")),
+    "a licence of a check": (("fetch", "--check", "OUT", "--accept-licence"), ("no use for --accept-licence",)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", UNHEEDED)
+def test_an_option_that_nothing_would_heed_is_refused(
+    case: str, drawn: Path, trained: Store, tmp_path: Path, capsys: Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CASTING_TUNE_DATA", raising=False)  # it is as good as --data
+    words, tells = UNHEEDED[case]
+    cell = next(row["cell_id"] for row in trained.read("trials").to_pylist() if row["backbone"].startswith("timm:"))
+    given = {"CELL": cell, "OUT": tmp_path, "IMAGE": min((drawn / "test").rglob("*.*g"))}
+    asked = [given.get(word, word) for word in words]
+    store = () if words[0] == "fetch" else ("--results", trained.root)
+    refused(capsys, *asked, *store, code=2, tells=tells, keeps=trained.root)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,12 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from casting_tune import pack as pack_room
 from casting_tune import synthetic
-from casting_tune.audit import audit
+from casting_tune.audit import Audit
 from casting_tune.baselines import BASELINES, Baseline, linear_probe, majority, nearest
 from casting_tune.pack import Pack
 
@@ -130,11 +127,6 @@ def test_each_baseline_scores_every_test_image_under_a_name_of_the_table(packed:
     assert all(baseline.score.shape == (len(test),) for baseline in scored)
 
 
-@pytest.fixture(scope="module")
-def real(real_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Pack:
-    return pack_room.pack(real_images, tmp_path_factory.mktemp("packs"))
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("descriptor", "least"), [("small", 704), ("polar", 704)])
 def test_nothing_learned_names_at_least_704_of_the_715_official_test_images(
@@ -147,11 +139,13 @@ def test_nothing_learned_names_at_least_704_of_the_715_official_test_images(
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_with_real_photographs_kept_apart_the_nearest_neighbour_falls_below_82_percent(real: Pack) -> None:
+def test_with_real_photographs_kept_apart_the_nearest_neighbour_falls_below_82_percent(
+    real: Pack, real_audit: Audit
+) -> None:
     from sklearn.model_selection import StratifiedGroupKFold
 
-    group = audit(real).group
-    folds = StratifiedGroupKFold(5, shuffle=True, random_state=0).split(real.labels, real.labels, group)
+    kept_apart = StratifiedGroupKFold(5, shuffle=True, random_state=0)
+    folds = kept_apart.split(real.labels, real.labels, real_audit.group)
     fourths = [(train, test[::4]) for train, test in folds]  # the copies of a photograph fare alike
     n_right = sum(
         _right(nearest(real.images, real.labels, train, test, descriptor="polar"), real.labels[test])

@@ -54,6 +54,25 @@ def test_a_trial_that_dies_goes_on_from_its_last_epoch_and_ends_as_if_it_had_not
     assert not broken.checkpoint(cell_id(CONFIG, packed.dataset_id)).exists()
 
 
+def test_what_killed_processes_left_of_completed_cells_is_cleared_and_nothing_else(tmp_path: Path) -> None:
+    done, under_way = "31a48e95c3269ccc", "0123456789abcdef"
+    stay = [
+        f"checkpoints/{under_way}.pt", f"checkpoints/.{under_way}.pt.7", f"weights/.{under_way}.safetensors.7",
+        f"weights/{done}.safetensors", f"weights/{done}-best.safetensors",
+    ]  # fmt: skip
+    go = [
+        f"checkpoints/{done}.pt", f"checkpoints/.{done}.pt.26982", f"weights/.{done}.safetensors.8",
+        f"weights/.{done}-best.safetensors.9",
+    ]  # fmt: skip
+    for name in (*stay, *go):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    checkpoint.clear(tmp_path, {done})
+    left = {file.relative_to(tmp_path).as_posix() for file in tmp_path.rglob("*") if file.is_file()}
+    assert left == set(stay)
+    checkpoint.clear(tmp_path / "an empty store", {done})
+
+
 def test_an_epoch_whose_row_was_lost_with_the_process_gets_it_on_resuming(
     packed: Pack, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,13 +7,16 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from casting_tune import cli, commands_cluster, commands_store, commands_sweep
+from casting_tune import cli, commands_cluster, commands_store, commands_sweep, startup
 
 
 def call(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
@@ -223,6 +226,16 @@ def test_python_m_casting_tune_sweep_is_the_same_command(tiny: Path, drawn: Path
     assert "Quick run" in ended.stdout
 
 
+@pytest.mark.parametrize("wanted", [None, "7"])
+def test_a_waiting_thread_of_torch_sleeps_soon_unless_the_environment_says_otherwise(wanted: str | None) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
+    environment |= {"OMP_DISPLAY_ENV": "verbose"} | ({"GOMP_SPINCOUNT": wanted} if wanted else {})
+    words = [sys.executable, "-c", "from casting_tune.cli import main; main()", "summary", "mobilenetv2"]
+    said = subprocess.run(words, check=True, capture_output=True, text=True, env=environment).stderr
+    assert "GOMP_SPINCOUNT" in said, "torch came without GNU OpenMP: what `startup.SPINS` says no longer holds"
+    assert f"GOMP_SPINCOUNT = '{wanted or startup.SPINS}'" in said
+
+
 def test_a_closed_pipe_ends_quietly(swept: tuple[Path, str]) -> None:
     code = f"{sys.executable} -m casting_tune.cli table tiny --results {swept[0]} | head -1"
     ended = subprocess.run(["bash", "-c", code], capture_output=True, text=True, timeout=120, check=False)
@@ -278,6 +291,43 @@ def test_a_signal_stops_a_sweep_keeps_what_has_ended_and_leaves_nothing_running(
     _, alive = psutil.wait_procs(children, timeout=30)
     assert not alive
     assert len(list(results.glob("epochs/*/*.parquet"))) >= 3
+
+
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A folder with a short path: Ray's sockets lie below it, whose paths have 107 bytes at most."""
+    with tempfile.TemporaryDirectory(prefix="s") as folder:
+        yield Path(folder)
+
+
+@pytest.mark.parametrize("after_s", [0.0, 1.0, 3.0])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_while_ray_starts_ends_it_and_leaves_nothing(
+    tiny: Path, drawn: Path, number: int, code: int, after_s: float, short: Path
+) -> None:
+    words = ["-m", "casting_tune.sweep", tiny, "--data", drawn, "--results", tiny.parent / "r", "--no-baselines"]
+    driver = subprocess.Popen(
+        [sys.executable, *map(str, words)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"TMPDIR": str(short)},
+    )
+    try:
+        while not any(short.glob("ct-*")):  # Ray's own folder
+            assert driver.poll() is None
+            time.sleep(0.01)
+        time.sleep(after_s)
+        children = psutil.Process(driver.pid).children(recursive=True)
+        driver.send_signal(number)
+        _, err = driver.communicate(timeout=90)
+    finally:
+        driver.kill()
+    assert driver.returncode == code, err
+    assert "Traceback" not in err
+    _, alive = psutil.wait_procs(children, timeout=30)
+    assert not alive
+    assert not list(short.glob("ct-*"))
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from casting_tune import backbones, doctor, scheduling
+from casting_tune import backbones, doctor, startup
 from casting_tune.doctor import Finding
 from tests.test_cli import call
 
@@ -102,10 +102,10 @@ def test_a_containers_limits_are_read_as_linux_writes_them(tmp_path: Path) -> No
 
 
 def test_a_gpu_device_that_torch_does_not_see_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scheduling, "shows_gpu", lambda: True)
+    monkeypatch.setattr(startup, "shows_gpu", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     assert finding(tmp_path, "GPU").state == "warn"
-    monkeypatch.setattr(scheduling, "shows_gpu", lambda: False)
+    monkeypatch.setattr(startup, "shows_gpu", lambda: False)
     assert finding(tmp_path, "GPU").state == "ok"
 
 

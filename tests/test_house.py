@@ -14,20 +14,24 @@ HOUSE = Path(__file__).parent.parent / "casting_tune"
 MAY_IMPORT = {
     "errors": set(),
     "trial": set(),
+    "inert": set(),
     "augment": set(),
     "head": set(),
+    "precision": {"backbones", "trial"},
     "nasnet": set(),
     "weights": set(),
-    "backbones": {"head", "nasnet", "weights"},
+    "lean": set(),
+    "backbones": {"head", "lean", "nasnet", "weights"},
     "sweepfile": {"trial", "augment"},
     "space": {"trial", "augment", "backbones", "sweepfile"},
-    "decode": set(),
+    "decode": {"inert"},
     "layout": {"decode"},
     "pack": {"decode", "layout"},
     "synthetic": set(),
     "fetch": set(),
     "folds": set(),
     "loader": set(),
+    "capture": set(),
     "checkpoint": {"steps", "trial"},
     "memory": set(),
     "train": {"trial", "loader"},
@@ -52,6 +56,7 @@ MAY_IMPORT = {
         "augment",
         "backbones",
         "baselines",
+        "capture",
         "checkpoint",
         "train",
         "rows",
@@ -61,15 +66,18 @@ MAY_IMPORT = {
     "tasks": {"trial", "rows", "run", "pack", "store"},
     "estimate": {"trial", "augment"},
     "packing": {"estimate", "memory", "trial"},
-    "scheduling": {"memory", "pack", "packing", "rows", "run", "tasks", "trial"},
-    "probes": {"pack", "packing", "rows", "run", "scheduling", "store", "trial"},
+    "startup": set(),
+    "warm": {"backbones", "tasks"},
+    "nodes": {"memory", "pack", "rows", "run", "startup", "trial"},
+    "scheduling": {"nodes", "pack", "packing", "startup", "tasks", "trial"},
+    "probes": {"nodes", "pack", "packing", "rows", "run", "store", "trial"},
     "plan": {"estimate", "packing", "space", "store", "trial"},
     "search": {"tasks", "space", "store", "sweepfile", "trial"},
     "answers": {"store"},
     "contrasts": {"answers", "pairs", "stats", "augment", "store"},
     "timings": {"answers", "backbones", "store"},
     "tables": {"answers", "contrasts", "timings", "metrics", "stats", "pairs", "backbones", "store"},
-    "render": {"answers"},
+    "render": {"answers", "inert"},
     "query": {"schema", "store"},
     "inventory": {"augment", "pairs", "stats", "store"},
     "versus": {"answers", "inventory", "pairs", "stats", "store"},
@@ -78,7 +86,7 @@ MAY_IMPORT = {
     "optuna_export": {"augment", "schema", "store"},
     "importance": set(),
     "verdict": {"answers"},
-    "figures": set(),
+    "figures": {"inert"},
     "gallery": {"charts", "pack", "pictures", "synthetic"},
     "report": {
         "answers",
@@ -101,27 +109,27 @@ MAY_IMPORT = {
     "audit": {"pack", "photographs", "store"},
     "baselines": {"pack", "metrics", "photographs"},
     "view": {"tasks"},
-    "loggers": {"tasks"},
+    "loggers": {"tasks", "trial"},
     "audits": {"audit", "pack", "store"},
     "cells": {"audits", "augment", "pack", "store", "trial"},
     "chosen": {"answers", "cells", "operating", "store"},
     "reproduce": {"backbones", "cells", "rows", "run", "store", "trial"},
     "graph": set(),
-    "card": {"cells", "export", "metrics", "stats"},  # of export only the name of a type
+    "card": {"cells", "export", "inert", "metrics", "stats"},  # of export only the name of a type
     "export": {"backbones", "card", "cells", "chosen", "graph", "operating", "reproduce", "store", "trial"},
-    "predict": {"decode"},
+    "predict": {"decode", "inert"},
     "explain": {"backbones", "canvas", "cells", "decode", "export", "graph", "predict", "reproduce", "store"},
     "extras": {"space", "trial"},
     "summary": {"backbones"},
-    "doctor": {"backbones", "run", "scheduling", "store"},
+    "doctor": {"backbones", "precision", "startup", "store"},
     "clusterfile": set(),
     "cluster": {"clusterfile"},
-    "terminal": set(),
+    "terminal": {"inert"},
     "completion": {"backbones", "render", "sweepfile", "tables"},
     "options": {"completion"},
     "asked": {"space"},
-    "resources": {"asked", "packing", "probes", "rows", "scheduling", "space", "trial"},
-    "inputs": {"asked", "audits", "estimate", "pack", "run", "space", "store", "synthetic", "trial"},
+    "resources": {"asked", "nodes", "packing", "probes", "rows", "space", "startup", "trial"},
+    "inputs": {"asked", "audits", "estimate", "pack", "precision", "run", "space", "store", "synthetic", "trial"},
     "sweep": None,
     "commands_cells": None,
     "commands_cluster": None,
@@ -132,10 +140,10 @@ MAY_IMPORT = {
     "commands_sweep": None,
     "cli": None,
 }
-"""The table of README's "Rooms": a room -> the rooms it may import beside errors; None is any."""
+"""A room -> the rooms that it may import beside errors; None is any."""
 
 OWNERS = {
-    "ray": {"scheduling", "search", "clusterfile"},
+    "ray": {"startup", "nodes", "warm", "scheduling", "search", "clusterfile"},
     "optuna": {"search", "importance", "optuna_export"},
     "timm": {"backbones", "nasnet", "weights", "head"},
     "kornia": {"augment"},
@@ -202,6 +210,12 @@ def rooms() -> list[str]:
 
 def test_every_room_stands_in_the_table() -> None:
     assert set(rooms()) == set(MAY_IMPORT)
+
+
+def test_readme_says_of_every_room_once_what_it_is() -> None:
+    readme = (HOUSE.parent / "README.md").read_text().partition("\n## Rooms\n")[2].partition("\n## ")[0]
+    said = [line.split("|")[1].split(",") for line in readme.splitlines() if line.startswith("| ")][2:]
+    assert sorted(name.strip() for names in said for name in names) == rooms()
 
 
 @pytest.mark.parametrize("room", rooms())

@@ -10,7 +10,7 @@ from casting_tune import loggers
 from casting_tune.errors import UsageError
 from casting_tune.loggers import Logged
 from casting_tune.tasks import Event
-from casting_tune.trial import Epoch
+from casting_tune.trial import Epoch, TrialConfig
 from tests.test_cli import call
 
 TRIALS = [
@@ -80,6 +80,14 @@ def test_mlflow_has_a_run_a_trial_with_settings_figures_and_status(address: bool
     assert runs == [("one ../[x]", "FINISHED"), ("two", "FAILED")]
     assert losses == [(1, 0.5), (2, 0.25)]
     assert (seeds, cells) == ([("0",), ("1",)], [("a" * 16,), ("b" * 16,)])
+
+
+def test_no_tool_is_told_the_folder_of_the_weights() -> None:
+    config = TrialConfig(backbone="vgg16", weights="local-dir:/home/ada/secret", weights_id="local-dir:0a1b2c")
+    told = loggers.logged("a" * 16, "one", config)
+    assert "ada" not in repr(told)
+    assert (told.settings["weights"], told.settings["weights_id"]) == ("local-dir", "local-dir:0a1b2c")
+    assert told.settings["backbone"] == "vgg16"
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")

@@ -64,7 +64,7 @@ def test_a_share_limits_the_allocator_to_what_its_context_leaves_and_no_longer_t
 ) -> None:
     limits: list[float] = []
     monkeypatch.setattr(memory, "total", lambda _: 3 * 2**30)
-    monkeypatch.setattr("torch.cuda.set_per_process_memory_fraction", lambda share, device: limits.append(share))
+    monkeypatch.setattr("torch.cuda.set_per_process_memory_fraction", limits.append)
     with memory.shared(torch.device("cuda"), 0.5):
         assert limits == [0.25]  # the context takes a quarter of these 3 GiB
     assert limits == [0.25, 1.0]

@@ -52,6 +52,36 @@ def test_two_objectives_make_a_pareto_study_and_trials_that_did_not_complete_are
     assert sorted(trial.params["base_lr"] for trial in study.trials) == [0.01, 0.1, 1.0]
 
 
+def test_every_attempt_has_the_losses_of_its_own_epochs_and_of_those_that_it_went_on_from(
+    store: Store, tmp_path: Path
+) -> None:
+    store.write("cells", "s", "r", [{"run_id": "r", "sweep": "s", "position": 0, "cell_id": "c", "kind": "cell"}])
+    # attempt 1 fails in epoch 3; 2 goes on from epoch 2 and fails in 4; 3 begins anew and fails; 4 begins anew
+    written = {(1, 1): 0.9, (1, 2): 0.8, (2, 3): 0.7, (4, 4): 0.6}
+    for (attempt, number), loss in written.items():
+        epoch = {"cell_id": "c", "attempt": attempt, "epoch": number, "validation_loss": loss}
+        store.write("epochs", "s", f"c-{attempt}-{number}", [epoch])
+    ended = {1: ("error", None), 2: ("error", 2), 3: ("error", None), 4: ("completed", None)}
+    for attempt, (status, resumed_from) in ended.items():
+        row = {"cell_id": "c", "attempt": attempt, "status": status, "epochs": 4, "resumed_from": resumed_from}
+        store.write("trials", "s", f"c-{attempt}", [row | {"validation_accuracy": 0.5}])
+    optuna_export.write(store, "s", tmp_path / "s.log", wanted=ONE)
+    trials = optuna.load_study(study_name="s", storage=opened(tmp_path / "s.log")).trials
+    assert {trial.user_attrs["attempt"]: trial.intermediate_values for trial in trials} == {
+        1: {1: 0.9, 2: 0.8},
+        2: {1: 0.9, 2: 0.8, 3: 0.7},
+        3: {},
+        4: {1: 0.9, 2: 0.8, 3: 0.7, 4: 0.6},
+    }
+
+
+def test_an_objective_stands_once() -> None:
+    asked = ["latency_one_s=min", "validation_accuracy=max"]
+    assert list(optuna_export.parse_all(asked).items()) == [("latency_one_s", "min"), ("validation_accuracy", "max")]
+    with pytest.raises(UsageError, match="--objective latency_one_s stands twice"):
+        optuna_export.parse_all([*asked, "latency_one_s=max"])
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_optuna_dashboard_opens_it(trained: Store, tmp_path: Path) -> None:
     from optuna_dashboard import wsgi

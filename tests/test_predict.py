@@ -202,3 +202,16 @@ def test_without_onnxruntime_predict_and_export_name_the_extra(
     for words in (["predict", line, line], ["export", "abc", "--out", tmp_path / "x"]):
         assert call(*words) == UsageError.exit_code
         assert 'pip install "casting-tune[export]"' in capsys.readouterr().err
+
+
+def test_a_path_is_no_formula_in_csv_and_is_itself_in_parquet(tmp_path: Path) -> None:
+    paths = ["=1+1.png", "+1.png", "-1.png", "@a.png", "\t=1.png", "a=1.png", "b\n=1.png"]
+    decisions = [predict.Decision(path, "00", 0.25, False, "", 0.5) for path in paths]
+    for name in ("rows.csv", "rows.parquet"):
+        with predict.writer(tmp_path / name) as write:
+            for decision in decisions:
+                write(decision)
+    with (tmp_path / "rows.csv").open(newline="") as stream:
+        read = [row["path"] for row in csv.DictReader(stream)]
+    assert read == ["'=1+1.png", "'+1.png", "'-1.png", "'@a.png", "'?=1.png", "a=1.png", "b?=1.png"]
+    assert pd.read_parquet(tmp_path / "rows.parquet")["path"].to_list() == paths

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from casting_tune import memory, packing, probes, run, scheduling
+from casting_tune import memory, nodes, packing, probes, run
+from casting_tune.nodes import Devices
 from casting_tune.pack import Pack
 from casting_tune.packing import Peak
 from casting_tune.probes import Shares
 from casting_tune.rows import Place
-from casting_tune.scheduling import Devices
 from casting_tune.store import Store
 from casting_tune.trial import TrialConfig
 
@@ -65,14 +65,14 @@ def test_a_network_that_cannot_be_probed_is_named_and_stops_nothing(
     packed: Pack, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nonsense = replace(CONFIG, backbone="timm:nonsense")
-    assert "nonsense" in scheduling._probe(nonsense, packed, Place(), None)
+    assert "nonsense" in nodes._probe(nonsense, packed, Place(), None)
 
     def measure(configs: list[TrialConfig], pack: Pack, **more: Any) -> Devices:
         for i, config in enumerate(configs):
-            more["on_probe"](i, i + 1, scheduling._probe(config, pack, more["place"], None))
+            more["on_probe"](i, i + 1, nodes._probe(config, pack, more["place"], None))
         return Devices(gpu_bytes=24 * GIB, n_gpus=1, n_cpus=8)
 
-    monkeypatch.setattr(scheduling, "measure", measure)
+    monkeypatch.setattr(nodes, "measure", measure)
     said: list[str] = []
     told: list[tuple[int, int]] = []
     found = probes.share(

@@ -10,7 +10,7 @@ import pytest
 
 from casting_tune import query
 from casting_tune.errors import StoreError, UsageError
-from casting_tune.schema import PREDICTIONS
+from casting_tune.schema import PREDICTIONS, VERSION_KEY
 from casting_tune.store import Store
 from tests.test_cli import call
 
@@ -57,6 +57,14 @@ def test_only_the_tables_that_a_query_names_are_opened(filled: Store) -> None:
     assert query.run(filled, "select count(*) as n from trials").to_pylist() == [{"n": 2}]
     with pytest.raises(StoreError, match="cannot be read"):
         query.run(filled, "select sum(score) from predictions")
+
+
+def test_a_file_of_a_later_version_is_refused_where_a_query_names_its_table(filled: Store) -> None:
+    file = filled.root / "trials" / "s" / ("b" * 16 + "-1.parquet")
+    pq.write_table(pq.read_table(file).replace_schema_metadata({VERSION_KEY: b"99"}), file)
+    assert query.run(filled, "select count(*) as n from predictions").to_pylist() == [{"n": 8}]
+    with pytest.raises(StoreError, match=rf"{file} was written by a later casting_tune \(schema 99\)"):
+        query.run(filled, "select count(*) from trials")
 
 
 @pytest.mark.parametrize(

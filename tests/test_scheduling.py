@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import pandas as pd
 import psutil
 import pytest
 
-from casting_tune import backbones, run, scheduling
+from casting_tune import backbones, nodes, run, scheduling, startup
 from casting_tune.errors import ResourcesError, StoreError
+from casting_tune.nodes import Resources
 from casting_tune.pack import Pack
 from casting_tune.rows import Place
-from casting_tune.scheduling import Resources
 from casting_tune.store import Store
 from casting_tune.tasks import Asha, Claimed, Event, Halt, InOrder, Task, Work
 from casting_tune.trial import Allowance, TrialConfig, cell_id
@@ -84,7 +85,7 @@ def test_ray_runs_tasks_on_two_workers_fails_one_and_keeps_the_rows(packed: Pack
     assert sorted(trials["status"]) == ["completed"] * 4 + ["diverged", "error", "error"]
     assert {e.task for e in events if e.kind == "epoch"} == {0, 1, 4, 5}
     busy = trials[trials["status"] == "completed"].sort_values("started_at")
-    ends = busy["started_at"] + busy["duration_s"].astype("timedelta64[s]")
+    ends = busy["started_at"] + pd.to_timedelta(busy["duration_s"], unit="s")
     assert (busy["started_at"].iloc[1:].to_numpy() < ends.iloc[:-1].to_numpy()).any()  # two were at work at once
     left = set(psutil.Process().children(recursive=True)) - before
     assert not [process for process in left if "ray" in " ".join(process.cmdline()) and process.is_running()]
@@ -241,11 +242,11 @@ def images_of(n_bytes: int, packed: Pack) -> Pack:
 
 
 def test_images_go_into_the_store_of_the_drivers_node_and_of_those_that_train(packed: Pack) -> None:
-    scheduling._check_object_store(Uneven("worker"), images_of(2_000_000, packed))
-    scheduling._check_object_store(Uneven("head"), images_of(1_000_000, packed))
+    nodes.check_object_store(Uneven("worker"), images_of(2_000_000, packed))
+    nodes.check_object_store(Uneven("head"), images_of(1_000_000, packed))
     for driver, n_bytes in (("worker", 2_000_001), ("head", 1_000_001)):
         with pytest.raises(ResourcesError, match="object store holds"):
-            scheduling._check_object_store(Uneven(driver), images_of(n_bytes, packed))
+            nodes.check_object_store(Uneven(driver), images_of(n_bytes, packed))
 
 
 def test_images_too_large_for_rays_object_store_are_refused_before_the_first_trial(packed: Pack, store: Store) -> None:
@@ -266,10 +267,10 @@ cluster.shutdown()
 """
 JOIN = """
 import sys
-from casting_tune import scheduling
+from casting_tune import nodes
 from casting_tune.errors import ResourcesError
 try:
-    print("CPUs, GPUs:", *scheduling.capacity(sys.argv[1], inline=False))
+    print("CPUs, GPUs:", *nodes.capacity(sys.argv[1], inline=False))
 except ResourcesError as error:
     print("refused:", error)
 """
@@ -302,6 +303,82 @@ def test_a_cluster_that_asks_for_no_token_is_named_where_one_is_sent(tmp_path: P
         open_cluster.communicate("")
 
 
+def test_what_workers_import_ahead_asks_for_no_gpu_before_a_trial_is_given_one() -> None:
+    code = (
+        "import importlib, sys, torch\n"
+        "def asked(*_): sys.exit('CUDA was asked: what it answers holds for the whole process')\n"
+        "torch._C._cuda_getDeviceCount = torch._C._cuda_init = asked\n"
+        "torch.cuda._raw_device_count_nvml = torch.cuda._device_count_nvml = asked\n"
+        f"importlib.import_module({startup.PRELOADED!r})\n"
+        "assert {'timm', 'ray.tune'} <= set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def imports_nothing(config: TrialConfig, packed: Pack, store: Store, **more: Any) -> dict[str, Any]:
+    row = {"cell_id": cell_id(config, packed.dataset_id), "attempt": 1, "status": "completed"}
+    missing = {startup.PRELOADED, "timm", "ray.tune"} - set(sys.modules)
+    store.write("trials", "s", "row", [row | {"error": f"{missing or 'nothing'} is missing in {os.getpid()}"}])
+    return row
+
+
+def test_a_ray_that_is_started_ahead_is_used_its_workers_have_imported_and_it_ends_with_the_run(
+    packed: Pack, store: Store
+) -> None:
+    before = set(psutil.Process().children(recursive=True))
+    events: list[Event] = []
+    with startup.Ahead() as ahead:
+        ahead.start(1)
+        ahead.start(2)
+        ray = ahead.ray()
+        assert ray.cluster_resources()["CPU"] == 1
+        while not (
+            idle := [p.pid for p in psutil.Process().children(recursive=True) if p.cmdline()[:1] == ["ray::IDLE"]]
+        ):
+            time.sleep(0.1)
+        asked = replace(work(store, [CONFIG]), trial=imports_nothing)
+        scheduling.run_ray(asked, packed, resources=TWO, address=None, on_event=events.append, ahead=ahead)
+        assert not ray.is_initialized()
+    assert endings(events) == {0: ["completed"]}
+    assert store.read("trials")["error"].to_pylist() == [f"nothing is missing in {pid}" for pid in idle]
+    _, alive = psutil.wait_procs(set(psutil.Process().children(recursive=True)) - before, timeout=30)
+    assert not alive
+
+
+def test_sigterm_stays_whose_it_was_where_ray_was_imported_before_and_one_ahead_starts_twice() -> None:
+    code = (
+        "import ray, signal\n"
+        "def mine(*_): pass\n"
+        "signal.signal(signal.SIGTERM, mine)\n"
+        "from casting_tune import startup\n"
+        "ahead = startup.Ahead()\n"
+        "for n in (1, 2):\n"
+        "    with startup.running(None, n_slots=n, ahead=ahead) as up:\n"
+        "        assert up.cluster_resources()['CPU'] == n\n"
+        "        assert signal.getsignal(signal.SIGTERM) is mine\n"
+        "    assert not up.is_initialized()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=200)
+
+
+def test_a_start_that_is_not_wanted_any_more_is_not_tried_again() -> None:
+    tried: list[str] = []
+
+    class Slow:
+        def init(self, address: str, **_: object) -> None:
+            tried.append(address)
+            raise Exception("The current node timed out during startup.")
+
+        def shutdown(self) -> None:
+            pass
+
+    over = threading.Event()
+    over.set()
+    with pytest.raises(ResourcesError):
+        startup._start(Slow(), 2, "scratch", over=over)
+    assert tried == ["local"]
+
+
 @pytest.mark.parametrize("n_failures", [1, 2])
 def test_a_ray_that_does_not_come_up_is_tried_twice_and_then_said(n_failures: int) -> None:
     tried: list[str] = []
@@ -317,7 +394,7 @@ def test_a_ray_that_does_not_come_up_is_tried_twice_and_then_said(n_failures: in
 
     told = pytest.raises(ResourcesError, match=r"^Ray does not start .*timed out during startup\.\)\. .*--inline\.$")
     with told if n_failures == 2 else contextlib.nullcontext():
-        scheduling._start(Slow(), None, "scratch")
+        startup._start(Slow(), 2, "scratch", over=threading.Event())
     assert tried == ["local", "gone", "local", "gone"][: n_failures + 2]
 
 
@@ -346,12 +423,12 @@ def test_a_store_that_fails_under_ray_is_the_stores_error(
 
 
 def test_ray_leaves_the_environment_as_it_was(packed: Pack, store: Store, tmp_path: Path) -> None:
-    before = {name: os.environ.get(name) for name in scheduling.ENVIRONMENT}
+    before = {name: os.environ.get(name) for name in startup.ENVIRONMENT}
     with pytest.raises(ResourcesError):
         scheduling.run_ray(
             work(store, [CONFIG]), packed, resources=Resources(cpus=9999), address=None, on_event=lambda _: None
         )
-    assert {name: os.environ.get(name) for name in scheduling.ENVIRONMENT} == before
+    assert {name: os.environ.get(name) for name in startup.ENVIRONMENT} == before
 
 
 def test_asha_stops_the_worse_trials_keeps_what_they_did_and_uses_their_worker_again(
@@ -418,16 +495,16 @@ class Headed:
 def test_nodes_that_the_cluster_would_start_count_as_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(ResourcesError, match="asks for 1 CPU, and the largest node has 0"):
-        scheduling._check_resources(Headed(), Resources(cpus=1))
+        nodes.check_resources(Headed(), Resources(cpus=1), "auto")
     kinds = {
         "head": {"resources": {"CPU": 0}, "max_workers": 0},
         "worker": {"resources": {"CPU": 4, "GPU": 1}, "max_workers": 8},
     }
     (tmp_path / "ray_bootstrap_config.yaml").write_text(json.dumps({"available_node_types": kinds}))  # JSON is YAML
-    scheduling._check_resources(Headed(), Resources(cpus=1, gpus=1))
+    nodes.check_resources(Headed(), Resources(cpus=1, gpus=1), "auto")
     with pytest.raises(ResourcesError, match="asks for 2 GPU, and the largest node has 1"):
-        scheduling._check_resources(Headed(), Resources(cpus=1, gpus=2))
-    assert sum(node["GPU"] for node in scheduling._nodes(Headed(), wait=True)) == 8
+        nodes.check_resources(Headed(), Resources(cpus=1, gpus=2), "auto")
+    assert sum(node["GPU"] for node in nodes.each(Headed(), wait=True)) == 8
 
 
 def test_a_cluster_whose_workers_are_on_their_way_is_waited_for(
@@ -441,7 +518,7 @@ def test_a_cluster_whose_workers_are_on_their_way_is_waited_for(
         def nodes(self) -> list[dict[str, Any]]:
             return joined
 
-    assert {"CPU": 2.0} in scheduling._nodes(Joining(), wait=True)
+    assert {"CPU": 2.0} in nodes.each(Joining(), wait=True)
 
 
 def hang(config: TrialConfig, packed: Pack, store: Store, **more: object) -> dict[str, object]:

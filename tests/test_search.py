@@ -17,6 +17,7 @@ from casting_tune.pack import Pack
 from casting_tune.store import Store
 from casting_tune.tasks import Event
 from casting_tune.trial import TrialConfig, cell_id
+from tests.test_sweep import Noted
 
 HEAD = 'question = "?"\n[fixed]\nbackbone = "timm:test_resnet.r160_in1k"\nweights = "none"\nimage_px = 32\nepochs = 1\n'
 SEARCH = """
@@ -120,6 +121,28 @@ def test_a_search_that_was_cut_off_goes_on_and_ends_with_all_its_trials(
     assert prepared.store.read("trials").to_pandas().query("status == 'completed'")["cell_id"].is_unique
     asked = prepared.store.read("cells").to_pandas()
     assert asked[asked["run_id"] == prepared.run_id]["cell_id"].nunique() == 6
+
+
+def test_ray_starts_ahead_for_a_search_that_has_cells_to_choose_and_for_no_other(
+    hunt: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = Options(sweep=str(hunt), data=drawn, results=hunt.parent / "results", baselines=False, trials_at_once=2)
+    for n_slots in (2, None):
+        ahead = Noted()
+        sweep.prepare(asked, say=lambda _: None, ahead=ahead)
+        assert getattr(ahead, "n_slots", None) == n_slots
+        go(hunt, drawn, monkeypatch)
+
+
+def test_a_size_that_no_cell_of_a_search_could_train_is_refused_in_its_plan_too(hunt: Path, drawn: Path) -> None:
+    small = {"backbone=timm:vit_tiny_patch16_224", "image_px=32"}
+    for plan in (True, False):
+        asked = Options(
+            sweep=str(hunt), data=drawn, results=hunt.parent / "results", plan=plan, overrides=tuple(sorted(small))
+        )
+        with pytest.raises(UsageError, match="image_px 32 does not go through 'timm:vit_tiny_patch16_224'"):
+            sweep.prepare(asked, say=lambda _: None)
+    assert not (hunt.parent / "results" / "packs").exists()  # and before images are packed
 
 
 def test_more_trials_in_the_file_are_more_trials_and_the_old_ones_stay(

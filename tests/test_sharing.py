@@ -10,18 +10,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 
-from casting_tune import backbones, packing, run, scheduling, sweep, tasks
+from casting_tune import backbones, nodes, packing, run, scheduling, startup, sweep, tasks
 from casting_tune.asked import Options
 from casting_tune.errors import ResourcesError, UsageError
+from casting_tune.nodes import Resources
 from casting_tune.pack import Pack
 from casting_tune.rows import Place
-from casting_tune.scheduling import Resources
 from casting_tune.store import Store
 from casting_tune.tasks import Event, Task, Work
 from casting_tune.trial import TrialConfig, cell_id
+from tests.benchmarks import packed as packed_bench
 
 CONFIG = TrialConfig(
     backbone="timm:test_resnet.r160_in1k", image_px=32, batch_size=16, epochs=1, precision="fp32", test_images=10
@@ -35,15 +37,15 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A Ray that counts two GPUs and eight CPUs, on a machine that has fewer."""
     import ray
 
-    def start(ray_: Any, address: str | None, scratch: str) -> None:
-        del ray_, address
+    def start(ray_: Any, n_slots: int, scratch: str, *, over: object) -> None:
+        del ray_, n_slots, over
         ray.init(
             "local", num_cpus=8, num_gpus=2, include_dashboard=False, _node_ip_address="127.0.0.1", _temp_dir=scratch,
             logging_level="ERROR", log_to_driver=False,
         )  # fmt: skip
 
-    monkeypatch.setattr(scheduling, "_start", start)
-    monkeypatch.setattr(scheduling, "capacity", lambda *_, **__: (8, 2.0))
+    monkeypatch.setattr(startup, "_start", start)
+    monkeypatch.setattr(nodes, "capacity", lambda *_, **__: (8, 2.0))
     yield
     assert not ray.is_initialized()
 
@@ -204,11 +206,24 @@ def test_auto_probes_each_network_once_in_a_worker_and_gives_every_trial_its_sha
     assert again.costs.gpu_hours == pytest.approx(again.costs.trial_s * share / 3600, rel=0.5)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_benchmark_of_packing_runs_its_cells_both_ways(
+    on_the_cpu: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = ("--px", "32", "--epochs", "1", "--train-images", "32", "--test-images", "16")
+    packed_bench.main([*few, "--backbones", "timm:resnet10t", "--batches", "4", "8"])
+    told = capsys.readouterr().out
+    assert "| packed by memory | 2 |" in told
+    assert "| one at a time | 2 |" in told
+    assert "1 networks x 2 batch sizes" in told
+
+
 def test_auto_is_refused_where_it_means_nothing(tiny: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = Options(sweep=str(tiny), data=drawn, results=tiny.parent / "results", gpus_per_trial="auto")
     with pytest.raises(UsageError, match="--gpus-per-trial auto packs several trials on a GPU, and --inline runs one"):
         sweep.prepare(replace(asked, inline=True), say=lambda _: None)
-    monkeypatch.setattr(scheduling, "capacity", lambda *_, **__: (2, 0))
+    monkeypatch.setattr(nodes, "capacity", lambda *_, **__: (2, 0))
     with pytest.raises(ResourcesError, match="--gpus-per-trial auto: there is no GPU here"):
         sweep.prepare(asked, say=lambda _: None)
 
@@ -228,5 +243,5 @@ def test_twelve_unlike_cells_share_one_gpu_and_none_runs_out_of_memory(tmp_path:
     assert list(trials["status"]) == ["completed"] * 12
     assert (trials["gpus"] < 1).all()
     began = trials["started_at"]
-    ends = began + trials["duration_s"].astype("timedelta64[s]")
+    ends = began + pd.to_timedelta(trials["duration_s"], unit="s")
     assert max(((began <= moment) & (moment < ends)).sum() for moment in began) > 1

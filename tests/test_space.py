@@ -146,6 +146,15 @@ def test_cases_are_named_rows_and_repeat_over_seeds(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_a_label_names_the_folder_of_weights_without_its_path(tmp_path: Path) -> None:
+    axes = '[axes]\nweights = ["none", "local-dir:/home/ada/mine"]\n'
+    cells = space.read(
+        write(tmp_path, f'type = "grid"\n{HEAD.replace(chr(10) + "weights", chr(10) + "# ")}{axes}')
+    ).cells
+    assert [cell.label for cell in cells] == ["none", "local-dir:mine"]
+    assert [cell.config.weights for cell in cells] == ["none", "local-dir:/home/ada/mine"]
+
+
 def test_a_condition_sets_what_it_says_where_it_holds(tmp_path: Path) -> None:
     text = HEAD + "[axes]\nbatch_size = [4, 8]\n[[when]]\nmatch = { batch_size = 8 }\nset = { image_px = 64 }"
     assert [cell.config.image_px for cell in space.read(write(tmp_path, text)).cells] == [512, 64]

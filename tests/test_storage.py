@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -128,12 +129,12 @@ def test_a_name_is_given_once(place: Folder | Bucket) -> None:
 def test_a_lock_is_one_holders_and_the_other_is_told_whose(place: Folder | Bucket) -> None:
     if isinstance(place, Folder):
         place.root.mkdir()
-    with place.hold("s", "process 7 on press"):
-        with pytest.raises(Held, match="process 7 on press"), place.hold("s", "process 8 on oven"):
+    with place.hold("s", "process 7 on press", print):
+        with pytest.raises(Held, match="process 7 on press"), place.hold("s", "process 8 on oven", print):
             pass
-        with place.hold("another", "process 8 on oven"):
+        with place.hold("another", "process 8 on oven", print):
             pass
-    with place.hold("s", "process 8 on oven"):
+    with place.hold("s", "process 8 on oven", print):
         pass
 
 
@@ -141,11 +142,51 @@ def test_a_lock_in_a_bucket_whose_process_died_ends_by_itself(bucket: str, monke
     place = storage.at(bucket)
     assert isinstance(place, Bucket)
     with contextlib.ExitStack() as dead:
-        dead.enter_context(place.hold("s", "process 7 on press"))
+        dead.enter_context(place.hold("s", "process 7 on press", print))
         monkeypatch.setattr(storage, "LEASE_S", -1.0)
-        with place.hold("s", "process 8 on oven"):
+        with place.hold("s", "process 8 on oven", print):
             assert len(place.names(".leases")) == 1
         monkeypatch.undo()
+
+
+def test_who_could_not_reach_the_bucket_for_too_long_learns_that_its_sweep_is_anothers_now(
+    bucket: str, s3_server: str, weather: Weather, impatient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "LEASE_S", 1.5)
+    learned = threading.Event()
+    running = Store(bucket).running("s", learned.set)
+    running.__enter__()
+    weather.cut = True
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server)
+    elsewhere = Bucket(bucket)  # its wire is whole
+    time.sleep(3.2)  # the bucket's times are whole seconds
+    with elsewhere.hold("s", "process 8 on oven", pytest.fail):
+        weather.cut = False
+        assert learned.wait(5)
+        with pytest.raises(StoreError, match=r"could not reach s3.*sweep 's' is being run by process 8 on oven now"):
+            running.__exit__(None, None, None)
+
+
+def test_who_could_not_reach_the_bucket_for_long_keeps_a_lock_that_nobody_asked_for(
+    bucket: str, weather: Weather, impatient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "LEASE_S", 0.6)
+    with storage.at(bucket).hold("s", "process 7 on press", pytest.fail):
+        weather.cut = True
+        time.sleep(1.7)
+        weather.cut = False
+        time.sleep(0.5)
+
+
+def test_who_asks_for_a_lock_and_gives_way_costs_its_holder_nothing(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "LEASE_S", 3.0)
+    until = time.monotonic() + 2
+    with storage.at(bucket).hold("s", "process 7 on press", pytest.fail):
+        while time.monotonic() < until:
+            with pytest.raises(Held), Bucket(bucket).hold("s", "process 8 on oven", print):
+                pass
 
 
 @pytest.mark.parametrize("address", ["s3://", "s3:///a", "s3://b/../c", "s3://b//c"])

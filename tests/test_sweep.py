@@ -4,10 +4,11 @@ import hashlib
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from casting_tune import answers, run, sweep, synthetic, tables, verify
+from casting_tune import answers, nodes, run, startup, sweep, synthetic, tables, verify
 from casting_tune.asked import Options
 from casting_tune.errors import CastingTuneError, ImagesError, ResourcesError, StoreError, UsageError, WeightsError
 from casting_tune.store import Store
@@ -27,6 +28,52 @@ def go(asked: Options) -> tuple[sweep.Prepared, int, list[Event], list[str]]:
 
 def digest(folder: Path) -> dict[str, str]:
     return {str(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.rglob("*.parquet")}
+
+
+class Noted(startup.Ahead):
+    """Notes how many workers Ray would start with, and starts none."""
+
+    def start(self, n_slots: int) -> None:
+        self.n_slots = n_slots
+
+
+@pytest.mark.parametrize(
+    ("change", "n_slots"),
+    [
+        ({"trials_at_once": 2}, 2),
+        ({"trials_at_once": 2, "plan": True}, None),
+        ({"trials_at_once": 1, "inline": True}, None),
+        ({"trials_at_once": 2, "address": "auto"}, None),
+    ],
+)
+def test_ray_starts_ahead_with_a_worker_a_trial_at_once_where_trials_go_to_it(
+    tiny: Path, drawn: Path, change: dict[str, Any], n_slots: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nodes, "capacity", lambda address, inline: (2, 0))
+    asked = replace(options(tiny, drawn), **({"inline": False} | change))
+    ahead = Noted()
+    sweep.prepare(asked, say=lambda _: None, ahead=ahead)
+    assert getattr(ahead, "n_slots", None) == n_slots
+
+
+def test_no_ray_starts_ahead_where_nothing_is_left_to_train(tiny: Path, drawn: Path) -> None:
+    go(options(tiny, drawn))
+    ahead = Noted()
+    sweep.prepare(replace(options(tiny, drawn), inline=False), say=lambda _: None, ahead=ahead)
+    assert not hasattr(ahead, "n_slots")
+
+
+def test_a_size_that_a_network_of_timm_does_not_take_is_refused_and_a_plan_lists_it(tiny: Path, drawn: Path) -> None:
+    text = tiny.read_text().replace("image_px = 32\n", "").replace("[axes]", "[axes]\nimage_px = [32, 224]")
+    tiny.write_text(text.replace("timm:test_resnet.r160_in1k", "timm:vit_tiny_patch16_224"))
+    told = (
+        "image_px 32 does not go through 'timm:vit_tiny_patch16_224': the smallest is 224 .* 4 cells are invalid in all"
+    )
+    with pytest.raises(UsageError, match=told):
+        sweep.prepare(options(tiny, drawn), say=lambda _: None)
+    planned = sweep.prepare(options(tiny, drawn, plan=True), say=lambda _: None)
+    assert [cell.config.image_px for cell in planned.sweep.cells] == [224] * 4
+    assert len(planned.sweep.invalid) == 4
 
 
 def test_a_sweep_trains_every_cell_and_its_table_has_every_row(tiny: Path, drawn: Path) -> None:
@@ -58,6 +105,17 @@ def test_a_second_run_trains_nothing_and_changes_no_file(tiny: Path, drawn: Path
     _, n_missing, events, _ = go(options(tiny, drawn))
     assert (n_missing, events) == (0, [])
     assert before.items() <= digest(tiny.parent / "results").items()
+
+
+def test_what_a_killed_process_left_beside_a_checkpoint_is_gone_when_the_sweep_has_completed(
+    tiny: Path, drawn: Path
+) -> None:
+    prepared = sweep.prepare(options(tiny, drawn), say=[].append)
+    place = prepared.store.checkpoint(prepared.plan.planned[0].cell_id)
+    place.parent.mkdir(parents=True)
+    place.with_name(f".{place.name}.26982").touch()
+    assert sweep.execute(prepared) == 0
+    assert not list(place.parent.iterdir())
 
 
 def test_a_value_added_to_the_file_trains_the_new_cells_only(tiny: Path, drawn: Path) -> None:

@@ -1,20 +1,23 @@
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import threading
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from casting_tune import run, scheduling
+from casting_tune.errors import StoreError
 from casting_tune.pack import Pack
 from casting_tune.rows import Place
-from casting_tune.storage import Folder
+from casting_tune.storage import Folder, Lost
 from casting_tune.store import Store
 from casting_tune.tasks import Event, Halt, Task, Work
-from casting_tune.trial import TrialConfig, cell_id
+from casting_tune.trial import Status, TrialConfig, cell_id
 
 CONFIG = TrialConfig(
     backbone="timm:test_resnet.r160_in1k", image_px=32, batch_size=16, epochs=3, precision="fp32", test_images=10
@@ -76,6 +79,36 @@ def test_accumulation_gives_up_at_one_image_at_a_time(packed: Pack, store: Store
     assert endings(events)[-1] == (0, "oom", False)
 
 
+def completes(config: TrialConfig, packed: Pack, store: Store, **more: Any) -> dict[str, Any]:
+    del more["allowance"], more["on_epoch"]
+    return run.lost(config, packed, store, status="completed", error=None, **more)
+
+
+@pytest.mark.parametrize("status", ["error", "diverged", "timeout"])
+def test_what_another_sweep_failed_at_meanwhile_is_tried_here_all_the_same(
+    status: Status, packed: Pack, store: Store
+) -> None:
+    asked = work(store, CONFIG, trial=completes)  # no retries
+    run.lost(
+        CONFIG, packed, store, sweep="another", label="l", place=Place(), groups=None, status=status, error="it broke"
+    )
+    events: list[Event] = []
+    scheduling.run_inline(asked, packed, on_event=events.append)
+    assert endings(events) == [(0, "completed", False)]
+    trials = store.read("trials").sort_by("attempt").to_pylist()
+    assert [(row["sweep"], row["attempt"], row["status"]) for row in trials] == [
+        ("another", 1, status), ("s", 2, "completed"),
+    ]  # fmt: skip
+
+
+def test_what_this_run_failed_at_before_its_process_was_lost_counts_among_its_tries(packed: Pack, store: Store) -> None:
+    asked = work(store, CONFIG, trial=completes)
+    run.lost(CONFIG, packed, store, sweep="s", label="l", place=Place(), groups=None, status="error", error="it broke")
+    events: list[Event] = []
+    scheduling.run_inline(asked, packed, on_event=events.append)
+    assert endings(events) == [(0, "error", False)]
+
+
 def test_a_halt_ends_the_plain_loop_after_the_epoch_and_the_cell_goes_on_from_there(packed: Pack, store: Store) -> None:
     halt, events = Halt(), list[Event]()
 
@@ -119,6 +152,28 @@ def test_a_claim_can_be_had_again_once_it_is_released(store: Store) -> None:
         claim = store.claim("cell")
         assert claim is not None
         claim()
+
+
+def test_a_run_whose_cell_passed_to_another_process_stops_after_the_epoch_and_says_whose_it_is(
+    packed: Pack, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_lost: list[Callable[[], object]] = []
+
+    @contextlib.contextmanager
+    def hold(place: Folder, name: str, who: str, told: Callable[[], object]) -> Iterator[None]:
+        on_lost.append(told)
+        yield
+        raise Lost("process 8 on oven")
+
+    def lose(event: Event) -> None:
+        if event.kind == "epoch":
+            on_lost[0]()
+
+    monkeypatch.setattr(Folder, "hold", hold)
+    with pytest.raises(StoreError, match=r"cell \w{16} is being run by process 8 on oven now"):
+        scheduling.run_inline(work(store, CONFIG, replace(CONFIG, seed=1)), packed, on_event=lose)
+    assert store.read("epochs")["epoch"].to_pylist() == [1]
+    assert store.read("trials").num_rows == 0
 
 
 def test_a_cell_costs_no_listing_of_the_store_however_many_cells_it_holds(

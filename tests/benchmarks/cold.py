@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from casting_tune import scheduling, synthetic
+from casting_tune import startup, synthetic
 from casting_tune.store import Store
 from tests.benchmarks import figures
 
@@ -100,7 +100,7 @@ def main(words: Sequence[str] | None = None) -> None:
         (name, figures.spread(seconds, 3), aim) for (name, seconds), aim in zip(measured.items(), aims, strict=True)
     ]
     told = f"{asked.repeats} fresh processes each, the images' files in the system's cache, "
-    told += f"{scheduling.cpus_here()} threads. {figures.conditions('torch', 'pillow', 'ray')}"
+    told += f"{startup.cpus_here()} threads. {figures.conditions('torch', 'pillow', 'ray')}"
     text = f"{figures.table(('what', 's: median (min to max)', 'aimed at, under'), rows)}\n\n{told}"
     figures.publish("cold", text, write_readme=asked.write_readme)
 

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch.utils.benchmark import Timer
 
-from casting_tune import backbones, run, scheduling, train
+from casting_tune import backbones, startup, train
+from casting_tune.precision import resolve
 from casting_tune.trial import TrialConfig
 from tests.benchmarks import figures, training
 
@@ -29,12 +30,12 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--px", type=int, help="one size for both networks, to try the script")
     parser.add_argument("--seconds", type=float, default=2.0)
     asked = parser.parse_args(words)
-    torch.set_num_threads(scheduling.cpus_here())
+    torch.set_num_threads(startup.cpus_here())
     rows: list[Sequence[Any]] = []
     for backbone, px in training.SETTINGS:
         config = TrialConfig(backbone=backbone, image_px=asked.px or px, batch_size=32)
-        config = replace(config, precision=run.resolve_precision(config, "cpu"))
-        precision = run.resolve_precision(config, "cpu")
+        config = replace(config, precision=resolve(config, "cpu"))
+        precision = resolve(config, "cpu")
         model = backbones.build(backbone, weights="none", dense=0, dropout=0, in_channels=3, seed=0)
         model = model.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         images = torch.rand(32, 3, config.image_px, config.image_px).contiguous(memory_format=torch.channels_last)
@@ -59,7 +60,7 @@ def main(words: Sequence[str] | None = None) -> None:
                 figures.ratios(ours, theirs, 2), f"{share:.2%}",
             ))  # fmt: skip
     header = ("network", "px", "precision", "images", "latency, ms", "torch's Timer, ms", "ratio", "of a trial's time")
-    told = f"{asked.repeats} turns, {scheduling.cpus_here()} threads; the trial is {EPOCHS} epochs of 5,307 images. "
+    told = f"{asked.repeats} turns, {startup.cpus_here()} threads; the trial is {EPOCHS} epochs of 5,307 images. "
     text = f"{figures.table(header, rows)}\n\n{told}{figures.conditions('torch', 'timm')}"
     figures.publish("evaluation", text, write_readme=asked.write_readme)
 

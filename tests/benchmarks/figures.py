@@ -80,5 +80,7 @@ def _cores() -> int:
 def _processor() -> str:
     known = Path("/proc/cpuinfo")
     lines = known.read_text().splitlines() if known.exists() else []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor() or platform.machine()
+    said = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    has = {"avx2": "AVX2", "avx512f": "AVX-512", "avx512_bf16": "bf16", "amx_bf16": "bf16 in tiles"}
+    flags = [word for flag, word in has.items() if flag in said.get("flags", "").split()]
+    return " with ".join(part for part in (said.get("model name") or platform.machine(), ", ".join(flags)) if part)

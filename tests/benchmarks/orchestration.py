@@ -18,8 +18,9 @@ from typing import Any
 import ray
 
 from casting_tune import pack, scheduling, synthetic
+from casting_tune.nodes import Resources
 from casting_tune.rows import Place
-from casting_tune.scheduling import Event, Resources, Task, Work
+from casting_tune.scheduling import Event, Task, Work
 from casting_tune.store import Store
 from casting_tune.trial import TrialConfig, cell_id
 from tests.benchmarks import figures

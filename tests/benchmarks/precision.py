@@ -1,12 +1,13 @@
 """Which precision and layout suit a backbone on this CPU: `python -m tests.benchmarks.precision [--px 96]`.
 
 Training steps in fp32 and bf16, channels last and contiguous, in turn, one thread: the evidence behind
-`Backbone.cpu_bf16` and the default layout. What a sweep uses is settled from that table, never by a probe: a cell's key
+`precision.gains` and the default layout. What a sweep uses is settled from that table, never by a probe: a cell's key
 must not change with a machine's noise. Then two trials at once on a thread each against one on two threads.
 """
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -15,7 +16,8 @@ from typing import Any, Literal
 
 import torch
 
-from casting_tune import backbones
+from casting_tune import backbones, startup
+from casting_tune.precision import gains
 from casting_tune.trial import TrialConfig
 from tests.benchmarks import figures, training
 
@@ -24,18 +26,31 @@ CASES: tuple[tuple[Literal["fp32", "bf16"], Literal["channels_last", "contiguous
 )  # fmt: skip
 ALONE = """
 import sys, torch
+from casting_tune.precision import gains
 from casting_tune.trial import TrialConfig
 from tests.benchmarks import training
 torch.set_num_threads(int(sys.argv[1]))
-config = TrialConfig(backbone="timm:resnet18", image_px=int(sys.argv[2]), batch_size=32, precision="fp32")
-print(training.bare_step(config, seconds=float(sys.argv[3])))
+px, batch = int(sys.argv[3]), int(sys.argv[4])
+config = TrialConfig(backbone=sys.argv[2], image_px=px, batch_size=batch, precision="fp32")
+print(training.bare_step(config, seconds=float(sys.argv[5])))
 """
 
 
-def at_once(n: int, *, n_threads: int, px: int, seconds: float) -> float:
-    """Return the images a second of `n` processes together, each with `n_threads`."""
-    words = [sys.executable, "-c", ALONE, str(n_threads), str(px), str(seconds)]
-    started = [subprocess.Popen(words, stdout=subprocess.PIPE, text=True) for _ in range(n)]
+def at_once(
+    n: int,
+    *,
+    n_threads: int,
+    px: int,
+    seconds: float,
+    backbone: str = "timm:resnet18",
+    batch: int = 32,
+    spins: str = startup.SPINS,
+) -> float:
+    """Return the images a second of `n` processes together, each with `n_threads`; "" spins as GNU OpenMP does."""
+    words = [sys.executable, "-c", ALONE, str(n_threads), backbone, str(px), str(batch), str(seconds)]
+    environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
+    environment |= {"GOMP_SPINCOUNT": spins} if spins else {}
+    started = [subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment) for _ in range(n)]
     return sum(float(process.communicate(timeout=600)[0]) for process in started)
 
 
@@ -57,8 +72,7 @@ def main(words: Sequence[str] | None = None) -> None:
                 case = replace(config, precision=precision, layout=layout)
                 rates[precision, layout].append(training.bare_step(case, seconds=asked.seconds))
         base = rates[CASES[0]]
-        known = backbones.BACKBONES.get(name)
-        used = "bf16" if known is not None and known.cpu_bf16 else "fp32"
+        used = "bf16" if gains(name) else "fp32"
         rows.append(
             (name, figures.spread(base, 1), *(figures.ratios(rates[case], base, 2) for case in CASES[1:]), used)
         )

@@ -27,7 +27,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from casting_tune import metrics, rows, scheduling, schema, sweep
+from casting_tune import metrics, rows, schema, startup, sweep
 from casting_tune.asked import Options
 from casting_tune.folds import Folds
 from casting_tune.pack import Pack
@@ -142,7 +142,7 @@ def run(folder: Path, n_cells: int, n_workers: int) -> dict[str, float]:
             ends.append((time.perf_counter(), time.process_time()))
 
     with (
-        mock.patch.object(scheduling, "cpus_here", return_value=n_workers),
+        mock.patch.object(startup, "cpus_here", return_value=n_workers),
         mock.patch.object(sweep, "Work", partial(Work, trial=millisecond_trial)),
     ):
         before = time.process_time()

@@ -18,9 +18,10 @@ from typing import Any
 
 import torch
 
-from casting_tune import backbones, pack, run, scheduling, synthetic, train
+from casting_tune import backbones, pack, run, startup, synthetic, train
 from casting_tune.augment import TOGGLES
 from casting_tune.pack import Pack
+from casting_tune.precision import resolve
 from casting_tune.rows import Place
 from casting_tune.store import Store
 from casting_tune.trial import Epoch, TrialConfig
@@ -76,7 +77,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, nargs="+", default=[32, 4])
     parser.add_argument("--px", type=int, help="one size for both networks, to try the script")
     asked = parser.parse_args(words)
-    n_threads = scheduling.cpus_here()
+    n_threads = startup.cpus_here()
     torch.set_num_threads(n_threads)
     rows: list[Sequence[Any]] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -90,7 +91,7 @@ def main(words: Sequence[str] | None = None) -> None:
                     backbone=backbone, image_px=asked.px or px, batch_size=batch, toggles=tuple(TOGGLES),
                     train_images=asked.images, test_images=32,
                 )  # fmt: skip
-                config = replace(config, precision=run.resolve_precision(config, "cpu"))
+                config = replace(config, precision=resolve(config, "cpu"))
                 turns = [
                     (bare_step(config, seconds=asked.seconds), *whole_epoch(config, packed, n_threads))
                     for _ in range(asked.repeats)
