@@ -44,6 +44,8 @@ ENVIRONMENT = {
     # else Ray (2.60) kills idle workers as soon as trials reserve the CPUs, and starts others for them
     "RAY_idle_worker_killing_time_threshold_ms": "3600000",
     "RAY_AIR_NEW_OUTPUT": "0",  # its boxes cannot be turned off by verbose=0
+    # Ray's default is 15: with another busy program on the machine, trials would get a thirtieth of the CPU
+    "RAY_worker_niceness": "0",
     "RAY_memory_monitor_refresh_ms": "0",  # its kill ends the whole Tune run (ray 2.60), the kernel's ends one worker
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is the sweep's to answer

@@ -13,7 +13,10 @@ from casting_tune import report
 from casting_tune.store import Store
 
 CHROMIUM = "/usr/bin/chromium"
-pytestmark = pytest.mark.skipif(not Path(CHROMIUM).exists(), reason=f"{CHROMIUM} is missing: apt-get install chromium")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path(CHROMIUM).exists(), reason=f"{CHROMIUM} is missing: apt-get install chromium"),
+]
 playwright = pytest.importorskip("playwright.sync_api")
 
 ALL_DRAWN = "() => document.querySelectorAll('figure[data-figure]:not(.drawn)').length === 0"

@@ -226,7 +226,7 @@ def test_python_m_casting_tune_sweep_is_the_same_command(tiny: Path, drawn: Path
     assert "Quick run" in ended.stdout
 
 
-@pytest.mark.parametrize("wanted", [None, "7"])
+@pytest.mark.parametrize("wanted", [None, pytest.param("7", marks=pytest.mark.slow)])
 def test_a_waiting_thread_of_torch_sleeps_soon_unless_the_environment_says_otherwise(wanted: str | None) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
     environment |= {"OMP_DISPLAY_ENV": "verbose"} | ({"GOMP_SPINCOUNT": wanted} if wanted else {})
@@ -264,7 +264,9 @@ def test_a_stopped_run_goes_on_with_the_command_that_began_it(
     assert commands_sweep._again() == expected
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_a_signal_stops_a_sweep_keeps_what_has_ended_and_leaves_nothing_running(
     tiny: Path, drawn: Path, number: int, code: int
 ) -> None:
@@ -300,8 +302,22 @@ def short() -> Iterator[Path]:
         yield Path(folder)
 
 
-@pytest.mark.parametrize("after_s", [0.0, 1.0, 3.0])
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code", "after_s"),
+    [
+        (signal.SIGTERM, 143, 0.0),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                (signal.SIGTERM, 143, 1.0),
+                (signal.SIGTERM, 143, 3.0),
+                (signal.SIGINT, 130, 0.0),
+                (signal.SIGINT, 130, 1.0),
+                (signal.SIGINT, 130, 3.0),
+            )
+        ),
+    ],
+)
 def test_a_signal_while_ray_starts_ends_it_and_leaves_nothing(
     tiny: Path, drawn: Path, number: int, code: int, after_s: float, short: Path
 ) -> None:

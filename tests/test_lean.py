@@ -36,19 +36,23 @@ def test_a_training_step_loads_neither_torchs_compiler_nor_wandb() -> None:
     run(STEP)
 
 
-@pytest.mark.parametrize("code", WANTED.values(), ids=WANTED)
-def test_whoever_wants_the_compiler_gets_the_whole_of_it(code: str) -> None:
+@pytest.mark.parametrize(
+    "name", [name if name == "compile" else pytest.param(name, marks=pytest.mark.slow) for name in WANTED]
+)
+def test_whoever_wants_the_compiler_gets_the_whole_of_it(name: str) -> None:
     last = "assert not stands_for(torch._dynamo) and sys.modules['torch._dynamo'] is torch._dynamo"
     asks = "stands_for = lambda module: isinstance(module, lean._Standing)"
     whole = "assert all(one.__name__ == name for name, one in sys.modules.items() if name.startswith('torch._dynamo'))"
-    run("\n".join((STEP, asks, code, last, whole)))
+    run("\n".join((STEP, asks, WANTED[name], last, whole)))
 
 
+@pytest.mark.slow
 def test_a_compiler_that_is_loaded_already_stays() -> None:
     training = STEP.partition("stands =")[0]
     run(f"import torch._dynamo as before\n{training}\nassert sys.modules['torch._dynamo'] is before")
 
 
+@pytest.mark.slow
 def test_a_compiler_that_cannot_be_loaded_leaves_a_step_as_it_was() -> None:
     fails = (
         "sys.modules['sympy'] = None\n"

@@ -76,8 +76,18 @@ def test_ray_runs_tasks_on_two_workers_fails_one_and_keeps_the_rows(packed: Pack
     poison = replace(CONFIG, base_lr=1e30, warmup_share=0.0, lr_schedule="constant", epochs=3)
     broken = replace(CONFIG, weights="local-dir:/nowhere", weights_id="local-dir:0")
     configs = [CONFIG, replace(CONFIG, seed=1), poison, broken, replace(CONFIG, seed=2), replace(CONFIG, seed=3)]
+    niceness: set[int] = set()
+
+    def follow(event: Event) -> None:
+        events.append(event)
+        for process in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if "ImplicitFunc" in " ".join(process.cmdline()):
+                    niceness.add(process.nice())
+
     before = set(psutil.Process().children(recursive=True))
-    scheduling.run_ray(work(store, configs, retries=1), packed, resources=TWO, address=None, on_event=events.append)
+    scheduling.run_ray(work(store, configs, retries=1), packed, resources=TWO, address=None, on_event=follow)
+    assert niceness == {psutil.Process().nice()}  # else trials starve where another program is busy
     assert endings(events) == {
         0: ["completed"], 1: ["completed"], 2: ["diverged"], 3: ["error", "error"], 4: ["completed"], 5: ["completed"],
     }  # fmt: skip
@@ -121,6 +131,7 @@ def fatal(config: TrialConfig, packed: Pack, store: Store, **more: object) -> di
     return run.run_trial(config, packed, store, **more)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_a_cell_whose_process_always_dies_is_given_up_and_the_others_are_trained(packed: Pack, store: Store) -> None:
     events: list[Event] = []
     asked = replace(work(store, [replace(CONFIG, seed=1), CONFIG]), trial=fatal)
@@ -139,6 +150,7 @@ def dies_once_its_row_is_written(config: TrialConfig, packed: Pack, store: Store
     return row
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_between_its_row_and_its_last_word_costs_no_second_training(
     packed: Pack, store: Store
 ) -> None:
@@ -249,6 +261,7 @@ def test_images_go_into_the_store_of_the_drivers_node_and_of_those_that_train(pa
             nodes.check_object_store(Uneven(driver), images_of(n_bytes, packed))
 
 
+@pytest.mark.slow
 def test_images_too_large_for_rays_object_store_are_refused_before_the_first_trial(packed: Pack, store: Store) -> None:
     with pytest.raises(ResourcesError, match=r"take 1024.00 GiB, and a node's Ray object store holds .*--pack-size"):
         scheduling.run_ray(
@@ -322,6 +335,7 @@ def imports_nothing(config: TrialConfig, packed: Pack, store: Store, **more: Any
     return row
 
 
+@pytest.mark.slow
 def test_a_ray_that_is_started_ahead_is_used_its_workers_have_imported_and_it_ends_with_the_run(
     packed: Pack, store: Store
 ) -> None:
@@ -345,6 +359,7 @@ def test_a_ray_that_is_started_ahead_is_used_its_workers_have_imported_and_it_en
     assert not alive
 
 
+@pytest.mark.slow
 def test_sigterm_stays_whose_it_was_where_ray_was_imported_before_and_one_ahead_starts_twice() -> None:
     code = (
         "import ray, signal\n"
@@ -410,6 +425,7 @@ def full_disk(config: TrialConfig, packed: Pack, store: Store, **more: object) -
     raise StoreError("No space left")
 
 
+@pytest.mark.slow
 def test_a_store_that_fails_under_ray_is_the_stores_error(
     packed: Pack, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -422,6 +438,7 @@ def test_a_store_that_fails_under_ray_is_the_stores_error(
         scheduling.run_ray(broken, packed, resources=TWO, address=None, on_event=lambda _: None)
 
 
+@pytest.mark.slow
 def test_ray_leaves_the_environment_as_it_was(packed: Pack, store: Store, tmp_path: Path) -> None:
     before = {name: os.environ.get(name) for name in startup.ENVIRONMENT}
     with pytest.raises(ResourcesError):
@@ -527,6 +544,7 @@ def hang(config: TrialConfig, packed: Pack, store: Store, **more: object) -> dic
     return run.run_trial(config, packed, store, **more)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_a_hanging_trial_ends_as_a_timeout_and_the_others_are_trained(packed: Pack, store: Store) -> None:
     events: list[Event] = []
     asked = work(store, [replace(CONFIG, seed=seed) for seed in (0, 1, 2)])

@@ -213,6 +213,7 @@ def test_a_space_that_is_used_up_ends_the_search(hunt: Path, drawn: Path, monkey
     assert ended(events) == 2
 
 
+@pytest.mark.slow
 def test_under_ray_a_search_ends_with_all_its_trials(hunt: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepared, events = go(hunt, drawn, monkeypatch, inline=False, trials_at_once=2, retries=0)
     assert ended(events) == 6

@@ -115,6 +115,7 @@ def needs_half(config: TrialConfig, packed: Pack, store: Store, **more: Any) -> 
         backbones.build = real
 
 
+@pytest.mark.slow
 def test_memory_that_runs_out_on_a_share_doubles_it_and_only_on_a_whole_gpu_does_on_oom_decide(
     packed: Pack, store: Store, two_gpus: None
 ) -> None:
@@ -160,6 +161,7 @@ def test_a_batch_is_halved_only_once_a_trial_has_a_whole_gpu(packed: Pack, store
     assert trials["micro_batch"] == [None, None, 8]
 
 
+@pytest.mark.slow
 def test_fixed_fractions_are_the_same_for_all_and_an_oom_is_the_end(packed: Pack, store: Store, two_gpus: None) -> None:
     events: list[Event] = []
     place = Place(n_at_once=4, gpus=0.5)
