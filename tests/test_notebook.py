@@ -27,6 +27,7 @@ def test_every_public_name_is_there_documented_and_seen_by_dir(name: str) -> Non
     assert name in dir(casting_tune)
 
 
+@pytest.mark.slow
 def test_every_public_name_has_its_type_for_a_checker(tmp_path: Path) -> None:
     code = "\n".join(f"reveal_type({name})" for name in casting_tune.__all__)
     notebook = tmp_path / "notebook.py"

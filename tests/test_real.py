@@ -14,6 +14,7 @@ from casting_tune.asked import Options
 from casting_tune.store import Store
 
 
+@pytest.mark.slow
 def test_a_quick_sweep_on_the_real_castings_completes_and_says_what_leaks(real_images: Path, store: Store) -> None:
     said: list[str] = []
     asked = Options(sweep="cpu_baseline", data=real_images, results=store.root, quick=True, inline=True)

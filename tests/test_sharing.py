@@ -184,6 +184,7 @@ def on_the_cpu(two_gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweep, "decide", resources)
 
 
+@pytest.mark.slow
 def test_auto_probes_each_network_once_in_a_worker_and_gives_every_trial_its_share(
     tiny: Path, drawn: Path, on_the_cpu: None
 ) -> None:
