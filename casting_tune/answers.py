@@ -228,7 +228,7 @@ class Answers:
     def photographs(self) -> pd.Series | None:
         """The audit's group of each image of this run's dataset, by image; None where there was no audit."""
         rows: pd.DataFrame = self.store.read("images", columns=["dataset_id", "image", "group_id"]).to_pandas()
-        of_dataset = rows[rows["dataset_id"] == self.asked["dataset_id"].iloc[0]].drop_duplicates("image")
+        of_dataset = rows[rows["dataset_id"] == self.asked["dataset_id"].iloc[0]]
         return of_dataset.set_index("image")["group_id"] if len(of_dataset) else None
 
     @cached_property

@@ -11,17 +11,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow.compute as pc
 
 from casting_tune.errors import StoreError
 from casting_tune.pack import Pack
+from casting_tune.schema import IMAGES
 from casting_tune.store import Store
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from numpy.typing import NDArray
 
 VERSION = 1
-"""Of the way photographs are told apart: raise it when the same images would be grouped otherwise."""
+"""Version of the audit. Raise it when the same images would be grouped otherwise: readers then use the new one only."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,9 +80,9 @@ def split_id(groups: NDArray[np.int64]) -> str:
     return hashlib.sha256(groups.astype("<i8").tobytes()).hexdigest()[:12]
 
 
-def _read(store: Store, dataset_id: str) -> Any:
-    """Return the rows of an audit of this version in the order of the images, None where there is none."""
-    if not any(file.parent.name == dataset_id and file.stem == f"audit-{VERSION}" for file in store.files("images")):
+def _read(store: Store, dataset_id: str) -> pa.Table | None:
+    """Return the rows of a dataset's audit of this version in the order of the images; None if there is none."""
+    file = f"images/{dataset_id}/audit-{VERSION}.parquet"
+    if file not in store.names(f"images/{dataset_id}"):
         return None
-    rows = store.read("images").filter(pc.field("dataset_id") == dataset_id).sort_by("image")
-    return rows.combine_chunks()
+    return store.read_file(file, IMAGES).sort_by("image").combine_chunks()

@@ -191,7 +191,7 @@ def predictions(store: Store, prefix: str, *, attempt: int | None = None) -> pd.
 def photographs(store: Store, dataset_id: str, rows: pd.DataFrame) -> tuple[str, np.ndarray[Any, np.dtype[np.int64]]]:
     """Return which photograph each row's image shows, [n], and in a word what was counted; see `audits`."""
     audit: pd.DataFrame = store.read("images", columns=["dataset_id", "image", "group_id"]).to_pandas()
-    of_dataset = audit[audit["dataset_id"] == dataset_id].drop_duplicates("image").set_index("image")["group_id"]
+    of_dataset = audit[audit["dataset_id"] == dataset_id].set_index("image")["group_id"]
     if len(of_dataset):
         return "photographs", of_dataset.reindex(rows["image"]).to_numpy(np.int64)
     return "different images", np.asarray(pd.factorize(rows["sha256"])[0], dtype=np.int64)

@@ -282,7 +282,7 @@ def _failures(found: Answers) -> list[dict[str, Any]]:
 
 def _audit(found: Answers) -> dict[str, Any] | None:
     rows: pd.DataFrame = found.store.read("images").to_pandas()
-    rows = rows[rows["dataset_id"] == found.asked["dataset_id"].iloc[0]].drop_duplicates("image")
+    rows = rows[rows["dataset_id"] == found.asked["dataset_id"].iloc[0]]
     if rows.empty:
         return None
     flags = {

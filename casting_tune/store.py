@@ -2,7 +2,7 @@
 
     results/cells/<sweep>/<run>[-<n>].parquet                 what a run of a sweep asked for, one row a cell
     results/epochs/<sweep>/<cell>-<attempt>-<epoch>.parquet   one row an epoch, written when the epoch ends
-    results/images/<dataset>/audit-<version>.parquet          what an audit found, one row an image
+    results/images/<dataset>/audit-<version>.parquet          what an audit found, one row an image; the newest is read
     results/predictions/<sweep>/<cell>-<attempt>.parquet      one row an image of the validation and test sets
     results/probes/<device>/<probe>.parquet                   what a few steps of a network told of its cost
     results/trials/<sweep>/<cell>-<attempt>.parquet           one row a trial: written last, it is the commit
@@ -37,6 +37,7 @@ from casting_tune.storage import Bucket, Folder, Held, Lost
 SCRUBBED = ("error", "command")
 """Columns whose text comes from a machine or a person, and may hold what no store may keep."""
 _OF_CELL = re.compile(r"(\w+)-(\d+)(?:-\d+)?")  # <cell>-<attempt>, and the epoch in epochs
+_AUDIT = re.compile(r"(images/[^/]+)/audit-(\d+)\.parquet")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,200}")  # of a folder or file below a table: never above it
 
 
@@ -253,7 +254,10 @@ class Store:
         return len(parts) == 3 and parts[2].endswith(".parquet") and not any(part.startswith(".") for part in parts)
 
     def files(self, table: str) -> list[PurePath]:
-        """Return a table's files in the order of their names."""
+        """Return the files that hold a table's rows, in the order of their names.
+
+        Of the audits of a dataset, only the newest version is read: each has one row per image.
+        """
         return [self._place.path(name) for name in self._names(table)]
 
     def names(self, under: str) -> list[str]:
@@ -268,7 +272,8 @@ class Store:
             raise StoreError(f"Cannot read {self.address}: {storage.reason(error)}. Try again.") from error
 
     def _names(self, table: str) -> list[str]:
-        return [name for name in self.names(table) if self.is_table_file(name)]
+        names = [name for name in self.names(table) if self.is_table_file(name)]
+        return _newest_audits(names) if table == "images" else names
 
     def move(self, file: str, to: str) -> None:
         """Give a file of the store another name.
@@ -508,6 +513,15 @@ def version_of(schema: pa.Schema) -> int:
 def later(path: PurePath | str, version: int) -> StoreError:
     """Return the error of a file of a later schema, of which nobody here knows what its columns mean."""
     return StoreError(f"{path} was written by a later casting_tune (schema {version}). Update casting_tune.")
+
+
+def _newest_audits(names: Sequence[str]) -> list[str]:
+    """Return the names without the audits of which the same dataset has a later version."""
+    versions = [(found[1], int(found[2])) if (found := _AUDIT.fullmatch(name)) else (name, 0) for name in names]
+    newest: dict[str, int] = {}
+    for dataset, version in versions:
+        newest[dataset] = max(version, newest.get(dataset, version))
+    return [name for name, (dataset, version) in zip(names, versions, strict=True) if version == newest[dataset]]
 
 
 def _encoded(field: pa.Field, encoded: Sequence[str]) -> pa.Field:

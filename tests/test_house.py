@@ -110,7 +110,7 @@ MAY_IMPORT = {
     "baselines": {"pack", "metrics", "photographs"},
     "view": {"tasks"},
     "loggers": {"tasks", "trial"},
-    "audits": {"audit", "pack", "store"},
+    "audits": {"audit", "pack", "schema", "store"},
     "cells": {"audits", "augment", "pack", "store", "trial"},
     "chosen": {"answers", "cells", "operating", "store"},
     "reproduce": {"backbones", "cells", "rows", "run", "store", "trial"},
