@@ -1,7 +1,9 @@
 """Numbers about predictions: what happened at a threshold, and how well the scores rank.
 
 In come y_true (1 is defective) and score (P(defective)) of the same images; out go shares in 0..1, or None where a
-number would have no meaning. Another metric is one entry in METRICS. Knows nothing of trials, stores or percent signs.
+number would have no meaning. Another metric is one entry in METRICS (from counts) or RANKING (from scores): the columns
+of trials, the objectives of a search and, from METRICS, the columns of tables derive from these. Knows nothing of
+trials, stores or percent signs.
 """
 
 from __future__ import annotations
@@ -141,6 +143,9 @@ METRICS: dict[str, Callable[[Counts], float | None]] = {
 
 OF_THE_DEFECT = frozenset({"escape_rate", "overkill_rate"})
 """Metrics that are always counted with the defect as the positive class: an escape is an escape in every view."""
+
+OK_VIEW = ("recall", "precision", "f1")
+"""Metrics that a trial's row also has with ok_front as the positive class: the study's view."""
 
 
 def _average_precision(y_true: NDArray[np.uint8], score: NDArray[np.float32]) -> float | None:

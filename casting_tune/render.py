@@ -14,6 +14,7 @@ import pandas as pd
 from casting_tune.answers import Table
 from casting_tune.errors import UsageError, unknown
 from casting_tune.inert import in_csv, plain
+from casting_tune.metrics import METRICS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -74,12 +75,12 @@ def _cell(name: str, value: Any) -> str:
         return "-"
     if name.startswith("study_"):
         return f"{value:.4g}"
-    if name.endswith(PERCENT):
+    if name in ("f1", "f1_sd"):
+        return f"{value:.3f}"
+    if name.endswith(PERCENT) or name.removesuffix("_sd") in METRICS:
         return f"{100 * value:.2f}"
     if name.endswith("_s") or name in ("p", "p_holm"):
         return f"{value:.3g}" if value < 100 else f"{value:.0f}"
-    if name in ("f1", "f1_sd"):
-        return f"{value:.3f}"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -122,7 +122,7 @@ def score(predicted: Predictions) -> dict[str, float | int | None]:
     leaked = predicted.leaked[chosen]
     columns |= _counts("test_leaked", y_true[leaked], scores[leaked])
     view = metrics.measure(y_true, scores, positive="ok")
-    return columns | {f"test_{name}_ok": view[name] for name in ("recall", "precision", "f1")}
+    return columns | {f"test_{name}_ok": view[name] for name in metrics.OK_VIEW}
 
 
 def _counts(prefix: str, y_true: NDArray[np.uint8], score: NDArray[np.float32]) -> dict[str, int]:

@@ -11,6 +11,7 @@ from dataclasses import MISSING, fields
 import pyarrow as pa
 
 from casting_tune.augment import MAGNITUDES, TOGGLES
+from casting_tune.metrics import METRICS, OK_VIEW, RANKING
 from casting_tune.trial import TrialConfig
 
 SCHEMA_VERSION = 2
@@ -18,12 +19,7 @@ SCHEMA_VERSION = 2
 
 VERSION_KEY = b"casting_tune.schema_version"
 
-_MEASURED = (
-    "accuracy", "recall", "precision", "f1", "specificity", "escape_rate", "overkill_rate",
-    "average_precision", "auroc",
-)  # fmt: skip
 _COUNTED = ("tp", "fp", "tn", "fn")
-_STUDY_VIEW = ("recall", "precision", "f1")
 
 
 def _schema(*fields: tuple[str, pa.DataType]) -> pa.Schema:
@@ -44,9 +40,9 @@ TRIALS = _schema(
     ("warmup_share", _REAL), ("lr_schedule", _TEXT), ("precision", _TEXT), ("layout", _TEXT),
     ("recipe", _INT), ("dataset_id", _TEXT), ("positive", _TEXT),
     ("n_train", _INT), ("n_validation", _INT), ("n_test", _INT),
-    *((f"{split}_{name}", _REAL) for split in ("validation", "test") for name in _MEASURED),
+    *((f"{split}_{name}", _REAL) for split in ("validation", "test") for name in (*METRICS, *RANKING)),
     *((f"{split}_{name}", _INT) for split in ("validation", "test", "test_leaked") for name in _COUNTED),
-    *((f"test_{name}_ok", _REAL) for name in _STUDY_VIEW),
+    *((f"test_{name}_ok", _REAL) for name in OK_VIEW),
     ("epoch_s", _REAL), ("step_s", _REAL), ("image_s", _REAL), ("n_steps", _INT),
     ("latency_one_s", _REAL), ("latency_batch_s", _REAL), ("latency_batch_images", _INT),
     ("peak_memory_bytes", _INT), ("n_parameters", _INT), ("n_statistics", _INT),

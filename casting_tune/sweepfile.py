@@ -29,6 +29,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from casting_tune import augment
 from casting_tune.errors import UsageError, unknown
+from casting_tune.metrics import METRICS, RANKING
 from casting_tune.trial import TrialConfig
 
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
@@ -36,12 +37,8 @@ RESOLVED = ("toggles", "weights_id", "split_id")  # made from other settings, ne
 SETTINGS = (*(f.name for f in fields(TrialConfig) if f.name not in RESOLVED), "augmentation", *augment.TOGGLES)
 FIGURE = r"(mean_|sd_)?(accuracy|recall|f1)(@0\.[1-9])?|epoch_s"
 
-_VALIDATION = (
-    "accuracy", "recall", "precision", "f1", "specificity", "escape_rate", "overkill_rate",
-    "average_precision", "auroc",
-)  # fmt: skip
 OBJECTIVES = (
-    *(f"validation_{name}" for name in _VALIDATION),
+    *(f"validation_{name}" for name in (*METRICS, *RANKING)),
     "latency_one_s", "latency_batch_s", "peak_memory_bytes", "n_parameters",
 )  # fmt: skip
 """What a search may choose by: columns of a trial's row, at threshold 0.5; never one of the test images."""

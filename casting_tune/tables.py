@@ -27,7 +27,7 @@ READ = (
     "epoch_s",
 )
 """What a row of the comparison reads of its trials."""
-SHOWN = ("accuracy", "recall", "precision", "f1", "escape_rate", "overkill_rate")
+SHOWN = tuple(name for name in metrics.METRICS if name != "specificity")  # which is 1 - overkill_rate
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5)
 
 
@@ -37,7 +37,7 @@ def comparison(store: Store, sweep: str, *, run_id: str | None = None, positive:
     Columns: row; named (the row has a name of its own, not one made of its settings); backbone, augmentation, batch,
     px, weights; n (trainings); accuracy (mean over trainings), its sd, its interval low..high
     (`pairs.bootstrap_interval`: over seeds and groups of copies), letters (`pairs.all_pairs`: rows that share one
-    cannot be told apart); recall to overkill_rate; escape_upper, the exact one-sided 95 % bound of the training that
+    cannot be told apart); the other metrics of SHOWN; escape_upper, the exact one-sided 95 % bound of the training that
     let most defects pass; wilson_low and wilson_high of the mean accuracy over the images; clean and leaked accuracy
     (without and with a byte-identical copy in train); validation_accuracy and best (the best row on validation);
     epoch_s; study_accuracy, study_recall, study_f1.
@@ -129,7 +129,7 @@ def _row(found: Answers, kind: str, row: str, cells: pd.DataFrame, positive: Pos
         "low": np.nan,
         "high": np.nan,
         "letters": "",
-        **{name: _mean(shown[name]) for name in SHOWN[1:]},
+        **{name: _mean(shown[name]) for name in SHOWN if name != "accuracy"},
         "escape_upper": max((stats.upper_bound(c.fn, c.tp + c.fn) for c in counted if c.tp + c.fn), default=np.nan),
         "wilson_low": low,
         "wilson_high": high,

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from sklearn import metrics as peer
 
 from casting_tune.metrics import METRICS, OF_THE_DEFECT, RANKING, Counts, counts, measure
+from casting_tune.schema import TRIALS
+from casting_tune.sweepfile import OBJECTIVES
+from tests.test_verify import OLD
 
 ALL = [*METRICS, *RANKING]
 
@@ -256,3 +264,61 @@ def test_labels_may_be_bool_or_int_and_inputs_are_left_alone():
     y_true, score = Y.astype(bool), PERFECT.copy()
     assert measure(y_true, score, positive="ok") == measure(Y.astype(int), PERFECT, positive="ok")
     assert (score == PERFECT).all()
+
+
+def test_the_columns_of_a_trial_and_the_objectives_of_a_search_are_those_of_the_metrics():
+    assert [name for name in TRIALS.names if name.startswith(("validation_", "test_"))] == [
+        "validation_share", "test_images",
+        "validation_accuracy", "validation_recall", "validation_precision", "validation_f1", "validation_specificity",
+        "validation_escape_rate", "validation_overkill_rate", "validation_average_precision", "validation_auroc",
+        "test_accuracy", "test_recall", "test_precision", "test_f1", "test_specificity", "test_escape_rate",
+        "test_overkill_rate", "test_average_precision", "test_auroc",
+        "validation_tp", "validation_fp", "validation_tn", "validation_fn", "test_tp", "test_fp", "test_tn", "test_fn",
+        "test_leaked_tp", "test_leaked_fp", "test_leaked_tn", "test_leaked_fn",
+        "test_recall_ok", "test_precision_ok", "test_f1_ok",
+    ]  # fmt: skip
+    validated = [name for name in OBJECTIVES if name.startswith("validation_")]
+    assert validated == [f"validation_{name}" for name in ALL]
+
+
+ANOTHER = """
+import json, sys
+from pathlib import Path
+from casting_tune import metrics
+
+def balanced_accuracy(c):
+    return (c.tp / (c.tp + c.fn) + c.tn / (c.tn + c.fp)) / 2
+
+metrics.METRICS["balanced_accuracy"] = balanced_accuracy
+
+from casting_tune import Options, Store, execute, prepare, sweepfile, tables
+
+file, data, results, old = sys.argv[1:]
+quick = {"quick": True, "only": ("seed=0",)}
+asked = Options(sweep=file, data=Path(data), results=results, inline=True, baselines=False, **quick)
+assert execute(prepare(asked, say=lambda _: None)) == 0
+store = Store(results)
+(row,), (before,) = (each.read("trials").to_pylist() for each in (store, Store(old)))
+predictions = store.read("predictions").to_pandas()
+print(json.dumps({
+    "row": [row["validation_balanced_accuracy"], row["test_balanced_accuracy"]],
+    "before": [before["status"], before["test_accuracy"], before["test_balanced_accuracy"]],
+    "table": [tables.comparison(store, "tiny").frame["balanced_accuracy"][0]],
+    "objective": "validation_balanced_accuracy" in sweepfile.OBJECTIVES,
+    "predicted": [predictions[name].tolist() for name in ("split", "y_true", "score")],
+}))
+"""
+
+
+def test_a_metric_that_is_added_is_in_the_rows_of_new_trials_and_null_in_old_ones(tiny, drawn, tmp_path):
+    words = [sys.executable, "-c", ANOTHER, str(tiny), str(drawn), str(tmp_path / "results"), str(OLD)]
+    got = json.loads(subprocess.run(words, capture_output=True, text=True, check=True, cwd=Path.cwd()).stdout)
+    split, y_true, score = map(np.array, got["predicted"])
+    sides = [
+        peer.balanced_accuracy_score(y_true[split == name], score[split == name] >= 0.5)
+        for name in ("validation", "test")
+    ]
+    assert got["row"] == pytest.approx(sides)
+    assert got["table"] == pytest.approx(sides[1:])
+    assert got["objective"]
+    assert got["before"] == ["completed", 0.5, None]
