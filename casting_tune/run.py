@@ -15,7 +15,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -69,7 +69,8 @@ def run_trial(
     cell = cell_id(config, pack.dataset_id)
     attempt = _next_attempt(store, cell, config, after)
     name = f"{cell}-{attempt}"
-    row = rows.describe(config, pack, _folds(config, pack, groups))
+    parts = _folds(config, pack, groups)
+    row = rows.describe(config, pack, parts)
     row |= rows.begin(cell, attempt, sweep=sweep, label=label, place=place, started_at=started_at)
     row["micro_batch"] = allowance.micro_batch
 
@@ -88,7 +89,7 @@ def run_trial(
         learn = _learn_nothing if config.backbone.startswith(BASELINE) else _train
         with _within(allowance, place):
             predictions, measured = learn(
-                config, pack, place, groups=groups, allowance=allowance, on_epoch=keep, files=files
+                config, pack, place, parts=parts, allowance=allowance, on_epoch=keep, files=files
             )
     except StoreError:
         raise
@@ -214,20 +215,17 @@ def probe(config: TrialConfig, pack: Pack, place: Place, groups: NDArray[np.int6
     few = max(8, math.ceil(PROBED_STEPS * config.batch_size / (1 - config.validation_share)))
     n_epochs = PROBED_EPOCHS[place.device]
     small = replace(config, epochs=n_epochs, train_images=few, test_images=EVALUATION_BATCH, weights="none")
-    epochs: list[Epoch] = []
+    parts, epochs = _folds(small, pack, groups), list[Epoch]()
     started = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="casting-tune-") as scratch:
         files = _files(Store(Path(scratch)), "probe")
-        predictions, measured = _train(
-            small, pack, place, groups=groups, allowance=UNLIMITED, on_epoch=epochs.append, files=files
-        )
+        _, measured = _train(small, pack, place, parts=parts, allowance=UNLIMITED, on_epoch=epochs.append, files=files)
     took, last = time.perf_counter() - started, epochs[-1]
-    n_all, n_probed = sum(check(config, pack, groups)), sum(check(small, pack, groups))
+    n_all, n_probed = sum(check(config, pack, groups)), sum(map(len, astuple(parts)))
     left_out = (n_all - n_probed) * _image_bytes(config, pack)
     peak_bytes = measured["peak_memory_bytes"]
-    n_validation, n_test = ((predictions.split == part).sum() for part in ("validation", "test"))
-    score_s = last.validation_s / n_validation
-    fixed_s = took - n_epochs * (last.train_s + last.validation_s) - score_s * (n_validation + n_test)
+    score_s = last.validation_s / len(parts.validation)
+    fixed_s = took - n_epochs * (last.train_s + last.validation_s) - score_s * (n_probed - len(parts.train))
     return {
         **{name: getattr(config, name) for name in ("backbone", "image_px", "batch_size", "dense", "in_channels")},
         "device": place.device,
@@ -267,7 +265,7 @@ def _train(
     pack: Pack,
     place: Place,
     *,
-    groups: NDArray[np.int64] | None,
+    parts: folds.Folds,
     allowance: Allowance,
     on_epoch: Callable[[Epoch], None],
     files: _Files,
@@ -280,7 +278,6 @@ def _train(
     device = torch.device(place.device)
     precision = cast(Precision, config.precision)
     memory.reset_peak(device)
-    parts = _folds(config, pack, groups)
     model = backbones.build(
         config.backbone,
         weights=config.weights,
@@ -419,7 +416,7 @@ def _learn_nothing(
     pack: Pack,
     place: Place,
     *,
-    groups: NDArray[np.int64] | None,
+    parts: folds.Folds,
     allowance: Allowance,
     on_epoch: Callable[[Epoch], None],
     files: _Files,
@@ -429,7 +426,6 @@ def _learn_nothing(
 
     del allowance, on_epoch, files
     torch.set_num_threads(place.n_threads)
-    parts = _folds(config, pack, groups)
     known = np.sort(np.concatenate([parts.train, parts.validation]))
     name = config.backbone.removeprefix(BASELINE)
     if name == "linear_probe":

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, recall_score
 
-from casting_tune import augment, backbones, checkpoint, loader, memory, rows, run
+from casting_tune import augment, backbones, checkpoint, folds, loader, memory, rows, run
 from casting_tune.errors import StoreError, UsageError
 from casting_tune.pack import Pack
 from casting_tune.rows import Place
@@ -58,6 +58,21 @@ def test_the_metrics_of_a_row_are_those_of_its_predictions(packed: Pack, store: 
         assert row[f"{split}_recall"] == recall_score(of_split["y_true"], decided)
     tested = predictions[predictions["split"] == "test"]
     assert row["test_recall_ok"] == recall_score(1 - tested["y_true"], tested["score"] < 0.5)
+
+
+@pytest.mark.parametrize("backbone", [CONFIG.backbone, "baseline:majority"])
+def test_the_split_of_a_trial_is_computed_once(
+    backbone: str, packed: Pack, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = folds.split, []
+
+    def counted(*given: object, **more: object) -> folds.Folds:
+        calls.append(given)
+        return real(*given, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(folds, "split", counted)
+    assert train(replace(CONFIG, backbone=backbone, epochs=1), packed, store)["status"] == "completed"
+    assert len(calls) == 1
 
 
 def test_an_epochs_row_is_safe_before_anyone_is_told_of_it(packed: Pack, store: Store) -> None:
