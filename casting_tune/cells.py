@@ -180,7 +180,8 @@ def _pack(
     if images is None:
         if not there.is_dir():
             raise ImagesError(
-                f"The images of cell {row['cell_id']} are not in '{there.parent}'. Name them with --data."
+                f"This machine has no pack of the images of cell {row['cell_id']} of '{store.address}'. "
+                "Name their folder with --data."
             )
         return packs.open_pack(there)
     found = packs.pack(

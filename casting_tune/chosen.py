@@ -98,7 +98,7 @@ def best(store: Store, sweep: str, run_id: str | None = None) -> tuple[str, tupl
     asked = found.asked[found.asked["kind"] == "cell"]
     done = found.completed(asked)
     if done.empty:
-        raise UsageError(f"No cell of sweep '{sweep}' has completed in '{store.root}': there is no best one yet.")
+        raise UsageError(f"No cell of sweep '{sweep}' has completed in '{store.address}': there is no best one yet.")
     rows = store.read("predictions", columns=["cell_id", "attempt", "split", "y_true", "score"], cell_ids=done.index)
     validation = rows.filter(pc.field("split") == "validation")
     ranked = []

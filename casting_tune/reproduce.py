@@ -119,18 +119,17 @@ def trained(
         StoreError: kept weights that cannot be read, or are of another network.
         CastingTuneError: the second training did not complete.
     """
-    file = store.fetch(store.weights(cell.row["cell_id"]))
-    if file.exists():
-        return _opened(cell, file), True
+    if store.fetch(store.weights(cell.row["cell_id"])).exists():
+        return _opened(cell, store), True
     with again(cell, on_epoch=on_epoch) as (temporary, _):
-        return _opened(cell, temporary.weights(cell.row["cell_id"])), False
+        return _opened(cell, temporary), False
 
 
-def _opened(cell: Cell, file: Path) -> nn.Module:
+def _opened(cell: Cell, store: Store) -> nn.Module:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    config = cell.config
+    config, file = cell.config, store.weights(cell.row["cell_id"])
     model = backbones.build(
         config.backbone,
         weights="none",  # the file has them all
@@ -143,8 +142,9 @@ def _opened(cell: Cell, file: Path) -> nn.Module:
         model.load_state_dict(load_file(file))
     except (OSError, SafetensorError, RuntimeError) as error:
         reason = str(error).splitlines()[0][:200]
+        named = store.shown(file.relative_to(store.root).as_posix())
         raise StoreError(
-            f"{file} cannot be read as weights of '{config.backbone}' ({reason}). Move it away."
+            f"{named} cannot be read as weights of '{config.backbone}' ({reason}). Move it away."
         ) from error
     return model.eval()
 

@@ -64,6 +64,10 @@ class Store:
         place = self._place
         return place.root if isinstance(place, Folder) else place.cache
 
+    def shown(self, name: str) -> str:
+        """Return the address of a file, named as `names` does, for a message: in a bucket it starts with s3://."""
+        return f"{str(self.address).rstrip('/')}/{name}"
+
     def absolute(self) -> Store:
         """Return the same store by an address that holds in every working folder."""
         return Store(self.address.resolve()) if isinstance(self.address, Path) else self
@@ -101,9 +105,9 @@ class Store:
             else:
                 place.put(file, content)
         except FileExistsError as error:
-            raise StoreError(f"{place.path(file)} is there already; store files are written once.") from error
+            raise StoreError(f"{self.shown(file)} is there already; store files are written once.") from error
         except OSError as error:
-            why = f"Cannot write {place.path(file)}: {storage.reason(error)}."
+            why = f"Cannot write {self.shown(file)}: {storage.reason(error)}."
             if isinstance(place, Folder):
                 raise StoreError(f"{why} Free or unlock the results folder.") from error
             try:
@@ -198,7 +202,6 @@ class Store:
         Raises:
             StoreError: it cannot be read, or was written by a later version.
         """
-        path = self._place.path(file)
         try:
             with pq.ParquetFile(self._place.source(file), page_checksum_verification=True) as parquet:
                 held = parquet.schema_arrow
@@ -218,14 +221,12 @@ class Store:
                 return pa.table(columns, schema=schema)
         except (OSError, ValueError, KeyError, pa.ArrowException) as error:
             raise self._unreadable(file, error) from error
-        raise later(path, version)
+        raise later(self.shown(file), version)
 
     def check_equal(self, file: str, rows: pa.Table) -> None:
         """Raise StoreError unless a file, named as `names` does, holds these rows."""
         if not self.read_file(file, rows.schema).equals(rows):
-            raise StoreError(
-                f"{self._place.path(file)} does not hold the rows that were written to it. Check the disk."
-            )
+            raise StoreError(f"{self.shown(file)} does not hold the rows that were written to it. Check the disk.")
 
     def version(self, file: str) -> int:
         """Return the schema version of a file, named as `names` does; 0 where it says none.
@@ -243,7 +244,7 @@ class Store:
         if isinstance(error, OSError) and storage.remote(error):
             return StoreError(f"{self.address} does not answer: {storage.reason(error)}. Try again.")
         return StoreError(
-            f"{self._place.path(file)} cannot be read as a store file ({str(error).splitlines()[0][:200]}). Move it "
+            f"{self.shown(file)} cannot be read as a store file ({str(error).splitlines()[0][:200]}). Move it "
             f"away with 'casting-tune store verify --quarantine --results {self.address}'; its cell will run again."
         )
 
@@ -284,7 +285,7 @@ class Store:
         try:
             self._place.move(file, to)
         except OSError as error:
-            raise StoreError(f"Cannot move {self._place.path(file)}: {storage.reason(error)}.") from error
+            raise StoreError(f"Cannot move {self.shown(file)}: {storage.reason(error)}.") from error
 
     def completed(self) -> set[str]:
         """Return the ids of the cells that are done."""
@@ -372,12 +373,12 @@ class Store:
         Raises:
             StoreError: the bucket does not answer.
         """
-        place = self._place
+        place, name = self._place, file.relative_to(self.root).as_posix()
         if isinstance(place, Bucket):
             try:
-                place.fetch(file.relative_to(self.root).as_posix(), file)
+                place.fetch(name, file)
             except OSError as error:
-                raise StoreError(f"Cannot fetch {file.name}: {storage.reason(error)}. Try again.") from error
+                raise StoreError(f"Cannot fetch {self.shown(name)}: {storage.reason(error)}. Try again.") from error
         return file
 
     def share(self, file: Path) -> None:
@@ -510,9 +511,9 @@ def version_of(schema: pa.Schema) -> int:
     return int((schema.metadata or {}).get(VERSION_KEY, b"0"))
 
 
-def later(path: PurePath | str, version: int) -> StoreError:
+def later(file: str, version: int) -> StoreError:
     """Return the error of a file of a later schema, of which nobody here knows what its columns mean."""
-    return StoreError(f"{path} was written by a later casting_tune (schema {version}). Update casting_tune.")
+    return StoreError(f"{file} was written by a later casting_tune (schema {version}). Update casting_tune.")
 
 
 def _newest_audits(names: Sequence[str]) -> list[str]:

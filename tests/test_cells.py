@@ -81,7 +81,7 @@ def test_a_cell_is_refused_without_its_images_or_with_others(trained: Store, pac
     row = next(row for row in trained.read("trials").to_pylist() if row["backbone"].startswith("timm:"))
     alone = Store(tmp_path / "alone")
     alone.write("trials", "s", f"{row['cell_id']}-1", [row])
-    with pytest.raises(ImagesError, match="Name them with --data"):
+    with pytest.raises(ImagesError, match="Name their folder with --data"):
         cells.load(alone, row["cell_id"])
     synthetic.draw(tmp_path / "others", n_images=40, size_px=64, seed=9)
     with pytest.raises(ImagesError, match="was trained on"):

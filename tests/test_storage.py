@@ -10,10 +10,12 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from casting_tune import storage
-from casting_tune.errors import StoreError
+from casting_tune import cells, chosen, reproduce, storage
+from casting_tune.errors import CastingTuneError, StoreError
+from casting_tune.schema import VERSION_KEY
 from casting_tune.storage import Bucket, Folder, Held
-from casting_tune.store import Store
+from casting_tune.store import Store, serialised
+from casting_tune.trial import TrialConfig
 
 ROW = {"cell_id": "a1", "attempt": 1, "sweep": "s", "status": "completed"}
 
@@ -296,3 +298,39 @@ def test_a_checkpoint_goes_to_the_bucket_and_to_another_machine(bucket: str, mon
     there.drop(there.checkpoint("a1"))
     assert there.names("") == []
     assert not there.fetch(there.checkpoint("a1")).exists()
+
+
+def test_an_error_about_a_bucket_names_its_address_and_no_folder_of_this_machine(bucket: str) -> None:
+    store, place = Store(bucket), storage.at(bucket)
+    store.write("trials", "s", "a1-1", [ROW | {"status": "error"}])
+    asked = {"run_id": "r", "sweep": "s", "dataset_id": "d", "cell_id": "a1", "position": 0, "kind": "cell"}
+    store.write("cells", "s", "r", [asked | {"quick": False}])
+    later = pa.table({"cell_id": ["a1"]}).replace_schema_metadata({VERSION_KEY: b"99"})
+    place.put("epochs/s/a1-1-1.parquet", serialised(later))
+    place.put("predictions/s/a1-1.parquet", pa.py_buffer(b"no parquet"))
+    weights = store.weights("a1")
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"no weights")
+    cell = cells.Cell(
+        row={"cell_id": "a1"},
+        config=TrialConfig(backbone="timm:test_resnet.r160_in1k"),
+        pack=None,  # type: ignore[arg-type]
+        groups=None,
+        predictions=None,  # type: ignore[arg-type]
+    )
+    wrong: dict[str, Callable[[], object]] = {
+        f"'{bucket}'": lambda: chosen.best(store, "s"),
+        f"of '{bucket}'": lambda: cells._pack(
+            store, {"cell_id": "a1", "dataset_id": "d"}, images=None, pack_size=None, skip_bad=False, on_progress=None
+        ),
+        f"{bucket}/trials/s/a1-1.parquet is there already": lambda: store.write("trials", "s", "a1-1", [ROW]),
+        f"{bucket}/epochs/s/a1-1-1.parquet was written by a later": lambda: store.read("epochs"),
+        f"{bucket}/predictions/s/a1-1.parquet cannot be read": lambda: store.read("predictions"),
+        f"{bucket}/nothing": lambda: store.move("nothing", "something"),
+        f"{bucket}/weights/a1.safetensors cannot be read": lambda: reproduce.trained(cell, store),
+    }
+    for says, do in wrong.items():
+        with pytest.raises(CastingTuneError) as raised:
+            do()
+        assert says in str(raised.value)
+        assert str(store.root) not in str(raised.value)
