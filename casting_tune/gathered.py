@@ -129,7 +129,7 @@ def _picked(rows: pa.Table, ranges: list[tuple[int, int]]) -> list[pa.Table]:
 def _open(
     cache: Path, stamps: dict[str, list[int]], whole: pa.Schema, schema: pa.Schema, stack: contextlib.ExitStack
 ) -> _Kept | None:
-    """Open the cache if it can be trusted: of this schema, and every file in it is as it was."""
+    """Open the cache if it can be trusted: of this schema and its version, and every file in it is as it was."""
     encoded = [f.name for f in schema if pa.types.is_dictionary(f.type)]
     try:
         held = pq.read_schema(cache)
@@ -138,7 +138,8 @@ def _open(
     except (OSError, ValueError, KeyError, pa.ArrowException):
         return None
     stack.enter_context(parquet)
-    if not held.equals(whole) or any(stamps.get(file) != stamp for file, (_, *stamp) in noted.items()):
+    of_whole = (whole.metadata or {}).items() <= (held.metadata or {}).items()  # the schema version stands there
+    if not held.equals(whole) or not of_whole or any(stamps.get(file) != stamp for file, (_, *stamp) in noted.items()):
         return None
     places, first = {}, 0
     for i, (file, (n, *_)) in enumerate(noted.items()):

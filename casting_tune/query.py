@@ -114,7 +114,7 @@ def _rows(store: Store, table: str) -> Any:
     Every file's version is looked at first: a fragment keeps what it has read for that, and the scan needs it too.
 
     Raises:
-        StoreError: a file was written by a later version.
+        StoreError: a file was written by a later version, or its version is no number.
     """
     files = store.files(table)
     if not all(isinstance(file, Path) for file in files):
@@ -126,9 +126,20 @@ def _rows(store: Store, table: str) -> Any:
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         schemas = threads.map(lambda fragment: fragment.physical_schema, fragments)
         for fragment, schema in zip(fragments, schemas, strict=True):
-            if (version := version_of(schema)) > SCHEMA_VERSION:
+            try:
+                version = version_of(schema)
+            except ValueError as error:
+                raise _unreadable(f"{fragment.path}: {error}") from error
+            if version > SCHEMA_VERSION:
                 raise later(fragment.path, version)
     return ds.FileSystemDataset(fragments, SCHEMAS[table], form)
+
+
+def _unreadable(line: str) -> StoreError:
+    return StoreError(
+        f"A store file cannot be read ({line}). Move it away with 'casting-tune store verify --quarantine'; its cell "
+        "will run again."
+    )
 
 
 def _told(error: Exception) -> StoreError | UsageError:
@@ -137,7 +148,6 @@ def _told(error: Exception) -> StoreError | UsageError:
     if line.startswith("Permission Error"):
         return UsageError(f"A query reads the tables {', '.join(SCHEMAS)}, and no file: {line}")
     if "parquet" in line.lower() or "stream registered as" in line:  # pyarrow at a file, which it mostly names
-        way_out = "Move it away with 'casting-tune store verify --quarantine'; its cell will run again."
-        return StoreError(f"A store file cannot be read ({line}). {way_out}")
+        return _unreadable(line)
     absent = re.search(r"Table with name (\S+) does not exist", line)
     return UsageError(unknown("table", absent[1], SCHEMAS) if absent else f"This query cannot be answered: {line}")

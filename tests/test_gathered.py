@@ -11,6 +11,7 @@ import pytest
 
 from casting_tune import gathered
 from casting_tune.errors import StoreError
+from casting_tune.schema import PREDICTIONS, SCHEMAS, VERSION_KEY
 from casting_tune.store import Store
 
 
@@ -117,3 +118,17 @@ def test_a_few_files_make_no_cache(store: Store) -> None:
     fill(store, range(3))
     assert store.read("predictions").equals(one_by_one(store))
     assert not cache(store).exists()
+
+
+def test_a_cache_of_a_later_schema_is_not_read(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A later version may give a column another meaning and leave its name and type."""
+    fill(store, range(10))
+    with monkeypatch.context() as later:
+        metadata = {VERSION_KEY: b"99"}
+        later.setattr("casting_tune.store.SCHEMA_VERSION", 99)
+        later.setitem(SCHEMAS, "predictions", PREDICTIONS.with_metadata(metadata))
+        fill(store, range(10, 20))
+        assert store.read("predictions").num_rows == 30
+    assert pq.read_schema(cache(store)).metadata[VERSION_KEY] == b"99"
+    with pytest.raises(StoreError, match="later casting_tune"):
+        store.read("predictions")

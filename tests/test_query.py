@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -10,7 +11,7 @@ import pytest
 
 from casting_tune import query
 from casting_tune.errors import StoreError, UsageError
-from casting_tune.schema import PREDICTIONS, VERSION_KEY
+from casting_tune.schema import PREDICTIONS, SCHEMAS, VERSION_KEY
 from casting_tune.store import Store
 from tests.test_cli import call
 
@@ -65,6 +66,48 @@ def test_a_file_of_a_later_version_is_refused_where_a_query_names_its_table(fill
     assert query.run(filled, "select count(*) as n from predictions").to_pylist() == [{"n": 8}]
     with pytest.raises(StoreError, match=rf"{file} was written by a later casting_tune \(schema 99\)"):
         query.run(filled, "select count(*) from trials")
+
+
+def write_later(store: Store, table: str, version: bytes = b"99") -> str:
+    """Write a file of one cell into each table, that of `table` under a later schema; return its address."""
+    for name in SCHEMAS:
+        store.write(name, "s", "a1-1-1" if name == "epochs" else "a1-1", [{}])
+    (file,) = store.files(table)
+    rows = pq.read_table(file).replace_schema_metadata({VERSION_KEY: version})
+    pq.write_table(rows, str(file))
+    return str(file)
+
+
+@pytest.mark.parametrize("table", SCHEMAS)
+def test_a_later_schema_is_refused_in_every_table_by_query_and_by_every_reader_of_the_store(
+    table: str, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    says = f"{write_later(store, table)} was written by a later casting_tune (schema 99). Update casting_tune."
+    code, out, err = call(capsys, "query", f"select * from {table}", "--results", store.root)
+    assert (code, out, err) == (StoreError.exit_code, "", f"error: {says}\n")
+    (file,) = store.names(table)
+    readers: list[Callable[[], object]] = [
+        lambda: store.read(table),
+        lambda: store.read(table, columns=SCHEMAS[table].names[:1]),
+        lambda: store.read_file(file, SCHEMAS[table]),
+    ]
+    if table in ("trials", "epochs", "predictions"):
+        readers.append(lambda: store.read_cell(table, "a1", range(1, 2), epochs=1))
+    for read in readers:
+        with pytest.raises(StoreError) as refused:
+            read()
+        assert str(refused.value) == says
+    for other in set(SCHEMAS) - {table}:
+        assert query.run(store, f"select count(*) as n from {other}").to_pylist() == [{"n": 1}]
+        assert store.read(other).num_rows == 1
+
+
+def test_a_schema_version_that_is_no_number_is_one_line(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    write_later(store, "trials", b"two")
+    code, _, err = call(capsys, "query", "select * from trials", "--results", store.root)
+    assert (code, err.count("\n")) == (StoreError.exit_code, 1)
+    with pytest.raises(StoreError, match=r"a1-1\.parquet cannot be read"):
+        store.read("trials")
 
 
 @pytest.mark.parametrize(
