@@ -98,6 +98,8 @@ def show(cell: CellId, *, results: Results = RESULTS, as_json: Json = False) -> 
         text = f"attempt {attempt['attempt']}: {attempt['status']}, {attempt['started_at']:%Y-%m-%d %H:%M} UTC"
         error = f": {attempt['error']}" if attempt["error"] else ""
         terminal.say(out, f"{text}, {attempt['duration_s'] or 0:.1f} s on {attempt['device']}{error}")
+        for line in (attempt["traceback"] or "").splitlines():
+            terminal.say(out, f"  {line}")
     if found.epochs:
         heads = {name: name.replace("_", " ") for name in inventory.EPOCH}
         terminal.grid(list(heads.values()), [[_number(row[name]) for name in heads] for row in found.epochs])

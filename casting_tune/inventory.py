@@ -24,7 +24,7 @@ SETTINGS = (
     "test_images",
 )  # fmt: skip
 EPOCH = ("epoch", "train_loss", "validation_loss", "validation_accuracy", "learning_rate", "train_s")
-ATTEMPT = ("attempt", "status", "started_at", "duration_s", "device", "n_threads", "error")
+ATTEMPT = ("attempt", "status", "started_at", "duration_s", "device", "n_threads", "error", "traceback")
 FOLDERS = ("trials", "predictions", "epochs", "weights", "checkpoints")
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from casting_tune import augment, metrics
+from casting_tune.scrub import scrub
 from casting_tune.trial import RECIPE, Predictions, TrialConfig
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
     from casting_tune.folds import Folds
     from casting_tune.pack import Pack
+
+ERROR_CHARS = 2000
+TRACEBACK_BYTES = 16 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +77,18 @@ def begin(cell: str, attempt: int, *, sweep: str, label: str, place: Place, star
     """Return what a row of trials says of an attempt as it begins."""
     begun = {"cell_id": cell, "attempt": attempt, "sweep": sweep, "label": label, "started_at": started_at}
     return begun | asdict(place)
+
+
+def failure(error: str, traceback: str) -> dict[str, str | None]:
+    """Return what a row of trials says of why a trial failed: the start of the error, the end of the traceback.
+
+    Both are redacted before they are cut: half a secret would not be recognised.
+    """
+    error, traceback = (scrub(text).encode(errors="backslashreplace").decode() for text in (error, traceback))
+    return {
+        "error": error[:ERROR_CHARS],
+        "traceback": traceback.encode()[-TRACEBACK_BYTES:].decode(errors="ignore") or None,
+    }
 
 
 def predictions(parts: Folds, pack: Pack, scores: list[NDArray[np.float32]]) -> Predictions:

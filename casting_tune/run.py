@@ -14,6 +14,7 @@ import math
 import statistics
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, astuple, dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -95,7 +96,7 @@ def run_trial(
         raise
     except Exception as error:  # whatever a network, driver or kernel raises: the row keeps it, the sweep goes on
         status = _status(error)
-        row["error"] = f"{type(error).__name__}: {error}"[:2000]
+        row |= rows.failure(f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error)))
     else:
         step("trial has predicted")
         row |= measured | rows.score(predictions)
@@ -154,15 +155,21 @@ def lost(
     place: Place,
     groups: NDArray[np.int64] | None,
     error: str | None,
+    detail: str = "",
     status: Status = "error",
     after: int | None = None,
 ) -> dict[str, Any]:
-    """Write and return the row of a trial that could not write its own: its process is gone, or was told to stop."""
+    """Write and return the row of a trial that could not write its own: its process is gone, or was told to stop.
+
+    `detail` is the traceback, or what else is known of the failure.
+    """
     cell = cell_id(config, pack.dataset_id)
     attempt, now = _next_attempt(store, cell, config, after), datetime.now(UTC)
     row = rows.describe(config, pack, _folds(config, pack, groups))
     row |= rows.begin(cell, attempt, sweep=sweep, label=label, place=place, started_at=now)
-    row |= {"status": status, "error": error and error[:2000], "host": None}  # it ran elsewhere
+    row |= {"status": status, "host": None}  # it ran elsewhere
+    if error is not None:
+        row |= rows.failure(error, detail)
     if status == "stopped":
         row |= _until_stopped(store, cell, attempt, now, epochs=config.epochs)
     store.write("trials", sweep, f"{cell}-{row['attempt']}", [row])

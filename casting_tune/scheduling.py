@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import tempfile
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -25,6 +27,7 @@ from casting_tune.tasks import Asha, Claimed, Event, Halt, Source, Task, Work, c
 from casting_tune.trial import Epoch
 
 LOST_WORKERS = 3  # a cell whose process dies more often than this is given up; a node that dies does not count
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class _Halted(BaseException):
@@ -201,11 +204,11 @@ def _follower(
                 broken.append(failure)
         on_event(event)
 
-    def give_row(index: int, status: Literal["error", "stopped"], error: str | None) -> None:
+    def give_row(index: int, status: Literal["error", "stopped"], error: str | None, detail: str = "") -> None:
         if source.halt.wished.is_set():
             return  # it goes on from its checkpoint when the sweep does
         try:
-            row = tasks.give_row(work, pack, source.tasks[index], status, error)
+            row = tasks.give_row(work, pack, source.tasks[index], status, error, detail=detail)
         except CastingTuneError as failure:
             broken.append(failure)
             return
@@ -265,7 +268,7 @@ def _follower(
             cause = getattr(told, "cause", None) or told  # what was raised there, without Ray's coloured frame
             named = "Ray names no cause" if cause is None else f"{type(cause).__name__}: {cause}"
             error = f"The trial's process was lost: {named}".strip().splitlines()[0]
-            self.give_row(trial.config["index"], "error", error)
+            self.give_row(trial.config["index"], "error", error, _report(told))
 
     return Follower(tell, give_row, give_more)
 
@@ -282,6 +285,11 @@ def _raised(trial: Any) -> BaseException | None:
         return None
     raised: BaseException = cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
     return raised
+
+
+def _report(raised: BaseException | None) -> str:
+    """Return all that Ray reports of a failure, without colours: a worker's traceback, or how its process ended."""
+    return "" if raised is None else _COLOUR.sub("", "".join(traceback.format_exception(raised)))
 
 
 def _of_node(cause: BaseException | None) -> bool:

@@ -49,7 +49,7 @@ TRIALS = _schema(
     ("host", _TEXT), ("device", _TEXT), ("n_threads", _INT), ("n_at_once", _INT), ("gpus", _REAL),
     ("python", _TEXT), ("torch", _TEXT), ("timm", _TEXT), ("kornia", _TEXT), ("ray", _TEXT), ("casting_tune", _TEXT),
     ("git_commit", _TEXT), ("started_at", _TIME), ("duration_s", _REAL), ("resumed_from", _INT),
-    ("micro_batch", _INT), ("cuda_graph", _FLAG),
+    ("micro_batch", _INT), ("cuda_graph", _FLAG), ("traceback", _TEXT),
 )  # fmt: skip
 """One row a trial. Metrics are shares in 0..1 at threshold 0.5, the defect as the positive class; `test_*_ok` is the
 study's view of the same decisions, `test_leaked_*` counts the test images of which a byte-identical copy was trained or
@@ -57,7 +57,8 @@ validated on. `latency_*` are medians; `host` tells machines apart and is a hash
 `resumed_from` is the epoch after which this attempt went on, 0 from the start; `micro_batch` is how many images at most
 went through the network at once, NULL the whole batch; `gpus` is the share of a GPU that the trial was
 given; `cuda_graph` is whether its steps were recorded and launched as one, NULL without a GPU and in a
-training of under three steps. NULL is unknown."""
+training of under three steps; `traceback` is the end of a failed trial's traceback, or what Ray reported of a process
+that was lost, without secrets. NULL is unknown."""
 
 EPOCHS = _schema(
     ("cell_id", _TEXT), ("attempt", _INT), ("sweep", _TEXT), ("epoch", _INT), ("n_images", _INT), ("n_steps", _INT),

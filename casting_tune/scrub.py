@@ -16,11 +16,14 @@ from pathlib import Path
 
 _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL|AUTH", re.IGNORECASE)
 _HOMES = re.compile(r"(?:/home|/Users|C:\\Users)[/\\][^/\\\s:'\"]+")
+_ADDRESS = re.compile(
+    r"(?:(?<=\bip=)|(?<![\w.=]))(?!127\.)(?:\d{1,3}\.){3}\d{1,3}\b(?!\.)"
+)  # 12.4.5.8 after = is a version
 _EVERYBODYS = {"root", "localhost", "user", "nobody"}
 
 
 def scrub(text: str) -> str:
-    """Return a text without the home folder ("~"), values of the environment ("$NAME"), host and user names."""
+    """Return a text without the home folder ("~"), values of the environment ("$NAME"), hosts and users."""
     return without(text, dict(os.environ), home=str(Path.home()), host=platform.node(), user=_user())
 
 
@@ -32,7 +35,7 @@ def without(text: str, environment: Mapping[str, str], *, home: str, host: str, 
     """
     if len(home) > 1:
         text = text.replace(home, "~")
-    text = _HOMES.sub("~", text)
+    text = _ADDRESS.sub("HOST", _HOMES.sub("~", text))
     values = sorted(environment.items(), key=lambda pair: -len(pair[1]))  # the longest first: one may hold another
     for name, value in values:
         if len(value) >= (4 if _SECRET.search(name) else 8):

@@ -34,7 +34,7 @@ from casting_tune.schema import DEFAULTS, SCHEMA_VERSION, SCHEMAS, VERSION_KEY
 from casting_tune.scrub import scrub
 from casting_tune.storage import Bucket, Folder, Held, Lost
 
-SCRUBBED = ("error", "command")
+SCRUBBED = ("error", "traceback", "command")
 """Columns whose text comes from a machine or a person, and may hold what no store may keep."""
 _OF_CELL = re.compile(r"(\w+)-(\d+)(?:-\d+)?")  # <cell>-<attempt>, and the epoch in epochs
 _AUDIT = re.compile(r"(images/[^/]+)/audit-(\d+)\.parquet")

@@ -10,8 +10,10 @@ import contextlib
 import faulthandler
 import os
 import signal
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -60,6 +62,7 @@ class Event:
         epoch: the epoch, for "epoch".
         status: how the trial ended, for "ended".
         error: why, where it did not complete.
+        traceback: where, if that is known; see `schema.TRIALS`.
         test_accuracy: share of the test images that it got right, for a completed trial.
         duration_s: of the trial.
         retried: the task runs once more: the trial ended in an error, or ran out of memory and gets more of a GPU.
@@ -70,6 +73,7 @@ class Event:
     epoch: Epoch | None = None
     status: str | None = None
     error: str | None = None
+    traceback: str | None = None
     test_accuracy: float | None = None
     duration_s: float | None = None
     retried: bool = False
@@ -335,10 +339,11 @@ def watched(work: Work, pack: Pack, task: Task) -> Iterator[Callable[[], None]]:
 
     def expire() -> None:
         told = f"The trial hung: it did not end within {work.allowance.max_seconds:g} s, nor {work.hang_s:g} s later."
-        give_row(work, pack, task, "timeout", told)
+        stack = traceback.format_stack(sys._current_frames().get(trial))
+        give_row(work, pack, task, "timeout", told, detail="".join(stack))
         os.kill(os.getpid(), signal.SIGKILL)
 
-    latest = work.allowance.max_seconds + work.hang_s
+    latest, trial = work.allowance.max_seconds + work.hang_s, threading.get_ident()
     watches: list[threading.Timer] = []
 
     def end() -> None:
@@ -360,8 +365,10 @@ def watched(work: Work, pack: Pack, task: Task) -> Iterator[Callable[[], None]]:
         end()
 
 
-def give_row(work: Work, pack: Pack, task: Task, status: Status, error: str | None) -> dict[str, Any]:
-    """Write the row of a trial that cannot write its own."""
+def give_row(
+    work: Work, pack: Pack, task: Task, status: Status, error: str | None, *, detail: str = ""
+) -> dict[str, Any]:
+    """Write the row of a trial that cannot write its own; `detail` is the traceback, or what else is known."""
     return run.lost(
         task.config,
         pack,
@@ -372,6 +379,7 @@ def give_row(work: Work, pack: Pack, task: Task, status: Status, error: str | No
         groups=work.groups,
         status=status,
         error=error,
+        detail=detail,
         after=task.attempts,
     )
 
@@ -383,6 +391,7 @@ def ended(index: int, row: dict[str, Any]) -> Event:
         kind="ended",
         status=row["status"],
         error=row.get("error"),
+        traceback=row.get("traceback"),
         test_accuracy=row.get("test_accuracy"),
         duration_s=row.get("duration_s"),
     )

@@ -46,7 +46,7 @@ MAY_IMPORT = {
     "store": {"gathered", "schema", "scrub", "storage"},
     "verify": {"schema", "store", "trial"},
     "migrate": {"schema", "store"},
-    "rows": {"trial", "pack", "folds", "augment", "metrics"},
+    "rows": {"trial", "pack", "folds", "augment", "metrics", "scrub"},
     "run": {
         "trial",
         "pack",

@@ -99,6 +99,20 @@ def test_a_cell_is_shown_with_its_attempts_epochs_files_and_intervals(filled: St
     assert inventory.show(filled, C).attempts[0]["error"] == "it [/broke]"
 
 
+def test_show_prints_the_traceback_of_a_failed_attempt(filled: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    trace = 'Traceback (most recent call last):\n  File "k.py", line 3, in step\nRuntimeError: \x1b[31mbroken\n'
+    failed = {"cell_id": D, "attempt": 1, "sweep": "s", "label": "four", "dataset_id": "d1", "status": "error"}
+    when = {"started_at": datetime(2026, 1, 2, tzinfo=UTC), "error": "RuntimeError: broken"}
+    filled.write("trials", "s", f"{D}-1", [failed | when | {"traceback": trace}])
+    _, out, _ = call(capsys, "show", D, "--results", filled.root)
+    (at,) = [i for i, line in enumerate(out.splitlines()) if line.startswith("attempt 1: error")]
+    assert out.splitlines()[at + 1 : at + 4] == [
+        "  Traceback (most recent call last):", '    File "k.py", line 3, in step', "  RuntimeError: ?[31mbroken",
+    ]  # fmt: skip
+    shown = json.loads(call(capsys, "show", D, "--results", filled.root, "--json")[1])
+    assert shown["attempts"][0]["traceback"] == trace
+
+
 def test_two_cells_are_compared_image_by_image(filled: Store) -> None:
     found = versus.cells(filled, A, B)
     assert found.counts == {"both right": 2, "only a wrong": 0, "only b wrong": 3, "both wrong": 1}

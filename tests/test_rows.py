@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from sklearn.metrics import accuracy_score, recall_score
 
 from casting_tune.augment import TOGGLES
 from casting_tune.folds import Folds
 from casting_tune.pack import Pack
-from casting_tune.rows import describe, of_predictions, predictions, score
+from casting_tune.rows import describe, failure, of_predictions, predictions, score
 from casting_tune.schema import SCHEMAS
 from casting_tune.trial import TrialConfig
 
@@ -42,3 +43,18 @@ def test_the_metrics_of_a_row_are_those_of_its_predictions(packed: Pack) -> None
         assert columns[f"{split}_accuracy"] == accuracy_score(y_true, decided)
         assert columns[f"{split}_recall"] == recall_score(y_true, decided)
     assert columns["test_recall_ok"] == recall_score(1 - y_true, ~decided)
+
+
+def test_of_a_failure_the_start_of_the_error_and_the_end_of_the_traceback_are_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert failure("E" * 1999 + "123", "a" * 16384 + "end") == {
+        "error": "E" * 1999 + "1",
+        "traceback": "a" * 16381 + "end",
+    }
+    # three bytes each: 16384 = 3 * 5461 + 1, and no half of a character is kept
+    assert failure("", "€" * 6000)["traceback"] == "€" * 5461
+    assert failure("no file \udcff", "") == {"error": "no file \\udcff", "traceback": None}
+    monkeypatch.setenv("PRESS_TOKEN", "s3cr3t-canary")  # the cut goes through it, and half of it is kept by nobody
+    cut = failure("E" * 1995 + "s3cr3t-canary", "s3cr3t-canary" + "a" * 16379)
+    assert cut == {"error": "E" * 1995 + "$PRES", "traceback": "TOKEN" + "a" * 16379}

@@ -39,6 +39,7 @@ def scores(store: Store, cell: str) -> np.ndarray:
 def test_a_trial_leaves_its_epochs_its_predictions_and_one_row(packed: Pack, store: Store) -> None:
     row = train(CONFIG, packed, store)
     assert row["status"] == "completed", row
+    assert store.read("trials")["traceback"].to_pylist() == [None]
     assert store.read("epochs")["epoch"].to_pylist() == [1, 2]
     assert store.read("trials").to_pylist()[0]["cell_id"] == cell_id(CONFIG, packed.dataset_id)
     predictions = store.read("predictions").to_pandas()
@@ -113,12 +114,22 @@ def test_a_trial_that_raises_is_a_row_with_its_error_and_without_this_persons_ho
     packed: Pack, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object, **__: object) -> None:
-        raise RuntimeError(f"no file {Path.home()}/secret")
+        try:
+            raise KeyError("first")
+        except KeyError as error:
+            raise RuntimeError(f"no file {Path.home()}/secret") from error
 
     monkeypatch.setattr(backbones, "build", broken)
     train(CONFIG, packed, store)
     (row,) = store.read("trials").to_pylist()
     assert (row["status"], row["error"]) == ("error", "RuntimeError: no file ~/secret")
+    assert row["traceback"].startswith("Traceback (most recent call last):")
+    assert "KeyError: 'first'" in row["traceback"]
+    assert ", in run_trial\n" in row["traceback"]
+    assert row["traceback"].endswith(
+        ", in broken\n" + row["traceback"].splitlines()[-2] + "\nRuntimeError: no file ~/secret\n"
+    )
+    assert str(Path.home()) not in row["traceback"]
     assert store.read("trials")["status"].to_pylist() == ["error"]
     assert store.read("predictions").num_rows == 0
 

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 import psutil
+import pyarrow.compute as pc
 import pytest
 
 from casting_tune import backbones, nodes, run, scheduling, startup
@@ -141,6 +142,19 @@ def test_a_cell_whose_process_always_dies_is_given_up_and_the_others_are_trained
     (told,) = [e.error for e in events if e.status == "error"]
     assert told is not None
     assert told.startswith("The trial's process was lost: ActorDiedError")
+    (kept,) = store.read("trials").filter(pc.field("status") == "error")["traceback"].to_pylist()
+    assert kept.startswith("ray.exceptions.ActorDiedError: The actor died")
+    assert "worker process has died" in kept  # Ray's own words, lines below the first
+
+
+def test_what_ray_reports_of_a_failure_is_kept_whole_and_without_colours() -> None:
+    assert scheduling._report(None) == ""
+    try:
+        raise RuntimeError("\x1b[36mray::f\x1b[39m\nWorker exit type: SYSTEM_ERROR") from ValueError("cause")
+    except RuntimeError as error:
+        lines = scheduling._report(error).splitlines()
+    assert lines[0] == "ValueError: cause"
+    assert lines[-2:] == ["RuntimeError: ray::f", "Worker exit type: SYSTEM_ERROR"]
 
 
 def dies_once_its_row_is_written(config: TrialConfig, packed: Pack, store: Store, **more: object) -> dict[str, object]:
@@ -555,6 +569,9 @@ def test_a_hanging_trial_ends_as_a_timeout_and_the_others_are_trained(packed: Pa
     assert endings(events) == {0: ["completed"], 1: ["timeout"], 2: ["completed"]}
     (told,) = [e.error for e in events if e.status == "timeout"]
     assert told == "The trial hung: it did not end within 20 s, nor 1 s later."
+    (stack,) = [e.traceback for e in events if e.status == "timeout"]
+    assert stack is not None
+    assert "in hang" in stack
     assert store.read("trials")["status"].to_pylist().count("timeout") == 1
 
 

@@ -53,5 +53,7 @@ def test_no_secret_home_host_or_user_is_in_any_byte_of_a_store_and_no_pickle_in_
     assert not (tmp_path / "evil").exists()
     errors = [error for error in prepared.store.read("trials")["error"].to_pylist() if error]
     assert "RuntimeError: USER at HOST has no ~/key for $REGISTRY_PASSWORD" in errors
+    traces = [text for text in prepared.store.read("trials")["traceback"].to_pylist() if text]
+    assert any(text.endswith("RuntimeError: USER at HOST has no ~/key for $REGISTRY_PASSWORD\n") for text in traces)
     content = {file: file.read_bytes() for file in root.rglob("*") if file.is_file()}
     assert not [file for file, held in content.items() for canary in canaries if canary.encode() in held]

@@ -195,11 +195,15 @@ def test_each_try_of_a_task_in_one_process_has_all_its_time(again: str, code: in
 import time
 from types import SimpleNamespace
 from casting_tune import tasks
-tasks.give_row = lambda *row: None
+tasks.give_row = lambda *row, detail: print(*row[3:], detail, flush=True)
 work = SimpleNamespace(allowance=SimpleNamespace(max_seconds=1.5), hang_s=1.5)
 with tasks.watched(work, None, None) as begin_again:
     for _ in range(2):
         {again}
         time.sleep(1.8)
 """
-    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == code
+    ended = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True)
+    assert ended.returncode == code
+    if code:  # what is kept of a trial that hangs: where it does
+        assert "timeout The trial hung" in ended.stdout
+        assert 'File "<string>", line 10, in <module>' in ended.stdout
