@@ -7,6 +7,7 @@ For a notebook: `Options`, `prepare` and `execute` run a sweep; `Store` opens it
 from __future__ import annotations
 
 import importlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from casting_tune.store import Store
     from casting_tune.sweep import execute, prepare
     from casting_tune.versus import cells as compare
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # silent unless a program or --verbose asks for records
 
 __all__ = [
     "Options", "Store", "compare", "execute", "open_pack", "predictions", "prepare", "query", "runs", "tables",

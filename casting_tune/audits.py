@@ -6,6 +6,7 @@ Comes in: a pack and a store. Goes out: Kept, the part of an audit that outlives
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
+LOG = logging.getLogger(__name__)
 VERSION = 1
 """Version of the audit. Raise it when the same images would be grouped otherwise: readers then use the new one only."""
 
@@ -42,6 +44,7 @@ def kept(pack: Pack, store: Store, *, on_progress: Callable[[int, int], None] | 
     if rows is None:
         from casting_tune.audit import audit
 
+        LOG.info("audit of dataset %s begins", pack.dataset_id)
         found = audit(pack, on_progress=on_progress)
         told = [*found.findings, *[None] * (len(pack.labels) - len(found.findings))]
         columns: dict[str, Any] = {

@@ -24,6 +24,7 @@ from casting_tune import (
     terminal,
 )
 from casting_tune.errors import CastingTuneError, StoreError, UsageError, unknown
+from casting_tune.options import Verbose
 
 COMMANDS = (
     commands_sweep.sweep, commands_sweep.study, commands_sweep.sweeps,
@@ -51,7 +52,11 @@ app.add_typer(commands_store.app, name="store")
 
 
 @app.callback(invoke_without_command=True)
-def _top(version: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False) -> None:
+def _top(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False,
+    verbose: Verbose = False,
+) -> None:
+    del verbose  # its callback has acted
     if version:
         import importlib.metadata
 

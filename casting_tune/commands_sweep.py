@@ -18,7 +18,7 @@ import typer
 
 from casting_tune import commands_images, completion, inert, terminal
 from casting_tune.errors import CastingTuneError, UsageError, unknown
-from casting_tune.options import RESULTS, Data, DefectClass, Json, PackSize, Results, SkipBad, make_folder
+from casting_tune.options import RESULTS, Data, DefectClass, Json, PackSize, Results, SkipBad, Verbose, make_folder
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -87,9 +87,11 @@ def sweep(
     log: Annotated[
         list[str] | None, typer.Option("--log", help="tensorboard, mlflow or wandb, each with :DIR if you like.")
     ] = None,
+    verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
     """Train what a sweep asks for and the store lacks; then print the table."""
+    del verbose  # its callback has acted
     from casting_tune import loggers
     from casting_tune.asked import Options
 

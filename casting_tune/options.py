@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from casting_tune import completion
+from casting_tune import completion, terminal
 from casting_tune.errors import UsageError, unknown
 
 RESULTS = "results"
@@ -51,6 +51,17 @@ ViewClass = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout; what is said goes to stderr.")]
 Head = Annotated[str, typer.Option("--head", help="dense1024,dropout: what stands before the logit.")]
+
+
+def _show_records(context: typer.Context, wanted: bool) -> bool:
+    if wanted:
+        context.with_resource(terminal.records())
+    return wanted
+
+
+Verbose = Annotated[
+    bool, typer.Option("--verbose", help="Log the steps and failures on stderr.", callback=_show_records, is_eager=True)
+]
 
 
 def typed(context: typer.Context, name: str) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
 import os
 import shutil
@@ -31,6 +32,7 @@ from casting_tune.layout import File, Folder
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+LOG = logging.getLogger(__name__)
 PACK_VERSION = 1
 """Version of how files become pixels. Raise it when the same files would give another array."""
 
@@ -107,6 +109,7 @@ def pack(
     note = packs / "index" / f"{key}.json"
     try:
         entry = _recalled(note, root, folder=folder, packs=packs, skip_bad=skip_bad)
+        LOG.info("%s: %d image files, %s", root, len(folder.files), "packed already" if entry else "packing begins")
         if entry is None:
             packs.mkdir(parents=True, exist_ok=True)
             _clear(packs)
@@ -120,6 +123,7 @@ def pack(
         raise ImagesError(
             f"Cannot pack '{root}' into '{packs}': {error.strerror or error}. Make room there or give another folder."
         ) from error
+    LOG.info("pack %s in %s", entry["dataset_id"], packs)
     return replace(open_pack(packs / entry["dataset_id"]), skipped=_pairs(entry["skipped"]))
 
 

@@ -8,6 +8,7 @@ search space, and its own experiment state is thrown away. Knows no sweep files 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import shutil
@@ -26,6 +27,7 @@ from casting_tune.pack import Pack
 from casting_tune.tasks import Asha, Claimed, Event, Halt, Source, Task, Work, claimed, end_with, run_task, watched
 from casting_tune.trial import Epoch
 
+LOG = logging.getLogger(__name__)
 LOST_WORKERS = 3  # a cell whose process dies more often than this is given up; a node that dies does not count
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -255,6 +257,8 @@ def _follower(
             del iteration, trials, info
             cause = _raised(trial)
             asked_for = isinstance(getattr(cause, "cause", None), _Again)
+            if not asked_for:
+                LOG.warning("%s: its process was lost: %s", trial.config["task"].label, _report(cause))
             if not asked_for and not _of_node(cause):
                 self.n_lost[trial.config["index"]] += 1
                 if self.n_lost[trial.config["index"]] == LOST_WORKERS:

@@ -15,6 +15,7 @@ import socket
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
@@ -22,6 +23,7 @@ from typing import Any
 
 from casting_tune.errors import ResourcesError
 
+LOG = logging.getLogger(__name__)
 MALLOC = (
     # glibc returns large blocks to the system at every free: keeping them made augmentation 1.6 to 2 times faster
     "glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=2147483648:glibc.malloc.top_pad=268435456"
@@ -204,6 +206,7 @@ def _shut_down(ray: Any) -> None:
     gc.disable()
     try:
         ray.shutdown()
+        LOG.info("Ray is shut down")
     finally:
         if collecting:
             gc.enable()
@@ -221,6 +224,7 @@ def _join(ray: Any, address: str) -> None:
         if colon and port.isdigit() and "://" not in address:  # Ray would wait for minutes for a port of nobody's
             socket.create_connection((host, int(port)), timeout=5).close()
         ray.init(address, **QUIET)
+        LOG.info("joined the Ray cluster at %s", address)
     except (OSError, ValueError) as error:
         raise ResourcesError(
             f"No Ray cluster answers at '{address}' ({str(error).splitlines()[0]}). Start one, write 'auto' or "
@@ -236,10 +240,14 @@ def _start(ray: Any, n_slots: int, scratch: str, *, over: threading.Event) -> No
     loopback: dict[str, Any] = {"include_dashboard": False, "_node_ip_address": "127.0.0.1", "_temp_dir": scratch}
     for last in (False, True):
         try:
+            LOG.info("Ray %s starts on this machine for %d trials at once", ray_version(), n_slots)
+            started = time.monotonic()
             with _few_processes():
                 ray.init("local", num_cpus=n_slots, **loopback, **QUIET)
+            LOG.info("Ray is up after %.1f s", time.monotonic() - started)
             return
         except Exception as error:  # Ray 2.60 raises a bare one if its processes take more than 30 s to come up
+            LOG.warning("Ray did not start", exc_info=True)
             ray.shutdown()
             if last or over.is_set():
                 reason = str(error).partition("\n")[0]

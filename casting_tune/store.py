@@ -15,6 +15,7 @@ spool on this machine. Knows no torch, Ray or pandas.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import platform
 import re
@@ -34,6 +35,7 @@ from casting_tune.schema import DEFAULTS, SCHEMA_VERSION, SCHEMAS, VERSION_KEY
 from casting_tune.scrub import scrub
 from casting_tune.storage import Bucket, Folder, Held, Lost
 
+LOG = logging.getLogger(__name__)
 SCRUBBED = ("error", "traceback", "command")
 """Columns whose text comes from a machine or a person, and may hold what no store may keep."""
 _OF_CELL = re.compile(r"(\w+)-(\d+)(?:-\d+)?")  # <cell>-<attempt>, and the epoch in epochs
@@ -114,6 +116,7 @@ class Store:
                 self._spool.put(file, content)
             except OSError as full:
                 raise StoreError(f"{why} Nor can {self._spool.root} hold it: {storage.reason(full)}.") from full
+            LOG.warning("%s It waits in %s.", why, self._spool.root)
             if not storage.passing(error):
                 raise StoreError(f"{why} It waits in {self._spool.root}; the same command goes on.") from error
         return place.path(file)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -47,12 +48,14 @@ from casting_tune.space import Cell, Sweep
 from casting_tune.startup import Ahead
 from casting_tune.steps import step
 from casting_tune.store import Store
-from casting_tune.tasks import Asha, Event, Halt, Task, Work
+from casting_tune.tasks import Asha, Event, Halt, Task, Work, log
 from casting_tune.trial import Allowance, cell_id
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+LOG = logging.getLogger("casting_tune.sweep")  # not __name__: the module may be __main__
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,6 +186,7 @@ def prepare(
         )
         for sentence in plan.sharing(costs) if not options.plan else ():
             say(sentence)
+    LOG.info("sweep %s: %d cells, %d of them to train", sweep.name, len(cells), len(made.to_do))
     return Prepared(
         options=options,
         run_id=f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}",
@@ -300,16 +304,23 @@ def _train(
     if sweep.search is not None:
         study = _study(prepared, sweep.search, work.tasks, wanted, on_choice)
         work = replace(work, tasks=study.tasks, source=study)
+
+    def tell(event: Event) -> None:
+        known = work.tasks  # those of a search grow; timing passes follow
+        task = known[event.task] if event.task < len(known) else tasks[event.task - len(known) - n_timed]
+        log(event, task.label)
+        on_event(event)
+
     lacks = bool(prepared.plan.to_do or prepared.n_to_choose) if sweep.search is not None else bool(work.tasks)
     if lacks and options.inline:
-        scheduling.run_inline(work, prepared.pack, on_event=on_event, halt=halt)
+        scheduling.run_inline(work, prepared.pack, on_event=tell, halt=halt)
     elif lacks:
         scheduling.run_ray(
             work,
             prepared.pack,
             resources=prepared.resources,
             address=options.address,
-            on_event=on_event,
+            on_event=tell,
             halt=halt,
             ahead=prepared.ahead,
         )
@@ -324,7 +335,7 @@ def _train(
         scheduling.run_inline(
             timed,
             prepared.pack,
-            on_event=lambda event: on_event(replace(event, task=event.task + first)),
+            on_event=lambda event: tell(replace(event, task=event.task + first)),
             halt=halt,
         )
     return wanted

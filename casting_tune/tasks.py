@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import logging
 import os
 import signal
 import sys
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+LOG = logging.getLogger(__name__)
 HANG_S = 30.0
 
 
@@ -382,6 +384,17 @@ def give_row(
         detail=detail,
         after=task.attempts,
     )
+
+
+def log(event: Event, label: str) -> None:
+    """Log what happened to a task: that it started, or how it ended; epochs are rows of the store."""
+    if event.kind == "started":
+        LOG.info("%s: started", label)
+    elif event.kind == "ended" and event.status in ("completed", "stopped"):
+        LOG.info("%s: %s after %.1f s", label, event.status, event.duration_s or 0)
+    elif event.kind == "ended":
+        again = ", runs again" if event.retried else ""
+        LOG.warning("%s: %s%s: %s\n%s", label, event.status, again, event.error, event.traceback or "No traceback.")
 
 
 def ended(index: int, row: dict[str, Any]) -> Event:

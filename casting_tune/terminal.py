@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import math
 import re
 import sys
@@ -41,6 +42,34 @@ def say(out: Console, line: str) -> None:
 def complain(line: str) -> None:
     """Write an error as one line to stderr."""
     Console(stderr=True, highlight=False).print(Text(f"error: {plain(line)}"), soft_wrap=True)
+
+
+class _Stderr(logging.Handler):
+    """Writes records to stderr as it is at that moment: a live view stands in for it while it is open."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            sys.stderr.write("".join(f"{plain(line)}\n" for line in self.format(record).splitlines()))
+        except Exception:  # as every handler of the standard library: a record is no reason to end
+            self.handleError(record)
+
+
+@contextmanager
+def records() -> Iterator[None]:
+    """Show the package's log records, INFO and above, on stderr; a second one inside has no effect."""
+    logger = logging.getLogger("casting_tune")
+    if any(isinstance(handler, _Stderr) for handler in logger.handlers):
+        yield
+        return
+    handler, level = _Stderr(), logger.level
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def write(text: str, file: Path | None = None) -> None:

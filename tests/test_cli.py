@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import logging
 import os
 import shutil
 import signal
@@ -219,11 +220,40 @@ def python(*words: object, **more: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_python_m_casting_tune_sweep_is_the_same_command(tiny: Path, drawn: Path) -> None:
-    words = ("-m", "casting_tune.sweep", tiny, "--results", tiny.parent / "r", "--inline", "--quick")
+    words = ("-m", "casting_tune.sweep", tiny, "--results", tiny.parent / "r", "--inline", "--quick", "--verbose")
     ended = python(*words, CASTING_TUNE_DATA=str(drawn), COLUMNS="80")
     assert ended.returncode == 0, ended.stderr
     assert "No dataset given" not in ended.stdout  # the environment named one
     assert "Quick run" in ended.stdout
+    assert " INFO casting_tune.tasks: default, seed 1: completed after " in ended.stderr
+
+
+@pytest.mark.parametrize("words", [("--verbose", "sweep"), ("sweep", "--verbose"), ("--verbose", "sweep", "--verbose")])
+def test_verbose_shows_the_steps_and_a_failures_traceback_on_stderr_and_nothing_does_without_it(
+    words: tuple[str, ...],
+    tiny: Path,
+    drawn: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken_build(*_: object, **__: object) -> None:
+        raise RuntimeError("kernel broke")
+
+    monkeypatch.setattr("casting_tune.backbones.build", broken_build)
+    more = ("--data", drawn, "--inline", "--no-baselines", "--quick", "--only", "seed=0", "--retries", "0")
+    code, out, err = call(capsys, *words, tiny, *more, "--results", tmp_path / "a")
+    assert code == 1
+    assert err.count("INFO casting_tune.pack: pack ") == 1
+    assert "INFO casting_tune.sweep: sweep tiny: 1 cells, 1 of them to train\n" in err
+    assert "INFO casting_tune.tasks: default, seed 0: started\n" in err
+    assert (
+        "WARNING casting_tune.tasks: default, seed 0: error: RuntimeError: kernel broke\nTraceback (most recent" in err
+    )
+    assert ", in broken_build\n" in err
+    assert "Traceback" not in out
+    assert call(capsys, "sweep", tiny, *more, "--results", tmp_path / "b")[2] == ""
+    assert [type(handler) for handler in logging.getLogger("casting_tune").handlers] == [logging.NullHandler]
 
 
 @pytest.mark.parametrize("wanted", [None, pytest.param("7", marks=pytest.mark.slow)])

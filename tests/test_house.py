@@ -126,7 +126,7 @@ MAY_IMPORT = {
     "cluster": {"clusterfile"},
     "terminal": {"inert"},
     "completion": {"backbones", "render", "sweepfile", "tables"},
-    "options": {"completion"},
+    "options": {"completion", "terminal"},
     "asked": {"space"},
     "resources": {"asked", "nodes", "packing", "probes", "rows", "space", "startup", "trial"},
     "inputs": {"asked", "audits", "estimate", "pack", "precision", "run", "space", "store", "synthetic", "trial"},

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -409,7 +410,10 @@ def test_a_start_that_is_not_wanted_any_more_is_not_tried_again() -> None:
 
 
 @pytest.mark.parametrize("n_failures", [1, 2])
-def test_a_ray_that_does_not_come_up_is_tried_twice_and_then_said(n_failures: int) -> None:
+def test_a_ray_that_does_not_come_up_is_tried_twice_and_then_said(
+    n_failures: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "casting_tune")
     tried: list[str] = []
 
     class Slow:
@@ -425,6 +429,10 @@ def test_a_ray_that_does_not_come_up_is_tried_twice_and_then_said(n_failures: in
     with told if n_failures == 2 else contextlib.nullcontext():
         startup._start(Slow(), 2, "scratch", over=threading.Event())
     assert tried == ["local", "gone", "local", "gone"][: n_failures + 2]
+    failures = [record for record in caplog.records if record.getMessage() == "Ray did not start"]
+    assert [record.levelname for record in failures] == ["WARNING"] * n_failures
+    assert "timed out during startup" in caplog.text  # the traceback
+    assert ("Ray is up after" in caplog.text) == (n_failures == 1)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense"])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -50,3 +51,14 @@ def test_json_knows_frames_times_paths_and_numbers_and_never_says_nan(capsys: py
 
 def test_values_read_as_a_person_writes_them() -> None:
     assert [terminal.cell(value) for value in (True, 1234567, "x")] == ["yes", "1,234,567", "x"]
+
+
+def test_records_are_shown_once_line_by_line_and_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    logger = logging.getLogger("casting_tune.somewhere")
+    with terminal.records(), terminal.records():
+        logger.info("first\n\x1b[31msecond")
+        logger.debug("too fine")
+    logger.warning("nobody asked")
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition(" INFO ")[2] or line for line in lines] == ["casting_tune.somewhere: first", "?[31msecond"]
+    assert logging.getLogger("casting_tune").level == logging.NOTSET
