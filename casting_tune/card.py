@@ -6,6 +6,7 @@ Comes in: a Cell and what its export found. Goes out: text. Computes nothing but
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
@@ -127,11 +128,8 @@ def _training(cell: Cell, licence: str) -> Iterator[str]:
         f"{_text(pack.positive)}, good: {_text(pack.negative)}; dataset_id {pack.dataset_id}."
     )
     yield f"Licence of the images: {_text(licence)}."
-    yield (
-        f"Weights at the start: {_text(row['weights_id'])}. Augmentation: {_text(row['augmentation'])}. Head: dense "
-        f"{row['dense']}, dropout {row['dropout']:g}. {row['epochs']} epochs, batch size {row['batch_size']}, seed "
-        f"{row['seed']}, {row['precision']}."
-    )
+    settings = asdict(cell.config) | {"weights": row["weights"], "toggles": row["augmentation"]}
+    yield f"Settings: {', '.join(f'{name} {_text(value)}' for name, value in settings.items())}."
     fold = f", fold {row['fold']} of {row['n_folds']} (split_id {row['split_id']})" if row["split"] == "grouped" else ""
     yield f"Split: {row['split']}{fold}."
 

@@ -12,7 +12,8 @@ import pandas as pd
 
 from casting_tune import answers, pairs, stats
 from casting_tune.answers import Positive, Table
-from casting_tune.augment import MAGNITUDES, TOGGLES
+from casting_tune.augment import TOGGLES
+from casting_tune.schema import SETTINGS
 from casting_tune.store import Store
 
 
@@ -55,8 +56,10 @@ def all_pairs(store: Store, sweep: str, *, run_id: str | None = None, positive: 
 def effects(store: Store, sweep: str, *, run_id: str | None = None, positive: Positive = "defective") -> Table:
     """What each toggle and each backbone changes: the mean difference over cells that differ in nothing else.
 
-    A toggle: accuracy with it minus without it. A backbone: its accuracy minus the mean of all backbones at the same
-    settings. The interval is Student's t over the matched cells (`stats.paired_effect`).
+    A toggle: accuracy with it minus without it; its strength is a part of it. A backbone: its accuracy minus the mean
+    of all backbones at the same settings; image size, weights and precision are a part of it if each backbone has only
+    one (`auto` precision depends on the backbone, for example). The interval is Student's t over the matched cells
+    (`stats.paired_effect`).
     """
     found = answers.load(store, sweep, run_id)
     trials = found.completed(found.asked[found.asked["kind"] == "cell"])
@@ -75,14 +78,17 @@ def effects(store: Store, sweep: str, *, run_id: str | None = None, positive: Po
 
 
 def _toggle_effect(trials: pd.DataFrame, toggle: str) -> dict[str, Any]:
-    block = _matched(trials, free=(toggle, "augmentation", *TOGGLES[toggle].magnitudes))
+    block = _matched(trials, free=(toggle, *TOGGLES[toggle].magnitudes))
     on, off = (_means(trials[trials[toggle].eq(value)], block) for value in (True, False))  # NULL is neither
     both = on.index.intersection(off.index)
     return _effect("toggle", toggle, on[both].tolist(), off[both].tolist())
 
 
 def _backbone_effects(trials: pd.DataFrame) -> list[dict[str, Any]]:
-    block = _matched(trials, free=("backbone", "image_px", "weights", "weights_id"))
+    follows = {"image_px": ["backbone"], "weights": ["backbone"], "weights_id": ["backbone", "weights"],
+               "precision": ["backbone"]}  # fmt: skip
+    follow = [name for name, by in follows.items() if trials.groupby(by)[name].nunique().max() <= 1]
+    block = _matched(trials, free=("backbone", *follow))
     varied = trials[trials["backbone"].groupby(block).transform("nunique") > 1]
     of_all, effects = _means(varied, block), []
     for backbone in dict.fromkeys(trials["backbone"]):
@@ -93,12 +99,7 @@ def _backbone_effects(trials: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _matched(trials: pd.DataFrame, *, free: tuple[str, ...]) -> pd.Series:
     """Number the blocks of trials that differ in nothing but the `free` settings: a number a trial."""
-    settings = (
-        "backbone", "weights", "weights_id", "dense", "dropout", *TOGGLES, *MAGNITUDES, "image_px", "in_channels",
-        "batch_size", "epochs", "seed", "split_id", "n_folds", "fold", "split_seed", "train_images", "test_images",
-        "base_lr",
-    )  # fmt: skip
-    return trials.groupby([name for name in settings if name not in free], sort=False, dropna=False).ngroup()
+    return trials.groupby([name for name in SETTINGS if name not in free], sort=False, dropna=False).ngroup()
 
 
 def _means(trials: pd.DataFrame, block: pd.Series) -> pd.Series:

@@ -7,24 +7,23 @@ defect is the positive class in all of them. Tests nothing, gives no interval (t
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import fields
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from casting_tune import metrics
+from casting_tune import metrics, schema
 from casting_tune.answers import Answers
 from casting_tune.augment import TOGGLES
-from casting_tune.trial import TrialConfig
+from casting_tune.trial import RESOLVED
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 COUNTED = ("tp", "fn", "fp", "tn")
 
-_LAST, _MADE = ("augmentation", "seed", "fold"), ("toggles", "weights_id", "split_id")
-SETTINGS = (*(f.name for f in fields(TrialConfig) if f.name not in (*_LAST, *_MADE)), *_LAST)
+_LAST = ("augmentation", "seed", "fold")
+SETTINGS = (*(name for name in schema.SETTINGS if name not in (*_LAST, *RESOLVED, *TOGGLES)), *_LAST)
 """What a sweep may vary; the seed and the fold come last, since they are luck and not a choice."""
 
 MEASURED = ("validation_accuracy", "test_accuracy", "test_escape_rate", "test_overkill_rate")

@@ -13,16 +13,12 @@ import numpy as np
 import pandas as pd
 import pyarrow.compute as pc
 
-from casting_tune import pairs, stats
+from casting_tune import pairs, schema, stats
 from casting_tune.augment import TOGGLES
 from casting_tune.errors import UsageError, unknown
 from casting_tune.store import Store
 
-SETTINGS = (
-    "backbone", "weights", "dense", "dropout", "augmentation", "image_px", "in_channels", "batch_size", "epochs",
-    "seed", "split", "fold", "base_lr", "weight_decay", "lr_schedule", "precision", "layout", "train_images",
-    "test_images",
-)  # fmt: skip
+SETTINGS = (*(name for name in schema.SETTINGS if name not in TOGGLES), "augmentation")
 EPOCH = ("epoch", "train_loss", "validation_loss", "validation_accuracy", "learning_rate", "train_s")
 ATTEMPT = ("attempt", "status", "started_at", "duration_s", "device", "n_threads", "error", "traceback")
 FOLDERS = ("trials", "predictions", "epochs", "weights", "checkpoints")

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from casting_tune import augment
 from casting_tune.errors import UsageError, unknown
-from casting_tune.schema import TRIALS
+from casting_tune.schema import SETTINGS, TRIALS
 from casting_tune.store import Store
+from casting_tune.trial import RESOLVED
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -22,11 +22,7 @@ if TYPE_CHECKING:
 
 Direction = Literal["min", "max"]
 
-SETTINGS = (
-    "backbone", "weights", "dense", "dropout", *augment.TOGGLES, *augment.MAGNITUDES, "image_px", "in_channels",
-    "batch_size", "epochs", "seed", "split", "fold", "train_images", "base_lr", "weight_decay", "warmup_share",
-    "lr_schedule", "precision", "layout",
-)  # fmt: skip
+PARAMETERS = tuple(name for name in SETTINGS if name not in RESOLVED)
 """The columns of trials that a sweep may vary; those that differ become parameters."""
 
 
@@ -116,7 +112,7 @@ def _parameters(row: dict[str, Any], chosen: str | None) -> dict[str, Any]:
     """Return a trial's settings: those that a search chose, else all that a sweep may vary."""
     if chosen is not None:
         return dict(json.loads(chosen))
-    return {name: row[name] for name in SETTINGS if row[name] is not None}
+    return {name: row[name] for name in PARAMETERS if row[name] is not None}
 
 
 def _ranges(parameters: list[dict[str, Any]]) -> dict[str, BaseDistribution]:

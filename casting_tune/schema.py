@@ -60,6 +60,10 @@ given; `cuda_graph` is whether its steps were recorded and launched as one, NULL
 training of under three steps; `traceback` is the end of a failed trial's traceback, or what Ray reported of a process
 that was lost, without secrets. NULL is unknown."""
 
+SETTINGS = tuple(name for f in fields(TrialConfig) for name in (TOGGLES if f.name == "toggles" else (f.name,)))
+"""The columns of trials that hold a TrialConfig: one for each of its fields, and one for each toggle. Every list of
+settings is made from this one, so that a field added to TrialConfig is in all of them."""
+
 EPOCHS = _schema(
     ("cell_id", _TEXT), ("attempt", _INT), ("sweep", _TEXT), ("epoch", _INT), ("n_images", _INT), ("n_steps", _INT),
     ("learning_rate", _REAL), ("train_loss", _REAL), ("validation_loss", _REAL), ("validation_accuracy", _REAL),

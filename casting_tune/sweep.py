@@ -43,6 +43,7 @@ from casting_tune.plan import Costs, Plan, Planned
 from casting_tune.probes import Shares
 from casting_tune.resources import allowance, decide, like, shared
 from casting_tune.rows import Place
+from casting_tune.schema import CELLS, SETTINGS
 from casting_tune.search import Chosen, Study
 from casting_tune.space import Cell, Sweep
 from casting_tune.startup import Ahead
@@ -424,7 +425,7 @@ def _asked_row(
         "cell_id": planned.cell_id,
         "row": planned.cell.row,
         "label": planned.cell.label,
-        **{key: getattr(planned.cell.config, key) for key in _SETTINGS_ASKED},
+        **{name: getattr(planned.cell.config, name) for name in _SETTINGS_ASKED},
         "augmentation": augment.name(planned.cell.config.toggles),
         "weights": planned.cell.config.weights.partition(":")[0],
         "dataset_id": prepared.pack.dataset_id,
@@ -436,7 +437,7 @@ def _asked_row(
     }
 
 
-_SETTINGS_ASKED = ("backbone", "batch_size", "image_px", "seed", "fold")
+_SETTINGS_ASKED = tuple(name for name in CELLS.names if name in SETTINGS)
 
 
 if __name__ == "__main__":

@@ -30,11 +30,11 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from casting_tune import augment
 from casting_tune.errors import UsageError, unknown
 from casting_tune.metrics import METRICS, RANKING
-from casting_tune.trial import TrialConfig
+from casting_tune.trial import RESOLVED, TrialConfig
 
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
-RESOLVED = ("toggles", "weights_id", "split_id")  # made from other settings, never written in a sweep file
-SETTINGS = (*(f.name for f in fields(TrialConfig) if f.name not in RESOLVED), "augmentation", *augment.TOGGLES)
+_NOT_WRITTEN = ("toggles", *RESOLVED)  # derived from other settings, never written in a sweep file
+SETTINGS = (*(f.name for f in fields(TrialConfig) if f.name not in _NOT_WRITTEN), "augmentation", *augment.TOGGLES)
 FIGURE = r"(mean_|sd_)?(accuracy|recall|f1)(@0\.[1-9])?|epoch_s"
 
 OBJECTIVES = (

@@ -23,6 +23,10 @@ default does that."""
 Status = Literal["completed", "stopped", "error", "oom", "timeout", "diverged"]
 
 
+RESOLVED = ("weights_id", "split_id")
+"""Settings that no one chooses: a sweep works them out from `weights`, from `split` and from the images."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialConfig:
     """One cell: everything that can change the result of one training, beside the images themselves.

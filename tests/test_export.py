@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +102,8 @@ def test_an_export_says_what_it_checked_and_sums_every_file(exported: tuple[Path
     for name, digest in lines.items():
         assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
     card = (folder / "README.md").read_text()
+    for name, value in asdict(cell.config).items():
+        assert f"{name} {cell.row['augmentation'] if name == 'toggles' else value}" in card.replace("\\", "")
     for said in ("CC0 \\[x\\](y)", "Named by hand.", "0.5, chosen by no rule", cell.row["cell_id"], "95 % interval"):
         assert said in card
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -9,7 +10,9 @@ import pytest
 from casting_tune import inventory, stats, versus
 from casting_tune.errors import UsageError
 from casting_tune.store import Store
+from casting_tune.trial import TrialConfig
 from tests.test_cli import call
+from tests.test_trial import OTHER
 
 A, B, C, D = ("a" * 16, "ab" + "0" * 14, "c" * 16, "d" * 16)
 SCORES = {A: [0.9, 0.9, 0.9, 0.9, 0.1, 0.1], B: [0.9, 0.1, 0.1, 0.9, 0.1, 0.9]}
@@ -111,6 +114,13 @@ def test_show_prints_the_traceback_of_a_failed_attempt(filled: Store, capsys: py
     ]  # fmt: skip
     shown = json.loads(call(capsys, "show", D, "--results", filled.root, "--json")[1])
     assert shown["attempts"][0]["traceback"] == trace
+
+
+def test_every_setting_of_a_cell_is_shown(filled: Store) -> None:
+    settings = {f.name: OTHER[f.name] for f in fields(TrialConfig) if f.name not in ("weights", "toggles")}
+    row = settings | {"cell_id": D, "attempt": 1, "sweep": "s", "label": "four", "dataset_id": "d1", "flip": True}
+    filled.write("trials", "s", f"{D}-1", [row | {"status": "completed", "weights": "none"}])
+    assert inventory.show(filled, D).settings == settings | {"weights": "none", "toggles": ["flip"]}
 
 
 def test_two_cells_are_compared_image_by_image(filled: Store) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,11 @@ import optuna
 import pytest
 
 from casting_tune import optuna_export
+from casting_tune.augment import TOGGLES
 from casting_tune.errors import UsageError
 from casting_tune.store import Store
+from casting_tune.trial import TrialConfig
+from tests.test_trial import OTHER
 
 ONE: dict[str, optuna_export.Direction] = {"validation_accuracy": "max"}
 
@@ -50,6 +54,21 @@ def test_two_objectives_make_a_pareto_study_and_trials_that_did_not_complete_are
     states = {trial.user_attrs["status"]: (trial.state.name, trial.values) for trial in study.trials}
     assert states == {"completed": ("COMPLETE", [0.9, 0.1]), "stopped": ("PRUNED", None), "oom": ("FAIL", None)}
     assert sorted(trial.params["base_lr"] for trial in study.trials) == [0.01, 0.1, 1.0]
+
+
+def test_every_setting_that_differs_is_a_parameter(store: Store, tmp_path: Path) -> None:
+    asked = [{"run_id": "r", "sweep": "s", "position": i, "cell_id": f"c{i}", "kind": "cell"} for i in range(2)]
+    store.write("cells", "s", "r", asked)
+    config = TrialConfig(backbone="vgg16")
+    for i, changed in enumerate((OTHER | {"weights": "imagenet"}, {})):
+        settings = {f.name: changed.get(f.name, getattr(config, f.name)) for f in fields(config)}
+        toggles = settings.pop("toggles")
+        row = settings | {toggle: toggle in toggles for toggle in TOGGLES} | {"cell_id": f"c{i}", "attempt": 1}
+        store.write("trials", "s", f"c{i}-1", [row | {"status": "completed", "validation_accuracy": 0.9}])
+    optuna_export.write(store, "s", tmp_path / "s.log", wanted=ONE)
+    trials = optuna.load_study(study_name="s", storage=opened(tmp_path / "s.log")).trials
+    chosen = {f.name for f in fields(config)} - {"toggles", "weights_id", "split_id"} | {"flip"}
+    assert set(trials[0].params) == set(trials[1].params) == chosen
 
 
 def test_every_attempt_has_the_losses_of_its_own_epochs_and_of_those_that_it_went_on_from(
