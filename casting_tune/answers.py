@@ -263,6 +263,15 @@ def load(store: Store, sweep: str, run_id: str | None = None) -> Answers:
     return Answers(store, sweep, run_id, asked, done.drop_duplicates("cell_id", keep="last").set_index("cell_id"))
 
 
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the rows of a frame as plain dicts in which a missing value is None.
+
+    In a frame a missing text is NaN and a missing time NaT; both are true, and neither is None.
+    """
+    known = frame.astype(object).where(frame.notna(), None)
+    return [{str(name): value for name, value in row.items()} for row in known.to_dict("records")]
+
+
 def _figures(text: Any) -> dict[str, float]:
     return dict(json.loads(text)) if isinstance(text, str) else {}
 
@@ -301,10 +310,10 @@ def _settings(asked: pd.DataFrame, trials: pd.DataFrame) -> list[tuple[list[Any]
     """Return the different values of what a reader must know of a run's training, each with its unit."""
     cells = asked[asked["kind"] == "cell"]
     return [
-        ([f"weights {name}" for name in cells["weights"].unique()], ""),
-        (list(cells["image_px"].unique()), " px"),
-        (list(trials["epochs"].unique()), " epochs"),
-        (list(trials["precision"].unique()), ""),
+        ([f"weights {name}" for name in cells["weights"].dropna().unique()], ""),
+        (list(cells["image_px"].dropna().unique()), " px"),
+        (list(trials["epochs"].dropna().unique()), " epochs"),
+        (list(trials["precision"].dropna().unique()), ""),
     ]
 
 

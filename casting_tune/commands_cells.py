@@ -61,7 +61,7 @@ def list_runs(
     as_json: Json = False,
 ) -> None:
     """List the runs of a store: cells done, stopped, failed and missing, when, and the best row on validation."""
-    from casting_tune import inventory
+    from casting_tune import answers, inventory
     from casting_tune.store import Store
 
     found = inventory.runs(Store(results), sweep)
@@ -75,7 +75,7 @@ def list_runs(
             *(str(run[name]) for name in states), run["best"] or "-",
             "-" if run["best"] is None else f"{run['best_validation']:.2%}",
         ]
-        for run in found.to_dict("records")
+        for run in answers.records(found)
     ]  # fmt: skip
     terminal.grid(["sweep", "run", "when (UTC)", *states, "best on validation", "val"], rows)
 
@@ -138,7 +138,7 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Compare two cells, or two rows of a sweep, on the same images: a paired test, and who is wrong where."""
-    from casting_tune import versus
+    from casting_tune import answers, versus
     from casting_tune.store import Store
 
     if run is not None and sweep is None:
@@ -163,8 +163,8 @@ def compare(
     for note in found.notes:
         terminal.say(out, note)
     rows = [
-        [row["path"], "defect" if row["y_true"] else "ok", f"{row['wrong_a']:.0%}", f"{row['wrong_b']:.0%}"]
-        for row in listed.to_dict("records")
+        [row["path"] or "-", "defect" if row["y_true"] else "ok", f"{row['wrong_a']:.0%}", f"{row['wrong_b']:.0%}"]
+        for row in answers.records(listed)
     ]
     if rows:
         terminal.grid(["image", "is", "a wrong", "b wrong"], rows)

@@ -7,12 +7,12 @@ defect is the positive class in all of them. Tests nothing, gives no interval (t
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from casting_tune import metrics, schema
+from casting_tune import answers, metrics, schema
 from casting_tune.answers import Answers
 from casting_tune.augment import TOGGLES
 from casting_tune.trial import RESOLVED
@@ -146,7 +146,7 @@ def epochs(found: Answers, rows: list[tuple[str, pd.DataFrame]]) -> pd.DataFrame
     ).to_pandas()
     read = read.sort_values(["epoch", "attempt"]).drop_duplicates(["cell_id", "epoch"], keep="last")
     for row, cells in rows:
-        for _, cell in cells.iterrows():
+        for cell in answers.records(cells):
             of_cell = read[read["cell_id"] == cell["cell_id"]].drop(columns=["cell_id", "attempt"])
             of_cell.insert(0, "training", _training(cell))
             of_cell.insert(0, "row", row)
@@ -198,12 +198,12 @@ def settings(found: Answers) -> pd.DataFrame:
 
 def _tested(found: Answers, cells: pd.DataFrame) -> Iterator[tuple[str, NDArray[np.uint8], NDArray[np.float32]]]:
     """Yield each completed training of a row whose test images hold both classes: its name, y_true and score."""
-    for _, cell in cells.iterrows():
+    for cell in answers.records(cells):
         tested = found.predictions[found.predictions["cell_id"] == cell["cell_id"]]
         y, score = tested["y_true"].to_numpy(np.uint8), tested["score"].to_numpy(np.float32)
         if len(y) and 0 < y.sum() < len(y) and np.isfinite(score).all():
             yield _training(cell), y, score
 
 
-def _training(cell: pd.Series) -> str:
+def _training(cell: dict[str, Any]) -> str:
     return f"seed {cell['seed']}, fold {cell['fold']}" if cell["fold"] else f"seed {cell['seed']}"

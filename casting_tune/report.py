@@ -71,10 +71,10 @@ def page(
         "sweep": sweep,
         "question": question,
         "run": found.run_id,
-        "first": found.asked.iloc[0].to_dict(),
+        "first": answers.records(found.asked.head(1))[0],
         "made_at": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "verdict": verdict.verdict(found, compared.frame),
-        "best": _records(compared.frame[compared.frame["best"]]),
+        "best": answers.records(compared.frame[compared.frame["best"]]),
         "n_cells": int((found.asked["kind"] == "cell").sum()),
         "compared": _grid(compared),
         "range": _range(compared.frame[["low", "high", "accuracy"]]),
@@ -183,8 +183,8 @@ def _mistakes(found: Answers, best: tuple[str, pd.DataFrame, str] | None, packed
     shown = [missed.head(MOST_MISTAKES), rejected.head(MOST_MISTAKES)]
     images = [int(image) for part in shown for image in part["image"]]
     return {
-        "missed": _records(shown[0]),
-        "rejected": _records(shown[1]),
+        "missed": answers.records(shown[0]),
+        "rejected": answers.records(shown[1]),
         "n_missed": len(missed),
         "n_rejected": len(rejected),
         "thumbnails": gallery.thumbnails(packed, images) if packed is not None else {},
@@ -219,8 +219,7 @@ def _charts(
 def _grid(table: Table) -> dict[str, Any]:
     """Return a table as a person reads it: heads, notes, and rows of cells with what the page marks them by."""
     shown = render.shown(table)
-    frame = table.frame
-    marks = frame.to_dict("records")
+    marks = answers.records(table.frame)
     return {
         "title": table.title,
         "notes": table.notes,
@@ -247,7 +246,7 @@ def _figure(figure: figures.Figure) -> dict[str, Any]:
 def _cell(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return _number(value, "{:.4g}") if isinstance(value, float) else str(value)
+    return _number(value, "{:.4g}") if value is None or isinstance(value, float) else str(value)
 
 
 def _forest(table: Table) -> dict[str, Any]:
@@ -256,12 +255,12 @@ def _forest(table: Table) -> dict[str, Any]:
     frame = frame.sort_values(["factor", "effect"], ascending=[False, False], kind="stable")
     ends = frame[["effect", "low", "high"]].astype(float).abs().to_numpy()
     reach = float(pd.Series(ends.ravel()).dropna().quantile(1.0)) if len(frame) else 0.0
-    return {"rows": _records(frame), "reach": max(reach, 0.001), "note": table.notes[-1]}
+    return {"rows": answers.records(frame), "reach": max(reach, 0.001), "note": table.notes[-1]}
 
 
 def _confusions(found: Answers) -> list[dict[str, Any]]:
     frame = curves.confusions(found, found.rows() + found.rows("baseline"))
-    return _records(frame.head(MOST_CONFUSIONS))
+    return answers.records(frame.head(MOST_CONFUSIONS))
 
 
 def _range(frame: pd.DataFrame) -> tuple[float, float]:
@@ -276,8 +275,7 @@ def _failures(found: Answers) -> list[dict[str, Any]]:
         "trials", columns=["cell_id", "attempt", "label", "status", "error"], cell_ids=found.asked["cell_id"]
     ).to_pandas()
     failed = rows[rows["status"] != "completed"].sort_values(["label", "attempt"], kind="stable")
-    failed = failed.assign(later=failed["cell_id"].isin(found.trials.index))
-    return _records(failed.astype(object).where(failed.notna(), None))
+    return answers.records(failed.assign(later=failed["cell_id"].isin(found.trials.index)))
 
 
 def _audit(found: Answers) -> dict[str, Any] | None:
@@ -301,19 +299,16 @@ def _audit(found: Answers) -> dict[str, Any] | None:
 
 def _provenance(found: Answers, again: str) -> dict[str, Any]:
     asked, trials = found.asked, found.trials
+    command = answers.records(asked[["command"]].head(1))[0]["command"]
     versions = {name: _distinct(trials[name]) for name in _VERSIONS}
     return {
         "versions": {name: values for name, values in versions.items() if values},
         "where": answers.device(trials) if len(trials) else "",
         "n_test": _distinct(found.completed(asked[asked["kind"] == "cell"])["n_test"]),
         "asked_at": asked["asked_at"].iloc[0].strftime("%Y-%m-%d %H:%M UTC"),
-        "command": asked["command"].iloc[0] or "",
+        "command": command or "",
         "again": f"{again} --run {shlex.quote(found.run_id)}" if again else "",
     }
-
-
-def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
 
 
 def _distinct(values: Iterable[Any]) -> str:

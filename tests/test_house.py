@@ -239,6 +239,12 @@ def test_no_room_but_terminal_writes_to_the_terminal(room: str) -> None:
     assert room == "terminal" or ".stdout.write" not in (HOUSE / f"{room}.py").read_text()
 
 
+@pytest.mark.parametrize("room", sorted(set(rooms()) - {"answers", "importance", "terminal"}))
+def test_rows_of_a_frame_become_records_in_one_place(room: str) -> None:
+    """A missing text is NaN in a frame, and NaN is true: `answers.records` makes it None, `terminal` null."""
+    assert ".to_dict(" not in (HOUSE / f"{room}.py").read_text()
+
+
 def test_the_command_line_loads_no_heavy_library() -> None:
     heavy = {"torch", "timm", "kornia", "ray", "pandas", "sklearn", "scipy", "pyarrow", "duckdb", "matplotlib"}
     code = "import casting_tune.cli, sys; print(*sys.modules)"

@@ -66,6 +66,30 @@ def test_a_cell_that_a_scheduler_stopped_has_not_failed(filled: Store, capsys: p
     assert " stopped " in call(capsys, "list", "--results", filled.root)[1]
 
 
+def test_a_run_without_a_completed_cell_is_listed_without_a_best_row(
+    filled: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cell = {"run_id": "r2", "sweep": "t", "asked_at": datetime(2026, 1, 3, tzinfo=UTC), "cell_id": D, "row": "four"}
+    filled.write("cells", "t", "r2", [cell | {"kind": "cell", "quick": False}])
+    code, out, err = call(capsys, "list", "--results", filled.root)
+    assert (code, err) == (0, "")
+    (line,) = (line.split() for line in out.splitlines() if line.startswith("t "))
+    assert line[-2:] == ["-", "-"]
+    listed = json.loads(call(capsys, "list", "--results", filled.root, "--json")[1])
+    assert [(run["run_id"], run["best"]) for run in listed] == [("r1", "two"), ("r2", None)]
+
+
+def test_images_without_a_path_are_compared_too(filled: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    for cell, score in ((A, 0.9), (B, 0.1)):
+        image = {"cell_id": cell, "attempt": 3, "split": "test", "image": 0, "sha256": "0", "y_true": 1, "score": score}
+        filled.write("predictions", "s", f"{cell}-3", [image])
+        row = {"cell_id": cell, "attempt": 3, "sweep": "s", "status": "completed", "dataset_id": "d1"}
+        filled.write("trials", "s", f"{cell}-3", [row])
+    code, out, err = call(capsys, "compare", A, B, "--results", filled.root)
+    assert (code, err) == (0, "")
+    assert out.splitlines()[-1].split() == ["-", "defect", "0%", "100%"]
+
+
 def test_of_a_cell_that_was_trained_again_the_newest_training_counts(filled: Store) -> None:
     """Attempt 10 and another sweep's folder stand before attempt 2 in the order of names."""
     for attempt, sweep, validation, score in ((3, "another", 0.5, 0.2), (10, "s", 0.99, 0.7)):

@@ -162,6 +162,18 @@ def test_a_sweep_that_has_only_begun_has_a_page(store: Store) -> None:
     assert "1 of 2 cells have no result: 1 not run yet" in half.words
 
 
+def test_what_the_store_does_not_know_is_never_shown_as_nan(store: Store) -> None:
+    """No path of an image, no command, no fold, no number of epochs, no label of a failed trial."""
+    ask(store, "r1", [{"cell_id": "a0", "row": "A", "seed": 0, "fold": None}, {"cell_id": "b0", "row": "B", "seed": 0}])
+    finish(store, "a0", (28, 2, 28, 2))
+    store.write("trials", "s", "b0-1", [{"cell_id": "b0", "attempt": 1, "sweep": "s", "status": "error"}])
+    made = Page(report.page(store, "s"))
+    shown = " ".join([made.words, *(script for tags, script in made.scripts if tags.get("type") == "application/json")])
+    assert not re.search(r"\b(nan|NaN|NaT)\b", shown)
+    assert "copy in train" not in made.words
+    assert "of defects passed by at least one training" in made.words
+
+
 def test_a_sweep_of_failures_alone_has_a_page_with_their_errors(store: Store) -> None:
     ask(store, "r1", [{"cell_id": "a0", "row": "A", "seed": 0}])
     trial = {"cell_id": "a0", "attempt": 1, "sweep": "s", "label": "A", "status": "oom", "error": "no memory left"}
