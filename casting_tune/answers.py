@@ -52,6 +52,25 @@ class Compared:
     images: NDArray[np.int64]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Best:
+    """The best row of a run and its best training, both by validation alone; see `Answers.best`.
+
+    Attributes:
+        row: the row's label.
+        cell_id: its best training.
+        accuracy: the mean validation accuracy of the row's trainings.
+        n_rows: rows with a completed training.
+        ties: a sentence for each tie, of rows and of the row's trainings, that says how it was decided.
+    """
+
+    row: str
+    cell_id: str
+    accuracy: float
+    n_rows: int
+    ties: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class Answers:
     """A run of a sweep and what the store knows of its cells.
@@ -66,6 +85,59 @@ class Answers:
     run_id: str
     asked: pd.DataFrame
     trials: pd.DataFrame
+
+    @cached_property
+    def best(self) -> Best | None:
+        """The best row and its best training, for every table, report and command; None without a completed training.
+
+        The best row has the highest mean validation accuracy at threshold 0.5 over its completed trainings. Of equal
+        rows it is the one with the lowest mean cross-entropy on the validation images; of rows that are equal in that
+        too, the first in the sweep's order. The same rule chooses the best training among those of the row.
+        """
+        cells = self.asked.loc[self.asked["kind"] == "cell", ["row", "cell_id"]]
+        done = cells.assign(accuracy=cells["cell_id"].map(self.trials["validation_accuracy"]).astype(float)).dropna()
+        if done.empty:
+            return None
+        means = done.groupby("row", sort=False)["accuracy"].mean()
+        row, tied_rows = self._first(means, done.set_index("cell_id")["row"], "row")
+        own = done[done["row"] == row].set_index("cell_id")["accuracy"]
+        cell, tied_trainings = self._first(own, own.index.to_series(), "training of this row")
+        return Best(
+            row=row, cell_id=cell, accuracy=float(means[row]), n_rows=len(means), ties=(*tied_rows, *tied_trainings)
+        )
+
+    def _first(self, accuracy: pd.Series, of: pd.Series, what: str) -> tuple[str, tuple[str, ...]]:
+        """Return the best by accuracy, then cross-entropy, then order; and a sentence if several are equal in accuracy.
+
+        Args:
+            accuracy: by name, in the sweep's order.
+            of: the name that each cell_id belongs to.
+            what: what a name is.
+        """
+        rounded = accuracy.round(12)  # the mean of the same values in another order may differ in the last digit
+        equal = rounded.index[rounded == rounded.max()]
+        if len(equal) == 1:
+            return str(equal[0]), ()
+        loss = self._validation_loss(of.index[of.isin(equal)])
+        loss = loss.groupby(of).mean().reindex(equal).fillna(np.inf).round(12)
+        lowest = loss.index[loss == loss.min()]
+        n = len(equal) - 1
+        how = f"has the lowest validation cross-entropy ({loss.min():.4g})"
+        if len(lowest) > 1:
+            how = "comes first in the sweep, since their validation cross-entropies are equal or unknown"
+        plural = what.replace(" ", "s ", 1) if " " in what else f"{what}s"
+        others = f"1 other {what} has" if n == 1 else f"{n} other {plural} have"
+        return str(lowest[0]), (f"{others} the same validation accuracy; this one {how}.",)
+
+    def _validation_loss(self, cell_ids: pd.Index) -> pd.Series:
+        """Return the mean binary cross-entropy in nats on the validation images, by cell_id."""
+        columns = ["cell_id", "attempt", "split", "y_true", "score"]
+        rows: pd.DataFrame = self.store.read("predictions", columns=columns, cell_ids=cell_ids).to_pandas()
+        attempt = rows["cell_id"].map(self.trials["attempt"])
+        rows = rows[(rows["split"] == "validation") & (rows["attempt"] == attempt)]
+        score = rows["score"].astype(float)
+        likelihood = score.where(rows["y_true"] == 1, 1 - score).clip(1e-7, 1)
+        return -likelihood.transform(np.log).groupby(rows["cell_id"]).mean()
 
     @cached_property
     def predictions(self) -> pd.DataFrame:
@@ -259,8 +331,13 @@ def load(store: Store, sweep: str, run_id: str | None = None) -> Answers:
         raise UsageError(unknown("run", run_id, sorted(set(of_sweep["run_id"]))))
     asked["figures"] = asked["study"].map(_figures)
     trials: pd.DataFrame = store.read("trials", cell_ids=asked["cell_id"]).to_pandas()
+    return Answers(store, sweep, run_id, asked, newest(trials))
+
+
+def newest(trials: pd.DataFrame) -> pd.DataFrame:
+    """Return the newest completed trial of each cell, indexed by cell_id."""
     done = trials[trials["status"] == "completed"].sort_values(["started_at", "attempt"])
-    return Answers(store, sweep, run_id, asked, done.drop_duplicates("cell_id", keep="last").set_index("cell_id"))
+    return done.drop_duplicates("cell_id", keep="last").set_index("cell_id")
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:

@@ -5,7 +5,6 @@ Comes in: a store, a cell's id, a rule as a person writes it. Goes out: an Opera
 
 from __future__ import annotations
 
-import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import ArrayLike
 
@@ -84,10 +83,7 @@ def choose(
 
 
 def best(store: Store, sweep: str, run_id: str | None = None) -> tuple[str, tuple[str, ...]]:
-    """Return the id of a sweep's best cell and how it was found, by validation alone: test scores are not read.
-
-    The best has the highest accuracy on its validation images at threshold 0.5; of equals, the lowest mean binary
-    cross-entropy on them; of equals in that too, the first in the sweep's order.
+    """Return the id of a sweep's best cell and how it was chosen, by validation alone (`answers.Answers.best`).
 
     Raises:
         UsageError: no such sweep or run in the store, or none of its cells completed.
@@ -95,38 +91,36 @@ def best(store: Store, sweep: str, run_id: str | None = None) -> tuple[str, tupl
     from casting_tune import answers
 
     found = answers.load(store, sweep, run_id)
-    asked = found.asked[found.asked["kind"] == "cell"]
-    done = found.completed(asked)
-    if done.empty:
+    best = found.best
+    if best is None:
         raise UsageError(f"No cell of sweep '{sweep}' has completed in '{store.address}': there is no best one yet.")
-    rows = store.read("predictions", columns=["cell_id", "attempt", "split", "y_true", "score"], cell_ids=done.index)
-    validation = rows.filter(pc.field("split") == "validation")
-    ranked = []
-    for cell, attempt in done["attempt"].items():
-        of_cell = validation.filter((pc.field("cell_id") == cell) & (pc.field("attempt") == attempt))
-        y_true, score = of_cell["y_true"].to_numpy(), of_cell["score"].to_numpy().astype(np.float64)
-        right = int(((score >= 0.5) == (y_true == 1)).sum())
-        likely = np.clip(np.where(y_true == 1, score, 1 - score), 1e-7, 1)
-        ranked.append((right / len(score), -float(-np.log(likely).mean()), str(cell), right, len(score)))
-    first = max(ranked, key=lambda cell: cell[:2])  # the first of equals, in the sweep's order
-    tied = sum(cell[0] == first[0] for cell in ranked) - 1
-    equal = sum(cell[:2] == first[:2] for cell in ranked) - 1
-    label = str(asked.loc[asked["cell_id"] == first[2], "label"].iloc[0])
+    done = found.completed(found.asked[found.asked["kind"] == "cell"])
+    trial = answers.records(done.loc[[best.cell_id]])[0]
+    label = found.asked.loc[found.asked["cell_id"] == best.cell_id, "label"].iloc[0]
+    n = trial["n_validation"]
     said = [
-        f"Cell {first[2]} ({label}) is the best of {len(ranked)} completed cells of sweep {sweep}, on validation "
-        f"alone: {first[3]:,} of {first[4]:,} validation images right at threshold 0.5."
+        f"Row '{best.row}' has the highest mean validation accuracy of {best.n_rows} "
+        f"row{'s' * (best.n_rows != 1)} of sweep {sweep}: {100 * best.accuracy:.2f} %. Its best training is cell "
+        f"{best.cell_id} ({label}): {round(trial['validation_accuracy'] * n):,} of {n:,} validation images are "
+        "classified correctly at threshold 0.5.",
+        *best.ties,
     ]
-    if tied:
+    if any(done[name].nunique() > 1 for name in ("fold", "dataset_id", "split_seed")):
         said.append(
-            f"{tied} other cell{'s have' if tied > 1 else ' has'} that accuracy too; of these it has the lowest "
-            f"validation cross-entropy ({-first[1]:.4g})"
-            + (f", with {equal} more, of which it is the first." if equal else ".")
+            "The cells were validated on different images, so the choice depends in part on which images were easy."
         )
-    if done["fold"].nunique() > 1 or done["dataset_id"].nunique() > 1 or done["split_seed"].nunique() > 1:
-        said.append(
-            "The cells were validated on different images: which of them is best is partly which had the easy ones."
-        )
-    return first[2], tuple(said)
+    return best.cell_id, tuple(said)
+
+
+def named(store: Store, cell: str, sweep: str | None, run_id: str | None) -> tuple[str, tuple[str, ...]]:
+    """Return the cell that a person named, and how it was chosen if the name is 'best', the best cell of a sweep.
+
+    Raises:
+        UsageError: 'best' without a sweep, or a sweep or run without 'best'; or as `best`.
+    """
+    if (cell == "best") != (sweep is not None) or (run_id is not None and sweep is None):
+        raise UsageError("'best' is the best cell of a sweep and requires its name: best --sweep NAME [--run ID].")
+    return (cell, ()) if sweep is None else best(store, sweep, run_id)
 
 
 def photographs(store: Store, dataset_id: str, images: set[int]) -> int | None:

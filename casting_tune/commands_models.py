@@ -14,7 +14,9 @@ from casting_tune import completion, terminal
 from casting_tune.errors import DEFECT_FOUND, CastingTuneError, ImagesError, UsageError
 from casting_tune.options import (
     RESULTS,
+    BestOf,
     CellData,
+    CellOrBest,
     CostEscape,
     CostOverkill,
     Head,
@@ -74,12 +76,7 @@ def summary(
 
 
 def export(
-    cell: Annotated[
-        str,
-        typer.Argument(
-            help="A cell's id, the beginning of one, or 'best' with --sweep.", autocompletion=completion.cells
-        ),
-    ],
+    cell: CellOrBest,
     out: Annotated[Path, typer.Option("--out", help="The folder to write; a new one, or an empty one.")],
     *,
     results: Results = RESULTS,
@@ -87,10 +84,7 @@ def export(
     weights_dir: WeightsDir = None,
     pack_size: PackSize = None,
     skip_bad: SkipBad = False,
-    sweep: Annotated[
-        str | None,
-        typer.Option("--sweep", help="The sweep of which 'best' is meant.", autocompletion=completion.stored_sweeps),
-    ] = None,
+    sweep: BestOf = None,
     run: Run = None,
     max_escape: MaxEscape = None,
     cost_escape: CostEscape = None,
@@ -106,11 +100,7 @@ def export(
 
     graph.check_libraries()
     console, store = terminal.console(as_json), Store(results)
-    said: tuple[str, ...] = ()
-    if (cell == "best") != (sweep is not None) or (run is not None and sweep is None):
-        raise UsageError("'best' is the best cell of a sweep: casting-tune export best --sweep NAME [--run ID].")
-    if sweep is not None:
-        cell, said = chosen.best(store, sweep, run)
+    cell, said = chosen.named(store, cell, sweep, run)
     for sentence in said:
         terminal.say(console, sentence)
     with terminal.progress(console) as on_progress:

@@ -14,6 +14,8 @@ import typer
 from casting_tune import completion, options, terminal
 from casting_tune.options import (
     RESULTS,
+    BestOf,
+    CellOrBest,
     CostEscape,
     CostOverkill,
     Json,
@@ -60,9 +62,11 @@ def table(
 
 
 def threshold(
-    cell: Annotated[str, typer.Argument(help="A cell's id, or the beginning of one.", autocompletion=completion.cells)],
+    cell: CellOrBest,
     *,
     results: Results = RESULTS,
+    sweep: BestOf = None,
+    run: Run = None,
     max_escape: MaxEscape = None,
     cost_escape: CostEscape = None,
     cost_overkill: CostOverkill = None,
@@ -73,8 +77,12 @@ def threshold(
     from casting_tune import chosen
     from casting_tune.store import Store
 
+    store, out = Store(results), terminal.console(as_json)
+    cell, how = chosen.named(store, cell, sweep, run)
+    for sentence in how:
+        terminal.say(out, sentence)
     point = chosen.threshold(
-        Store(results),
+        store,
         cell,
         max_escape=max_escape,
         cost_escape=cost_escape,
@@ -85,7 +93,7 @@ def threshold(
         terminal.write_json(point)
         return
     for sentence in point.sentences:
-        terminal.say(terminal.console(), sentence)
+        terminal.say(out, sentence)
 
 
 def plot(

@@ -29,14 +29,10 @@ SETTINGS = (*(name for name in schema.SETTINGS if name not in (*_LAST, *RESOLVED
 MEASURED = ("validation_accuracy", "test_accuracy", "test_escape_rate", "test_overkill_rate")
 
 
-def best_row(found: Answers, frame: pd.DataFrame) -> tuple[str, pd.DataFrame, str] | None:
-    """Return the best row of a comparison on validation, its cells, and the id of its best training on validation."""
-    of_best = frame.loc[frame["best"], "row"]
-    if of_best.empty:
-        return None
-    row = str(of_best.iloc[0])
-    cells = dict(found.rows())[row]
-    return row, cells, str(found.completed(cells)["validation_accuracy"].astype(float).idxmax())
+def best_row(found: Answers) -> tuple[str, pd.DataFrame, str] | None:
+    """Return the best row of a run on validation, its cells, and the id of its best training (`Answers.best`)."""
+    best = found.best
+    return None if best is None else (best.row, dict(found.rows())[best.row], best.cell_id)
 
 
 def over_thresholds(found: Answers, cells: pd.DataFrame) -> pd.DataFrame:

@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 import pyarrow.compute as pc
 
-from casting_tune import pairs, schema, stats
+from casting_tune import answers, pairs, schema, stats
+from casting_tune.answers import Answers
 from casting_tune.augment import TOGGLES
 from casting_tune.errors import UsageError, unknown
 from casting_tune.store import Store
@@ -60,8 +61,8 @@ def runs(store: Store, sweep: str | None = None) -> pd.DataFrame:
     """Return a row a run, the newest last: its id and time, its cells and how many of them are what, its best.
 
     The columns are sweep, run_id, asked_at, quick, cells; done, stopped (by a scheduler), failed, missing; best,
-    best_validation. `best` is the row with the highest mean validation accuracy of its done trainings, the newest of
-    each cell; `best_validation` is that mean.
+    best_validation. `best` is the best row (`answers.Answers.best`); `best_validation` is the mean validation accuracy
+    of its done trainings, the newest of each cell.
 
     Raises:
         UsageError: the store holds no run, or none of that sweep.
@@ -72,24 +73,22 @@ def runs(store: Store, sweep: str | None = None) -> pd.DataFrame:
         raise UsageError(f"There is no run in '{store.address}'. Start one: python -m casting_tune.sweep backbone_grid")
     if sweep is not None and sweep not in known:
         raise UsageError(unknown("sweep in this store", sweep, known))
-    trials = store.read("trials", columns=["cell_id", "status", "attempt", "validation_accuracy"]).to_pandas()
-    done = trials[trials["status"] == "completed"].sort_values("attempt")
-    done = done.drop_duplicates("cell_id", keep="last").set_index("cell_id")
+    columns = ["cell_id", "status", "started_at", "attempt", "validation_accuracy"]
+    done = answers.newest(store.read("trials", columns=columns).to_pandas())
     states = {cell: "stopped" if status == "stopped" else "failed" for cell, status in store.failed().items()}
     states |= dict.fromkeys(done.index, "done")
     rows = []
     for (name, run_id), cells in asked.groupby(["sweep", "run_id"]):
         if sweep is None or name == sweep:
-            scored = cells[cells["kind"] == "cell"].join(done["validation_accuracy"], on="cell_id")
-            means = scored.groupby("row")["validation_accuracy"].mean().dropna()
+            best = Answers(store, str(name), str(run_id), cells.sort_values("position"), done).best
             counts = Counter(states.get(cell, "missing") for cell in cells["cell_id"])
             rows.append(
                 {
                     "sweep": name, "run_id": run_id, "asked_at": cells["asked_at"].iloc[0],
                     "quick": bool(cells["quick"].iloc[0]), "cells": len(cells),
                     **{state: counts[state] for state in ("done", "stopped", "failed", "missing")},
-                    "best": means.idxmax() if len(means) else None,
-                    "best_validation": means.max() if len(means) else None,
+                    "best": best.row if best else None,
+                    "best_validation": best.accuracy if best else None,
                 }
             )  # fmt: skip
     return pd.DataFrame(rows).sort_values("asked_at", ignore_index=True)

@@ -41,6 +41,14 @@ PackSize = Annotated[int | None, typer.Option("--pack-size", help="Longest side 
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out files that cannot be decoded, and record them.")]
 SweepName = Annotated[str, typer.Argument(help="The sweep's name.", autocompletion=completion.stored_sweeps)]
 CellId = Annotated[str, typer.Argument(help="A cell's id, or the beginning of one.", autocompletion=completion.cells)]
+CellOrBest = Annotated[
+    str,
+    typer.Argument(help="A cell's id, the beginning of one, or 'best' with --sweep.", autocompletion=completion.cells),
+]
+BestOf = Annotated[
+    str | None,
+    typer.Option("--sweep", help="The sweep whose best cell 'best' is.", autocompletion=completion.stored_sweeps),
+]
 Run = Annotated[
     str | None,
     typer.Option("--run", help="A run's id; left out: the sweep's last run.", autocompletion=completion.runs),

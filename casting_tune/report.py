@@ -64,7 +64,7 @@ def page(
     """
     found = answers.load(store, sweep, run_id)
     compared = tables.comparison(store, sweep, run_id=run_id, positive=positive)
-    best = curves.best_row(found, compared.frame)
+    best = curves.best_row(found)
     point, why_not = _operating_point(store, best, max_escape)
     timing = tables.TABLES["timing"](store, sweep, run_id=run_id)
     context = {
@@ -144,7 +144,7 @@ def _figures(
     """Return the figures for which there is anything to draw; trainings that still run have curves too."""
     drawn: list[figures.Figure] = []
     by_row = dict(found.rows())
-    leading = frame[frame["kind"] == "cell"].sort_values("validation_accuracy", ascending=False, kind="stable")
+    leading = _best_first(frame[frame["kind"] == "cell"])
     if best is not None:
         row, cells, _ = best
         over = curves.over_thresholds(found, cells)
@@ -169,9 +169,12 @@ def _figures(
 
 def _leading(frame: pd.DataFrame) -> list[str]:
     """Return the rows whose curves are drawn: the best on validation."""
-    done = frame[(frame["kind"] == "cell") & (frame["n"] > 0)]
-    ordered = done.sort_values("validation_accuracy", ascending=False, kind="stable")
-    return [str(row) for row in ordered["row"].head(MOST_CURVES)]
+    done = _best_first(frame[(frame["kind"] == "cell") & (frame["n"] > 0)])
+    return [str(row) for row in done["row"].head(MOST_CURVES)]
+
+
+def _best_first(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.sort_values(["best", "validation_accuracy"], ascending=False, kind="stable")
 
 
 def _mistakes(found: Answers, best: tuple[str, pd.DataFrame, str] | None, packed: Pack | None) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def comparison(store: Store, sweep: str, *, run_id: str | None = None, positive:
     (`pairs.bootstrap_interval`: over seeds and groups of copies), letters (`pairs.all_pairs`: rows that share one
     cannot be told apart); the other metrics of SHOWN; escape_upper, the exact one-sided 95 % bound of the training that
     let most defects pass; wilson_low and wilson_high of the mean accuracy over the images; clean and leaked accuracy
-    (without and with a byte-identical copy in train); validation_accuracy and best (the best row on validation);
+    (without and with a byte-identical copy in train); validation_accuracy and best (`Answers.best`);
     epoch_s; study_accuracy, study_recall, study_f1.
 
     Raises:
@@ -50,8 +50,8 @@ def comparison(store: Store, sweep: str, *, run_id: str | None = None, positive:
     frame = pd.DataFrame([_row(found, kind, row, cells, positive) for kind, row, cells in labelled])
     compared, lost = found.compared([cells for _, _, cells in labelled])
     frame["low"], frame["high"], frame["letters"] = _intervals(frame, compared)
-    best = frame.loc[frame["kind"] == "cell", "validation_accuracy"].astype(float)
-    frame["best"] = frame.index == (best.idxmax() if best.notna().any() else -1)
+    best = found.best
+    frame["best"] = (frame["kind"] == "cell") & (frame["row"] == (best.row if best else None))
     return Table(
         title=f"{sweep}: test images, threshold 0.5",
         notes=(*answers.notes(found, positive), *_test_notes(found, frame, compared), *lost),
@@ -266,6 +266,6 @@ def _test_notes(found: Answers, frame: pd.DataFrame, compared: list[Compared]) -
         notes.append(
             f"{frame['n_leaked'].max()} test images are byte-identical to training images: see clean and leaked."
         )
-    if frame["best"].any():
-        notes.append(f"* is the best on validation: {frame.loc[frame['best'], 'row'].iloc[0]}.")
+    if found.best is not None:
+        notes.append(" ".join((f"* is the best on validation: {found.best.row}.", *found.best.ties)))
     return tuple(notes)

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 
-from casting_tune import chosen
+from casting_tune import answers, chosen, curves, inventory, tables
 from casting_tune.errors import UsageError
 from casting_tune.store import Store
+from tests.test_cli import call
 
 
 @pytest.fixture
@@ -59,3 +62,73 @@ def test_photographs_are_counted_where_the_dataset_was_audited(scored: Store) ->
 def test_what_cannot_be_meant_is_refused(scored: Store, cell: str, rule: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         chosen.threshold(scored, cell, **rule)  # type: ignore[arg-type]
+
+
+def run_of(store: Store, trainings: list[tuple[str, str, float, float]]) -> None:
+    """Write a run of trainings (cell, row, score of a defect, score of a good casting), of 30 images a side."""
+    noon, asked = datetime(2026, 1, 1, 12, tzinfo=UTC), []
+    for position, (cell, row, defect, good) in enumerate(trainings):
+        common = {"cell_id": cell, "dataset_id": "d", "seed": position, "fold": 0}
+        names = {"run_id": "r", "sweep": "s", "asked_at": noon, "position": position, "row": row, "label": row}
+        asked.append(common | names | {"kind": "cell", "quick": False, "backbone": "vgg16"})
+        right = ((defect >= 0.5) + (good < 0.5)) / 2
+        trial = {"attempt": 1, "status": "completed", "started_at": noon, "n_validation": 60, "n_test": 60}
+        store.write("trials", "s", f"{cell}-1", [common | trial | {"validation_accuracy": right}])
+        images = [
+            {"cell_id": cell, "attempt": 1, "split": split, "image": i, "sha256": str(i), "y_true": i % 2}
+            | {"score": defect if i % 2 else good, "leaked": False}
+            for split in ("validation", "test") for i in range(60)
+        ]  # fmt: skip
+        store.write("predictions", "s", f"{cell}-1", images)
+    store.write("cells", "s", "r", asked)
+
+
+TIES = {
+    # accuracies 1, 1, 0.5; mean cross-entropies of z and b: -ln 0.8 and -ln 0.9
+    "the lowest cross-entropy": ([("c1", "z", 0.8, 0.2), ("c2", "b", 0.9, 0.1), ("c3", "a", 0.4, 0.1)], "b", "c2"),
+    "the first of the sweep, not of the alphabet": (
+        [("c3", "z", 0.9, 0.1), ("c2", "b", 0.9, 0.1), ("c1", "a", 0.9, 0.1)], "z", "c3",
+    ),
+    # a has the mean 1, b 0.75, though b's second training has the lowest cross-entropy of all
+    "no single lucky training": (
+        [("c1", "b", 0.4, 0.1), ("c2", "b", 0.99, 0.01), ("c3", "a", 0.8, 0.2), ("c4", "a", 0.9, 0.1)], "a", "c4",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("rule", TIES)
+def test_every_table_report_and_command_names_the_same_best_row_and_cell(
+    store: Store, rule: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainings, row, cell = TIES[rule]
+    run_of(store, trainings)
+    frame = tables.comparison(store, "s").frame
+    found = curves.best_row(answers.load(store, "s"))
+    assert found is not None
+    assert frame.loc[frame["best"], "row"].tolist() == [row]
+    assert inventory.runs(store)["best"].tolist() == [row]
+    assert (found[0], found[2]) == (row, cell)
+    assert chosen.best(store, "s")[0] == cell
+    code, out, err = call(capsys, "threshold", "best", "--sweep", "s", "--max-escape", "1%", "--results", store.root)
+    assert (code, err) == (0, "")
+    assert f"cell {cell} ({row})" in out
+
+
+def test_a_tie_is_told_with_how_it_was_decided(store: Store) -> None:
+    run_of(store, TIES["the lowest cross-entropy"][0])
+    said = chosen.best(store, "s")[1]
+    assert said[0] == (
+        "Row 'b' has the highest mean validation accuracy of 3 rows of sweep s: 100.00 %. Its best training is cell c2 "
+        "(b): 60 of 60 validation images are classified correctly at threshold 0.5."
+    )
+    assert said[1] == (
+        "1 other row has the same validation accuracy; this one has the lowest validation cross-entropy (0.1054)."
+    )
+    assert said[1] in " ".join(tables.comparison(store, "s").notes)
+
+
+def test_best_needs_the_name_of_a_sweep(scored: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (("best",), ("abc1", "--sweep", "s"), ("abc1", "--run", "r")):
+        code, _, err = call(capsys, "threshold", *words, "--max-escape", "1%", "--results", scored.root)
+        assert code == 2
+        assert "best --sweep NAME [--run ID]" in err

@@ -157,7 +157,8 @@ def test_the_best_cell_is_that_of_validation_whatever_the_test_images_say(store:
         asked = {"run_id": "r", "sweep": "s", "position": position, "cell_id": name, "row": name, "label": name}
         store.write("cells", "s", f"r-{name}", [asked | {"kind": "cell", "fold": 0, "dataset_id": "d"}])
         row = {"cell_id": name, "attempt": 1, "status": "completed", "dataset_id": "d", "fold": 0, "split_seed": 0}
-        store.write("trials", "s", f"{name}-1", [row | {"seed": 0, "n_test": 2}])
+        counts = {"n_validation": 2, "n_test": 2, "validation_accuracy": 1.0}
+        store.write("trials", "s", f"{name}-1", [row | counts | {"seed": 0}])
         rows = [
             {"cell_id": name, "attempt": 1, "split": split, "image": y, "y_true": y, "score": score}
             for split in ("validation", "test")
@@ -167,7 +168,7 @@ def test_the_best_cell_is_that_of_validation_whatever_the_test_images_say(store:
     best, said = chosen.best(store, "s")
     # mean cross-entropy: a (0.105 + 0.511) / 2, b (0.223 + 0.105) / 2, c (0.511 + 0.105) / 2
     assert best == "b"
-    assert "2 other cells have that accuracy too" in said[1]
+    assert "2 other rows have the same validation accuracy" in said[1]
     assert "0.1643" in said[1]
 
 

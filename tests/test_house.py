@@ -79,7 +79,7 @@ MAY_IMPORT = {
     "tables": {"answers", "contrasts", "timings", "metrics", "stats", "pairs", "backbones", "store"},
     "render": {"answers", "inert", "metrics"},
     "query": {"schema", "store"},
-    "inventory": {"augment", "pairs", "schema", "stats", "store"},
+    "inventory": {"answers", "augment", "pairs", "schema", "stats", "store"},
     "versus": {"answers", "inventory", "pairs", "stats", "store"},
     "operating": {"metrics", "stats"},
     "curves": {"answers", "augment", "metrics", "schema", "trial"},

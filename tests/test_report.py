@@ -198,7 +198,7 @@ def test_thumbnails_stand_on_the_page_only_if_they_are_asked_for(trained: Store)
 
 def _best(store: Store) -> tuple[answers.Answers, pd.DataFrame]:
     found = answers.load(store, "tiny")
-    best = curves.best_row(found, tables.comparison(store, "tiny").frame)
+    best = curves.best_row(found)
     assert best is not None
     return found, best[1]
 
