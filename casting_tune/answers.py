@@ -35,11 +35,13 @@ class Table:
         title: what the rows are.
         notes: one sentence each; they stand above the rows.
         frame: shares in 0..1, seconds, counts; missing is NaN or None; study_* as the study prints them.
+        verdict: what the rows have shown, in a sentence that stands below them; "" where the table has none.
     """
 
     title: str
     notes: tuple[str, ...]
     frame: pd.DataFrame
+    verdict: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -55,7 +55,9 @@ def table(
     form = options.one_format(form, as_json)
     found = tables.TABLES[kind](Store(results), sweep, run_id=run, positive=options.view(positive))
     if as_json:
-        terminal.write_json({"title": found.title, "notes": found.notes, "rows": found.frame})
+        terminal.write_json(
+            {"title": found.title, "notes": found.notes, "rows": found.frame, "verdict": found.verdict or None}
+        )
         return
     out = terminal.console()
     terminal.write(render.render(found, form, width=out.width, color=out.is_terminal))

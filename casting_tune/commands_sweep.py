@@ -288,7 +288,7 @@ def _execute(out: Console, prepared: Prepared, logged: Sequence[Wanted] = ()) ->
         "n_cells": len(prepared.plan.planned),
         "n_missing": n_missing,
         "notes": prepared.notes,
-        "table": {"title": table.title, "notes": table.notes, "rows": table.frame},
+        "table": {"title": table.title, "notes": table.notes, "rows": table.frame, "verdict": table.verdict},
         "again": again,
     }
 

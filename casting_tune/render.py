@@ -103,7 +103,7 @@ def render(table: Table, form: str, *, width: int = 120, color: bool = False) ->
         return _text(table, frame, width=width, color=color)
     if form == "markdown":
         head = f"**{plain(table.title)}**\n\n{plain(' '.join(table.notes))}\n\n"
-        return head + _markdown(frame)
+        return head + _markdown(frame) + (f"\n{plain(table.verdict)}\n" if table.verdict else "")
     if form == "html":
         return frame.map(plain).to_html(index=False, border=0, escape=True) + "\n"
     return _latex(frame)
@@ -135,6 +135,9 @@ def _text(table: Table, frame: pd.DataFrame, *, width: int, color: bool) -> str:
             grid.add_row(*(escape(plain(value)) for value in values))
         console.print()
         console.print(grid)
+    if table.verdict:
+        console.print()
+        console.print(escape(plain(table.verdict)))
     out = console.file
     assert isinstance(out, io.StringIO)
     return out.getvalue()

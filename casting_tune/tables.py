@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from casting_tune import answers, contrasts, metrics, pairs, stats, timings
+from casting_tune import answers, contrasts, metrics, pairs, stats, timings, verdict
 from casting_tune.answers import Answers, Compared, Decided, Positive, Table
 from casting_tune.backbones import BACKBONES
 from casting_tune.metrics import Counts
@@ -56,6 +56,7 @@ def comparison(store: Store, sweep: str, *, run_id: str | None = None, positive:
         title=f"{sweep}: test images, threshold 0.5",
         notes=(*answers.notes(found, positive), *_test_notes(found, frame, compared), *lost),
         frame=frame,
+        verdict=verdict.sentence(found, frame),
     )
 
 

@@ -14,6 +14,9 @@ import pandas as pd
 
 from casting_tune.answers import Answers
 
+MAJORITY = "baseline:majority"
+"""The backbone of the baseline that always says the larger class."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
@@ -21,8 +24,8 @@ class Verdict:
 
     Attributes:
         sentence: what the run has shown.
-        tone: "settled": one row is ahead of every other; "open": it is not, or the images or the run cannot tell;
-            "empty": nothing has been measured.
+        tone: "settled": the best row is significantly better than every other; "open": it is not, or the images or the
+            run cannot tell; "empty": nothing has been measured.
         cautions: one sentence each, the gravest first.
     """
 
@@ -32,50 +35,88 @@ class Verdict:
 
 
 def verdict(found: Answers, frame: pd.DataFrame) -> Verdict:
-    """Say which row is best on validation, what it does on the test images, and from which rows it can be told.
+    """Say which row is best on validation, what it does on the test images, and which rows it differs from there.
 
     Args:
         found: the run.
         frame: of `tables.comparison` of the same run.
     """
+    said, tone = _said(found, frame)
     cautions = _cautions(found, frame)
-    n_cells = int((found.asked["kind"] == "cell").sum())
+    return Verdict(sentence=said, tone="open" if tone == "settled" and cautions else tone, cautions=cautions)
+
+
+def sentence(found: Answers, frame: pd.DataFrame) -> str:
+    """Return the sentence of `verdict` alone, for the comparison table."""
+    return _said(found, frame)[0]
+
+
+def _said(found: Answers, frame: pd.DataFrame) -> tuple[str, Literal["settled", "open", "empty"]]:
+    cells = frame[frame["kind"] == "cell"]
     if not frame["best"].any():
-        done = int(frame.loc[frame["kind"] == "cell", "n"].sum())
         missing = "No training has ended yet" if not found.store.failed().keys() & set(found.asked["cell_id"]) else (
             "No training has completed"
         )  # fmt: skip
-        sentence = f"{missing}: {done} of {n_cells} cells have a result, so there is nothing to compare."
-        return Verdict(sentence=sentence, tone="empty", cautions=cautions)
-    best = frame[frame["best"]].iloc[0]
-    alike = [row for row in frame.itertuples() if row.row != best["row"] and _share(str(row.letters), best["letters"])]
+        n_cells = int((found.asked["kind"] == "cell").sum())
+        done = int(cells["n"].sum())
+        return f"{missing}: {done} of {n_cells} cells have a result, so there is nothing to compare.", "empty"
+    best, n_rows = frame[frame["best"]].iloc[0], int((cells["n"] > 0).sum())
     interval = "" if pd.isna(best["low"]) else f" (95 % interval {100 * best['low']:.1f} to {100 * best['high']:.1f})"
-    said = (
-        f"{best['row']} is the best of {_rows(frame)} on validation and decides {100 * best['accuracy']:.2f} % of the "
-        f"test images rightly{interval}"
-        if _n_rows(frame) > 1
-        else f"{best['row']} decides {100 * best['accuracy']:.2f} % of the test images rightly{interval}"
-    )
-    if alike:
-        idle = sum(row.kind == "baseline" for row in alike)
-        rest = len(alike) - idle
-        others = [f"{rest} other row{'s' * (rest != 1)}"] if rest else []
-        others += [f"{idle} baseline{'s' * (idle != 1)} that learn{'s' * (idle == 1)} nothing"] if idle else []
-        return Verdict(
-            sentence=f"{said}, but it cannot be told apart from {' and '.join(others)}.", tone="open", cautions=cautions
+    leads = f" is the best of {n_rows} rows on validation and" if n_rows > 1 else ""
+    said = f"{best['row']}{leads} classifies {_per_cent(best)} of the test images correctly{interval}"
+    others = frame[[_comparable(str(letters), best["letters"]) for letters in frame["letters"]]]
+    others = others[others["row"] != best["row"]]
+    if others.empty:
+        return f"{said}.", "open"
+    alike = others["letters"].map(lambda letters: _share(str(letters), best["letters"])).astype(bool)
+    ahead = others[~alike & (others["accuracy"] > best["accuracy"])]
+    idle = ahead[ahead["kind"] == "baseline"].sort_values("accuracy", ascending=False, kind="stable")
+    but = [_no_better_than_majority(found, frame, others)]
+    if len(idle):
+        but.append(
+            f"{_rows(idle)} {'is' if len(idle) == 1 else 'are'} significantly better"
+            f"{':' if len(idle) == 1 else ', the best of them:'} {idle['row'].iloc[0]}, {_per_cent(idle.iloc[0])}"
         )
-    compared = bool(best["letters"])
-    told = ", and is told apart from every other row on the same images" if compared else ""
-    settled = compared and not cautions
-    return Verdict(sentence=f"{said}{told}.", tone="settled" if settled else "open", cautions=cautions)
+    rows_ahead = ahead[ahead["kind"] == "cell"]
+    if len(rows_ahead):
+        but.append(
+            f"{_rows(rows_ahead)} {'is' if len(rows_ahead) == 1 else 'are'} significantly better on the test images"
+        )
+    if not any(but) and alike.any():
+        but.append(f"it does not differ significantly from {_rows(others[alike])}")
+    if any(but):
+        return f"{said}, but {', and '.join(filter(None, but))}.", "open"
+    return f"{said}, significantly more than every other row on the same images.", "settled"
 
 
-def _n_rows(frame: pd.DataFrame) -> int:
-    return int(((frame["kind"] == "cell") & (frame["n"] > 0)).sum())
+def _no_better_than_majority(found: Answers, frame: pd.DataFrame, others: pd.DataFrame) -> str:
+    """Return that no row is significantly better than the majority class, "" where one is or it was not compared."""
+    asked = found.asked
+    majority = others[others["row"].isin(asked.loc[asked["backbone"] == MAJORITY, "row"]) & (others["kind"] != "cell")]
+    for _, baseline in majority.head(1).iterrows():
+        rows = frame[(frame["kind"] == "cell") & (frame["accuracy"] > baseline["accuracy"])]
+        same = rows[[_comparable(str(letters), baseline["letters"]) for letters in rows["letters"]]]
+        if all(_share(str(letters), baseline["letters"]) for letters in same["letters"]):
+            return f"no row is significantly better than the majority class ({_per_cent(baseline)})"
+    return ""
 
 
 def _rows(frame: pd.DataFrame) -> str:
-    return f"{_n_rows(frame)} rows"
+    """Return how many other rows and baselines a frame holds."""
+    idle = int((frame["kind"] == "baseline").sum())
+    rest = len(frame) - idle
+    parts = [f"{rest} other row{'s' * (rest != 1)}"] if rest else []
+    parts += [f"{idle} baseline{'s' * (idle != 1)} that learn{'s' * (idle == 1)} nothing"] if idle else []
+    return " and ".join(parts)
+
+
+def _per_cent(row: pd.Series) -> str:
+    return f"{100 * row['accuracy']:.2f} %"
+
+
+def _comparable(one: str, other: str) -> bool:
+    """Say whether two rows tested the same images: letters of a second set of images are capital."""
+    return bool(one and other) and one.islower() == other.islower()
 
 
 def _share(one: str, other: str) -> bool:

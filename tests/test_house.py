@@ -76,7 +76,7 @@ MAY_IMPORT = {
     "answers": {"store"},
     "contrasts": {"answers", "pairs", "stats", "augment", "schema", "store"},
     "timings": {"answers", "backbones", "store"},
-    "tables": {"answers", "contrasts", "timings", "metrics", "stats", "pairs", "backbones", "store"},
+    "tables": {"answers", "contrasts", "timings", "metrics", "stats", "pairs", "backbones", "store", "verdict"},
     "render": {"answers", "inert", "metrics"},
     "query": {"schema", "store"},
     "inventory": {"answers", "augment", "pairs", "schema", "stats", "store"},

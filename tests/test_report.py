@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import re
 from datetime import UTC, datetime
 from html.parser import HTMLParser
@@ -158,7 +159,7 @@ def test_a_sweep_that_has_only_begun_has_a_page(store: Store) -> None:
     assert Page(report.page(store, "s")).drawn() == {"training"}  # a training that still runs has its curve
     finish(store, "a0", (30, 2, 28, 0))
     half = Page(report.page(store, "s"))
-    assert "A decides 96.67 % of the test images rightly" in half.words
+    assert "A classifies 96.67 % of the test images correctly" in half.words
     assert "1 of 2 cells have no result: 1 not run yet" in half.words
 
 
@@ -282,10 +283,13 @@ def test_the_verdict_names_a_winner_only_where_the_letters_do(store: Store) -> N
         ask(store, f"r{row}", [{"cell_id": "a0", "row": "A", "seed": 0}, {"cell_id": "b0", "row": "B", "seed": 0}])
         finish(store, f"{row.lower()}0", counts, validation_accuracy=0.9 if row == "A" else 0.6)
     clear = said(store)
-    assert "is told apart from every other row" in clear.sentence
+    assert clear.sentence == (
+        "A is the best of 2 rows on validation and classifies 100.00 % of the test images correctly "
+        "(95 % interval 99.4 to 100.0), significantly more than every other row on the same images."
+    )
     ask(store, "r3", [{"cell_id": "a0", "row": "A", "seed": 0}, {"cell_id": "c0", "row": "C", "seed": 0}], hour=13)
     finish(store, "c0", (300, 1, 299, 0), validation_accuracy=0.8)
-    assert "but it cannot be told apart from 1 other row." in said(store).sentence
+    assert "but it does not differ significantly from 1 other row." in said(store).sentence
 
 
 def test_the_verdict_tells_a_trial_that_was_stopped_from_one_that_failed(store: Store) -> None:
@@ -304,8 +308,64 @@ def test_the_verdict_says_when_a_baseline_does_as_well(store: Store) -> None:
     )
     finish(store, "a0", (30, 0, 30, 0))
     finish(store, "b0", (30, 1, 29, 0))
-    assert "cannot be told apart from 1 baseline that learns nothing." in said(store).sentence
+    assert "but it does not differ significantly from 1 baseline that learns nothing." in said(store).sentence
     assert said(store).tone == "open"
+
+
+def with_baselines(store: Store, rows: dict[str, tuple[int, int, int, int]]) -> None:
+    """Write rows and baselines with their counts (tp, fp, tn, fn); a name in small letters is a baseline's."""
+    asked = [
+        {"cell_id": f"{name[0]}0", "row": name, "seed": 0}
+        | ({"kind": "baseline", "backbone": f"baseline:{name}"} if name.islower() else {})
+        for name in rows
+    ]
+    ask(store, "r1", asked)
+    for name, counts in rows.items():
+        finish(store, f"{name[0]}0", counts, validation_accuracy=0.9 if name == "A" else 0.5)
+
+
+MAJORITY_COUNTS = (300, 300, 0, 0)  # it rejects every casting: 50 % of the images
+
+
+def test_a_baseline_that_is_ahead_is_not_a_row_that_the_best_is_told_apart_from(store: Store) -> None:
+    nearest = {"nearest": (298, 0, 300, 2), "probe": (280, 0, 300, 20)}
+    with_baselines(store, {"A": (200, 20, 280, 100), "majority": MAJORITY_COUNTS, **nearest})
+    assert said(store).sentence.endswith(
+        ", but 2 baselines that learn nothing are significantly better, the best of them: nearest, 99.67 %."
+    )
+    assert said(store).tone == "open"
+
+
+def test_rows_that_do_not_beat_the_majority_class_are_told_so(store: Store) -> None:
+    with_baselines(store, {"A": (160, 140, 160, 140), "B": (150, 150, 150, 150), "majority": MAJORITY_COUNTS})
+    assert said(store).sentence.endswith(", but no row is significantly better than the majority class (50.00 %).")
+    assert said(store).tone == "open"
+
+
+def test_both_are_told_where_nothing_beats_the_majority_class_and_another_baseline_does(store: Store) -> None:
+    with_baselines(store, {"A": (160, 140, 160, 140), "majority": MAJORITY_COUNTS, "nearest": (298, 0, 300, 2)})
+    assert said(store).sentence.endswith(
+        ", but no row is significantly better than the majority class (50.00 %), and 1 baseline that learns nothing is "
+        "significantly better: nearest, 99.67 %."
+    )
+
+
+def test_a_row_that_is_better_on_the_test_images_than_the_best_on_validation_is_told(store: Store) -> None:
+    with_baselines(store, {"A": (200, 20, 280, 100), "B": (298, 0, 300, 2), "majority": MAJORITY_COUNTS})
+    assert said(store).sentence.endswith(", but 1 other row is significantly better on the test images.")
+
+
+def test_the_row_that_is_ahead_of_all_is_told_so_below_the_table_too(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with_baselines(store, {"A": (298, 0, 300, 2), "B": (200, 20, 280, 100), "majority": MAJORITY_COUNTS})
+    assert said(store).sentence.endswith(", significantly more than every other row on the same images.")
+    for form in ("text", "markdown"):
+        out = call(capsys, "table", "s", "--results", store.root, "--format", form)[1]
+        assert " ".join(out.split()).endswith(said(store).sentence)
+    assert json.loads(call(capsys, "table", "s", "--results", store.root, "--json")[1])["verdict"] == (
+        said(store).sentence
+    )
 
 
 def test_parallel_axes_place_the_best_at_the_top_and_words_apart() -> None:
