@@ -11,6 +11,7 @@ import sys
 from typing import Annotated, Any, cast
 
 import typer
+from rich.markup import escape
 
 from casting_tune import (
     commands_cells,
@@ -86,7 +87,7 @@ def _run(app: typer.Typer, name: str) -> None:
         if isinstance(stream, io.TextIOWrapper):  # where LANG=C knows no ü, it comes out as \\xfc
             stream.reconfigure(errors="backslashreplace")
     try:
-        code = typer.main.get_command(app)(prog_name=name, standalone_mode=False)
+        code = literal(typer.main.get_command(app))(prog_name=name, standalone_mode=False)
     except CastingTuneError as error:
         terminal.complain(str(error))
         sys.exit(error.exit_code)
@@ -108,6 +109,16 @@ def _run(app: typer.Typer, name: str) -> None:
         terminal.complain(f"Cannot use {what}: {error.strerror or error}. Name another place, or make room there.")
         sys.exit(StoreError.exit_code)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def literal(command: Any) -> Any:
+    """Escape the help texts of a command and of those below it, and return it: rich would read `[quick]` as a style."""
+    for part in (command, *command.params):
+        if part.help:
+            part.help = escape(part.help)
+    for below in getattr(command, "commands", {}).values():
+        literal(below)
+    return command
 
 
 def _let_go_of_stdout() -> None:

@@ -4,6 +4,7 @@ import inspect
 import json
 import logging
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from typing import Any
 
 import psutil
 import pytest
+import typer
 
 from casting_tune import cli, commands_cluster, commands_store, commands_sweep, startup
 
@@ -134,6 +136,31 @@ def test_an_error_is_one_line_on_stderr_with_its_exit_code(
     assert err.startswith("error: ")
     assert message in err
     assert err.count("\n") == 1
+
+
+def every_command(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield a command and all below it, each with the words that call it."""
+    yield path, command
+    for name, below in getattr(command, "commands", {}).items():
+        yield from every_command(below, (*path, name))
+
+
+def test_every_help_text_is_printed_whole_with_its_brackets(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def squeezed(text: str) -> str:
+        return re.sub(r"[\s│]+", "", text)
+
+    brackets = 0
+    monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", 400)  # no line is broken
+    for path, command in every_command(typer.main.get_command(cli.app)):
+        code, out, _ = call(capsys, *path, "--help")
+        assert code == 0
+        for part in (command, *command.params):
+            text = (part.help or "").strip()
+            assert squeezed(text) in squeezed(out), (path, text)
+            brackets += len(re.findall(r"\[[a-z]+\]", text))
+    assert brackets >= 2  # `[quick]` of sweep and of study: without one of them this test would show nothing
 
 
 def test_the_backbones_are_listed_with_the_studys_counts(capsys: pytest.CaptureFixture[str]) -> None:
