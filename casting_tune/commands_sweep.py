@@ -42,7 +42,12 @@ def sweep(
         bool, typer.Option("--quick", help="Apply the sweep's [quick] section: minutes, not days.")
     ] = False,
     plan: Annotated[bool, typer.Option("--plan", help="List the cells and start no trial.")] = False,
-    only: Annotated[list[str] | None, typer.Option("--only", help="axis=value[,value]: keep these cells.")] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--only", help="axis=value[,value]: keep these cells. Those of one axis add up, all axes must hold."
+        ),
+    ] = None,
     override: Annotated[list[str] | None, typer.Option("--set", help="setting=value: replace a fixed setting.")] = None,
     positive: DefectClass = "def_front",
     pack_size: PackSize = None,

@@ -108,7 +108,8 @@ def read(
     Args:
         name: the name of a sweep that comes with casting_tune or lies in ./sweeps, or the path of a TOML file.
         quick: apply the file's [quick] section.
-        only: `axis=value[,value]`: keep the cells with these values; several are all to hold.
+        only: `axis=value[,value]`: keep the cells with these values. Several of one axis add up; those of different
+            axes must all hold.
         overrides: `setting=value`: replace a setting that is not an axis.
 
     Raises:
@@ -128,12 +129,14 @@ def read(
             if _matches(settings, condition.match):
                 settings.update(condition.set)
         rows.append((labels, settings))
-    picks = _only(only, rows)
-    if quick:
-        picks.append(part.quick.only)
+    picks = [_only(only, rows), part.quick.only if quick else {}]
     rows = [row for row in rows if all(_picked(row[1], pick) for pick in picks)]
     if not rows:
-        raise UsageError(f"{where}: no cell is left after {' '.join(f'--only {o}' for o in only) or '[quick] only'}.")
+        quick_only = [f"--quick (which keeps {_listed(part.quick.only)})"] if quick and part.quick.only else []
+        raise UsageError(
+            f"{where}: no cell is left after {' '.join([*quick_only, *(f'--only {text}' for text in only)])}. "
+            "Name values that occur together."
+        )
     changed = {**(part.quick.set if quick else {}), **forced}
     cells, invalid = [], []
     for labels, settings in rows:
@@ -333,8 +336,9 @@ def _picked(settings: Settings, pick: Mapping[str, list[Any]]) -> bool:
     return all(settings.get(name) in values for name, values in pick.items())
 
 
-def _only(only: Sequence[str], rows: list[tuple[list[str], Settings]]) -> list[Mapping[str, list[Any]]]:
-    picks: list[Mapping[str, list[Any]]] = []
+def _only(only: Sequence[str], rows: list[tuple[list[str], Settings]]) -> dict[str, list[Any]]:
+    """Return the values that are kept of each axis that --only names."""
+    picks: dict[str, list[Any]] = {}
     for text in only:
         name, equals, listed = text.partition("=")
         if not equals or not listed:
@@ -348,8 +352,12 @@ def _only(only: Sequence[str], rows: list[tuple[list[str], Settings]]) -> list[M
         missing = [value for value in listed.split(",") if value not in by_text]
         if missing:
             raise UsageError(f"--only: {unknown(f'value of {name}', missing[0], by_text)}")
-        picks.append({name: [by_text[value] for value in listed.split(",")]})
+        picks.setdefault(name, []).extend(by_text[value] for value in listed.split(","))
     return picks
+
+
+def _listed(picks: Mapping[str, list[Any]]) -> str:
+    return ", ".join(f"{name}={','.join(map(_text, values))}" for name, values in picks.items())
 
 
 def _text(value: object) -> str:

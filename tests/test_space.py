@@ -102,6 +102,21 @@ def test_a_published_time_stands_beside_no_quick_cell_and_no_figure_beside_an_ov
     assert not any(cell.study for cell in space.read("backbone_grid", overrides=["epochs=3"]).cells)
 
 
+def test_several_only_of_one_axis_add_up_and_those_of_two_axes_must_both_hold() -> None:
+    sweep = space.read("backbone_grid", only=["backbone=vgg16", "batch_size=4", "backbone=resnet50"])
+    assert [cell.label for cell in sweep.cells] == [
+        "vgg16, default, batch 4",
+        "vgg16, additional, batch 4",
+        "resnet50, default, batch 4",
+        "resnet50, additional, batch 4",
+    ]
+
+
+def test_an_only_beside_what_quick_keeps_is_told_with_both() -> None:
+    with pytest.raises(UsageError, match=r"after --quick \(which keeps .*batch_size=8\) --only batch_size=4\. Name"):
+        space.read("backbone_grid", quick=True, only=["batch_size=4"])
+
+
 def test_only_picks_cells_and_set_changes_the_configuration() -> None:
     sweep = space.read("backbone_grid", only=["backbone=resnet50,vgg16", "batch_size=4"], overrides=["epochs=3"])
     assert [cell.row for cell in sweep.cells] == [
