@@ -187,10 +187,11 @@ def preview(
     as_json: Json = False,
 ) -> None:
     """Write pictures of the images and of every augmentation, from the very pipeline that trains."""
-    from casting_tune import charts, pictures
+    from casting_tune import charts, layout, pictures
     from casting_tune import pack as packs
     from casting_tune.store import Store
 
+    layout.check_outside(data, folder, "--out")
     packed = packs.pack(data, Store(results).root / "packs", positive=positive, size_px=pack_size, skip_bad=skip_bad)
     make_folder(folder)
     files = [*pictures.preview(packed, folder), charts.plot_images(packed, folder / "images.png")]

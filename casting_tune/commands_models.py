@@ -94,10 +94,11 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write a cell's network as a folder that runs without torch: ONNX, weights, threshold, model card."""
-    from casting_tune import cells, chosen, graph
+    from casting_tune import cells, chosen, graph, layout
     from casting_tune import export as room
     from casting_tune.store import Store
 
+    layout.check_outside(data, out, "--out")
     graph.check_libraries()
     console, store = terminal.console(as_json), Store(results)
     cell, said = chosen.named(store, cell, sweep, run)
@@ -204,10 +205,11 @@ def explain(
     as_json: Json = False,
 ) -> None:
     """Write Grad-CAM pictures: where the network sees what speaks for a defect. Needs torch."""
-    from casting_tune import cells, predict
+    from casting_tune import cells, layout, predict
     from casting_tune import explain as room
     from casting_tune.store import Store
 
+    layout.check_outside(data, out, "--out")
     files = predict.find(images)
     if Path(network).is_dir():
         for name in ("results", "data", "weights_dir", "pack_size", "skip_bad"):

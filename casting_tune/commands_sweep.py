@@ -167,11 +167,13 @@ def study(
     as_json: Json = False,
 ) -> None:
     """Reproduce the study in one go: the audit, its five sweeps, the honest ones, and every table of each."""
-    from casting_tune import render, space, sweepfile, tables
+    from casting_tune import layout, render, space, sweepfile, tables
     from casting_tune.asked import Options
     from casting_tune.store import Store
 
     out, failed, files = terminal.console(as_json), [], []
+    for option, place in (("--results", Store(results).root), ("--out", folder)):
+        layout.check_outside(data, place, option)
     make_folder(folder)  # before days of training
     if data is not None:
         commands_images.tell_audit(out, data, results)

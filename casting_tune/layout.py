@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from casting_tune.decode import SUFFIXES, one_line
-from casting_tune.errors import ImagesError
+from casting_tune.errors import ImagesError, UsageError
 
 _TEST_SHARE = 0.1
 _SPLIT_SEED = 0
@@ -66,6 +66,23 @@ def survey(root: Path, positive: str) -> Folder:
         ) from error
     files.sort(key=lambda file: file.path)
     return Folder(files, positive, negative, digest([f"{file.path}\0{file.stamp}" for file in files]))
+
+
+def check_outside(root: Path | None, folder: Path, option: str) -> None:
+    """Refuse to write into the image folder: a folder that is added there would count as a class.
+
+    Args:
+        root: the image folder; None where none is given.
+        folder: the folder to write to; it need not exist.
+        option: the option that names it.
+
+    Raises:
+        UsageError: `folder` is `root` or lies inside it.
+    """
+    if root is not None and folder.resolve().is_relative_to(root.resolve()):
+        raise UsageError(
+            f"{option} is inside the image folder '{root}': '{folder}'. Name a folder outside it with {option}."
+        )
 
 
 def made_split(labels: Sequence[int], sha256: Sequence[str]) -> list[str]:

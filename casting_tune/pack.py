@@ -99,11 +99,12 @@ def pack(
         on_progress: called with (images decoded, images in all).
 
     Raises:
-        UsageError: size_px is out of its range.
+        UsageError: size_px is out of its range, or the packs would lie inside the image folder.
         ImagesError: the folder is not laid out so, a file cannot be decoded, or the pack cannot be written.
     """
     if size_px is not None and not 16 <= size_px <= 4096:
         raise UsageError(f"The size of packed images is 16 to 4096 pixels; got {size_px}.")
+    layout.check_outside(root, packs.parent, "--results")
     folder = layout.survey(root, positive)
     key = layout.digest([str(root.resolve()), positive, str(size_px), str(PACK_VERSION)])[:16]
     note = packs / "index" / f"{key}.json"

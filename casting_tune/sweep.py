@@ -26,6 +26,7 @@ from casting_tune import (
     estimate,
     extras,
     inputs,
+    layout,
     nodes,
     plan,
     precision,
@@ -119,6 +120,7 @@ def prepare(
     sweep = _read(options)
     asked.check(options, sweep)
     store = Store(options.results).absolute()  # Ray's workers change folders
+    layout.check_outside(options.data, store.root, "--results")
     store.check_writable()
     wanted = _wanted(sweep)
     resources, place = decide(options, sweep.n_cells)

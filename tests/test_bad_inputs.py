@@ -234,6 +234,34 @@ def test_a_results_folder_that_cannot_be_one_is_refused(
     refused(capsys, *words, code=6, tells=(tells,), keeps=tmp_path)
 
 
+INSIDE = {
+    "a sweep": ("--results", "sweep {tiny} --data {data} --inline --results {data}/results"),
+    "a sweep into the image folder itself": ("--results", "sweep {tiny} --data {data} --results {data} --inline"),
+    "the plan of a sweep": ("--results", "sweep {tiny} --data {data} --results {data}/train/ok_front --plan"),
+    "the study": ("--results", "study --data {data} --results {data}/results --out {out}"),
+    "the study's tables": ("--out", "study --data {data} --results {out} --out {data}/tables"),
+    "a pack": ("--results", "pack {data} --results {data}/results"),
+    "an audit": ("--results", "audit --data {data} --results {data}/results"),
+    "a preview of a pack": ("--results", "preview --data {data} --results {data}/results --out {out}"),
+    "a preview": ("--out", "preview --data {data} --results {out} --out {data}/preview"),
+    "an export": ("--out", "export 0 --data {data} --results {out} --out {data}/line"),
+    "pictures of decisions": ("--out", "explain 0 {data} --data {data} --results {out} --out {data}/heat"),
+}
+
+
+@pytest.mark.parametrize("case", INSIDE)
+def test_a_folder_inside_the_image_folder_is_refused_and_nothing_is_made(
+    case: str, tiny: Path, few: Path, tmp_path: Path, capsys: Say
+) -> None:
+    option, words = INSIDE[case]
+    before = sorted(few.rglob("*"))
+    told = f"{option} is inside the image folder '{few}'"
+    asked = words.format(tiny=tiny, data=few, out=tmp_path / "out").split()
+    refused(capsys, *asked, code=2, tells=(told,), keeps=few)
+    assert sorted(few.rglob("*")) == before
+    assert list(tmp_path.iterdir()) == [tiny]
+
+
 # Image files
 
 
