@@ -48,7 +48,10 @@ class Options:
 
 
 def check(options: Options, sweep: Sweep) -> None:
-    """Raise UsageError for the first option that cannot be meant, alone or with another or with the sweep."""
+    """Raise UsageError for the first option that cannot be meant, alone or with another or with the sweep.
+
+    An option without effect counts as such, except beside --plan: a plan takes every option of the run that it is of.
+    """
     for name, value, least in (
         ("--trials-at-once", options.trials_at_once, 1),
         ("--gpus-per-trial", options.gpus_per_trial, 0),
@@ -61,6 +64,10 @@ def check(options: Options, sweep: Sweep) -> None:
     if not options.plan and (options.probe or options.price_per_gpu_hour is not None):
         told = "--probe" if options.probe else "--price-per-gpu-hour"
         raise UsageError(f"{told} is about what a run would cost: give it together with --plan.")
+    if options.fresh and options.retry_failed:
+        raise UsageError("--fresh trains every cell again, those that failed too: leave out --retry-failed.")
+    if options.skip_bad and options.data is None:
+        raise UsageError("--skip-bad is about files of an image folder: give it together with --data.")
     if options.timing and options.address:
         raise UsageError(
             "--timing measures the device of this machine, alone, and --address trains on others: drop one."

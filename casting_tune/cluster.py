@@ -17,6 +17,7 @@ from typing import Any
 
 from casting_tune import clusterfile
 from casting_tune.clusterfile import PLACEHOLDER, START, ClusterFile
+from casting_tune.errors import UsageError
 
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
@@ -34,13 +35,18 @@ def check(file: Path, *, gpus_per_trial: float = 0) -> list[Finding]:
 
     Args:
         file: a cluster file of `ray up` for the provider aws or local.
-        gpus_per_trial: what a trial will ask for, 0 or more.
+        gpus_per_trial: what a trial will ask for, 0 or more; for AWS only, where the file says what nodes have.
 
     Raises:
-        UsageError: not a readable YAML file of such a provider.
+        UsageError: not a readable YAML file of such a provider, or GPUs for another provider than aws.
         ResourcesError: the extra `cluster` is not installed.
     """
     cluster = clusterfile.read(file)
+    if gpus_per_trial and not cluster.is_aws:
+        raise UsageError(
+            f"--gpus-per-trial is checked for the provider aws only; '{file}' names no GPUs of its machines. "
+            "Leave it out."
+        )
     findings = [
         Finding(line, f"'{key}' stands twice and the last one wins: take one out.") for key, line in cluster.doubled
     ]

@@ -17,6 +17,7 @@ from casting_tune.options import RESULTS, CellId, Json, Results, Run, one_format
 
 
 def query(
+    context: typer.Context,
     sql: Annotated[str, typer.Argument(help="One SELECT over trials, epochs, predictions, cells, images, probes.")],
     *,
     results: Results = RESULTS,
@@ -28,7 +29,7 @@ def query(
     from casting_tune import query as room
     from casting_tune.store import Store
 
-    form = one_format(form, as_json)
+    form = one_format(context, form, as_json)
     room.check_format(form)
     if file is None and form == "parquet":
         raise UsageError("--format parquet needs --out FILE.")

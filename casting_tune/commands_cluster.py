@@ -21,7 +21,9 @@ app = typer.Typer(help="Ray clusters: check a file before money is spent, or sta
 @app.command()
 def check(
     file: Annotated[Path, typer.Argument(help="A cluster file of `ray up`, for AWS or for machines of your own.")],
-    gpus_per_trial: Annotated[float, typer.Option("--gpus-per-trial", help="What a trial will ask for.")] = 0,
+    gpus_per_trial: Annotated[
+        float, typer.Option("--gpus-per-trial", min=0, help="What a trial will ask for; on AWS.")
+    ] = 0,
     as_json: Json = False,
 ) -> None:
     """Name everything that is to mend in a cluster file, offline; exit code 2 where there is anything."""

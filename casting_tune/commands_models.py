@@ -160,6 +160,8 @@ def predict(
 
     if idle is not None and not watch:
         raise UsageError("--idle ends a watch: give it together with --watch.")
+    if watch and fail_on_defect and idle is None:
+        raise UsageError("--fail-on-defect has no effect on a watch that only Ctrl-C ends (exit code 130): add --idle.")
     if watch and (wrong := [path for path in images if not path.is_dir()]):
         raise UsageError(f"--watch takes folders, and '{wrong[0]}' is none.")
     room.check_out(out, watched=watch)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 
 def table(
+    context: typer.Context,
     sweep: SweepName,
     *,
     results: Results = RESULTS,
@@ -52,7 +53,10 @@ def table(
 
     if kind not in tables.TABLES:
         raise UsageError(unknown("table", kind, tables.TABLES))
-    form = options.one_format(form, as_json)
+    if kind not in tables.VIEWED and options.typed(context, "positive"):
+        told = f"--positive changes no figure of the table '{kind}', only of {', '.join(tables.VIEWED)}. Leave it out."
+        raise UsageError(told)
+    form = options.one_format(context, form, as_json)
     found = tables.TABLES[kind](Store(results), sweep, run_id=run, positive=options.view(positive))
     if as_json:
         terminal.write_json(

@@ -174,10 +174,13 @@ def study(
     out, failed, files = terminal.console(as_json), [], []
     for option, place in (("--results", Store(results).root), ("--out", folder)):
         layout.check_outside(data, place, option)
+    studied = [name for name in sweepfile.names() if space.read(name).study_part]
+    for name in studied:
+        space.read(name, quick=quick)
     make_folder(folder)  # before days of training
     if data is not None:
         commands_images.tell_audit(out, data, results)
-    for name in (name for name in sweepfile.names() if space.read(name).study_part):
+    for name in studied:
         command = _command(name, quick, [], [])
         with _ahead() as ahead:
             asked = Options(sweep=name, data=data, results=results, quick=quick, command=command)

@@ -78,9 +78,9 @@ def typed(context: typer.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-def one_format(form: str, as_json: bool) -> str:
+def one_format(context: typer.Context, form: str, as_json: bool) -> str:
     """Return the format that is meant by --format and --json. Raises UsageError where they are two."""
-    if as_json and form not in ("text", "json"):
+    if as_json and form != "json" and typed(context, "form"):
         raise UsageError(f"--json and --format {form} are two formats: drop one.")
     return "json" if as_json else form
 

@@ -119,6 +119,8 @@ def read(
     path = sweepfile.find(name)
     where = f"Sweep file {path.name}"
     part = sweepfile.read(path)
+    if quick and "quick" not in part.model_fields_set:
+        raise UsageError(f"{where} has no [quick] section, so --quick would change nothing. Add one, or drop --quick.")
     forced = _overrides(overrides, part)
     if part.search is not None:
         return _searching(path.stem, part, forced, quick=quick, only=only, where=where)
@@ -148,6 +150,7 @@ def read(
     if not cells:
         raise invalid[0]
     _check_doubled(cells, where)
+    _check_heeded(forced, cells)
     return Sweep(
         name=path.stem,
         question=part.question,
@@ -473,6 +476,16 @@ def _check_doubled(cells: Iterable[Cell], where: str) -> None:
                 f"{where}: cells '{seen[cell.config]}' and '{cell.label}' are the same training. Take one out."
             )
         seen[cell.config] = cell.label
+
+
+def _check_heeded(forced: Settings, cells: Sequence[Cell]) -> None:
+    """Raise UsageError for a setting of --set that changes nothing in any cell."""
+    for name in forced:
+        toggle = augment.MAGNITUDES.get(name)
+        if toggle and not any(toggle in cell.config.toggles for cell in cells):
+            raise UsageError(f"--set {name} has no effect: '{toggle}' is off in every cell. Turn it on, or drop it.")
+        if name == "n_folds" and all(cell.config.split != "grouped" for cell in cells):
+            raise UsageError('--set n_folds has no effect: no cell has split = "grouped". Set that too, or drop it.')
 
 
 def resolve(cell: Cell, *, weights_id: str, split_id: str, precision: Literal["fp32", "bf16"]) -> Cell:

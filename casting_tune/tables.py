@@ -106,6 +106,9 @@ TABLES: dict[str, Callable[..., Table]] = {
     "trainings": trainings,
 }
 
+VIEWED = ("comparison", "thresholds", "trainings")
+"""The tables whose figures depend on which class is the positive one."""
+
 
 def _row(found: Answers, kind: str, row: str, cells: pd.DataFrame, positive: Positive) -> dict[str, Any]:
     first, done = cells.iloc[0], found.numbers(cells, READ)

@@ -195,22 +195,52 @@ UNHEEDED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "weights of no use": (("reproduce", "CELL", "--weights-dir", "OUT"), ("none weights", "drop --weights-dir")),
     "images of a report without": (("report", "tiny", "--data", "OUT"), ("--data", "--with-images")),
     "a store of an export": (("explain", "OUT", "IMAGE", "--out", "OUT"), ("is an export", "drop --results")),
+    "a format beside JSON": (("table", "tiny", "--json", "--format", "text"), ("--json and --format text",)),
+    "a format of a query beside JSON": (("query", "select 1", "--json", "--format", "text"), ("--format text",)),
+    "a class of times": (("table", "tiny", "--kind", "timing", "--positive", "ok"), ("--positive", "'timing'")),
+    "a class of pairs": (("table", "tiny", "--kind", "pairs", "--positive", "ok"), ("--positive", "'pairs'")),
+    "a class of effects": (("table", "tiny", "--kind", "effects", "--positive", "ok"), ("--positive", "'effects'")),
+    "a size of an export's images": (("export", "CELL", "--out", "OUT/x", "--pack-size", "64"), ("with --data",)),
+    "a sweep of an export of a cell": (("export", "CELL", "--out", "OUT/x", "--sweep", "tiny"), ("export best",)),
+    "the end of no watch": (("predict", "OUT", "OUT", "--idle", "1"), ("--idle", "together with --watch")),
+    "the exit code of a watch": (("predict", "OUT", "OUT", "--watch", "--fail-on-defect"), ("add --idle",)),
+    "GPUs of machines of one's own": (("cluster", "check", "LOCAL", "--gpus-per-trial", "1"), ("aws only",)),
+    "a folder of a check": (("fetch", "--check", "OUT", "--out", "OUT"), ("no use for --out",)),
+    "all cells and the failed ones": (("sweep", "TINY", "--fresh", "--retry-failed"), ("leave out --retry-failed",)),
+    "bad ones of drawn castings": (("sweep", "TINY", "--skip-bad"), ("--skip-bad", "together with --data")),
+    "a price of a run": (("sweep", "TINY", "--price-per-gpu-hour", "2"), ("together with --plan",)),
+    "a probe of a run": (("sweep", "TINY", "--probe"), ("together with --plan",)),
+    "a quick run of a sweep without": (("sweep", "BARE", "--quick"), ("no [quick] section",)),
+    "how far nothing turns": (("sweep", "BARE", "--set", "rotation_deg=9"), ("'rotation' is off in every cell",)),
+    "folds of an official split": (("sweep", "TINY", "--set", "n_folds=3"), ("--set n_folds", "grouped")),
+    "cells of a search": (("sweep", "augmentation_search", "--only", "seed=1"), ("a search has no axes",)),
+    "times of a search": (("sweep", "augmentation_search", "--timing"), ("--timing", "a search has none")),
+    "times on a cluster": (("sweep", "TINY", "--timing", "--address", "auto"), ("--timing", "drop one")),
+    "several in a loop": (("sweep", "TINY", "--inline", "--trials-at-once", "2"), ("--inline", "--trials-at-once")),
+    "packed GPUs in a loop": (("sweep", "TINY", "--inline", "--gpus-per-trial", "auto"), ("--inline", "drop one")),
+    "a cost without its likes": (("threshold", "CELL", "--cost-escape", "2"), ("all of --cost-escape",)),
+    "two rules": (("threshold", "CELL", "--max-escape", "1%", "--prevalence", ".1"), ("Give --max-escape, or all",)),
     "a licence of a check": (("fetch", "--check", "OUT", "--accept-licence"), ("no use for --accept-licence",)),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", UNHEEDED)
 def test_an_option_that_nothing_would_heed_is_refused(
-    case: str, drawn: Path, trained: Store, tmp_path: Path, capsys: Say, monkeypatch: pytest.MonkeyPatch
+    case: str, tiny: Path, drawn: Path, trained: Store, tmp_path: Path, capsys: Say, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("CASTING_TUNE_DATA", raising=False)  # it is as good as --data
+    monkeypatch.setattr("casting_tune.nodes.capacity", lambda *_, **__: (2, 0))
     words, tells = UNHEEDED[case]
     cell = next(row["cell_id"] for row in trained.read("trials").to_pylist() if row["backbone"].startswith("timm:"))
-    given = {"CELL": cell, "OUT": tmp_path, "IMAGE": min((drawn / "test").rglob("*.*g"))}
+    bare, out = tmp_path / "bare.toml", tmp_path / "out"
+    bare.write_text(FIXED + "augmentation = 'only flip'\n")
+    out.mkdir()
+    given = {"CELL": cell, "OUT": out, "OUT/x": out / "x", "IMAGE": min((drawn / "test").rglob("*.*g"))}
+    given |= {"TINY": tiny, "BARE": bare, "LOCAL": Path(__file__).parent.parent / "clusters" / "local.yaml"}
     asked = [given.get(word, word) for word in words]
-    store = () if words[0] == "fetch" else ("--results", trained.root)
+    store = () if words[0] in ("fetch", "predict", "cluster") else ("--results", trained.root)
     refused(capsys, *asked, *store, code=2, tells=tells, keeps=trained.root)
-    assert list(tmp_path.iterdir()) == []
+    assert list(out.iterdir()) == []
 
 
 @pytest.mark.parametrize(
