@@ -10,6 +10,8 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -57,23 +59,60 @@ def corners(search: Search) -> tuple[TrialConfig, ...]:
     return tuple(dict.fromkeys(space.chosen(search, _active(search, values)) for values in settings))
 
 
-def past(
-    search: Search, store: Store, *, sweep: str, dataset_id: str, finish: Callable[[Cell], Cell]
-) -> tuple[Chosen, ...]:
-    """Return what earlier runs of a sweep chose, in their order: what is still in the space and means the same cell."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Past:
+    """What earlier runs of a search chose.
+
+    Attributes:
+        chosen: the choices that are still in the space and mean the same cell, in their order.
+        notes: how many other choices there are, and why they are not used.
+        n_labelled: the highest number of a row so far; new rows are numbered from the next one on.
+    """
+
+    chosen: tuple[Chosen, ...] = ()
+    notes: tuple[str, ...] = ()
+    n_labelled: int = 0
+
+
+NO_PAST = Past()
+
+
+def past(search: Search, store: Store, *, sweep: str, dataset_id: str, finish: Callable[[Cell], Cell]) -> Past:
+    """Return what earlier runs of a sweep chose, and what of it the search of today does not use."""
     columns = ["sweep", "asked_at", "position", "cell_id", "label", "chosen"]
     asked = store.read("cells", columns=columns).sort_by([("asked_at", "ascending"), ("position", "ascending")])
     found: dict[str, Chosen] = {}
+    outside: dict[str, str] = {}  # a cell -> why it is outside the space
+    other: set[str] = set()
+    n_labelled = 0
     for row in asked.to_pylist():
-        if row["sweep"] != sweep or row["chosen"] is None or row["cell_id"] in found:
+        cell_key = row["cell_id"]
+        if row["sweep"] != sweep or row["chosen"] is None or cell_key in found:
             continue
         settings: Settings = json.loads(row["chosen"])
-        if not _within(search, settings):
-            continue
-        cell = finish(Cell(row=row["label"], label=row["label"], config=space.chosen(search, settings)))
-        if cell_id(cell.config, dataset_id) == row["cell_id"]:
-            found[row["cell_id"]] = Chosen(settings=settings, cell=cell, cell_id=row["cell_id"])
-    return tuple(found.values())
+        number = re.match(r"(\d+): ", row["label"])
+        reason = _outside(search, settings)
+        if reason is None:
+            cell = finish(Cell(row=row["label"], label=row["label"], config=space.chosen(search, settings)))
+            if cell_id(cell.config, dataset_id) != cell_key:
+                other.add(cell_key)
+                continue
+            found[cell_key] = Chosen(settings=settings, cell=cell, cell_id=cell_key)
+        else:
+            outside[cell_key] = reason
+        n_labelled = max(n_labelled, int(number.group(1)) if number else 0)
+    notes = []
+    outside = {cell: reason for cell, reason in outside.items() if cell not in found}
+    if outside:
+        counted = "; ".join(f"{n} with {reason}" for reason, n in Counter(outside.values()).most_common())
+        notes.append(f"{_trials(len(outside))} outside the search space of today and not used: {counted}.")
+    if other - found.keys():
+        notes.append(f"{_trials(len(other - found.keys()))} of other fixed settings or other images and not used.")
+    return Past(chosen=tuple(found.values()), notes=tuple(notes), n_labelled=n_labelled)
+
+
+def _trials(n: int) -> str:
+    return f"{n} earlier trials of this search are" if n > 1 else "1 earlier trial of this search is"
 
 
 class Study:
@@ -85,6 +124,7 @@ class Study:
         dataset_id: of the images.
         finish: makes a choice's cell ready to run.
         earlier: what earlier runs chose; the settled ones are told to Optuna, the others run first.
+        n_labelled: the highest number of an earlier row.
         settled: cell -> its status, of cells that are not trained again.
         first: tasks beside the search, which run before it.
         n_at_once: how many trials may run at the same time.
@@ -99,6 +139,7 @@ class Study:
         dataset_id: str,
         finish: Callable[[Cell], Cell],
         earlier: tuple[Chosen, ...],
+        n_labelled: int,
         settled: Mapping[str, str],
         first: tuple[Task, ...],
         n_at_once: int,
@@ -108,7 +149,7 @@ class Study:
         self.settled, self.on_choice = settled, on_choice
         self.tasks: list[Task] = list(first)
         self.attempts = store.attempts()
-        self.n_handed_out, self.n_asked = 0, 0
+        self.n_handed_out, self.n_asked, self.n_labelled = 0, 0, n_labelled
         self.chosen: dict[str, str | None] = {}  # a cell -> how it ended; None while it runs
         self.running: dict[str, list[str]] = {}  # a cell -> the choices of Optuna that wait for it
         self.known = {choice.cell_id: choice for choice in earlier}
@@ -138,6 +179,7 @@ class Study:
                 self._tell(key, choice.cell_id, self.chosen[choice.cell_id], epochs=choice.cell.config.epochs)
             elif choice.cell_id in self.settled:  # by another sweep
                 self.chosen[choice.cell_id] = self.settled[choice.cell_id]
+                self._number(choice)
                 self.on_choice(choice, None)
                 self._tell(key, choice.cell_id, self.settled[choice.cell_id], epochs=choice.cell.config.epochs)
             else:
@@ -156,6 +198,7 @@ class Study:
 
     def _hand_out(self, choice: Chosen, key: str) -> int:
         attempts = self._last(choice.cell_id, choice.cell.config.epochs)
+        self._number(choice)
         task = Task(config=choice.cell.config, label=choice.cell.label, attempts=attempts)
         self.on_choice(choice, task)
         self.tasks.append(task)
@@ -165,10 +208,14 @@ class Study:
 
     def _choice(self, settings: Settings) -> Chosen:
         config = space.chosen(self.search, settings)
-        label = f"{len(self.chosen) + 1}: {_label(settings)}"
+        label = f"{self.n_labelled + 1}: {_label(settings)}"
         cell = self.finish(Cell(row=label, label=label, config=config))
         key = cell_id(cell.config, self.dataset_id)
         return self.known.get(key) or Chosen(settings=settings, cell=cell, cell_id=key)
+
+    def _number(self, choice: Chosen) -> None:
+        """Count a choice that was not made before: its label has the next number."""
+        self.n_labelled += choice.cell_id not in self.known
 
     def _ask(self) -> tuple[str, Settings | None]:
         self.n_asked += 1
@@ -252,21 +299,30 @@ def _active(search: Search, settings: Settings) -> Settings:
     return active
 
 
-def _within(search: Search, settings: Settings) -> bool:
-    """Say whether a choice is one that the space still offers."""
+def _outside(search: Search, settings: Settings) -> str | None:
+    """Return why a choice is not one of the space, by its first setting that is not; None: it is one."""
 
     def offers(given: Range, value: Any) -> bool:
         if given.choices is not None:
             return any(value == choice and type(value) is type(choice) for choice in given.choices)
-        return isinstance(value, int | float) and (given.low or 0) <= value <= (given.high or 0)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return False
+        low, high = given.low or 0, given.high or 0
+        steps = (value - low) / given.step if given.step else 0.0
+        return low <= value <= high and abs(steps - round(steps)) < 1e-6
 
-    if set(settings) - set(search.space):
-        return False
-    try:
-        active = _active(search, settings)
-    except KeyError:
-        return False
-    return active.keys() == settings.keys() and all(offers(search.space[n], v) for n, v in settings.items())
+    active: Settings = {}
+    for name, given in search.space.items():
+        if not _holds(search, given, active):
+            continue
+        if name not in settings:
+            return f"no {name}"
+        active[name] = settings[name]
+        if not offers(given, settings[name]):
+            offered = _offered(given)
+            return f"{name} {_text(settings[name])} (now {offered})" if given.choices else f"{name} outside {offered}"
+    beside = [name for name in settings if name not in active]
+    return f"{beside[0]}, which is not searched {'there' if beside[0] in search.space else 'now'}" if beside else None
 
 
 def _label(settings: Settings) -> str:
@@ -279,16 +335,19 @@ def _text(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def _offered(given: Range) -> str:
+    if given.choices is not None:
+        return " or ".join(map(_text, given.choices))
+    step = "" if given.step is None else f", step {_text(given.step)}"
+    return f"{_text(given.low)} to {_text(given.high)}{step}"
+
+
 def sentences(search: Search) -> tuple[str, ...]:
     """Say what a search varies, a line a setting, and by what it chooses."""
     goals = " and ".join(f"{goal} {name}" for name, goal in search.objective.items())
     lines = [f"A search of {search.n_trials} trials by {goals}, seed {search.seed}, over:"]
     for name, given in search.space.items():
-        if given.choices is not None:
-            what = " or ".join(map(_text, given.choices))
-        else:
-            what = f"{_text(given.low)} to {_text(given.high)}{', log' if given.log else ''}"
-            what += "" if given.step is None else f", step {_text(given.step)}"
+        what = _offered(given) + (", log" if given.log else "")
         when = "".join(f", where {other} is {_text(value)}" for other, value in given.when.items())
         lines.append(f"    {name}: {what}{when}")
     return tuple(lines)

@@ -45,7 +45,7 @@ from casting_tune.probes import Shares
 from casting_tune.resources import allowance, decide, like, shared
 from casting_tune.rows import Place
 from casting_tune.schema import CELLS, SETTINGS
-from casting_tune.search import Chosen, Study
+from casting_tune.search import NO_PAST, Chosen, Past, Study
 from casting_tune.space import Cell, Sweep
 from casting_tune.startup import Ahead
 from casting_tune.steps import step
@@ -78,13 +78,13 @@ class Prepared:
     notes: tuple[str, ...]
     finish: Callable[[Cell], Cell]
     asha: Asha | None = None
-    earlier: tuple[Chosen, ...] = ()  # what earlier runs of a search chose
+    past: Past = NO_PAST  # what earlier runs of a search chose
     ahead: Ahead | None = None
 
     @property
     def n_to_choose(self) -> int:
         """How many cells a search has still to choose."""
-        return 0 if self.sweep.search is None else max(0, self.sweep.search.n_trials - len(self.earlier))
+        return 0 if self.sweep.search is None else max(0, self.sweep.search.n_trials - len(self.past.chosen))
 
     @property
     def to_do(self) -> tuple[Planned, ...]:
@@ -134,12 +134,11 @@ def prepare(
     notes, asha = inputs.notes(wanted, images, None if options.address else place.device), _asha(sweep, wanted)
     if asha is not None and asha.grace_epochs >= asha.max_epochs:
         notes += (f"grace_epochs = {asha.grace_epochs} of {asha.max_epochs} epochs: no trial will be stopped.",)
-    earlier: tuple[Chosen, ...] = ()
-    cells = wanted + beside
+    past, cells = NO_PAST, wanted + beside
     if sweep.search is not None:
-        dataset_id = images.dataset_id
-        earlier = search.past(sweep.search, store, sweep=sweep.name, dataset_id=dataset_id, finish=finish)
-        cells = tuple(choice.cell for choice in earlier) + beside
+        past = search.past(sweep.search, store, sweep=sweep.name, dataset_id=images.dataset_id, finish=finish)
+        cells = tuple(choice.cell for choice in past.chosen) + beside
+        notes += past.notes
     counts = inputs.count(wanted + cells, images, groups)
     for note in notes:
         say(note)
@@ -150,7 +149,7 @@ def prepare(
     if len(made.to_do) > plan.MANY and not (options.plan or options.yes):
         raise UsageError(f"{len(made.to_do):,} cells are to be trained. If so many are meant, add --yes.")
     free_bytes = psutil.virtual_memory().available  # before Ray takes its part
-    if ahead is not None and _goes_to_ray(options, sweep, made, n_chosen=len(earlier)):
+    if ahead is not None and _goes_to_ray(options, sweep, made, n_chosen=len(past.chosen)):
         ahead.start(nodes.slots(resources, place))
     if not options.plan:  # which asks nobody for weights: it must answer without a network
         _check_weights(wanted)
@@ -205,7 +204,7 @@ def prepare(
         notes=notes,
         finish=finish,
         asha=asha,
-        earlier=earlier,
+        past=past,
         ahead=ahead,
     )
 
@@ -373,7 +372,8 @@ def _study(
         store,
         dataset_id=prepared.pack.dataset_id,
         finish=prepared.finish,
-        earlier=prepared.earlier,
+        earlier=prepared.past.chosen,
+        n_labelled=prepared.past.n_labelled,
         settled=settled,
         first=tuple(first),
         n_at_once=prepared.place.n_at_once,
@@ -409,7 +409,7 @@ def _asha(sweep: Sweep, cells: Sequence[Cell]) -> Asha | None:
 
 
 def _asked(prepared: Prepared) -> list[dict[str, object]]:
-    chosen = {choice.cell_id: choice.settings for choice in prepared.earlier}
+    chosen = {choice.cell_id: choice.settings for choice in prepared.past.chosen}
     return [
         _asked_row(prepared, planned, position=position, settings=chosen.get(planned.cell_id))
         for position, planned in enumerate(prepared.plan.planned)

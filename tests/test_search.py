@@ -157,6 +157,69 @@ def test_more_trials_in_the_file_are_more_trials_and_the_old_ones_stay(
     assert before < set(second.store.read("trials")["cell_id"].to_pylist())
 
 
+def said(hunt: Path, drawn: Path) -> list[str]:
+    """What a plan of a search says."""
+    lines: list[str] = []
+    asked = Options(sweep=str(hunt), data=drawn, results=hunt.parent / "results", baselines=False, plan=True)
+    sweep.prepare(asked, say=lines.append)
+    return lines
+
+
+def test_a_space_that_changed_leaves_out_trials_by_count_and_reason_and_new_rows_have_new_numbers(
+    hunt: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = HEAD + "[search]\nn_trials = 4\nobjective = { validation_escape_rate = 'min' }\n[search.space]\n"
+    hunt.write_text(small + "base_lr = { choices = [1e-3, 2e-3, 3e-3, 4e-3] }\n")
+    go(hunt, drawn, monkeypatch)
+    assert not [line for line in said(hunt, drawn) if "earlier trial" in line]
+    hunt.write_text(small + "base_lr = { choices = [1e-3, 2e-3, 3e-3, 7e-3, 8e-3] }\n")
+    (line,) = [line for line in said(hunt, drawn) if "earlier trial" in line]
+    assert line == (
+        "1 earlier trial of this search is outside the search space of today and not used: "
+        "1 with base_lr 0.004 (now 0.001 or 0.002 or 0.003 or 0.007 or 0.008)."
+    )
+    prepared, events = go(hunt, drawn, monkeypatch)
+    assert ended(events) == 1
+    rows = [row for row in prepared.store.read("cells").to_pylist() if row["run_id"] == prepared.run_id]
+    assert len({row["row"].split(":")[0] for row in rows}) == 4
+    (new,) = [row for row in rows if json.loads(row["chosen"])["base_lr"] > 4e-3]
+    assert new["row"].startswith("5: base_lr ")
+
+
+@pytest.mark.parametrize(
+    ("space", "told"),
+    [
+        ("base_lr = { low = 5e-3, high = 1e-2 }", "4 with base_lr outside 0.005 to 0.01."),
+        ("base_lr = { low = 1e-3, high = 1e-2 }\ndropout = { low = 0.0, high = 0.5 }", "4 with no dropout."),
+        ("dropout = { low = 0.0, high = 0.5 }", "4 with no dropout."),
+        (
+            "base_lr = { low = 1.5e-3, high = 3.5e-3, step = 1e-3 }",
+            "4 with base_lr outside 0.0015 to 0.0035, step 0.001.",
+        ),
+    ],
+)
+def test_each_way_out_of_a_space_is_named(
+    space: str, told: str, hunt: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = HEAD + "[search]\nn_trials = 4\nobjective = { validation_escape_rate = 'min' }\n[search.space]\n"
+    hunt.write_text(small + "base_lr = { choices = [1e-3, 2e-3, 3e-3, 4e-3] }\n")
+    go(hunt, drawn, monkeypatch)
+    hunt.write_text(small + space + "\n")
+    (line,) = [line for line in said(hunt, drawn) if "earlier trial" in line]
+    assert line.endswith(f"not used: {told}")
+
+
+def test_earlier_trials_of_other_fixed_settings_are_counted(
+    hunt: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hunt.write_text(hunt.read_text().replace("high = 64, step = 32", "high = 32, step = 32"))
+    go(hunt, drawn, monkeypatch)
+    hunt.write_text(hunt.read_text().replace("epochs = 1", "epochs = 2"))
+    assert "6 earlier trials of this search are of other fixed settings or other images and not used." in said(
+        hunt, drawn
+    )
+
+
 def test_a_search_finds_the_better_half_of_its_range(hunt: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = HEAD + SEARCH.replace("n_trials = 6", "n_trials = 40").split("rotation =")[0]
     hunt.write_text(text)
