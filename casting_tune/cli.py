@@ -13,6 +13,7 @@ from typing import Annotated, Any, cast
 import typer
 from rich.markup import escape
 
+import casting_tune
 from casting_tune import (
     commands_cells,
     commands_cluster,
@@ -59,9 +60,7 @@ def _top(
 ) -> None:
     del verbose  # its callback has acted
     if version:
-        import importlib.metadata
-
-        terminal.write(f"casting_tune {importlib.metadata.version('casting-tune')}\n")
+        terminal.write(f"casting_tune {casting_tune.__version__}\n")
         raise typer.Exit
 
 

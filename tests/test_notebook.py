@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +38,25 @@ def test_every_public_name_has_its_type_for_a_checker(tmp_path: Path) -> None:
     assert told.returncode == 0, told.stdout + told.stderr
     assert told.stdout.count("Revealed type") == len(casting_tune.__all__)
     assert '"Any"' not in told.stdout
+
+
+def test_every_error_of_the_tree_is_public() -> None:
+    from casting_tune import errors
+
+    tree = {name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, Exception)}
+    assert len(tree) == 8
+    assert tree <= set(casting_tune.__all__)
+    assert casting_tune.StoreError is errors.StoreError
+
+
+def test_the_version_is_that_of_the_package_and_of_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    from typer.main import get_command
+
+    from casting_tune import cli
+
+    assert casting_tune.__version__ == importlib.metadata.version("casting-tune")
+    get_command(cli.app)(["--version"], standalone_mode=False)
+    assert capsys.readouterr().out == f"casting_tune {casting_tune.__version__}\n"
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
