@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from torch.nn.functional import interpolate
 
+from casting_tune import predict
 from casting_tune.errors import UsageError
 
 if TYPE_CHECKING:
@@ -114,10 +115,11 @@ def score(
 
 
 def check_libraries() -> None:
-    """Raise UsageError where the libraries of an export are not installed."""
+    """Raise UsageError where the libraries of an export are not installed, or are too old."""
     missing = [name for name in _LIBRARIES if importlib.util.find_spec(name) is None]
     if missing:
         raise UsageError(f'An export needs {", ".join(missing)}: pip install "casting-tune[export]"')
+    predict.check_onnxruntime()
 
 
 def save_onnx(decider: Decider, file: Path, *, shape: tuple[int, ...], told: dict[str, str]) -> None:
@@ -153,9 +155,7 @@ def score_onnx(
     file: Path, images: NDArray[np.uint8], rows: NDArray[np.int64]
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Return (score [m] float32, defective [m] bool) of some packed images, computed by onnxruntime on the CPU."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    session = predict.open_session(file)
     parts = [rows[start : start + _BATCH] for start in range(0, len(rows), _BATCH)]
     found = [session.run(["score", "defective"], {"images": images[part]}) for part in parts]
     scores, decisions = (np.concatenate(column) for column in zip(*found, strict=True))

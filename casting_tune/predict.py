@@ -37,6 +37,10 @@ POLL_S = 0.25
 GIVE_UP_S = 5.0
 """Seconds for which a file that does not decode must stay as it is before it is called bad: its writer may pause."""
 
+LEAST_ONNXRUNTIME = "1.26"
+"""The bound of the extra `export` in pyproject.toml. 1.20 to 1.25.1 do not load the graph: their optimiser makes a
+FusedMatMul of float64 tensors, which they have no kernel for."""
+
 _TYPES = {
     "path": "VARCHAR",
     "sha256": "VARCHAR",
@@ -109,20 +113,37 @@ def open_network(folder: Path, *, n_threads: int = 0) -> Network:
     """Open an export after checking every file against SHA256SUMS; n_threads 0 takes every core.
 
     Raises:
-        UsageError: no export, or onnxruntime is not installed.
-        StoreError: a file is missing or changed, or the export is of a later casting_tune.
+        UsageError: no export, or onnxruntime is not installed or too old.
+        StoreError: a file is missing, changed or unreadable, or the export is of a later casting_tune.
     """
     if importlib.util.find_spec("onnxruntime") is None:
         raise UsageError('predict needs onnxruntime: pip install "casting-tune[export]"')
+    check_onnxruntime()
     check_sums(folder)
     told = read_decision(folder)
+    return Network(told, open_session(folder / "network.onnx", n_threads=n_threads))
+
+
+def open_session(file: Path, *, n_threads: int = 0) -> Any:
+    """Return onnxruntime's session of a graph, on the CPU, with threads that sleep while they wait; 0: every core."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = n_threads
-    return Network(
-        told, onnxruntime.InferenceSession(folder / "network.onnx", options, providers=["CPUExecutionProvider"])
-    )
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+
+
+def check_onnxruntime() -> None:
+    """Raise UsageError where the installed onnxruntime is older than LEAST_ONNXRUNTIME."""
+    import onnxruntime
+    from packaging.version import Version
+
+    if Version(onnxruntime.__version__) < Version(LEAST_ONNXRUNTIME):
+        raise UsageError(
+            f"onnxruntime {onnxruntime.__version__} is too old: an exported network requires {LEAST_ONNXRUNTIME} or "
+            f'later. pip install "onnxruntime>={LEAST_ONNXRUNTIME}"'
+        )
 
 
 def check_sums(folder: Path) -> None:

@@ -114,7 +114,7 @@ MAY_IMPORT = {
     "cells": {"audits", "augment", "pack", "store", "trial"},
     "chosen": {"answers", "cells", "operating", "store"},
     "reproduce": {"backbones", "cells", "rows", "run", "store", "trial"},
-    "graph": set(),
+    "graph": {"predict"},
     "card": {"cells", "export", "inert", "metrics", "stats"},  # of export only the name of a type
     "export": {"backbones", "card", "cells", "chosen", "graph", "operating", "reproduce", "store", "trial"},
     "predict": {"decode", "inert"},

@@ -5,14 +5,16 @@ import json
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pandas as pd
 import pytest
 from PIL import Image
 
-from casting_tune import cells, cli, export, predict
+from casting_tune import cells, cli, export, graph, predict
 from casting_tune.errors import ImagesError, StoreError, UsageError
 from casting_tune.store import Store
 
@@ -202,6 +204,40 @@ def test_without_onnxruntime_predict_and_export_name_the_extra(
     for words in (["predict", line, line], ["export", "abc", "--out", tmp_path / "x"]):
         assert call(*words) == UsageError.exit_code
         assert 'pip install "casting-tune[export]"' in capsys.readouterr().err
+
+
+def test_threads_of_onnxruntime_sleep_while_they_wait(line: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[onnxruntime.SessionOptions] = []
+    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda _file, options, **_: made.append(options))
+    predict.open_network(line, n_threads=2)
+    predict.open_session(line / "network.onnx")  # as an export checks its graph
+    assert [options.intra_op_num_threads for options in made] == [2, 0]
+    assert [options.get_session_config_entry("session.intra_op.allow_spinning") for options in made] == ["0", "0"]
+
+
+@pytest.mark.parametrize(("installed", "refused"), [("1.25.1", True), ("1.9", True), ("1.26.0", False)])
+def test_an_onnxruntime_that_cannot_load_the_graph_is_refused_in_one_line(
+    installed: str,
+    refused: bool,
+    line: Path,
+    drawn: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("onnxruntime.__version__", installed)
+    assert call("predict", line, a_test_image(drawn)) == (UsageError.exit_code if refused else 0)
+    if refused:
+        message = f"onnxruntime {installed} is too old: an exported network requires 1.26 or later."
+        err = capsys.readouterr().err
+        assert message in err
+        assert err.count("\n") == 1
+        with pytest.raises(UsageError, match=r"requires 1\.26"):
+            graph.check_libraries()
+
+
+def test_the_extra_asks_for_the_onnxruntime_that_predict_requires() -> None:
+    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
+    assert f"onnxruntime>={predict.LEAST_ONNXRUNTIME}" in project["optional-dependencies"]["export"]
 
 
 def test_a_path_is_no_formula_in_csv_and_is_itself_in_parquet(tmp_path: Path) -> None:
