@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from casting_tune import photographs
 
@@ -68,12 +69,13 @@ def audit(pack: Pack, *, on_progress: Callable[[int, int], None] | None = None) 
         pack: train and test together.
         on_progress: called with (images compared, images in all).
     """
-    measures = _measures(pack)  # [n, 3 + _N_RINGS]: mean, standard deviation, grain, rings
-    constant = measures[:, 1] < FLAT_LEVELS
     _, copies = np.unique(pack.sha256, return_inverse=True)
-    found = photographs.find(
-        pack.images, pack.labels, short_px=_content(pack).min(axis=1), same=copies, on_progress=on_progress
-    )
+    with threadpool_limits(1, user_api="blas"):  # `photographs` has threads of its own: see startup.BLAS_THREADS
+        measures = _measures(pack)  # [n, 3 + _N_RINGS]: mean, standard deviation, grain, rings
+        found = photographs.find(
+            pack.images, pack.labels, short_px=_content(pack).min(axis=1), same=copies, on_progress=on_progress
+        )
+    constant = measures[:, 1] < FLAT_LEVELS
     labels_of = np.zeros((int(found.group.max()) + 1, 2), dtype=np.bool_)
     labels_of[found.group, pack.labels] = True
     conflicted = np.asarray(labels_of.all(axis=1))

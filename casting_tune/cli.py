@@ -81,7 +81,8 @@ _Refused = cast("type[Exception]", typer.BadParameter.__mro__[2])
 
 
 def _run(app: typer.Typer, name: str) -> None:
-    os.environ.setdefault("GOMP_SPINCOUNT", startup.SPINS)  # torch reads it when it is imported
+    for variable, value in startup.SPARING.items():  # numpy and torch read them when they are imported
+        os.environ.setdefault(variable, value)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # where LANG=C knows no ü, it comes out as \\xfc
             stream.reconfigure(errors="backslashreplace")

@@ -430,19 +430,21 @@ def _learn_nothing(
 ) -> tuple[Predictions, dict[str, Any]]:
     """Score the test images by a baseline, which may look at all labels of train and validation."""
     import torch
+    from threadpoolctl import threadpool_limits
 
     del allowance, on_epoch, files
     torch.set_num_threads(place.n_threads)
     known = np.sort(np.concatenate([parts.train, parts.validation]))
     name = config.backbone.removeprefix(BASELINE)
-    if name == "linear_probe":
-        features = _random_features(pack, np.concatenate([known, parts.test]))
-        found = baselines.linear_probe(features[: len(known)], pack.labels[known], features[len(known) :])
-    elif name == "majority":
-        found = baselines.majority(pack.labels[known], len(parts.test))
-    else:
-        descriptor = cast(Literal["small", "polar"], name.removeprefix("nearest_"))
-        found = baselines.nearest(pack.images, pack.labels, known, parts.test, descriptor=descriptor)
+    with threadpool_limits(place.n_threads, user_api="blas"):  # numpy's, which would take every core
+        if name == "linear_probe":
+            features = _random_features(pack, np.concatenate([known, parts.test]))
+            found = baselines.linear_probe(features[: len(known)], pack.labels[known], features[len(known) :])
+        elif name == "majority":
+            found = baselines.majority(pack.labels[known], len(parts.test))
+        else:
+            descriptor = cast(Literal["small", "polar"], name.removeprefix("nearest_"))
+            found = baselines.nearest(pack.images, pack.labels, known, parts.test, descriptor=descriptor)
     return rows.predictions(replace(parts, train=known, validation=known[:0]), pack, [found.score[:0], found.score]), {}
 
 

@@ -35,11 +35,20 @@ Where two programs have threads on the same cores, those that look keep those th
 mobilenetv2 (batch size 8, 128 px) with two threads each on two cores made 4, 4 and 16 steps together in 8 s, with this
 15 each time, with 1,000 28 to 32; one alone 30, 27 and 30, with this 30, 29 and 28, with 1,000 26 to 27.
 """
+BLAS_THREADS = "1"
+"""Threads of numpy's and scipy's OpenBLAS. One product waits, spinning, until all of them have run.
+
+Where other programs have the cores, that wait is most of the time. `photographs.find` of 1,000 real images on two cores
+at a load of 8 to 9 took 26 and 27 s of CPU with two threads, and 4.3 and 4.5 s with one (n = 2 each, in turn). What
+takes long here has threads or processes of its own. The environment may say otherwise.
+"""
+SPARING = {"GOMP_SPINCOUNT": SPINS, "OPENBLAS_NUM_THREADS": BLAS_THREADS}
+"""For every process of ours, before it imports numpy or torch: threads that wait use no CPU."""
 PRELOADED = "casting_tune.warm"
 """What a first training step needs: Ray's workers import it at their start, for seconds, while the driver goes on."""
 ENVIRONMENT = {
     "GLIBC_TUNABLES": MALLOC,
-    "GOMP_SPINCOUNT": SPINS,
+    **SPARING,
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1",  # SIGTERM is ours to answer, from Ray's first moment on
     "RAY_preload_python_modules": PRELOADED,

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from casting_tune import pack as pack_room
 from casting_tune import synthetic
@@ -73,6 +74,20 @@ def test_a_train_image_is_not_its_own_twin(flawed: Pack, told: Audit) -> None:
 
 def test_a_photograph_of_both_labels_is_a_conflict(flawed: Pack, told: Audit) -> None:
     assert _named(flawed, told.conflict) == {"train/casting_07", "train/flaw_conflict"}
+
+
+def blas_threads() -> set[int]:
+    return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
+
+
+def test_blas_has_one_thread_while_images_are_compared_and_its_own_number_afterwards(packed: Pack) -> None:
+    seen: list[set[int]] = []
+    with threadpool_limits(2, user_api="blas"):
+        audit(packed, on_progress=lambda *_: seen.append(blas_threads()))
+        assert 2 in blas_threads()
+    assert seen
+    assert all(1 in threads for threads in seen)
+    assert all(2 not in threads for threads in seen)
 
 
 def test_thirty_four_files_are_thirty_photographs(told: Audit) -> None:

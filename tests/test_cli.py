@@ -293,6 +293,23 @@ def test_a_waiting_thread_of_torch_sleeps_soon_unless_the_environment_says_other
     assert f"GOMP_SPINCOUNT = '{wanted or startup.SPINS}'" in said
 
 
+@pytest.mark.parametrize(("wanted", "n_threads"), [(None, "1"), ("2", "2")])
+def test_a_command_has_one_thread_of_blas_unless_the_environment_says_otherwise(
+    wanted: str | None, n_threads: str
+) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "OPENBLAS_NUM_THREADS"}
+    environment |= {"OPENBLAS_NUM_THREADS": wanted} if wanted else {}
+    code = (
+        "import sys; from casting_tune import cli; assert 'numpy' not in sys.modules; sys.argv[1:] = ['--version']\n"
+        "try:\n    cli.main()\nexcept SystemExit: pass\n"
+        "import numpy, threadpoolctl; print(*(pool['num_threads'] for pool in threadpoolctl.threadpool_info()))"
+    )
+    words = [sys.executable, "-c", code]
+    said = subprocess.run(words, check=True, capture_output=True, text=True, env=environment).stdout
+    assert said.splitlines()[-1] == n_threads
+    assert startup.ENVIRONMENT["OPENBLAS_NUM_THREADS"] == "1"  # of Ray's workers
+
+
 def test_a_closed_pipe_ends_quietly(swept: tuple[Path, str]) -> None:
     code = f"{sys.executable} -m casting_tune.cli table tiny --results {swept[0]} | head -1"
     ended = subprocess.run(["bash", "-c", code], capture_output=True, text=True, timeout=120, check=False)

@@ -155,7 +155,8 @@ OWNERS = {
     "PIL": {"decode", "gallery", "synthetic"},
     "pyarrow": {"gathered", "schema", "storage", "store", "verify", "audits", "cells", "chosen", "query", "inventory"},
     "duckdb": {"predict", "query"},
-    "onnxruntime": {"graph", "predict"},
+    "onnxruntime": {"predict"},
+    "threadpoolctl": {"audit", "run"},
     "pandas": {
         "inventory",
         "versus",

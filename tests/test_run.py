@@ -10,8 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, recall_score
+from threadpoolctl import threadpool_info, threadpool_limits
 
-from casting_tune import augment, backbones, checkpoint, folds, loader, memory, rows, run
+from casting_tune import augment, backbones, baselines, checkpoint, folds, loader, memory, rows, run
 from casting_tune.errors import StoreError, UsageError
 from casting_tune.pack import Pack
 from casting_tune.rows import Place
@@ -74,6 +75,24 @@ def test_the_split_of_a_trial_is_computed_once(
     monkeypatch.setattr(folds, "split", counted)
     assert train(replace(CONFIG, backbone=backbone, epochs=1), packed, store)["status"] == "completed"
     assert len(calls) == 1
+
+
+def test_a_baseline_computes_with_the_threads_of_its_trial(
+    packed: Pack, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    majority = baselines.majority
+
+    def watched(labels: np.ndarray, n_test: int) -> baselines.Baseline:
+        seen.extend(library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas")
+        return majority(labels, n_test)
+
+    monkeypatch.setattr(baselines, "majority", watched)
+    with threadpool_limits(2, user_api="blas"):
+        row = train(TrialConfig(backbone="baseline:majority"), packed, store)
+    assert row["status"] == "completed", row
+    assert row["n_threads"] == 1
+    assert set(seen) == {1}
 
 
 def test_an_epochs_row_is_safe_before_anyone_is_told_of_it(packed: Pack, store: Store) -> None:
