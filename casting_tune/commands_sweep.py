@@ -8,10 +8,12 @@ from __future__ import annotations
 import shlex
 import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -206,16 +208,37 @@ def _ahead() -> Iterator[Ahead]:
     """Give what starts Ray ahead of the first trial, and end it whatever comes: SIGTERM unwinds as Ctrl-C does."""
     from casting_tune.startup import Ahead
 
-    def end(number: int, frame: object) -> None:
-        del frame
-        sys.exit(128 + number)
+    def end(number: int, frame: FrameType | None) -> None:
+        _raise(SystemExit(128 + number), number, frame)
 
-    before = signal.signal(signal.SIGTERM, end)
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         with Ahead() as ahead:
             yield ahead
+    except SystemError as error:
+        if isinstance(error.__cause__, SystemExit):
+            raise error.__cause__ from None  # Cython, in ray.get and ray.wait, wraps what a signal raises
+        raise
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _raise(error: BaseException, number: int, frame: FrameType | None) -> None:
+    """Raise what ends the command, from the handler of a signal; inside Python's import machinery a moment later.
+
+    An exception that a handler raises there can leave the lock of all imports taken for ever (`_get_module_lock` of
+    CPython 3.11 acquires it just before its `try`), and Ray, which another thread imports, would wait for it for ever.
+    Modules that are being imported may be interrupted.
+    """
+    while frame is not None and frame.f_code.co_name != "_call_with_frames_removed":  # which calls a module's own code
+        if frame.f_code.co_filename.startswith("<frozen importlib."):
+            again = threading.Timer(0.01, signal.pthread_kill, (threading.main_thread().ident, number))
+            again.daemon = True
+            again.start()
+            return
+        frame = frame.f_back
+    raise error
 
 
 def _prepare(out: Console, options: Options, ahead: Ahead) -> Prepared:
@@ -245,10 +268,10 @@ def _execute(out: Console, prepared: Prepared, logged: Sequence[Wanted] = ()) ->
     halt = tasks.Halt()
     stopped_by: list[int] = []
 
-    def stop(number: int, frame: object) -> None:
-        del frame
+    def stop(number: int, frame: FrameType | None) -> None:
         if stopped_by:
-            raise _AtOnce
+            _raise(_AtOnce(), number, frame)
+            return
         stopped_by.append(number)
         halt.wished.set()
         terminal.say(out, "Finishing the running epochs; the same again stops at once.")

@@ -360,6 +360,7 @@ def test_a_signal_stops_a_sweep_keeps_what_has_ended_and_leaves_nothing_running(
         out, err = driver.communicate(timeout=90)
     finally:
         driver.kill()
+        driver.communicate()
     assert driver.returncode == code, err
     assert "Stopped. What has ended is kept; go on with: python -m casting_tune.sweep" in out
     assert f"--data {drawn} --results {results}" in out
@@ -413,11 +414,45 @@ def test_a_signal_while_ray_starts_ends_it_and_leaves_nothing(
         _, err = driver.communicate(timeout=90)
     finally:
         driver.kill()
+        driver.communicate()  # a handle that is left open fails a later test
     assert driver.returncode == code, err
     assert "Traceback" not in err
     _, alive = psutil.wait_procs(children, timeout=30)
     assert not alive
     assert not list(short.glob("ct-*"))
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_in_pythons_import_machinery_ends_the_command_a_moment_later(number: int, code: int) -> None:
+    # raised there, the lock of all imports can stay taken: Ray's import in its thread, and our end, waited for ever
+    written = "def load(module):\n    module()\n    return 'loaded'\ndef _call_with_frames_removed(f): f()"
+    bootstrap: dict[str, Any] = {}
+    exec(compile(written, "<frozen importlib._bootstrap>", "exec"), bootstrap)
+    done: list[str] = []
+
+    def inside() -> None:
+        done.append(bootstrap["load"](lambda: signal.raise_signal(number)))
+        time.sleep(20)
+        done.append("slept")
+
+    def in_a_module() -> None:  # whose own code, imported there, is ended at once
+        bootstrap["load"](lambda: bootstrap["_call_with_frames_removed"](lambda: signal.raise_signal(number)))
+        done.append("loaded twice")
+
+    before = signal.getsignal(number)
+    for act in (inside, in_a_module):
+        with pytest.raises(SystemExit) as ended, commands_sweep._ahead():
+            act()
+        assert (ended.value.code, done) == (code, ["loaded"])
+        assert signal.getsignal(number) is before
+
+
+def test_a_signal_in_a_call_of_ray_ends_the_command_with_its_own_code_too() -> None:
+    with pytest.raises(SystemExit) as ended, commands_sweep._ahead():
+        raise SystemError("returned a result with an exception set") from SystemExit(143)  # as Cython wraps it
+    assert ended.value.code == 143
+    with pytest.raises(SystemError), commands_sweep._ahead():
+        raise SystemError("a fault of an extension")
 
 
 @pytest.fixture(scope="module")
