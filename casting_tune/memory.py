@@ -6,6 +6,7 @@ Comes in: a device, bytes. Goes out: bytes; an error in the trial that asks for 
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,8 +24,16 @@ torch's own figures leave it out. 595 MiB after one matrix product (NVIDIA H100,
 rest is for kernels that are loaded later.
 """
 
-_SIGNS = ("can't allocate memory", "out of memory", "could not create a primitive", "bad_alloc")
-"""How torch, oneDNN and the C++ library word an allocation that the system refused (torch 2.14)."""
+_SIGNS = (
+    # torch: the CPU allocator on Linux and on Windows, CUDA, HIP, a mapped file
+    "can't allocate memory", "not enough memory", "out of memory", "cannot allocate memory",
+    # torch 2.15 passes on what a library of CUDA or ROCm says: CUBLAS_STATUS_ALLOC_FAILED, CUDNN_STATUS_ALLOC_FAILED,
+    # CUFFT_ALLOC_FAILED, CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED, cudaErrorMemoryAllocation
+    "alloc_failed", "allocation_failed", "errormemoryallocation",
+    # oneDNN; the C++ library
+    "could not create a primitive", "bad_alloc", "bad allocation",
+)  # fmt: skip
+"""How libraries word an allocation that was refused, in lower case; none of these raises torch.OutOfMemoryError."""
 
 
 def reset_peak(device: torch.device) -> None:
@@ -106,7 +115,10 @@ def is_shortage(error: Exception) -> bool:
 
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS)
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM  # fork(2), mmap(2)
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(sign in text for sign in _SIGNS)
 
 
 def _status(name: str) -> int | None:

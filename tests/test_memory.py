@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import sys
 
 import numpy as np
@@ -49,10 +50,53 @@ def test_less_than_the_limit_is_given_and_the_limit_goes_with_the_block() -> Non
     assert resource.getrlimit(resource.RLIMIT_DATA) == before
 
 
-def test_another_error_is_no_shortage() -> None:
-    assert memory.is_shortage(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"))
-    assert not memory.is_shortage(RuntimeError("mat1 and mat2 shapes cannot be multiplied (2x3 and 4x5)"))
-    assert not memory.is_shortage(ValueError("out of memory"))
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        MemoryError(),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        *map(
+            RuntimeError,
+            (
+                "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+                "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+                "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+                "cusolver error: CUSOLVER_STATUS_ALLOC_FAILED, when calling `cusolverDnCreate(handle)`",
+                "cuFFT error: CUFFT_ALLOC_FAILED",
+                "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported",
+                "CUDA driver error: out of memory",
+                "HIP out of memory. Tried to allocate 20.00 MiB",
+                "CUDA error: cudaErrorMemoryAllocation",
+                "[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory: you",
+                "[enforce fail at alloc_cpu.cpp:121] data. DefaultCPUAllocator: not enough memory: you tried",
+                "unable to mmap 4096 bytes from file </x>: Cannot allocate memory (12)",
+                "could not create a primitive",
+                "std::bad_alloc",
+            ),
+        ),
+    ],
+    ids=str,
+)
+def test_memory_that_ran_out_is_a_shortage_whoever_says_so(error: Exception) -> None:
+    assert memory.is_shortage(error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("mat1 and mat2 shapes cannot be multiplied (2x3 and 4x5)"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR"),
+        RuntimeError("CUDA error: an illegal memory access was encountered"),
+        ValueError("out of memory"),
+        OSError(errno.ENOENT, "No such file or directory"),
+        OSError(errno.ENOSPC, "No space left on device"),
+    ],
+    ids=str,
+)
+def test_another_error_is_no_shortage(error: Exception) -> None:
+    assert not memory.is_shortage(error)
 
 
 def test_the_memory_of_the_machine_is_what_the_system_says() -> None:

@@ -154,7 +154,12 @@ def test_a_trial_that_raises_is_a_row_with_its_error_and_without_this_persons_ho
 
 
 @pytest.mark.parametrize(
-    ("error", "status"), [(torch.OutOfMemoryError("CUDA out of memory"), "oom"), (MemoryError(), "oom")]
+    ("error", "status"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), "oom"),
+        (MemoryError(), "oom"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "oom"),
+    ],
 )
 def test_memory_that_runs_out_ends_the_trial_as_oom(
     packed: Pack, store: Store, monkeypatch: pytest.MonkeyPatch, error: Exception, status: str
