@@ -87,11 +87,14 @@ def plot_times(frame: pd.DataFrame, file: Path) -> Path:
     """Draw the seconds an epoch and the seconds a step by backbone and batch size, on logarithmic axes.
 
     Args:
-        frame: backbone, batch, epoch_s, step_s; of the study, study_epoch_s, study_step_s. What lacks is not drawn.
+        frame: backbone, batch, px, epoch_s, step_s; of the study, study_epoch_s, study_step_s. What lacks is not drawn.
+            Of several rows of a setting the first is drawn: the one with the fewest trials at once (n_at_once).
         file: a PNG.
     """
     import matplotlib
 
+    frame = frame.drop_duplicates([name for name in ("backbone", "batch", "px") if name in frame])
+    at_once = np.nan_to_num(_column(frame, "n_at_once")).max(initial=1)
     backbones = list(dict.fromkeys(frame["backbone"]))
     batches = sorted(set(frame["batch"]))
     colors = matplotlib.colormaps["viridis"](np.linspace(0, 0.8, len(batches)))
@@ -120,7 +123,8 @@ def plot_times(frame: pd.DataFrame, file: Path) -> Path:
             axes.set_xlabel(f"seconds {what} (logarithmic)")
         hollow = "hollow: the study; its epochs saw 1/2, 1/4, 1/8 of the images at batch 2, 4, 8, so compare steps"
         title = "Training time by backbone and batch size"
-        return _finish(figure, both[0], file, title=title, note=hollow if study else "")
+        notes = (f"up to {at_once:.0f} trials at once" if at_once > 1 else "", hollow if study else "")
+        return _finish(figure, both[0], file, title=title, note="; ".join(filter(None, notes)))
 
 
 def plot_thresholds(frame: pd.DataFrame, folder: Path) -> list[Path]:

@@ -30,10 +30,14 @@ HEADINGS = {
     "latency_image_s": "s/image of 32", "difference": "diff %", "effect": "effect %", "p_holm": "p Holm",
     "study_accuracy": "study acc", "study_accuracy_sd": "study sd", "study_recall": "study rec",
     "study_f1": "study F1", "study_f1_sd": "study sd F1", "study_epoch_s": "study s/ep", "study_step_s": "study s/step",
+    "n_at_once": "at once", "n_threads": "threads",
 }  # fmt: skip
-NAMES = ("row", "other", "backbone", "augmentation", "batch", "factor", "level", "threshold", "seed", "fold")
-WORDS = ("row", "other", "backbone", "augmentation", "weights", "factor", "level", "about")
+NAMES = (
+    "row", "other", "backbone", "augmentation", "batch", "n_at_once", "factor", "level", "threshold", "seed", "fold",
+)  # fmt: skip
+WORDS = ("row", "other", "backbone", "augmentation", "weights", "factor", "level", "about", "device")
 HIDDEN = ("kind", "named", "best", "wilson_low", "wilson_high", "n_leaked", "validation_accuracy", "low", "high")
+IF_SEVERAL = ("weights", "px", "fold", "device", "n_threads")
 PERCENT = (
     "accuracy", "recall", "precision", "rate", "accuracy_sd", "recall_sd", "precision_sd", "rate_sd", "upper",
     "difference", "effect",
@@ -61,7 +65,7 @@ def _redundant(frame: pd.DataFrame) -> set[str]:
     empty = {str(name) for name in frame.columns if frame[name].isna().all() and name != "accuracy"}
     if "leaked_accuracy" in empty:
         empty.add("clean_accuracy")  # then all test images are
-    same = {name for name in ("weights", "px", "fold") if name in frame and frame[name].nunique() <= 1}
+    same = {name for name in IF_SEVERAL if name in frame and frame[name].nunique() <= 1}
     if "named" not in frame:
         return empty | same
     parts = [name for name in ("backbone", "augmentation", "batch") if frame[name].nunique() > 1]

@@ -1,6 +1,6 @@
 """What training and inference take: seconds a step, an image, an epoch; latency.
 
-Comes in: the answers of a run. Goes out: one table, of trials alone that had their device for themselves.
+Comes in: the answers of a run. Goes out: one table, in which each row says how many trials ran at once.
 """
 
 from __future__ import annotations
@@ -16,38 +16,54 @@ from casting_tune.backbones import BACKBONES
 from casting_tune.store import Store
 
 STUDY_EPOCH_IMAGES = {2: 2654, 4: 1324, 8: 664}  # its steps were divided by the batch size twice: STUDY.md, finding 2
+COLUMNS = [
+    "backbone", "batch", "px", "n_at_once", "device", "n_threads", "n", "step_s", "image_s", "epoch_s", "n_images",
+    "n_steps", "latency_one_s", "latency_image_s", "study_epoch_s", "study_step_s",
+]  # fmt: skip
 
 
 def timing(store: Store, sweep: str, *, run_id: str | None = None, positive: Positive = "defective") -> Table:
-    """Seconds a step, an image and an epoch of training, and latency, from trials that had their device alone.
+    """Seconds a step, an image and an epoch of training, and latency: medians over the trials and the timing passes.
 
-    An epoch is all training images once, worked out from the seconds an image. `study_step_s` is the study's seconds an
-    epoch over its steps; its epochs were shorter (`STUDY_EPOCH_IMAGES`), so only steps compare.
+    A network, batch size and image size has a row for each place where its trials ran: `n_at_once`, how many trials
+    might run at the same time there (1 had the device alone, as a timing pass has), `device`, `n_threads`. The fewest
+    at once come first. An epoch is all training images once, worked out from the seconds an image. `study_step_s` is
+    the study's seconds an epoch over its steps; its epochs were shorter (`STUDY_EPOCH_IMAGES`), so only steps compare.
     """
     found = answers.load(store, sweep, run_id)
     asked = found.asked[found.asked["kind"].isin(["cell", "timing"])]
-    alone = found.completed(asked)
-    alone = alone[alone["n_at_once"] == 1]
-    devices = sorted(set(alone["device"]))
-    alone = alone[alone["device"] == devices[0]] if devices else alone
+    timed = found.completed(asked)
     whole = found.completed(asked[asked["kind"] == "cell"])["n_train"].max()
-    by_setting = asked.groupby(["backbone", "batch_size", "image_px"], sort=False)
-    rows = [_row(cells, alone.loc[alone.index.isin(cells["cell_id"])], whole) for _, cells in by_setting]
+    settings = [cells for _, cells in asked.groupby(["backbone", "batch_size", "image_px"], sort=False)]
+    rows = []
+    for cells in settings:
+        own = timed[timed.index.isin(cells["cell_id"])]
+        places = [part for _, part in own.groupby(["n_at_once", "device", "n_threads"], dropna=False)]
+        rows += [_row(cells, part, whole) for part in places or [own]]
+    frame = pd.DataFrame(rows, columns=COLUMNS).astype({"n_at_once": "Int64", "n_threads": "Int64"})
     notes = [*answers.notes(found, positive)]
-    notes.append(f"Timed: {answers.device(alone)}." if len(alone) else "No trial had its device alone.")
-    missing = sum(row["n"] == 0 for row in rows)
+    if len(timed):
+        notes.append(f"Timed: {answers.device(timed)}.")
+    missing = int((frame["n"] == 0).sum())
     if missing:
-        notes.append(f"{missing} of {len(rows)} rows are not measured: run the sweep with --timing.")
+        notes.append(f"{missing} of {len(settings)} settings have no completed trial.")
+    fewest = frame.groupby(["backbone", "batch", "px"], sort=False)["n_at_once"].min()
+    beside = int((fewest > 1).sum())
+    if beside:
+        notes.append(
+            f"{beside} of {len(settings)} settings were timed beside other trials only, which makes a step longer: "
+            "--timing adds a pass that has the device alone."
+        )
     if any(row["study_epoch_s"] is not None for row in rows):
         notes.append(
             "The study's epochs saw a half, a quarter and an eighth of the images (2,654, 1,324 and 664 at batch size "
             "2, 4 and 8): compare seconds a step."
         )
-    return Table(title=f"{sweep}: training and inference times", notes=tuple(notes), frame=pd.DataFrame(rows))
+    return Table(title=f"{sweep}: training and inference times", notes=tuple(notes), frame=frame)
 
 
 def _row(cells: pd.DataFrame, timed: pd.DataFrame, whole: float) -> dict[str, Any]:
-    """Return one setting's times; `whole` is how many images an epoch of the sweep has (NaN: no trial has ended)."""
+    """Return one setting's times in one place; `whole` is how many images an epoch has (NaN: no trial has ended)."""
     first = cells.iloc[0]
     batch, known = int(first["batch_size"]), BACKBONES.get(first["backbone"])
     study_s = next((figures["epoch_s"] for figures in cells["figures"] if "epoch_s" in figures), None)
@@ -56,6 +72,7 @@ def _row(cells: pd.DataFrame, timed: pd.DataFrame, whole: float) -> dict[str, An
         "backbone": known.study_name if known else first["backbone"],
         "batch": batch,
         "px": int(first["image_px"]),
+        **{name: timed[name].iloc[0] if len(timed) else None for name in ("n_at_once", "device", "n_threads")},
         "n": len(timed),
         "step_s": timed["step_s"].median(),
         "image_s": timed["image_s"].median(),

@@ -52,6 +52,14 @@ def size(file: Path) -> tuple[int, int]:
     return width, height
 
 
+def test_a_setting_is_drawn_as_it_was_timed_with_the_fewest_trials_at_once(tmp_path):
+    alone = timed(["a"]).assign(n_at_once=1)
+    both = pd.concat([alone, alone.assign(step_s=9.0, n_at_once=4)])
+    one = charts.plot_times(alone, tmp_path / "x.png").read_bytes()
+    assert charts.plot_times(both, tmp_path / "x.png").read_bytes() == one
+    assert charts.plot_times(alone.assign(n_at_once=4), tmp_path / "x.png").read_bytes() != one  # and says so
+
+
 def test_names_from_files_draw_whatever_is_in_them(tmp_path):
     charts.plot_metrics(measured(HOSTILE), tmp_path / "metrics.png", title=" ".join(HOSTILE))
     charts.plot_times(timed(HOSTILE), tmp_path / "times.png")
