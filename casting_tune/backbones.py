@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -248,17 +248,49 @@ def check_size(name: str, image_px: int) -> None:
         return
     if name == SMALL and image_px >= TRIED_PX[0]:
         return
-    import torch
-
-    with torch.device("meta"), _stream(0, "size"):
-        network = _network(name, "none", in_channels=3)
-    if _takes(network, image_px):
+    if _takes(name, image_px):
         return
-    others = [px for px in TRIED_PX if _takes(network, px)]
+    others = [px for px in TRIED_PX if _takes(name, px)]
     if not others:
         raise UsageError(f"'{name}' takes no square images of {TRIED_PX[0]} to {TRIED_PX[-1]} px: use another network.")
     way_out = f"the smallest is {others[0]}" if image_px < others[0] else f"it takes {', '.join(map(str, others))}"
     raise UsageError(f"image_px {image_px} does not go through '{name}': {way_out} (of the usual sides).")
+
+
+def fewest_images(name: str, image_px: int) -> int:
+    """Return how many images a training step needs at least to go through the network: 1 or 2.
+
+    Batch normalisation in training needs two values a channel: two images where its maps have one pixel. The head has
+    none.
+    """
+    return 1 if _takes(name, image_px, n_images=1) else 2
+
+
+@cache
+def check_batch(name: str, image_px: int, batch_size: int) -> None:
+    """Raise UsageError where a training step cannot go through with so few images of this side.
+
+    Two images always can where the side is right (`check_size`). A last batch of one image joins the batch before it
+    (`loader.batches`), so that batches of one image come of batch_size 1 alone.
+    """
+    if batch_size >= 2 or fewest_images(name, image_px) == 1:
+        return
+    larger = next((px for px in TRIED_PX if px > image_px and _takes(name, px, n_images=1)), None)
+    way_out = f", or image_px = {larger}" if larger else ""
+    raise UsageError(
+        f"batch_size must be at least 2 for '{name}' at image_px {image_px}, where its batch normalisation gets one "
+        f"value per channel and image; got {batch_size}. Use batch_size = 2{way_out}."
+    )
+
+
+@lru_cache(maxsize=4)
+def _on_meta(name: str) -> Any:
+    """Return a network without weights on torch's meta device, where nothing is computed, ready to train."""
+    import torch
+
+    check_name(name)
+    with torch.device("meta"), _stream(0, "size"):
+        return _network(name, "none", in_channels=3)
 
 
 def weights_id(name: str, weights: str) -> str:
@@ -439,15 +471,16 @@ def _is_without(name: str, weights: str) -> bool:
     return pretrained.stored_names(weights) == {key for key in whole.state_dict() if not key.startswith(f"{part}.")}
 
 
-def _takes(network: nn.Module, image_px: int) -> bool:
-    """Return whether a batch of two images goes through a network that stands on the meta device."""
+def _takes(name: str, image_px: int, *, n_images: int = 2) -> bool:
+    """Return whether a training batch of so many images goes through a network."""
     import torch
 
+    network = _on_meta(name)
     try:
-        features = network(torch.empty(2, 3, image_px, image_px, device="meta"))
+        features = network(torch.empty(n_images, 3, image_px, image_px, device="meta"))
     except (RuntimeError, ValueError, AssertionError):  # torch: too small for a layer; timm: not its one size
         return False
-    return bool(features.ndim == 2 and features.numel() > 0)
+    return bool(features.ndim == (4 if name in BACKBONES else 2) and features.numel() > 0)
 
 
 def _source(name: str) -> pretrained.Source:

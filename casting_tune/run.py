@@ -96,7 +96,8 @@ def run_trial(
         raise
     except Exception as error:  # whatever a network, driver or kernel raises: the row keeps it, the sweep goes on
         status = _status(error)
-        row |= rows.failure(f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error)))
+        told = _after_shortage(config, allowance.micro_batch or config.batch_size) if status == "oom" else ""
+        row |= rows.failure(f"{told}{type(error).__name__}: {error}", "".join(traceback.format_exception(error)))
     else:
         step("trial has predicted")
         row |= measured | rows.score(predictions)
@@ -196,6 +197,23 @@ def _until_stopped(store: Store, cell: str, next_attempt: int, now: datetime, *,
         "duration_s": duration_s,
         "resumed_from": min(epoch["epoch"] for epoch in own) - 1,
     }
+
+
+def halved(config: TrialConfig, n_images: int) -> int | None:
+    """Return half as many images at a time; None: the network cannot train with so few."""
+    half = n_images // 2
+    few = half == 0 or (half == 1 and backbones.fewest_images(config.backbone, config.image_px) > 1)
+    return None if few else half
+
+
+def _after_shortage(config: TrialConfig, n_images: int) -> str:
+    """Return what to change where memory ran out and the batch cannot go through the network in smaller parts."""
+    if config.backbone.startswith(BASELINE) or halved(config, n_images) is not None:
+        return ""
+    return (
+        f"Memory ran out with {n_images} image{'s' * (n_images > 1)} at a time, the fewest with which "
+        f"'{config.backbone}' can be trained at image_px {config.image_px}: use a smaller image_px. "
+    )
 
 
 def check(config: TrialConfig, pack: Pack, groups: NDArray[np.int64] | None = None) -> tuple[int, int, int]:

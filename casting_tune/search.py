@@ -43,7 +43,8 @@ class Chosen:
 def corners(search: Search) -> tuple[TrialConfig, ...]:
     """Return configurations at the ends of every range and at every choice: all that a check up front has to look at.
 
-    All combinations where these are few; else each value once, with the first values of the others.
+    All combinations where these are few; else those of what decides whether a batch goes through a network, and each
+    other value once, with the first values of the others.
 
     Raises:
         UsageError: a combination that no network can be trained with.
@@ -55,7 +56,12 @@ def corners(search: Search) -> tuple[TrialConfig, ...]:
         settings = [dict(zip(ends, values, strict=True)) for values in itertools.product(*ends.values())]
     else:
         first = {name: values[0] for name, values in ends.items()}
-        settings = [{**first, name: value} for name, values in ends.items() for value in values]
+        sizes = [name for name in ("backbone", "image_px", "batch_size") if name in ends]
+        settings = [
+            {**first, **dict(zip(sizes, values, strict=True))}
+            for values in itertools.product(*(ends[name] for name in sizes))
+        ]
+        settings += [{**first, name: value} for name, values in ends.items() if name not in sizes for value in values]
     return tuple(dict.fromkeys(space.chosen(search, _active(search, values)) for values in settings))
 
 

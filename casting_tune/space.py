@@ -171,9 +171,10 @@ def check(sweep: Sweep) -> None:
 
 
 def sized(sweep: Sweep) -> Sweep:
-    """Return a sweep with those cells among the invalid whose images do not go through their `timm:` network.
+    """Return a sweep with those cells among the invalid whose batches do not go through their network in training.
 
-    For most that needs torch and timm, whose import takes seconds; of the other backbones `read` has checked it.
+    For most `timm:` networks and for batches of one image that needs torch and timm, whose import takes seconds; the
+    sizes of the other backbones `read` has checked.
 
     Raises:
         UsageError: no cell is left.
@@ -182,6 +183,7 @@ def sized(sweep: Sweep) -> Sweep:
     for cell in sweep.cells:
         try:
             backbones.check_size(cell.config.backbone, cell.config.image_px)
+            backbones.check_batch(cell.config.backbone, cell.config.image_px, cell.config.batch_size)
             cells.append(cell)
         except UsageError as error:
             invalid.append(str(error))

@@ -295,17 +295,21 @@ def _of_this_run(work: Work, pack: Pack, task: Task) -> list[dict[str, Any]]:
 def _after_oom(work: Work, task: Task, before: Sequence[dict[str, Any]]) -> Allowance:
     """Return a trial's allowance, with half as many images at a time as when memory ran out, if that is asked for.
 
-    A share of a GPU that was too small counts for nothing: only a whole one can be.
+    They are never fewer than the network can be trained with: then the allowance stays that of the last attempt. A
+    share of a GPU that was too small counts for nothing: only a whole one can be.
     """
     if task.may_have_more:
         return replace(work.allowance, gpu_share=task.gpus or 1.0)
     out = [
         row for row in before if row["status"] == "oom" and (task.gpus is None or row.get("gpus") in (None, task.gpus))
     ]
-    short = [row.get("micro_batch") or task.config.batch_size for row in out]
-    if work.on_oom == "fail" or not short:
+    if work.on_oom == "fail" or not out:
         return work.allowance
-    return replace(work.allowance, micro_batch=max(1, min(short) // 2))
+    least = min(row.get("micro_batch") or task.config.batch_size for row in out)
+    half = run.halved(task.config, least)
+    if half is None:  # the network cannot train with fewer: once more as it was, or the trial's end
+        half = least if least < task.config.batch_size else None
+    return replace(work.allowance, micro_batch=half)
 
 
 @cache

@@ -221,6 +221,40 @@ def test_building_checking_and_loading_leave_every_global_generator_alone(tmp_pa
     assert before[1:] == (random.getstate(), np.random.get_state()[1].tolist())
 
 
+@pytest.mark.parametrize(
+    ("name", "image_px", "way_out"),
+    [
+        ("inceptionv3", 96, "Use batch_size = 2, or image_px = 112."),
+        ("inception_resnet_v2", 96, "Use batch_size = 2, or image_px = 112."),
+        ("resnet50", 32, "Use batch_size = 2, or image_px = 48."),
+        ("timm:resnet10t", 32, "Use batch_size = 2, or image_px = 48."),
+        ("timm:test_vit.r160_in1k", 160, ""),
+        ("vgg16", 32, ""),  # no batch normalisation
+        ("resnet50", 64, ""),
+    ],
+)
+def test_a_batch_of_one_image_is_refused_exactly_where_a_training_step_with_it_fails(
+    name: str, image_px: int, way_out: str
+) -> None:
+    device = torch.device("cpu" if name.startswith("timm:") else "meta")  # the others are large: 40 s on the CPU
+    with device:
+        model = build(name, dense=8, dropout=0.1).train()
+    backbones.check_batch(name, image_px, 2)
+    model(torch.zeros(2, 3, image_px, image_px, device=device))
+    if not way_out:
+        backbones.check_batch(name, image_px, 1)
+        model(torch.zeros(1, 3, image_px, image_px, device=device))
+        return
+    with pytest.raises(
+        UsageError, match=f"batch_size must be at least 2 for '{name}' at image_px {image_px}.*{way_out}$"
+    ):
+        backbones.check_batch(name, image_px, 1)
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        model(torch.zeros(1, 3, image_px, image_px, device=device))
+    side = int(way_out.rpartition(" ")[2].rstrip("."))
+    model(torch.zeros(1, 3, side, side, device=device))
+
+
 def test_the_networks_in_timms_source_are_those_of_its_registry() -> None:
     assert backbones._written() == set(timm.list_models()) - {"casting_nasnet_mobile"}
 

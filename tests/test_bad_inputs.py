@@ -58,6 +58,10 @@ FIXED = HEAD + "[fixed]\nbackbone = 'timm:test_resnet.r160_in1k'\nweights = 'non
 LIMITS = FIXED + "[limits]\n"
 
 SWEEP_FILES: dict[str, tuple[str | bytes, tuple[str, ...]]] = {
+    "batches of one image that batch normalisation cannot take": (
+        FIXED + "batch_size = 1\n",
+        ("batch_size must be at least 2 for 'timm:test_resnet.r160_in1k' at image_px 32", "Use batch_size = 2"),
+    ),
     "empty": ("", ("'question'", "Field required")),
     "no TOML": ("question: ?", ("bad.toml is not TOML",)),
     "not UTF-8": (b"question = '\xff'", ("bad.toml is not TOML",)),

@@ -145,6 +145,20 @@ def test_a_size_that_no_cell_of_a_search_could_train_is_refused_in_its_plan_too(
     assert not (hunt.parent / "results" / "packs").exists()  # and before images are packed
 
 
+def test_of_a_wide_space_all_sizes_of_batches_are_checked_together(hunt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "MOST_CORNERS", 1)
+    sizes = 'backbone = { choices = ["vgg16", "resnet50"] }\nimage_px = { choices = [64, 32] }\n'
+    hunt.write_text(
+        (HEAD + SEARCH).replace('backbone = "timm:test_resnet.r160_in1k"\n', "").replace("image_px = 32\n", "")
+        + sizes
+        + "batch_size = { low = 1, high = 8 }\n"
+    )
+    read = space.read(str(hunt)).search
+    assert read is not None
+    found = {(config.backbone, config.image_px, config.batch_size) for config in search.corners(read)}
+    assert found == {(name, px, n) for name in ("vgg16", "resnet50") for px in (32, 64) for n in (1, 8)}
+
+
 def test_more_trials_in_the_file_are_more_trials_and_the_old_ones_stay(
     hunt: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

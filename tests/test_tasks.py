@@ -74,9 +74,50 @@ def never_fits(config: TrialConfig, packed: Pack, store: Store, **more: Any) -> 
 
 def test_accumulation_gives_up_at_one_image_at_a_time(packed: Pack, store: Store) -> None:
     events: list[Event] = []
-    scheduling.run_inline(work(store, CONFIG, trial=never_fits, on_oom="accumulate"), packed, on_event=events.append)
+    wide = replace(CONFIG, image_px=64)  # 2 x 2 maps: batch normalisation takes one image
+    scheduling.run_inline(work(store, wide, trial=never_fits, on_oom="accumulate"), packed, on_event=events.append)
     assert [status for _, status, _ in endings(events)] == ["oom"] * 5  # 16, 8, 4, 2, 1
     assert endings(events)[-1] == (0, "oom", False)
+
+
+def test_accumulation_gives_up_at_the_fewest_images_that_can_be_trained_with(packed: Pack, store: Store) -> None:
+    events: list[Event] = []
+    asked = work(store, replace(CONFIG, batch_size=8), trial=never_fits, on_oom="accumulate")
+    scheduling.run_inline(asked, packed, on_event=events.append)
+    assert endings(events) == [
+        (0, "oom", True),
+        (0, "oom", True),
+        (0, "oom", False),
+    ]  # 8, 4, 2: of 1 x 1 maps, one image cannot train
+
+
+@pytest.mark.parametrize(
+    ("backbone", "image_px", "batch_size", "told"),
+    [
+        ("timm:resnet10t", 32, 2, "Memory ran out with 2 images at a time, the fewest with which 'timm:resnet10t' can"),
+        ("timm:resnet10t", 64, 1, "Memory ran out with 1 image at a time, the fewest with which 'timm:resnet10t' can"),
+        ("timm:resnet10t", 64, 2, "MemoryError: no more"),  # halves of one image can be trained with
+        ("timm:resnet10t", 32, 4, "MemoryError: no more"),
+    ],
+)
+def test_a_batch_that_cannot_be_halved_is_told_in_the_row(
+    backbone: str,
+    image_px: int,
+    batch_size: int,
+    told: str,
+    packed: Pack,
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def shortage(*_: Any, **__: Any) -> None:
+        raise MemoryError("no more")
+
+    monkeypatch.setattr(run, "_train", shortage)
+    config = replace(CONFIG, backbone=backbone, image_px=image_px, batch_size=batch_size)
+    row = run.run_trial(config, packed, store, sweep="s", label="l", place=Place())
+    assert row["status"] == "oom"
+    assert row["error"].startswith(told)
+    assert "MemoryError: no more" in row["error"]
 
 
 def completes(config: TrialConfig, packed: Pack, store: Store, **more: Any) -> dict[str, Any]:
