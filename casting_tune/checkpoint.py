@@ -49,7 +49,9 @@ def kept_epoch(file: Path) -> Epoch | None:
     """Return the epoch that kept weights are of; None where there is no file."""
     from safetensors import safe_open
 
-    if not file.exists():
+    try:
+        file.open("rb").close()  # safetensors reports an unreadable file as missing
+    except FileNotFoundError:
         return None
     with safe_open(file, framework="np") as held:
         told = held.metadata()

@@ -106,7 +106,8 @@ def _run(app: typer.Typer, name: str) -> None:
         if error.filename is None:
             _let_go_of_stdout()
         what = "the output" if error.filename is None else f"'{error.filename}'"
-        terminal.complain(f"Cannot use {what}: {error.strerror or error}. Name another place, or make room there.")
+        way_out = "make room there" if not isinstance(error, PermissionError) else "give this account permission"
+        terminal.complain(f"Cannot use {what}: {error.strerror or error}. Name another place, or {way_out}.")
         sys.exit(StoreError.exit_code)
     sys.exit(code if isinstance(code, int) else 0)
 

@@ -67,6 +67,13 @@ class TimeUp(CastingTuneError):
     """A trial that took longer than it may."""
 
 
+def unreadable(what: object, error: OSError) -> str:
+    """Return "Cannot read '<what>': ..." and what to do; a file without permission is not missing, nor broken."""
+    if isinstance(error, PermissionError):
+        return f"Cannot read '{what}': permission denied. Give this account read permission."
+    return f"Cannot read '{what}': {error.strerror or error}. Check the path and the disk."
+
+
 def unknown(kind: str, value: str, known: Iterable[str]) -> str:
     """Return "Unknown <kind> '<value>'. ..." with the nearest known spelling, or with all of them."""
     names = sorted(known)

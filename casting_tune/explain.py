@@ -16,7 +16,7 @@ import numpy as np
 
 from casting_tune import backbones, canvas, decode, export, graph, predict, reproduce
 from casting_tune.cells import Cell
-from casting_tune.errors import StoreError, UsageError
+from casting_tune.errors import StoreError, UsageError, unreadable
 from casting_tune.store import Store
 
 if TYPE_CHECKING:
@@ -58,7 +58,9 @@ def open_export(folder: Path) -> tuple[graph.Decider, dict[str, Any]]:
     try:
         for name, file in parts.items():
             cast("torch.nn.Module", getattr(model, name)).load_state_dict(load_file(folder / file))
-    except (OSError, RuntimeError) as error:
+    except OSError as error:
+        raise StoreError(unreadable(folder, error)) from error
+    except RuntimeError as error:
         raise StoreError(
             f"The weights in '{folder}' do not fit '{told['backbone']}'. Export the cell again."
         ) from error

@@ -219,12 +219,12 @@ def decision(cell: Cell, *, threshold: float, rule: str) -> dict[str, Any]:
 
 def _save_weights(cell: Cell, model: nn.Module, folder: Path) -> None:
     """Write backbone and head, and what timm needs to open the backbone as `local-dir:`."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     for name, file in (("backbone", "model.safetensors"), ("head", "head.safetensors")):
         part = cast("nn.Module", getattr(model, name))
         tensors = {key: value.detach().cpu().contiguous() for key, value in part.state_dict().items()}
-        save_file(tensors, folder / file, metadata={"format": "pt"})
+        (folder / file).write_bytes(save(tensors, metadata={"format": "pt"}))  # save_file writes with mode 0600
     config = cell.config
     _save_json(
         folder / "config.json",

@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import logging
+import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from casting_tune.errors import ImagesError, UsageError
+from casting_tune.errors import ImagesError, UsageError, unreadable
 
 HANDLE = "ravirajsinh45/real-life-industrial-dataset-of-casting-product"
 PAGE = f"https://www.kaggle.com/datasets/{HANDLE}"
@@ -78,6 +79,8 @@ def check(folder: Path) -> Castings:
         ImagesError: there is none, or an image is missing, changed or too many.
     """
     again = f"Download the images again from {PAGE}."
+    if folder.is_dir() and not os.access(folder, os.R_OK | os.X_OK):  # rglob would find nothing there
+        raise ImagesError(unreadable(folder, PermissionError()))
     found = sorted(test.parent.parent for test in folder.rglob("test/def_front"))
     if not found:
         raise ImagesError(f"There are no castings in '{folder}': no test/def_front in or below it. {again}")

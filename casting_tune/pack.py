@@ -26,7 +26,7 @@ import numpy as np
 
 from casting_tune import decode, layout
 from casting_tune.decode import Picture, one_line
-from casting_tune.errors import ImagesError, UsageError
+from casting_tune.errors import ImagesError, UsageError, unreadable
 from casting_tune.layout import File, Folder
 
 if TYPE_CHECKING:
@@ -159,6 +159,8 @@ def open_pack(folder: Path) -> Pack:
             f"'{folder}' is not a pack: it lacks {Path(error.filename).name}. Name a folder in packs/; if it is one, "
             "remove it and pack the images again."
         ) from error
+    except PermissionError as error:
+        raise ImagesError(unreadable(error.filename or folder, error)) from error
     except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
         raise ImagesError(f"The pack '{folder}' is damaged ({one_line(str(error))}). {way_out}") from error
     return pack

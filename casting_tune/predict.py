@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from casting_tune import decode
-from casting_tune.errors import ImagesError, StoreError, UsageError
+from casting_tune.errors import ImagesError, StoreError, UsageError, unreadable
 from casting_tune.inert import in_csv
 
 VERSION = 1
@@ -151,12 +151,14 @@ def check_sums(folder: Path) -> None:
 
     Raises:
         UsageError: the folder is no export.
-        StoreError: a file is missing or changed.
+        StoreError: a file is missing, changed or unreadable.
     """
     try:
         lines = (folder / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
-    except OSError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise UsageError(f"'{folder}' is no export: it has no SHA256SUMS. casting-tune export writes one.") from error
+    except OSError as error:
+        raise StoreError(unreadable(folder / "SHA256SUMS", error)) from error
     sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines) if name}
     missing = {"network.onnx", "decision.json", "model.safetensors", "head.safetensors"} - set(sums)
     if missing:
@@ -165,8 +167,10 @@ def check_sums(folder: Path) -> None:
         try:
             with (folder / Path(name).name).open("rb") as stream:
                 found = hashlib.file_digest(stream, "sha256").hexdigest()
-        except OSError as error:
+        except FileNotFoundError as error:
             raise StoreError(f"'{folder}' lacks {name}, which SHA256SUMS names. Export the cell again.") from error
+        except OSError as error:
+            raise StoreError(unreadable(folder / name, error)) from error
         if found != expected:
             raise StoreError(f"{name} in '{folder}' is not the file that was exported. Export the cell again.")
 
@@ -180,7 +184,9 @@ def read_decision(folder: Path) -> dict[str, Any]:
     try:
         told: dict[str, Any] = json.loads((folder / "decision.json").read_text(encoding="utf-8"))
         version = told["version"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except OSError as error:
+        raise StoreError(unreadable(folder / "decision.json", error)) from error
+    except (ValueError, KeyError, TypeError) as error:
         raise StoreError(f"decision.json in '{folder}' cannot be read. Export the cell again.") from error
     if version != VERSION:
         raise StoreError(f"'{folder}' is an export of version {version}, and this casting_tune runs {VERSION}.")
@@ -191,16 +197,19 @@ def find(paths: Sequence[Path]) -> list[Path]:
     """Return the image files of files and folders: a folder's are those below it, in the order of their names.
 
     Raises:
-        ImagesError: a path is not there, or there is no image at all.
+        ImagesError: a path is not there or cannot be read, or there is no image at all.
     """
     files: list[Path] = []
     for path in paths:
-        if path.is_dir():
-            files += _images_below(path)
-        elif path.exists():
-            files.append(path)
-        else:
-            raise ImagesError(f"'{path}' is not there. Name image files, or folders of them.")
+        try:
+            if path.is_dir():
+                files += _images_below(path, on_error=_raise)
+            elif path.exists():
+                files.append(path)
+            else:
+                raise ImagesError(f"'{path}' is not there. Name image files, or folders of them.")
+        except OSError as error:
+            raise ImagesError(unreadable(error.filename or path, error)) from error
     if not files:
         raise ImagesError(f"No image in {', '.join(repr(str(path)) for path in paths)} ({', '.join(decode.SUFFIXES)}).")
     return files
@@ -342,12 +351,17 @@ def unfit(picture: decode.Picture, told: dict[str, Any]) -> str:
     return ""
 
 
-def _images_below(folder: Path) -> list[Path]:
+def _images_below(folder: Path, *, on_error: Callable[[OSError], None] | None = None) -> list[Path]:
+    """Return the image files below a folder, sorted; `on_error` is called for a folder that cannot be read."""
     suffixes = {f".{suffix}" for suffix in decode.SUFFIXES}
-    found: Iterable[Path] = folder.rglob("*")
+    found = (Path(inside, name) for inside, _, names in os.walk(folder, onerror=on_error) for name in names)
     return sorted(
         file for file in found if file.suffix.lower() in suffixes and not file.name.startswith(".") and file.is_file()
     )
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _stamp(file: Path) -> tuple[int, ...] | None:

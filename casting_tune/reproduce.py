@@ -20,7 +20,7 @@ import numpy as np
 
 from casting_tune import backbones, cells, run
 from casting_tune.cells import Cell
-from casting_tune.errors import CastingTuneError, ResourcesError, StoreError
+from casting_tune.errors import CastingTuneError, ResourcesError, StoreError, unreadable
 from casting_tune.rows import Place
 from casting_tune.store import Store
 from casting_tune.trial import Allowance, Epoch
@@ -139,8 +139,11 @@ def _opened(cell: Cell, store: Store) -> nn.Module:
         seed=config.seed,
     )
     try:
+        file.open("rb").close()  # safetensors reports an unreadable file as missing
         model.load_state_dict(load_file(file))
-    except (OSError, SafetensorError, RuntimeError) as error:
+    except OSError as error:
+        raise StoreError(unreadable(file, error)) from error
+    except (SafetensorError, RuntimeError) as error:
         reason = str(error).splitlines()[0][:200]
         named = store.shown(file.relative_to(store.root).as_posix())
         raise StoreError(

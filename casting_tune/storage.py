@@ -78,7 +78,7 @@ class Folder:
 
     def there(self, names: Sequence[str]) -> list[str]:
         """Return those of some names that files have, in their order: a look at each, at no other file."""
-        return [name for name in names if os.path.isfile(os.path.join(self.root, name))]  # noqa: PTH113, PTH118
+        return [name for name in names if _is_there(os.path.join(self.root, name))]  # noqa: PTH118
 
     def source(self, name: str) -> Any:
         """Return what a Parquet reader opens."""
@@ -382,6 +382,15 @@ def reason(error: OSError) -> str:
 def _raise(error: OSError) -> None:
     if not isinstance(error, FileNotFoundError):
         raise error
+
+
+def _is_there(file: str) -> bool:
+    """Say whether a file is there. A folder that cannot be searched is an error: it may hold the file."""
+    try:
+        os.stat(file)  # noqa: PTH116
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def _same(descriptor: int, file: Path) -> bool:

@@ -30,7 +30,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from casting_tune import gathered, storage
-from casting_tune.errors import StoreError
+from casting_tune.errors import StoreError, unreadable
 from casting_tune.schema import DEFAULTS, SCHEMA_VERSION, SCHEMAS, VERSION_KEY
 from casting_tune.scrub import scrub
 from casting_tune.storage import Bucket, Folder, Held, Lost
@@ -246,6 +246,8 @@ class Store:
     def _unreadable(self, file: str, error: Exception) -> StoreError:
         if isinstance(error, OSError) and storage.remote(error):
             return StoreError(f"{self.address} does not answer: {storage.reason(error)}. Try again.")
+        if isinstance(error, PermissionError):
+            return StoreError(unreadable(self._place.path(file), error))
         return StoreError(
             f"{self.shown(file)} cannot be read as a store file ({str(error).splitlines()[0][:200]}). Move it "
             f"away with 'casting-tune store verify --quarantine --results {self.address}'; its cell will run again."

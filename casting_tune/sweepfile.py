@@ -28,7 +28,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from casting_tune import augment
-from casting_tune.errors import UsageError, unknown
+from casting_tune.errors import UsageError, unknown, unreadable
 from casting_tune.metrics import METRICS, RANKING
 from casting_tune.trial import RESOLVED, TrialConfig
 
@@ -179,6 +179,8 @@ def read(path: Path) -> File:
         part = File.model_validate(tomllib.loads(path.read_text(encoding="utf-8-sig")))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{where} is not TOML: {error}.") from error
+    except OSError as error:
+        raise UsageError(unreadable(path, error)) from error
     except RecursionError as error:
         raise UsageError(f"{where} is nested too deeply to be a sweep file.") from error
     except ValidationError as error:
@@ -204,6 +206,8 @@ def check_settings(settings: Settings, where: str) -> None:
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
+    except PermissionError as error:
+        raise UsageError(unreadable(path, error)) from error
     except OSError:  # a name that is too long for a file system names no file
         return False
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from casting_tune.errors import UsageError, WeightsError, unknown
+from casting_tune.errors import UsageError, WeightsError, unknown, unreadable
 
 REACH_S = 5.0
 """How long a server may take to say whether it has the weights. The hub's own way waits up to 70 s."""
@@ -97,7 +97,14 @@ def find_folder(weights: str) -> Path:
     if kind != "local-dir" or not path:
         raise UsageError(unknown("weights", weights, ("imagenet", "none", "local-dir:DIR")))
     folder = Path(path).expanduser()
-    missing = [file for file in ("config.json", SAFE_FILE) if not (folder / file).is_file()]
+    missing = []
+    for file in ("config.json", SAFE_FILE):
+        try:
+            (folder / file).open("rb").close()  # safetensors reports an unreadable file as missing
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            missing.append(file)
+        except OSError as error:
+            raise WeightsError(f"'{weights}': {unreadable(folder / file, error)}") from error
     if missing:
         what = f"has no {' and no '.join(missing)}" if folder.is_dir() else "is no folder"
         raise WeightsError(f"'{weights}': {folder} {what}. {_FORM}")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
@@ -60,6 +61,23 @@ def packed(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Pack:
 def store(tmp_path: Path) -> Store:
     """An empty store."""
     return Store(tmp_path / "results")
+
+
+@pytest.fixture
+def refuse(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+    """What makes the system refuse to open a file, as it does for another account; tests run as root, who may all."""
+    real = io.open
+
+    def refuse(refused: Path) -> None:
+        def opened(file: object, *words: object, **more: object) -> object:
+            if isinstance(file, (str, os.PathLike)) and Path(file) == refused:
+                raise PermissionError(13, "Permission denied", str(file))
+            return real(file, *words, **more)  # type: ignore[call-overload]
+
+        monkeypatch.setattr("io.open", opened)
+        monkeypatch.setattr("builtins.open", opened)
+
+    return refuse
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from casting_tune import backbones
+from casting_tune import weights as weights_room
 from casting_tune.errors import UsageError, WeightsError
 
 TRAINABLE = {
@@ -474,6 +475,14 @@ def test_a_folder_that_does_not_fit_is_told_in_one_line(tmp_path: Path) -> None:
         with pytest.raises(WeightsError, match=re.escape(message)) as caught:
             backbones.weights_id(name, folder)
         assert "\n" not in str(caught.value)
+
+
+def test_weights_that_may_not_be_read_are_not_called_missing(tmp_path: Path, refuse: Callable[[Path], None]) -> None:
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).touch()
+    refuse(tmp_path / "model.safetensors")
+    with pytest.raises(WeightsError, match=f"Cannot read '{tmp_path / 'model.safetensors'}': permission denied"):
+        weights_room.find_folder(f"local-dir:{tmp_path}")
 
 
 @pytest.mark.parametrize("weights", ["imagenett", "local-dir:", "", "none:x"])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -105,6 +106,16 @@ def test_a_checkpoint_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: p
         checkpoint.save(tmp_path / "c.pt", model, optimiser, replace(EPOCH, epoch=2))
     assert (tmp_path / "c.pt").read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["c.pt"]
+
+
+def test_best_weights_that_may_not_be_read_are_not_taken_for_missing(
+    tmp_path: Path, refuse: Callable[[Path], None]
+) -> None:
+    assert checkpoint.kept_epoch(tmp_path / "none") is None
+    (tmp_path / "best").touch()
+    refuse(tmp_path / "best")
+    with pytest.raises(PermissionError):
+        checkpoint.kept_epoch(tmp_path / "best")
 
 
 def test_a_damaged_checkpoint_costs_one_attempt_and_not_the_cell(packed: Pack, store: Store) -> None:

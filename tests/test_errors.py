@@ -5,6 +5,15 @@ import pytest
 from casting_tune import errors
 
 
+def test_a_file_that_may_not_be_read_is_not_called_missing() -> None:
+    assert errors.unreadable("a.csv", PermissionError(13, "Permission denied")) == (
+        "Cannot read 'a.csv': permission denied. Give this account read permission."
+    )
+    assert errors.unreadable("a.csv", OSError(5, "Input/output error")) == (
+        "Cannot read 'a.csv': Input/output error. Check the path and the disk."
+    )
+
+
 def test_a_near_miss_is_answered_with_the_right_spelling() -> None:
     assert errors.unknown("backbone", "resnet5", ["resnet50", "vgg16"]) == (
         "Unknown backbone 'resnet5'. Did you mean 'resnet50'?"

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import stat
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from casting_tune import augment, backbones, cells, chosen, explain, export, graph, loader
+from casting_tune import augment, backbones, cells, chosen, explain, export, graph, loader, reproduce
 from casting_tune.cells import Cell
 from casting_tune.errors import CastingTuneError, StoreError, UsageError
 from casting_tune.store import Store
@@ -106,6 +108,30 @@ def test_an_export_says_what_it_checked_and_sums_every_file(exported: tuple[Path
         assert f"{name} {cell.row['augmentation'] if name == 'toggles' else value}" in card.replace("\\", "")
     for said in ("CC0 \\[x\\](y)", "Named by hand.", "0.5, chosen by no rule", cell.row["cell_id"], "95 % interval"):
         assert said in card
+
+
+def test_kept_weights_that_may_not_be_read_are_not_called_missing(
+    cell: Cell, tmp_path: Path, refuse: Callable[[Path], None]
+) -> None:
+    store = Store(tmp_path)
+    file = store.weights(cell.row["cell_id"])
+    file.parent.mkdir()
+    file.touch()
+    refuse(file)
+    with pytest.raises(StoreError, match=f"^Cannot read '{file}': permission denied"):
+        reproduce.trained(cell, store)
+
+
+def test_every_file_of_an_export_has_the_mode_that_the_umask_gives(
+    exported: tuple[Path, export.Checked], tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    given = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("file", "folder")]
+    modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in exported[0].iterdir()}
+    assert modes == dict.fromkeys(modes, given[0])
+    assert {"model.safetensors", "head.safetensors", "network.onnx"} <= set(modes)
+    assert stat.S_IMODE(exported[0].stat().st_mode) == given[1]
 
 
 def test_the_backbone_opens_as_weights_of_a_folder(exported: tuple[Path, export.Checked], cell: Cell) -> None:

@@ -136,3 +136,11 @@ def test_the_real_castings_are_those_that_were_published(real_images: Path, caps
     assert len(names) == sum(fetch.COUNTS.values()) == 7348
     lines = [f"{hashlib.sha256((real_images / name).read_bytes()).hexdigest()}  {name}\n" for name in names]
     assert hashlib.sha256("".join(lines).encode()).hexdigest() == fetch.DIGEST
+
+
+def test_a_folder_that_may_not_be_read_is_not_said_to_hold_no_castings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(ImagesError, match=f"^Cannot read '{tmp_path}': permission denied"):
+        fetch.check(tmp_path)

@@ -5,6 +5,7 @@ import hashlib
 import os
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -182,6 +183,17 @@ def test_a_damaged_pack_is_refused_with_a_way_out(folder: Path, tmp_path: Path, 
         manifest.write_text(manifest.read_text().replace('"version": 1', '"version": 99'))
     with pytest.raises(ImagesError, match=r"[Rr]emove (that folder|it) and pack the images again"):
         open_pack(lies)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "castings.npy"])
+def test_a_pack_that_may_not_be_read_is_not_called_damaged(
+    folder: Path, tmp_path: Path, name: str, refuse: Callable[[Path], None]
+) -> None:
+    packed = pack(folder, tmp_path)
+    file = tmp_path / packed.dataset_id / name
+    refuse(file)
+    with pytest.raises(ImagesError, match=f"^Cannot read '{file}': permission denied"):
+        open_pack(file.parent)
 
 
 def test_a_folder_that_never_was_a_pack_is_not_told_to_be_removed(folder: Path) -> None:

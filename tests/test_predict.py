@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -204,6 +205,27 @@ def test_without_onnxruntime_predict_and_export_name_the_extra(
     for words in (["predict", line, line], ["export", "abc", "--out", tmp_path / "x"]):
         assert call(*words) == UsageError.exit_code
         assert 'pip install "casting-tune[export]"' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["SHA256SUMS", "decision.json", "network.onnx", "model.safetensors"])
+def test_a_file_of_an_export_that_may_not_be_read_is_not_called_missing(
+    line: Path, drawn: Path, name: str, refuse: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    refuse(line / name)
+    assert call("predict", line, a_test_image(drawn)) == StoreError.exit_code
+    err = capsys.readouterr().err
+    assert f"Cannot read '{line / name}': permission denied. Give this account read permission." in " ".join(
+        err.split()
+    )
+
+
+def test_a_folder_that_may_not_be_read_is_not_called_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(folder: object) -> None:
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr("os.scandir", refused)
+    with pytest.raises(ImagesError, match=f"Cannot read '{tmp_path}': permission denied"):
+        predict.find([tmp_path])
 
 
 def test_threads_of_onnxruntime_sleep_while_they_wait(line: Path, monkeypatch: pytest.MonkeyPatch) -> None:

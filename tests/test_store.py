@@ -128,6 +128,25 @@ def test_a_file_that_is_no_parquet_is_named_in_one_line(store: Store, content: b
     assert "\n" not in str(caught.value)
 
 
+def test_a_store_file_that_may_not_be_read_is_not_told_to_be_moved_away(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.write("trials", "s", "a-1", [{"cell_id": "a", "attempt": 1, "status": "completed"}])
+
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    file = store.root / "trials" / "s" / "a-1.parquet"
+    monkeypatch.setattr(pq, "ParquetFile", refused)
+    with pytest.raises(
+        StoreError, match=f"^Cannot read '{file}': permission denied. Give this account read permission"
+    ):
+        store.read("trials")
+    monkeypatch.setattr(os, "stat", refused)  # of a folder that may not be searched: it may hold attempts
+    with pytest.raises(StoreError, match="Permission denied"):
+        store.attempts_since("a", 0, epochs=1)
+
+
 def test_what_a_later_version_made_a_setting_was_its_default_before(store: Store, tmp_path: Path) -> None:
     written = store.write("trials", "s", "a1-1", [ROW | {"backbone": "vgg16"}])
     old = pq.read_table(written).drop_columns(["rotation_deg", "micro_batch"])

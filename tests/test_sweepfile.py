@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,23 @@ def test_an_unknown_sweep_is_answered_with_the_nearest() -> None:
 def test_a_sweeps_name_cannot_lead_out_of_the_store(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="a letter first"):
         sweepfile.find(str(write(tmp_path, HEAD, name="..evil")))
+
+
+def test_a_sweep_file_that_may_not_be_read_is_not_called_missing(
+    tmp_path: Path, refuse: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text('question = "?"')
+    refuse(file)
+    with pytest.raises(UsageError, match=f"^Cannot read '{file}': permission denied"):
+        sweepfile.read(file)
+
+    def closed(_path: Path) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "is_file", closed)  # of a folder that may not be searched
+    with pytest.raises(UsageError, match=f"^Cannot read '{file}': permission denied"):
+        sweepfile.find(str(file))
 
 
 def test_a_byte_order_mark_is_no_fault_of_the_sweep(tmp_path: Path) -> None:
