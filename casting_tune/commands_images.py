@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from casting_tune import terminal
-from casting_tune.errors import UsageError
+from casting_tune import inert, terminal
+from casting_tune.errors import FLAWED_IMAGES, UsageError
 from casting_tune.options import RESULTS, DefectClass, Json, NeededData, PackSize, Results, SkipBad, make_folder
 
 if TYPE_CHECKING:
@@ -114,6 +114,7 @@ def pack(
                 "height_px": height,
                 "counts": counts,
                 "skipped": [{"path": path, "reason": reason} for path, reason in packed.skipped],
+                "label_conflicts": room.conflicts(packed),
             }
         )
         return
@@ -121,6 +122,8 @@ def pack(
     terminal.say(out, f"dataset {packed.dataset_id}: {len(packed.labels)} images, {kind}, {width} x {height} px")
     for path, reason in packed.skipped:
         terminal.say(out, f"skipped {path}: {reason}")
+    if conflict := room.conflict_note(packed):
+        terminal.say(out, conflict)
 
 
 def audit(
@@ -130,19 +133,19 @@ def audit(
     positive: DefectClass = "def_front",
     pack_size: PackSize = None,
     skip_bad: SkipBad = False,
-    accept_leakage: Annotated[bool, typer.Option("--accept-leakage", help="Exit 0 even so.")] = False,
+    accept_leakage: Annotated[bool, typer.Option("--accept-leakage", help="Exit 0 in spite of such files.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Find what would flatter a result: copies, photographs on both sides, label conflicts. Exit 3: a leak."""
+    """Find data leaks and label problems. Exit 3: files with the same bytes in train and test, or in both classes."""
     out = terminal.console(as_json)
-    dataset_id, findings, n_copies = tell_audit(
-        out, data, results, positive=positive, pack_size=pack_size, skip_bad=skip_bad
-    )
+    found = tell_audit(out, data, results, positive=positive, pack_size=pack_size, skip_bad=skip_bad)
     if as_json:
-        terminal.write_json({"dataset_id": dataset_id, "findings": findings, "n_test_copies_in_train": n_copies})
-    if n_copies and not accept_leakage:
-        terminal.say(out, "Test images stand in train: exit code 3 (--accept-leakage makes it 0).")
-        raise typer.Exit(3)
+        terminal.write_json(found)
+    leaks = ["Test images stand in train"] if found["n_test_copies_in_train"] else []
+    leaks += ["The same files stand in both classes"] if found["label_conflicts"] else []
+    if leaks and not accept_leakage:
+        terminal.say(out, f"{'. '.join(leaks)}: exit code {FLAWED_IMAGES} (--accept-leakage makes it 0).")
+        raise typer.Exit(FLAWED_IMAGES)
 
 
 def tell_audit(
@@ -153,8 +156,8 @@ def tell_audit(
     positive: str = "def_front",
     pack_size: int | None = None,
     skip_bad: bool = False,
-) -> tuple[str, tuple[str, ...], int]:
-    """Say what the audit of an image folder found; return its dataset, the findings, how many test copies in train."""
+) -> dict[str, Any]:
+    """Report what the audit of an image folder found, with all files that both classes hold; return it for JSON."""
     from casting_tune import audits
     from casting_tune import pack as packs
     from casting_tune.store import Store
@@ -173,7 +176,15 @@ def tell_audit(
         )
     for sentence in found.findings:
         terminal.say(out, sentence)
-    return packed.dataset_id, found.findings, int((found.copy_in_train & (packed.splits == "test")).sum())
+    conflicts = packs.conflicts(packed)
+    for bad, good in conflicts:
+        terminal.say(out, f"same file in both classes: '{inert.plain(bad)}' = '{inert.plain(good)}'")
+    return {
+        "dataset_id": packed.dataset_id,
+        "findings": found.findings,
+        "n_test_copies_in_train": int((found.copy_in_train & (packed.splits == "test")).sum()),
+        "label_conflicts": conflicts,
+    }
 
 
 def preview(

@@ -9,15 +9,18 @@
     |-- Diverged                1   a trial whose loss is no longer a finite number
     `-- TimeUp                  1   a trial that took longer than it may
 
-Exit code 0 means that all is well; 20 that `predict --fail-on-defect` found a defect; 3 is kept for "test images stand
-in train" (the audit); 130 and 143 are Ctrl-C and SIGTERM. Every message says the rule, the value, and the way out, in
-the user's spelling.
+Exit code 0 means that all is well; 20 that `predict --fail-on-defect` found a defect; 3 that the audit found files with
+the same bytes in train and test, or in both classes; 130 and 143 are Ctrl-C and SIGTERM. Every message says the rule,
+the value, and the way out, in the user's spelling.
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+
+FLAWED_IMAGES = 3
+"""Exit code of `audit` where files with the same bytes are in train and test, or in both classes: no error either."""
 
 DEFECT_FOUND = 20
 """Exit code of `predict --fail-on-defect` where a casting is defective: no error, and none of the codes of errors."""

@@ -116,6 +116,8 @@ def notes(cells: tuple[Cell, ...], images: Pack, device: Literal["cpu", "cuda"] 
     if copies:
         n_test = int((images.splits == "test").sum())
         notes.append(f"{copies} of {n_test} test images are byte-for-byte copies of training images: scores flatter.")
+    if conflict := pack.conflict_note(images):
+        notes.append(conflict)
     if images.skipped:
         notes.append(f"{len(images.skipped)} files could not be decoded and were skipped (recorded in the pack).")
     if images.split_made:

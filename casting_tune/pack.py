@@ -42,6 +42,7 @@ MIXED_PX = 512
 _SYNCED = 1000  # images between two requests that the disk keep up: 90 MB at 300 px
 _DAY_S = 86_400
 _NAMED = 10  # bad files in an error, which is one line
+_NAMED_PAIRS = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,6 +165,31 @@ def open_pack(folder: Path) -> Pack:
     except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
         raise ImagesError(f"The pack '{folder}' is damaged ({one_line(str(error))}). {way_out}") from error
     return pack
+
+
+def conflicts(pack: Pack) -> list[tuple[str, str]]:
+    """Return (defective, good) paths of files with the same bytes but different labels: each such file in some pair."""
+    found = []
+    both = set(pack.sha256[pack.labels == 1]) & set(pack.sha256[pack.labels == 0])
+    for content in sorted(both):
+        same = pack.sha256 == content
+        bad, good = (pack.paths[same & (pack.labels == label)].tolist() for label in (1, 0))
+        found += [(bad[i % len(bad)], good[i % len(good)]) for i in range(max(len(bad), len(good)))]
+    return sorted(found)
+
+
+def conflict_note(pack: Pack) -> str:
+    """Return a sentence about files with the same bytes but different labels, with the first of them; or ""."""
+    pairs = conflicts(pack)
+    if not pairs:
+        return ""
+    named = "; ".join(f"'{one_line(bad)}' = '{one_line(good)}'" for bad, good in pairs[:_NAMED_PAIRS])
+    more = f"; and {len(pairs) - _NAMED_PAIRS} more (casting-tune audit)" if len(pairs) > _NAMED_PAIRS else ""
+    n = len({path for pair in pairs for path in pair})
+    return (
+        f"{n} files have the same bytes in both classes, so one of their labels is wrong: {named}{more}. "
+        "Correct the labels or remove these files."
+    )
 
 
 def _recalled(note: Path, root: Path, *, folder: Folder, packs: Path, skip_bad: bool) -> dict[str, Any] | None:

@@ -487,6 +487,48 @@ def test_the_audit_exits_3_where_test_images_stand_in_train_unless_that_is_accep
     assert call(capsys, "audit", "--data", drawn, "--results", tmp_path)[0] == 0
 
 
+@pytest.fixture(scope="module")
+def mislabelled(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple[str, str]]]:
+    """The drawn castings with seven good training images among the defective ones too, and which pairs these are."""
+    folder = tmp_path_factory.mktemp("mislabelled") / "castings"
+    shutil.copytree(drawn, folder)
+    sources = sorted((folder / "train" / "ok_front").iterdir())[:7]
+    for i, source in enumerate(sources):
+        shutil.copy(source, folder / "train" / "def_front" / f"again{i}{source.suffix}")
+    return folder, [
+        (f"train/def_front/again{i}{source.suffix}", f"train/ok_front/{source.name}")
+        for i, source in enumerate(sources)
+    ]
+
+
+def test_the_audit_lists_every_file_that_both_classes_hold_and_exits_3(
+    mislabelled: tuple[Path, list[tuple[str, str]]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, pairs = mislabelled
+    words = ("audit", "--data", folder, "--results", tmp_path)
+    code, out, _ = call(capsys, *words)
+    assert code == 3
+    for bad, good in pairs:
+        assert f"'{bad}' = '{good}'" in " ".join(out.split())
+    assert "The same files stand in both classes: exit code 3" in " ".join(out.split())
+    code, out, _ = call(capsys, *words, "--json", "--accept-leakage")
+    assert code == 0
+    assert json.loads(out)["label_conflicts"] == [list(pair) for pair in pairs]
+
+
+def test_pack_and_a_sweep_name_five_files_that_both_classes_hold_before_the_first_trial(
+    mislabelled: tuple[Path, list[tuple[str, str]]], tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, pairs = mislabelled
+    for words in (("pack", folder), ("sweep", tiny, "--data", folder, "--plan", "--inline")):
+        code, out, _ = call(capsys, *words, "--results", tmp_path / "r")
+        assert code == 0
+        said = " ".join(out.split())
+        assert "14 files have the same bytes in both classes, so one of their labels is wrong: " in said
+        assert [f"'{bad}' = '{good}'" in said for bad, good in pairs] == [True] * 5 + [False] * 2
+        assert "; and 2 more (casting-tune audit)" in said
+
+
 def test_the_pictures_of_images_and_sweeps_are_written(
     swept: tuple[Path, str], drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from casting_tune import decode
 from casting_tune.errors import ImagesError, UsageError
-from casting_tune.pack import Pack, open_pack, pack
+from casting_tune.pack import Pack, conflicts, open_pack, pack
 from casting_tune.synthetic import draw
 
 CLASSES = ("def_front", "ok_front")
@@ -270,6 +270,17 @@ def test_two_class_folders_alone_get_a_stratified_split_that_is_recorded(tmp_pat
     assert np.bincount(packed.labels[packed.splits == "test"]).tolist() == [4, 6]
     assert np.bincount(packed.labels[packed.splits == "train"]).tolist() == [36, 54]
     assert open_pack(tmp_path / "packs" / packed.dataset_id).split_made
+
+
+def test_files_of_both_labels_are_paired_and_none_is_left_out(folder: Path, tmp_path: Path) -> None:
+    assert conflicts(pack(folder, tmp_path)) == []
+    source = next((folder / "train" / "ok_front").iterdir())
+    for name in ("x.png", "y.png"):
+        shutil.copy(source, folder / "test" / "def_front" / name)
+    assert conflicts(pack(folder, tmp_path)) == [
+        ("test/def_front/x.png", f"train/ok_front/{source.name}"),
+        ("test/def_front/y.png", f"train/ok_front/{source.name}"),
+    ]
 
 
 def test_exact_copies_stay_on_one_side_of_a_made_split(tmp_path: Path) -> None:
