@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from casting_tune import ray_private
 from casting_tune.errors import ResourcesError, UsageError
 
 PLACEHOLDER = re.compile(r"FILL_IN_[A-Z_]+")
@@ -125,14 +126,12 @@ def _prepared(written: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
     """Return the file as Ray fills it in, or nothing and why Ray refuses it."""
     import click
     import jsonschema
-    from ray.autoscaler._private.util import prepare_config, validate_config
 
     level = logging.root.manager.disable
     logging.disable(logging.INFO)  # Ray tells every default that it fills in
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            prepared = prepare_config(copy.deepcopy(written))
-            validate_config(prepared)
+            return ray_private.prepare_cluster_file(copy.deepcopy(written)), None
     except jsonschema.ValidationError as error:
         return {}, f"{'.'.join(map(str, error.absolute_path)) or 'top level'}: {error.message}"
     except (ValueError, RuntimeError, click.ClickException) as error:
@@ -141,7 +140,6 @@ def _prepared(written: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
         return {}, f"it fails on it with {type(error).__name__}: {error}"
     finally:
         logging.disable(level)
-    return dict(prepared), None
 
 
 def _keys(root: Any) -> tuple[list[tuple[str, int]], dict[tuple[str, ...], int]]:

@@ -15,12 +15,12 @@ import shutil
 import tempfile
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from casting_tune import nodes, packing, startup, tasks
+from casting_tune import nodes, packing, ray_private, startup, tasks
 from casting_tune.errors import CastingTuneError
 from casting_tune.nodes import Resources
 from casting_tune.pack import Pack
@@ -74,7 +74,7 @@ def run_ray(
     halt = halt or Halt()
     n_slots = nodes.slots(resources, work.place)
     with (
-        startup.running(address, n_slots=n_slots, ahead=ahead) as ray,
+        startup.running(address, n_slots=n_slots, ahead=ahead, unless=halt.wished) as ray,
         claimed(work, pack, halt, on_event) as source,
     ):
         if halt.wished.is_set():
@@ -120,7 +120,7 @@ def run_ray(
                     storage_path=str(scratch),
                     verbose=0,
                     callbacks=[follower],
-                    stop=_stopper(halt),
+                    stop=_stopper(halt, follower.training),
                     failure_config=tune.FailureConfig(max_failures=-1),  # the follower counts
                     log_to_file=False,
                 ),
@@ -225,6 +225,7 @@ def _follower(
             self.ended: set[int] = set()
             self.short: set[str] = set()  # Tune trials whose share of a GPU was too small
             self.n_lost: Counter[int] = Counter()
+            self.training: set[str] = set()  # Tune trials whose task has started and will report again
 
         def __getstate__(self) -> dict[str, Any]:
             return {}  # Tune pickles its callbacks into a state that we never restore
@@ -234,6 +235,7 @@ def _follower(
             event = dict(result["event"])
             epoch = event.pop("epoch")
             told = Event(**event, epoch=Epoch(**epoch) if epoch else None)
+            (self.training.discard if told.kind == "ended" else self.training.add)(trial.trial_id)
             if told.task in self.ended:
                 return  # its process was lost when it had told its end, and the next one only tells it again
             if told.kind == "ended" and not told.retried:
@@ -246,6 +248,7 @@ def _follower(
 
         def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
             del iteration, trials, info
+            self.training.discard(trial.trial_id)
             if trial.config["index"] in self.ended:
                 return
             if trial.trial_id in self.short:
@@ -255,20 +258,22 @@ def _follower(
 
         def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
             del iteration, trials, info
-            cause = _raised(trial)
+            self.training.discard(trial.trial_id)
+            cause = ray_private.last_failure(trial)
             asked_for = isinstance(getattr(cause, "cause", None), _Again)
             if not asked_for:
                 LOG.warning("%s: its process was lost: %s", trial.config["task"].label, _report(cause))
-            if not asked_for and not _of_node(cause):
+            if not asked_for and not ray_private.died_with_node(cause):
                 self.n_lost[trial.config["index"]] += 1
                 if self.n_lost[trial.config["index"]] == LOST_WORKERS:
-                    trial.max_failures = 0  # once more, and the next loss is its last
+                    ray_private.allow_one_more_failure(trial)
 
         def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
             del iteration, trials, info
+            self.training.discard(trial.trial_id)
             if trial.config["index"] in self.ended:
                 return
-            told = _raised(trial)
+            told = ray_private.last_failure(trial)
             cause = getattr(told, "cause", None) or told  # what was raised there, without Ray's coloured frame
             named = "Ray names no cause" if cause is None else f"{type(cause).__name__}: {cause}"
             error = f"The trial's process was lost: {named}".strip().splitlines()[0]
@@ -277,36 +282,9 @@ def _follower(
     return Follower(tell, give_row, give_more)
 
 
-def _raised(trial: Any) -> BaseException | None:
-    """Return what a Tune trial's last failure was (ray 2.60).
-
-    Tune has written it a moment ago, into the driver's own folder of this run. `Trial.get_pickled_error` looks in the
-    storage, where that file comes only with the next synchronisation. None where Tune itself gave the trial up.
-    """
-    from ray import cloudpickle
-
-    if trial.run_metadata.pickled_error_filename is None:
-        return None
-    raised: BaseException = cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
-    return raised
-
-
 def _report(raised: BaseException | None) -> str:
     """Return all that Ray reports of a failure, without colours: a worker's traceback, or how its process ended."""
     return "" if raised is None else _COLOUR.sub("", "".join(traceback.format_exception(raised)))
-
-
-def _of_node(cause: BaseException | None) -> bool:
-    """Say whether a process was lost with its node (ray 2.60).
-
-    Ray hears of a dead process from its node within a second. Of a dead node it hears nothing: the connection is gone,
-    "temporarily unavailable", and only seconds later the health check finds that "its node has died".
-    """
-    from ray.exceptions import ActorUnavailableError, RayActorError
-
-    if isinstance(cause, ActorUnavailableError):
-        return True
-    return isinstance(cause, RayActorError) and (cause.preempted or "node has died" in str(cause))
 
 
 def _queue(source: Source, give: Callable[[int], Task], broken: list[CastingTuneError]) -> Any:
@@ -351,22 +329,25 @@ def _queue(source: Source, give: Callable[[int], Task], broken: list[CastingTune
     return Queue(next_task)
 
 
-def _stopper(halt: Halt) -> Any:
-    """Return what ends every trial at its next event but its last once a halt is wished."""
+def _stopper(halt: Halt, training: Collection[str]) -> Any:
+    """Return what ends every trial at its next event but its last once a halt is wished.
+
+    Trials that wait for a worker report nothing: Tune stops them all as soon as none is `training` any more.
+    """
     from ray.tune import Stopper
 
     class Halting(Stopper):  # type: ignore[misc]
-        def __init__(self, halt: Halt) -> None:
-            self.halt = halt
+        def __init__(self, halt: Halt, training: Collection[str]) -> None:
+            self.halt, self.training = halt, training
 
         def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
             del trial_id
             return self.halt.wished.is_set() and result["event"]["kind"] != "ended"
 
         def stop_all(self) -> bool:
-            return False
+            return self.halt.wished.is_set() and not self.training
 
-    return Halting(halt)
+    return Halting(halt, training)
 
 
 def _scheduler(asha: Asha | None) -> Any:

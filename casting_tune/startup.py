@@ -11,16 +11,16 @@ import importlib.metadata
 import logging
 import os
 import signal
-import socket
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any
 
+from casting_tune import ray_failures, ray_private
 from casting_tune.errors import ResourcesError
 
 LOG = logging.getLogger(__name__)
@@ -64,22 +64,30 @@ ENVIRONMENT = {
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # an event that tells of no epoch carries no objective
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
+JOINING = ENVIRONMENT | {"RAY_gcs_server_port_wait_time_s": "5"}
+"""The environment in which a cluster is joined: Ray 2.60 tries 5 times to reach its head, not 20 times."""
 WAITING = "TUNE_MAX_PENDING_TRIALS_PG"
 """How many trials Tune lets wait for a worker, read when it starts; 1 where nothing is said (ray 2.60)."""
 
 
 @contextlib.contextmanager
-def running(address: str | None, *, n_slots: int, ahead: Ahead | None = None) -> Iterator[Any]:
-    """Give the Ray at `address`, and leave it at the end; or one of this machine, and end it."""
+def running(
+    address: str | None, *, n_slots: int, ahead: Ahead | None = None, unless: threading.Event | None = None
+) -> Iterator[Any]:
+    """Give the Ray at `address`, and leave it at the end; or one of this machine, and end it.
+
+    Gives None if `unless` is set before the Ray of this machine has started.
+    """
     if address is None:
         with ahead or Ahead() as here, _sigterm_stays() as give_back:
             here.start(n_slots)
-            with _plain_actors():  # imports Tune while Ray starts
-                ray = here.ray()
+            with ray_private.plain_actors():  # imports Tune while Ray starts
+                ray = here.ray(unless=unless)
                 give_back()
                 yield ray
         return
-    wanted = dict(ENVIRONMENT)
+    ray_private.check_version()
+    wanted = dict(JOINING)
     if (Path.home() / ".ray" / "auth_token").exists():
         wanted["RAY_AUTH_MODE"] = "token"  # Ray 2.60 starts clusters with the token, and joins without it
     with _environment(wanted), _sigterm_stays() as give_back, _quiet() as ray:
@@ -100,26 +108,38 @@ def _sigterm_stays() -> Iterator[Callable[[], None]]:
     yield give_back
 
 
-ACTORS_OWN = ("DEFAULT_ENV_VARS", "ENV_VARS_TO_PROPAGATE")
+END_S = 60.0
+"""How long the end of a command waits for a Ray that is still starting. Ray's own limit for a start is 30 s."""
 
 
-@contextlib.contextmanager
-def _plain_actors() -> Iterator[None]:
-    """Let Tune's actors run in the workers that Ray has started already.
+class _Start:
+    """One start of Ray in its thread: `up` when it runs, `over` when it is to end, `gone` when it has ended."""
 
-    Tune (ray 2.60) gives each actor environment variables of its own, and Ray an actor with such a process of its own,
-    which would import everything once more. On this machine workers have the driver's environment anyway.
-    """
-    from ray.tune.execution import class_cache
+    def __init__(self, n_slots: int) -> None:
+        self.n_slots = n_slots
+        self.up: Future[Any] = Future()
+        self.begun, self.over, self.gone = threading.Event(), threading.Event(), threading.Event()
+        self.thread = threading.Thread(target=self._live, name="ray", daemon=True)
 
-    before = {name: getattr(class_cache, name) for name in ACTORS_OWN if hasattr(class_cache, name)}
-    for name, variables in before.items():
-        setattr(class_cache, name, type(variables)())
-    try:
-        yield
-    finally:
-        for name, variables in before.items():
-            setattr(class_cache, name, variables)
+    def _live(self) -> None:
+        try:
+            with _environment(ENVIRONMENT):
+                self.begun.set()
+                with (  # a short name: paths of the sockets below it have 107 bytes at most
+                    tempfile.TemporaryDirectory(prefix="ct-", ignore_cleanup_errors=True) as scratch,
+                    _quiet() as ray,
+                ):
+                    if self.over.is_set():
+                        return
+                    _start(ray, self.n_slots, scratch, over=self.over)
+                    self.up.set_result(ray)
+                    self.over.wait()
+        except BaseException as error:
+            if self.up.done():
+                raise
+            self.up.set_exception(error)  # for whoever waits
+        finally:
+            self.gone.set()
 
 
 class Ahead:
@@ -130,49 +150,49 @@ class Ahead:
     """
 
     def __init__(self) -> None:
-        self._reset()
-
-    def _reset(self) -> None:
-        self._thread: threading.Thread | None = None
-        self._up: Future[Any] = Future()
-        self._begun, self._over = threading.Event(), threading.Event()
+        self._begun: _Start | None = None
 
     def start(self, n_slots: int) -> None:
-        """Begin to start Ray, with a worker for each of `n_slots` trials at once; only the first call does."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._live, args=(n_slots,), name="ray", daemon=True)
-            self._thread.start()
-            self._begun.wait()  # whatever imports Ray now finds its environment
+        """Begin to start Ray, with a worker for each of `n_slots` trials at once; only the first call does.
 
-    def ray(self) -> Any:
-        """Wait until Ray is up, and return it; ResourcesError where it does not come up."""
-        return self._up.result()
+        Raises:
+            ResourcesError: this version of Ray is not supported, or no thread can be started.
+        """
+        if self._begun is None:
+            ray_private.check_version()
+            self._begun = _Start(n_slots)
+            try:
+                self._begun.thread.start()
+            except RuntimeError as error:  # "can't start new thread"
+                self._begun = None
+                raise ray_failures.not_started(error, Path(tempfile.gettempdir())) from error
+            self._begun.begun.wait()  # whatever imports Ray now finds its environment
+
+    def ray(self, *, unless: threading.Event | None = None) -> Any:
+        """Wait until Ray has started, and return it; None if `unless` is set before.
+
+        Raises:
+            ResourcesError: it does not start.
+        """
+        assert self._begun is not None
+        while not wait([self._begun.up], timeout=0.1).done:
+            if unless is not None and unless.is_set():
+                return None
+        return self._begun.up.result()
 
     def __enter__(self) -> Ahead:
         return self
 
     def __exit__(self, *raised: object) -> None:
-        """End Ray; where it is still starting, as soon as it is up."""
-        self._over.set()
-        if self._thread is not None:
-            self._thread.join()
-        self._reset()
+        """End Ray; where it is still starting, as soon as it has started.
 
-    def _live(self, n_slots: int) -> None:
-        try:
-            with _environment(ENVIRONMENT):
-                self._begun.set()
-                with (  # a short name: paths of the sockets below it have 107 bytes at most
-                    tempfile.TemporaryDirectory(prefix="ct-", ignore_cleanup_errors=True) as scratch,
-                    _quiet() as ray,
-                ):
-                    _start(ray, n_slots, scratch, over=self._over)
-                    self._up.set_result(ray)
-                    self._over.wait()
-        except BaseException as error:
-            if self._up.done():
-                raise
-            self._up.set_exception(error)  # for whoever waits
+        After `END_S` it is left to its thread: it ends with this process at the latest.
+        """
+        begun, self._begun = self._begun, None
+        if begun is not None:
+            begun.over.set()
+            if begun.gone.wait(END_S):
+                begun.thread.join()
 
 
 @contextlib.contextmanager
@@ -190,9 +210,18 @@ def _environment(wanted: dict[str, str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[Any]:
-    """Give Ray, silent, and shut it down."""
+    """Give Ray, silent, and shut it down.
+
+    Raises:
+        ResourcesError: this process uses Ray already; that Ray is left alone.
+    """
     import ray
 
+    if ray.is_initialized():
+        raise ResourcesError(
+            "This process is already connected to a Ray. Call ray.shutdown() first, or run the sweep in a process of "
+            "its own; to use that cluster, pass its address there (--address)."
+        )
     levels = {name: logging.getLogger(name).level for name in ("ray", "ray.tune")}
     for name in levels:
         logging.getLogger(name).setLevel(logging.CRITICAL)  # a trial's failure is a row and a line of ours
@@ -205,7 +234,7 @@ def _quiet() -> Iterator[Any]:
 
 
 def _shut_down(ray: Any) -> None:
-    """Shut Ray down while nothing is collected.
+    """Shut Ray down and wait for its processes, while nothing is collected.
 
     A handle of an actor that another thread's garbage collection takes at that moment asks a core that is gone, and Ray
     2.60 then ends the whole process ("the language frontend accesses the Ray's worker after it is shutdown").
@@ -214,35 +243,49 @@ def _shut_down(ray: Any) -> None:
     collecting = gc.isenabled()
     gc.disable()
     try:
-        ray.shutdown()
+        ray.shutdown(wait_for_processes=True)
         LOG.info("Ray is shut down")
     finally:
         if collecting:
             gc.enable()
 
 
-UNUSED = ("start_monitor", "start_api_server", "start_log_monitor")
-"""What Ray (2.60) starts on a head and a sweep on one machine has no use for."""
 QUIET: dict[str, Any] = {"logging_level": logging.CRITICAL, "log_to_driver": False}
 
 
 def _join(ray: Any, address: str) -> None:
-    """Join a cluster; ResourcesError where none answers."""
+    """Join a cluster; ResourcesError within seconds if none answers."""
+    named, origin = address, "--address"
+    if address == "auto":
+        named, origin = os.environ.get("RAY_ADDRESS") or "auto", "RAY_ADDRESS"
     try:
-        host, colon, port = address.rpartition(":")
-        if colon and port.isdigit() and "://" not in address:  # Ray would wait for minutes for a port of nobody's
-            socket.create_connection((host, int(port)), timeout=5).close()
+        if named == "auto":
+            origin = "--address auto, the newest cluster on this machine"
+            named = ray_private.resolve("auto")
+        if named.startswith("ray://"):
+            raise ResourcesError(
+                f"Ray Client is not supported: '{named}' (from {origin}). Run the command on the cluster's head with "
+                "--address auto, for example by 'ray exec' or 'ray job submit'."
+            )
+        host, _, port = named.rpartition(":")
+        if not (host and port.isdigit()) or "/" in host:
+            raise ValueError("not host:port")
+        host, _, port = ray_private.resolve(named).rpartition(":")
+        ray_failures.check_answers(host.strip("[]"), int(port))
         ray.init(address, **QUIET)
-        LOG.info("joined the Ray cluster at %s", address)
-    except (OSError, ValueError) as error:
+        LOG.info("joined the Ray cluster at %s", named)
+    except (OSError, ValueError, OverflowError) as error:
         raise ResourcesError(
-            f"No Ray cluster answers at '{address}' ({str(error).splitlines()[0]}). Start one, write 'auto' or "
-            "host:port, see that RAY_AUTH_MODE and the token are the cluster's, or leave out --address."
+            f"No Ray cluster answers at '{named}' (from {origin}): {ray_failures.reason(error)}. Start one, use 'auto' "
+            "or host:port, check that RAY_AUTH_MODE and the token are the cluster's, or run without --address."
         ) from error
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise ResourcesError(f"Cannot join the Ray cluster at '{named}' (from {origin}): {reason}") from error
 
 
 def _start(ray: Any, n_slots: int, scratch: str, *, over: threading.Event) -> None:
-    """Start Ray on the loopback, at the second try if need be; ResourcesError where it does not come up.
+    """Start Ray on the loopback, at the second try if need be; ResourcesError where it does not start.
 
     Once it is `over` there is no second try.
     """
@@ -251,41 +294,15 @@ def _start(ray: Any, n_slots: int, scratch: str, *, over: threading.Event) -> No
         try:
             LOG.info("Ray %s starts on this machine for %d trials at once", ray_version(), n_slots)
             started = time.monotonic()
-            with _few_processes():
+            with ray_private.lean_start():
                 ray.init("local", num_cpus=n_slots, **loopback, **QUIET)
             LOG.info("Ray is up after %.1f s", time.monotonic() - started)
             return
-        except Exception as error:  # Ray 2.60 raises a bare one if its processes take more than 30 s to come up
+        except Exception as error:  # Ray 2.60 raises a bare one if its processes take more than 30 s to start
             LOG.warning("Ray did not start", exc_info=True)
-            ray.shutdown()
+            ray.shutdown(wait_for_processes=True)
             if last or over.is_set():
-                reason = str(error).partition("\n")[0]
-                raise ResourcesError(
-                    f"Ray does not start on this machine ({reason}). See that it is not overloaded and try again, or "
-                    "go without Ray: --inline."
-                ) from error
-
-
-@contextlib.contextmanager
-def _few_processes() -> Iterator[None]:
-    """Let Ray start without what a sweep on one machine has no use for.
-
-    The processes of autoscaler, dashboard and log forwarding (ray 2.60 starts the dashboard's, without its pages, even
-    where it is not wanted) each import Ray for a second or two, one after the other, before any worker starts.
-    """
-    from ray._private.node import Node
-
-    def leave_out(node: object, **options: object) -> None:
-        del node, options
-
-    unused = {name: getattr(Node, name) for name in UNUSED if hasattr(Node, name)}
-    for name in unused:
-        setattr(Node, name, leave_out)
-    try:
-        yield
-    finally:
-        for name, start in unused.items():
-            setattr(Node, name, start)
+                raise ray_failures.not_started(error, Path(scratch)) from error
 
 
 def shows_gpu() -> bool:

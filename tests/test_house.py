@@ -66,10 +66,12 @@ MAY_IMPORT = {
     "tasks": {"trial", "rows", "run", "pack", "store"},
     "estimate": {"trial", "augment"},
     "packing": {"estimate", "memory", "trial"},
-    "startup": set(),
+    "ray_private": set(),
+    "ray_failures": set(),
+    "startup": {"ray_failures", "ray_private"},
     "warm": {"backbones", "tasks"},
     "nodes": {"memory", "pack", "rows", "run", "startup", "trial"},
-    "scheduling": {"nodes", "pack", "packing", "startup", "tasks", "trial"},
+    "scheduling": {"nodes", "pack", "packing", "ray_private", "startup", "tasks", "trial"},
     "probes": {"nodes", "pack", "packing", "rows", "run", "store", "trial"},
     "plan": {"estimate", "packing", "space", "store", "trial"},
     "search": {"tasks", "space", "store", "sweepfile", "trial"},
@@ -122,7 +124,7 @@ MAY_IMPORT = {
     "extras": {"space", "trial"},
     "summary": {"backbones"},
     "doctor": {"backbones", "precision", "startup", "store"},
-    "clusterfile": set(),
+    "clusterfile": {"ray_private"},
     "cluster": {"clusterfile"},
     "terminal": {"inert"},
     "completion": {"backbones", "render", "sweepfile", "tables"},
@@ -143,7 +145,7 @@ MAY_IMPORT = {
 """A room -> the rooms that it may import beside errors; None is any."""
 
 OWNERS = {
-    "ray": {"startup", "nodes", "warm", "scheduling", "search", "clusterfile"},
+    "ray": {"ray_private", "startup", "nodes", "warm", "scheduling", "search", "clusterfile"},
     "optuna": {"search", "importance", "optuna_export"},
     "timm": {"backbones", "nasnet", "weights", "head"},
     "kornia": {"augment"},
@@ -251,3 +253,11 @@ def test_the_command_line_loads_no_heavy_library() -> None:
     code = "import casting_tune.cli, sys; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not heavy & set(loaded)
+
+
+@pytest.mark.parametrize("room", [room for room in rooms() if room != "ray_private"])
+def test_private_parts_of_ray_are_used_in_one_module_only(room: str) -> None:
+    private = {name for name in imports_of(room) if name.startswith("ray.") and "._" in name}
+    text = (HOUSE / f"{room}.py").read_text()
+    assert not private
+    assert not [name for name in ("ray._", "class_cache", "run_metadata", "pickled_error") if name in text]

@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ray.exceptions import ActorDiedError, ActorUnavailableError
 
-from casting_tune import scheduling
 from casting_tune.store import Store
 from tests.nodes import CELLS, KILLS_A_SWEEP
 
@@ -72,16 +70,3 @@ def test_nodes_that_die_at_random_cost_no_cell(tmp_path: Path) -> None:
     told = killed(tmp_path, "--kills", str(n_kills), "--seed", "7", epochs=25)
     assert len(told["kills"]) == n_kills
     assert told["n_cells"] >= CELLS * math.ceil(n_kills / KILLS_A_SWEEP)  # several sweeps, with twenty
-
-
-def test_a_process_that_its_node_outlives_is_told_from_one_that_died_with_it() -> None:
-    # the words of ray 2.60, as printed when a node was removed and when a worker was killed
-    gone = ActorUnavailableError("The actor is temporarily unavailable: RpcError: Socket closed rpc_code: 14", None)
-    assert scheduling._of_node(gone)
-    died = ActorDiedError()
-    died.error_msg = "The actor died unexpectedly.\nThe actor died because its node has died. Node Id: 70"
-    assert scheduling._of_node(died)
-    died.error_msg = "The actor died unexpectedly.\nThe actor is dead because its worker process has died."
-    assert not scheduling._of_node(died)
-    assert not scheduling._of_node(RuntimeError("node has died"))
-    assert not scheduling._of_node(None)

@@ -4,9 +4,12 @@ import contextlib
 import json
 import logging
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from dataclasses import asdict, replace
@@ -19,7 +22,7 @@ import psutil
 import pyarrow.compute as pc
 import pytest
 
-from casting_tune import backbones, nodes, run, scheduling, startup
+from casting_tune import backbones, nodes, ray_failures, ray_private, run, scheduling, startup
 from casting_tune.errors import ResourcesError, StoreError
 from casting_tune.nodes import Resources
 from casting_tune.pack import Pack
@@ -391,56 +394,231 @@ def test_sigterm_stays_whose_it_was_where_ray_was_imported_before_and_one_ahead_
     subprocess.run([sys.executable, "-c", code], check=True, timeout=200)
 
 
-def test_a_start_that_is_not_wanted_any_more_is_not_tried_again() -> None:
-    tried: list[str] = []
+class Failing:
+    """A Ray whose first `n_failures` starts fail; notes what was tried."""
 
-    class Slow:
-        def init(self, address: str, **_: object) -> None:
-            tried.append(address)
-            raise Exception("The current node timed out during startup.")
+    def __init__(self, n_failures: int) -> None:
+        self.n_failures = n_failures
+        self.tried: list[str] = []
 
-        def shutdown(self) -> None:
-            pass
+    def init(self, address: str, **_: object) -> None:
+        self.tried.append(address)
+        if self.tried.count("local") <= self.n_failures:
+            raise Exception("The current node timed out during startup.\nMore.")
 
-    over = threading.Event()
+    def shutdown(self, *, wait_for_processes: bool) -> None:
+        self.tried.append("gone" if wait_for_processes else "left")
+
+
+def test_a_start_that_is_not_wanted_any_more_is_not_tried_again(tmp_path: Path) -> None:
+    ray, over = Failing(2), threading.Event()
     over.set()
     with pytest.raises(ResourcesError):
-        startup._start(Slow(), 2, "scratch", over=over)
-    assert tried == ["local"]
+        startup._start(ray, 2, str(tmp_path), over=over)
+    assert ray.tried == ["local", "gone"]
 
 
 @pytest.mark.parametrize("n_failures", [1, 2])
-def test_a_ray_that_does_not_come_up_is_tried_twice_and_then_said(
-    n_failures: int, caplog: pytest.LogCaptureFixture
+def test_a_ray_that_does_not_start_is_tried_twice_and_then_said(
+    n_failures: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "casting_tune")
-    tried: list[str] = []
-
-    class Slow:
-        def init(self, address: str, **_: object) -> None:
-            tried.append(address)
-            if tried.count("local") <= n_failures:
-                raise Exception("The current node timed out during startup.\nMore.")
-
-        def shutdown(self) -> None:
-            tried.append("gone")
-
-    told = pytest.raises(ResourcesError, match=r"^Ray does not start .*timed out during startup\.\)\. .*--inline\.$")
+    ray = Failing(n_failures)
+    told = pytest.raises(ResourcesError, match=r"^Ray does not start .*: .* timed out during startup\. .*--inline\.$")
     with told if n_failures == 2 else contextlib.nullcontext():
-        startup._start(Slow(), 2, "scratch", over=threading.Event())
-    assert tried == ["local", "gone", "local", "gone"][: n_failures + 2]
+        startup._start(ray, 2, str(tmp_path), over=threading.Event())
+    assert ray.tried == ["local", "gone", "local", "gone"][: n_failures + 2]
     failures = [record for record in caplog.records if record.getMessage() == "Ray did not start"]
     assert [record.levelname for record in failures] == ["WARNING"] * n_failures
     assert "timed out during startup" in caplog.text  # the traceback
     assert ("Ray is up after" in caplog.text) == (n_failures == 1)
 
 
+def test_a_start_that_fails_leaves_no_process_and_no_handle_of_one(tmp_path: Path) -> None:
+    code = (
+        "import gc, subprocess, sys, threading, warnings\n"
+        "import psutil, ray\n"
+        "from ray._private.node import Node\n"
+        "from casting_tune import startup\n"
+        "from casting_tune.errors import ResourcesError\n"
+        "def fail(*_): raise Exception('no raylet')\n"
+        "Node.start_raylet = fail\n"  # the process before it, of the GCS, has started by then
+        "started = []\n"
+        "before = subprocess.Popen.__init__\n"
+        "def note(self, *a, **b): before(self, *a, **b); started.append(self.pid)\n"
+        "subprocess.Popen.__init__ = note\n"
+        "try: startup._start(ray, 1, sys.argv[1], over=threading.Event())\n"
+        "except ResourcesError as error: print(error)\n"
+        "gc.collect()\n"
+        "print(len(started) >= 2, psutil.Process().children(recursive=True))"
+    )
+    with tempfile.TemporaryDirectory(prefix="ct-") as scratch:
+        words = [sys.executable, "-W", "error", "-c", code, scratch]
+        environment = os.environ | startup.ENVIRONMENT
+        ran = subprocess.run(words, check=True, capture_output=True, text=True, timeout=200, env=environment)
+    error, found = ran.stdout.splitlines()
+    assert error.startswith("Ray does not start on this machine: no raylet. The cause is not known. Ray's logs are in")
+    shutil.rmtree(error.partition("Ray's logs are in '")[2].partition("'")[0])
+    assert found == "True []"
+    assert "ResourceWarning" not in ran.stderr
+
+
+def test_a_ray_of_the_caller_is_refused_and_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    for name in ("init", "shutdown"):
+        monkeypatch.setattr(ray, name, lambda *_, **__: pytest.fail("the caller's Ray was changed"))
+    for address in (None, "auto"):
+        refused = pytest.raises(ResourcesError, match=r"already connected to a Ray\. Call ray\.shutdown\(\) first")
+        with refused, startup.running(address, n_slots=1):
+            pass
+
+
+def never_up(ray: Any, n_slots: int, scratch: str, *, over: threading.Event) -> None:
+    over.wait(60)
+    raise ResourcesError("ended while it started")
+
+
+def test_a_halt_while_ray_starts_does_not_wait_for_it(
+    packed: Pack, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(startup, "_start", never_up)
+    halt, started = Halt(), time.monotonic()
+    threading.Timer(0.5, halt.wished.set).start()
+    scheduling.run_ray(work(store, [CONFIG]), packed, resources=TWO, address=None, on_event=lambda _: None, halt=halt)
+    assert time.monotonic() - started < 20
+    assert store.read("trials").num_rows == 0
+
+
+def test_the_end_waits_for_a_start_that_hangs_no_longer_than_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    let_go = threading.Event()
+    monkeypatch.setattr(startup, "END_S", 0.2)
+    monkeypatch.setattr(startup, "_start", lambda *_, over: let_go.wait(60))
+    with startup.Ahead() as ahead:
+        ahead.start(1)
+        thread = next(thread for thread in threading.enumerate() if thread.name == "ray")
+        started = time.monotonic()
+    assert time.monotonic() - started < 5
+    let_go.set()
+    thread.join(30)
+    assert not thread.is_alive()
+
+
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense"])
 def test_an_address_of_nobodys_is_answered_at_once(packed: Pack, store: Store, address: str) -> None:
     started = time.monotonic()
-    with pytest.raises(ResourcesError, match="No Ray cluster answers"):
+    with pytest.raises(ResourcesError, match=f"No Ray cluster answers at '{address}' \\(from --address\\)"):
         scheduling.run_ray(work(store, [CONFIG]), packed, resources=TWO, address=address, on_event=lambda _: None)
     assert time.monotonic() - started < 60
+
+
+@pytest.mark.parametrize(
+    ("address", "variable", "found", "told"),
+    [
+        ("{silent}", None, None, "No Ray cluster answers at '{silent}' (from --address): timed out."),
+        ("auto", "{silent}", None, "No Ray cluster answers at '{silent}' (from RAY_ADDRESS): timed out."),
+        ("auto", None, "{silent}", "No Ray cluster answers at '{silent}' (from --address auto, the newest cluster on"),
+        ("auto", "127.0.0.1:1", None, "No Ray cluster answers at '127.0.0.1:1' (from RAY_ADDRESS): [Errno 111]"),
+        ("auto", "local", None, "No Ray cluster answers at 'local' (from RAY_ADDRESS): not host:port."),
+        ("auto", "http://h:8265", None, "No Ray cluster answers at 'http://h:8265' (from RAY_ADDRESS): not host:port."),
+        ("auto", "127.0.0.1:99999", None, "No Ray cluster answers at '127.0.0.1:99999' (from RAY_ADDRESS): "),
+        (
+            "auto",
+            "ray://10.0.0.1:10001",
+            None,
+            "Ray Client is not supported: 'ray://10.0.0.1:10001' (from RAY_ADD",
+        ),
+        ("ray://10.0.0.1:10001", None, None, "Ray Client is not supported: 'ray://10.0.0.1:10001' (from --address)"),
+    ],
+)
+def test_an_address_is_checked_within_seconds_wherever_it_comes_from(
+    address: str, variable: str | None, found: str | None, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_init(*_: object, **__: object) -> None:
+        pytest.fail("Ray would wait for minutes")
+
+    monkeypatch.setattr(ray_failures, "ANSWER_S", 0.3)
+    monkeypatch.setattr("ray.init", no_init)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with socket.create_server(("127.0.0.2", 0)) as server:  # accepts, and says nothing; Ray resolves 127.0.0.1
+        silent = f"127.0.0.2:{server.getsockname()[1]}"
+        if variable is not None:
+            monkeypatch.setenv("RAY_ADDRESS", variable.format(silent=silent))
+        if found is not None:
+            monkeypatch.setattr(ray_private, "resolve", lambda _: silent)
+        started = time.monotonic()
+        with pytest.raises(ResourcesError) as refused, startup.running(address.format(silent=silent), n_slots=1):
+            pass
+    assert str(refused.value).startswith(told.format(silent=silent))
+    assert time.monotonic() - started < 5
+
+
+def test_a_cluster_of_another_ray_or_python_is_named_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def mismatch(*_: object, **__: object) -> None:
+        raise RuntimeError("Version mismatch: The cluster was started with:\n    Ray: 2.9.0\n    Python: 3.12.1")
+
+    monkeypatch.setattr(ray_failures, "check_answers", lambda *_: None)
+    monkeypatch.setattr("ray.init", mismatch)
+    with pytest.raises(ResourcesError) as refused, startup.running("127.0.0.1:1", n_slots=1):
+        pass
+    assert str(refused.value) == (
+        "Cannot join the Ray cluster at '127.0.0.1:1' (from --address): "
+        "Version mismatch: The cluster was started with: Ray: 2.9.0 Python: 3.12.1"
+    )
+
+
+class Halted(InOrder):
+    """Wishes a halt two seconds after its first task was handed out."""
+
+    def __init__(self, asked: Work, halt: Halt) -> None:
+        super().__init__(asked.tasks)
+        self.halt, self.wished_at = halt, 0.0
+        self.timer = threading.Timer(2, self.wish)
+
+    def wish(self) -> None:
+        self.wished_at = time.monotonic()
+        self.halt.wished.set()
+
+    def next_task(self) -> int | None:
+        if self.n_given == 0:
+            self.timer.start()
+        return super().next_task()
+
+
+def test_a_halt_ends_trials_that_wait_for_a_worker_within_seconds(packed: Pack, store: Store) -> None:
+    events: list[Event] = []
+    halt, asked = Halt(), work(store, [CONFIG, CONFIG])
+    source = Halted(asked, halt)
+    with startup.Ahead() as ahead:
+        ahead.start(1)
+        ray = ahead.ray()
+        taken = ray.remote(num_cpus=1)(threading.Event).remote()  # the only CPU, as if another driver had it
+        ray.get(taken.is_set.remote())
+        scheduling.run_ray(
+            replace(asked, source=source), packed, resources=TWO, address=None, on_event=events.append, halt=halt,
+            ahead=ahead,
+        )  # fmt: skip
+    took = time.monotonic() - source.wished_at
+    assert events == []
+    assert store.read("trials").num_rows == 0
+    assert took < 25  # Ray's own end included
+
+
+def test_a_halt_stops_everything_only_once_no_trial_trains_any_more(packed: Pack, store: Store) -> None:
+    halt, events = Halt(), []
+    follower = followed(packed, store, events)
+    stopper = scheduling._stopper(halt, follower.training)
+    follower.on_trial_result(*told(Event(task=0, kind="started")))
+    assert not stopper.stop_all()
+    halt.wished.set()
+    assert not stopper.stop_all()  # its epoch is to end
+    follower.on_trial_result(*told(Event(task=0, kind="ended", status="error", retried=True)))
+    assert stopper.stop_all()  # its next try waits for a worker
+    follower.on_trial_result(*told(Event(task=0, kind="started")))
+    assert not stopper.stop_all()
+    follower.on_trial_complete(0, [], Named())
+    assert stopper.stop_all()
 
 
 def full_disk(config: TrialConfig, packed: Pack, store: Store, **more: object) -> dict[str, object]:
