@@ -125,7 +125,8 @@ def compare(
     a: Annotated[
         str,
         typer.Argument(
-            help="A cell's id or its beginning; with --sweep a row's label.", autocompletion=completion.cells
+            help="A cell's id or its beginning; with --sweep a row's label or a part that only it has.",
+            autocompletion=completion.cells,
         ),
     ],
     b: Annotated[str, typer.Argument(help="The other one.", autocompletion=completion.cells)],

@@ -5,6 +5,7 @@ Comes in: a store and two names. Goes out: a Versus: the paired test, who is wro
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,8 @@ import pandas as pd
 from casting_tune import answers, inventory, pairs, stats
 from casting_tune.errors import UsageError, unknown
 from casting_tune.store import Store
+
+LISTED = 12  # rows in an error, which is one line
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,16 +77,14 @@ def cells(store: Store, a: str, b: str) -> Versus:
 
 
 def rows(store: Store, sweep: str, a: str, b: str, *, run_id: str | None = None) -> Versus:
-    """Compare two rows of a sweep's table by their labels.
+    """Compare two rows of a sweep's table by their labels, or by parts of these that no other row has.
 
     Raises:
-        UsageError: no such sweep, run or row, or rows that did not test the same images.
+        UsageError: no such sweep, run or row, a part that several rows have, or rows that did not test the same images.
     """
     found = answers.load(store, sweep, run_id)
     labelled = dict(found.rows() + found.rows("baseline"))
-    for name in (a, b):
-        if name not in labelled:
-            raise UsageError(unknown("row", name, labelled))
+    a, b = (_row(name, labelled) for name in (a, b))
     decided = [found.decisions(labelled[name]) for name in (a, b)]
     for name, (tested, _) in zip((a, b), decided, strict=True):
         if not len(tested):
@@ -96,6 +97,23 @@ def rows(store: Store, sweep: str, a: str, b: str, *, run_id: str | None = None)
     images = of_run.loc[decided[0][0]].reset_index()
     dataset_id = str(found.asked["dataset_id"].iloc[0])
     return _versus(store, (a, b), [right for _, right in decided], images, dataset_id=dataset_id, notes=())
+
+
+def _row(name: str, labels: Iterable[str]) -> str:
+    """Return the one row that is called so: by its whole label, by some of its parts between commas, or by any text."""
+    known = list(labels)
+    if name in known:
+        return name
+    words = {word.strip().lower() for word in name.split(",")}
+    found = [label for label in known if words <= {part.strip().lower() for part in label.split(",")}]
+    found = found or [label for label in known if name.lower() in label.lower()]
+    if not found:
+        raise UsageError(unknown("row", name, known))
+    if len(found) > 1:
+        listed = ", ".join(f"'{label}'" for label in found[:LISTED])
+        more = f" and {len(found) - LISTED} more" if len(found) > LISTED else ""
+        raise UsageError(f"'{name}' matches {len(found)} rows: {listed}{more}. Give more of the label.")
+    return found[0]
 
 
 def _versus(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from casting_tune import inventory, stats, versus
+from casting_tune import inventory, space, stats, versus
 from casting_tune.errors import UsageError
 from casting_tune.store import Store
 from casting_tune.trial import TrialConfig
@@ -160,9 +160,26 @@ def test_rows_of_a_sweep_give_what_their_cells_give(filled: Store) -> None:
     of_rows, of_cells = versus.rows(filled, "s", "one", "two"), versus.cells(filled, A, B)
     assert (of_rows.counts, of_rows.p, of_rows.low) == (of_cells.counts, of_cells.p, of_cells.low)
     with pytest.raises(UsageError, match="Did you mean 'three'"):
-        versus.rows(filled, "s", "one", "thre")
+        versus.rows(filled, "s", "one", "threa")
     with pytest.raises(UsageError, match="no whole training"):
         versus.rows(filled, "s", "one", "three")
+
+
+def test_a_row_is_found_by_a_part_of_its_label_that_no_other_row_has(filled: Store) -> None:
+    quick, full = ([cell.row for cell in space.read("backbone_grid", quick=quick).cells] for quick in (True, False))
+    assert versus._row("vgg16", quick) == "vgg16, default, batch 8"
+    assert versus._row("resnet50", quick) == "resnet50, default, batch 8"  # no part of "inception_resnet_v2"
+    assert versus._row("vgg16, default, batch 4", full) == "vgg16, default, batch 4"
+    assert versus._row("Batch 4, vgg16, default", full) == "vgg16, default, batch 4"
+    assert versus._row("inceptionv", quick) == "inceptionv3, default, batch 8"
+    with pytest.raises(
+        UsageError, match=r"'vgg16' matches 6 rows: 'vgg16, default, batch 2', 'vgg16, default, batch 4', "
+    ):
+        versus._row("vgg16", full)
+    with pytest.raises(UsageError, match=r"'default' matches 30 rows: .* and 18 more\. Give more of the label\."):
+        versus._row("default", full)
+    found = versus.rows(filled, "s", "on", "tw")
+    assert (found.a, found.b) == ("one", "two")
 
 
 def test_a_cell_that_has_not_completed_cannot_be_compared(filled: Store) -> None:
