@@ -64,8 +64,7 @@ def _said(found: Answers, frame: pd.DataFrame) -> tuple[str, Literal["settled", 
     interval = "" if pd.isna(best["low"]) else f" (95 % interval {100 * best['low']:.1f} to {100 * best['high']:.1f})"
     leads = f" is the best of {n_rows} rows on validation and" if n_rows > 1 else ""
     said = f"{best['row']}{leads} classifies {_per_cent(best)} of the test images correctly{interval}"
-    others = frame[[_comparable(str(letters), best["letters"]) for letters in frame["letters"]]]
-    others = others[others["row"] != best["row"]]
+    others = _on_the_images_of(best, frame[~frame["best"]])
     if others.empty:
         return f"{said}.", "open"
     alike = others["letters"].map(lambda letters: _share(str(letters), best["letters"])).astype(bool)
@@ -95,8 +94,8 @@ def _no_better_than_majority(found: Answers, frame: pd.DataFrame, others: pd.Dat
     majority = others[others["row"].isin(asked.loc[asked["backbone"] == MAJORITY, "row"]) & (others["kind"] != "cell")]
     for _, baseline in majority.head(1).iterrows():
         rows = frame[(frame["kind"] == "cell") & (frame["accuracy"] > baseline["accuracy"])]
-        same = rows[[_comparable(str(letters), baseline["letters"]) for letters in rows["letters"]]]
-        if all(_share(str(letters), baseline["letters"]) for letters in same["letters"]):
+        same = _on_the_images_of(baseline, rows)["letters"]
+        if all(_share(str(letters), baseline["letters"]) for letters in same):
             return f"no row is significantly better than the majority class ({_per_cent(baseline)})"
     return ""
 
@@ -114,9 +113,10 @@ def _per_cent(row: pd.Series) -> str:
     return f"{100 * row['accuracy']:.2f} %"
 
 
-def _comparable(one: str, other: str) -> bool:
-    """Say whether two rows tested the same images: letters of a second set of images are capital."""
-    return bool(one and other) and one.islower() == other.islower()
+def _on_the_images_of(row: pd.Series, frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows that tested the same images as `row`: letters of a second set of images are capital."""
+    letters = str(row["letters"])
+    return frame.loc[[bool(one and letters) and one.islower() == letters.islower() for one in frame["letters"]]]
 
 
 def _share(one: str, other: str) -> bool:

@@ -336,10 +336,19 @@ def test_a_baseline_that_is_ahead_is_not_a_row_that_the_best_is_told_apart_from(
     assert said(store).tone == "open"
 
 
-def test_rows_that_do_not_beat_the_majority_class_are_told_so(store: Store) -> None:
-    with_baselines(store, {"A": (160, 140, 160, 140), "B": (150, 150, 150, 150), "majority": MAJORITY_COUNTS})
+@pytest.mark.parametrize("right", [160, 150, 140])  # of 300 defects, and of 300 good castings
+def test_rows_that_do_not_beat_the_majority_class_are_told_so(store: Store, right: int) -> None:
+    counts = (right, 300 - right, right, 300 - right)
+    with_baselines(store, {"A": counts, "B": (130, 170, 130, 170), "majority": MAJORITY_COUNTS})
     assert said(store).sentence.endswith(", but no row is significantly better than the majority class (50.00 %).")
     assert said(store).tone == "open"
+
+
+def test_rows_that_tested_other_images_are_not_compared(store: Store) -> None:
+    """D decides its 100 images rightly: that says nothing about A and B, which have other images."""
+    rows = {"A": (160, 20, 280, 140), "B": (150, 20, 280, 150), "c": (50, 50, 0, 0), "D": (50, 0, 50, 0)}
+    with_baselines(store, rows)
+    assert said(store).sentence.endswith(", significantly more than every other row on the same images.")
 
 
 def test_both_are_told_where_nothing_beats_the_majority_class_and_another_baseline_does(store: Store) -> None:
