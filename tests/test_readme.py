@@ -18,6 +18,85 @@ README = Path(__file__).parent.parent / "README.md"
 TEXT = README.read_text()
 COMMANDS = re.findall(r"(?:^|&& )\s*((?:casting-tune|python -m casting_tune\.sweep) [^#&|`\n]+)", TEXT, re.MULTILINE)
 COMMANDS += re.findall(r"(?:ray exec .*'|-- )((?:casting-tune|python -m casting_tune\.sweep) [^'`\n]+)", TEXT)
+COMMANDS += [  # in a sentence; --install-completion would change this user's shell
+    " ".join(span.split())
+    for span in re.findall(r"`((?:casting-tune|python -m casting_tune\.sweep) [a-z][^`]*)`", TEXT)
+]
+
+
+def block_commands(text: str) -> list[str]:
+    """Return every command of a page's indented blocks as written, each once.
+
+    Fenced blocks are in other languages: sweep files, queries, a Dockerfile. The listing of a store is no command.
+    """
+    plain = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE).replace("\\\n", " ")
+    found: list[str] = []
+    for line in re.findall(r"^    (?!results/)(.+)$", plain, re.MULTILINE):
+        words = shlex.shlex(line, posix=False, punctuation_chars="&")  # not posix: quotes stay
+        words.whitespace_split, words.commenters = True, "#"
+        commands: list[list[str]] = [[]]
+        for word in words:
+            commands.append([]) if word == "&&" else commands[-1].append(word)
+        found += map(" ".join, commands)
+    return list(dict.fromkeys(found))
+
+
+BLOCKS = block_commands(TEXT)
+ELSEWHERE = {
+    "pip install -e .": ("installs what this suite runs on", ""),
+    'pip install -e ".[test]"': ("installs what this suite runs on", ""),
+    "pytest -n 2": ("is this suite", ""),
+    'pip install "casting-tune[fetch]"': ("installs an extra", ""),
+    'pip install -e ".[cluster]"': ("installs an extra", ""),
+    "casting-tune fetch --accept-licence --out castings": ("needs a network", "test_fetch.py"),
+    "python -m casting_tune.sweep backbone_grid --data DIR --gpus-per-trial auto --plan --probe": (
+        "needs a GPU", "test_sharing.py",
+    ),
+    "python -m casting_tune.sweep backbone_grid --data DIR --gpus-per-trial auto": ("needs a GPU", "test_sharing.py"),
+    "export RAY_AUTH_MODE=token": ("is for a cluster", "test_namespaces.py"),
+    "ray get-auth-token --generate": ("is for a cluster", "test_namespaces.py"),
+    "chmod 600 ~/.ray/auth_token": ("is for a cluster", "test_namespaces.py"),
+    "aws cloudformation deploy --stack-name casting-tune --template-file clusters/account.yaml "
+    "--capabilities CAPABILITY_NAMED_IAM "
+    "--parameter-overrides SshFrom=$(curl -s https://checkip.amazonaws.com)/32": ("needs AWS", "test_aws.py"),
+    "aws cloudformation describe-stacks --stack-name casting-tune --query 'Stacks[0].Outputs'": (
+        "needs AWS", "test_aws.py",
+    ),
+    "ray up cluster.yaml": ("needs a cluster", "test_namespaces.py"),
+    "ray rsync-up cluster.yaml castings/ /home/ubuntu/castings/": ("needs a cluster", "test_namespaces.py"),
+    "ray exec --tmux cluster.yaml "
+    "'python -m casting_tune.sweep backbone_grid --data /home/ubuntu/castings --address auto'": (
+        "needs a cluster", "test_namespaces.py",
+    ),
+    "ray exec cluster.yaml 'casting-tune table backbone_grid'": ("needs a cluster", "test_namespaces.py"),
+    "ray down -y cluster.yaml": ("needs a cluster", "test_namespaces.py"),
+}  # fmt: skip
+"""A command of README's blocks that no test runs as written -> why, and the test that covers what it does."""
+
+OURS = ("casting-tune ", "python -m casting_tune.sweep ")
+RUN_AS_WRITTEN = [command for command in BLOCKS if command.startswith(OURS) and command not in ELSEWHERE]
+"""What tests/test_readme_commands.py runs."""
+
+
+def test_every_command_of_readmes_blocks_is_run_as_written_or_named_with_the_reason_why_not() -> None:
+    assert [command for command in BLOCKS if command not in RUN_AS_WRITTEN and command not in ELSEWHERE] == []
+    assert [command for command in ELSEWHERE if command not in BLOCKS] == []
+    assert len(RUN_AS_WRITTEN) > 30
+    for _, test in ELSEWHERE.values():
+        assert (Path(__file__).parent / test).exists()
+
+
+def test_a_command_that_is_neither_run_nor_named_is_found() -> None:
+    page = 'Words.\n\n    casting-tune list  # runs\n    ray up x.yaml && casting-tune query "select 1 && 2"\n'
+    page += "\n    results/cells/  a file\n\n```toml\n    a = 1\n```\n\n    aws s3 ls \\\n      s3://b\n"
+    assert block_commands(page) == [
+        "casting-tune list",
+        "ray up x.yaml",
+        'casting-tune query "select 1 && 2"',
+        "aws s3 ls s3://b",
+    ]
+
+
 QUERIES = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 
 
