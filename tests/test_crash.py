@@ -34,6 +34,7 @@ def crash(folder: Path, stride: int, *halves: tuple[str, ...]) -> dict[str, int]
     finally:
         for process in started:
             process.kill()
+            process.communicate()  # a handle that is left open fails a later test
     return survived
 
 
