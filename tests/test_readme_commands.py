@@ -130,10 +130,6 @@ def prepare(command: str, folder: Path) -> None:
         shutil.copy(images[0], copy)
     else:
         copy.unlink(missing_ok=True)
-    if command.startswith(
-        "casting-tune compare vgg16"
-    ):  # after README's first command: of the whole grid, four rows fit
-        assert run("python -m casting_tune.sweep backbone_grid --quick --inline") == 0
     if "incoming" in command:
         (folder / "incoming").mkdir()
         shutil.copy(images[0], folder / "incoming")
