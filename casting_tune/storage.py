@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import stat
 import threading
 import time
 import uuid
@@ -387,10 +388,9 @@ def _raise(error: OSError) -> None:
 def _is_there(file: str) -> bool:
     """Say whether a file is there. A folder that cannot be searched is an error: it may hold the file."""
     try:
-        os.stat(file)  # noqa: PTH116
+        return stat.S_ISREG(os.stat(file).st_mode)  # noqa: PTH116
     except (FileNotFoundError, NotADirectoryError):
         return False
-    return True
 
 
 def _same(descriptor: int, file: Path) -> bool:

@@ -205,7 +205,7 @@ UNHEEDED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "a class of pairs": (("table", "tiny", "--kind", "pairs", "--positive", "ok"), ("--positive", "'pairs'")),
     "a class of effects": (("table", "tiny", "--kind", "effects", "--positive", "ok"), ("--positive", "'effects'")),
     "a size of an export's images": (("export", "CELL", "--out", "OUT/x", "--pack-size", "64"), ("with --data",)),
-    "a sweep of an export of a cell": (("export", "CELL", "--out", "OUT/x", "--sweep", "tiny"), ("export best",)),
+    "a sweep of an export of a cell": (("export", "CELL", "--out", "OUT/x", "--sweep", "tiny"), ("best --sweep NAME",)),
     "the end of no watch": (("predict", "OUT", "OUT", "--idle", "1"), ("--idle", "together with --watch")),
     "the exit code of a watch": (("predict", "OUT", "OUT", "--watch", "--fail-on-defect"), ("add --idle",)),
     "GPUs of machines of one's own": (("cluster", "check", "LOCAL", "--gpus-per-trial", "1"), ("aws only",)),

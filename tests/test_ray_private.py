@@ -146,7 +146,7 @@ def test_ray_up_prepares_and_validates_by_these_functions_or_cluster_check_finds
     assert "validate_config(" in source
 
 
-@pytest.mark.parametrize("name", sorted(startup.JOINING.keys() - {"GLIBC_TUNABLES", "GOMP_SPINCOUNT"}))
+@pytest.mark.parametrize("name", sorted(startup.JOINING.keys() - {"GLIBC_TUNABLES", *startup.SPARING}))
 def test_ray_reads_each_variable_that_it_is_given_or_it_does_what_startup_says_it_must_not(name: str) -> None:
     name = name.removeprefix("RAY_") if name[4:5].islower() else name  # a setting of the C++ core: RAY_ and its name
     files = (RAY / "_raylet.so", *(RAY / "_private").rglob("*.py"), *(RAY / "tune").rglob("*.py"), *more_files())
