@@ -349,7 +349,12 @@ def test_a_known_name_passes(name: str) -> None:
     [
         ("inceptionv3", 74, "image_px 74 is too small for 'inceptionv3': the smallest is 75."),
         ("vgg16", 31, "the smallest is 32."),
-        ("timm:inception_v4", 64, "image_px 64 does not go through 'timm:inception_v4': the smallest is 75"),
+        pytest.param(
+            "timm:inception_v4",
+            64,
+            "image_px 64 does not go through 'timm:inception_v4': the smallest is 75",
+            marks=pytest.mark.slow,
+        ),
         ("timm:vit_tiny_patch16_224", 96, "the smallest is 224"),
         ("timm:vit_tiny_patch16_224", 256, "it takes 224 "),
     ],
@@ -360,7 +365,13 @@ def test_a_size_that_does_not_go_through_is_refused(name: str, px: int, message:
 
 
 @pytest.mark.parametrize(
-    ("name", "px"), [("inceptionv3", 75), ("vgg16", 32), ("timm:inception_v4", 75), ("timm:resnet10t", 300)]
+    ("name", "px"),
+    [
+        ("inceptionv3", 75),
+        ("vgg16", 32),
+        pytest.param("timm:inception_v4", 75, marks=pytest.mark.slow),
+        ("timm:resnet10t", 300),
+    ],
 )
 def test_a_size_that_goes_through_is_accepted(name: str, px: int) -> None:
     backbones.check_size(name, px)

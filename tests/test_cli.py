@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import inspect
+import io
 import json
 import logging
 import os
@@ -12,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ import pytest
 import typer
 
 from casting_tune import cli, commands_cluster, commands_store, commands_sweep, startup
+from tests.conftest import TINY
 
 
 def call(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
@@ -34,13 +37,20 @@ def call(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, 
     return (code if isinstance(code, int) else 0), out, err
 
 
-@pytest.fixture
-def swept(tiny: Path, drawn: Path, capsys: pytest.CaptureFixture[str]) -> tuple[Path, str]:
-    """A results folder in which the tiny sweep has run, and what that printed."""
-    results = tiny.parent / "results"
-    code, out, err = call(capsys, "sweep", tiny, "--data", drawn, "--results", results, "--inline", "--no-baselines")
-    assert (code, err) == (0, "")
-    return results, out
+@pytest.fixture(scope="module")
+def swept(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A results folder in which the tiny sweep has run, and what that printed. Read it, never write to it."""
+    folder = tmp_path_factory.mktemp("swept")
+    (folder / "tiny.toml").write_text(TINY)
+    words = ["sweep", folder / "tiny.toml", "--data", drawn, "--results", folder / "results", "--inline"]
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(sys, "argv", ["casting-tune", *map(str, words), "--no-baselines"])
+        patch.setenv("COLUMNS", "100")
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+    assert (ended.value.code, err.getvalue()) == (0, "")
+    return folder / "results", out.getvalue()
 
 
 def test_a_sweep_prints_progress_the_table_and_the_command_that_prints_it_again(
@@ -317,6 +327,7 @@ def test_a_closed_pipe_ends_quietly(swept: tuple[Path, str]) -> None:
     assert "BrokenPipe" not in ended.stderr
 
 
+@pytest.mark.slow
 def test_a_plain_locale_and_no_color_are_honoured(swept: tuple[Path, str]) -> None:
     ended = python("-m", "casting_tune.cli", "table", "tiny", "--results", swept[0], LC_ALL="C", NO_COLOR="1")
     assert ended.returncode == 0, ended.stderr
@@ -559,6 +570,7 @@ def test_the_layer_table_is_printed_with_its_totals(capsys: pytest.CaptureFixtur
     assert "trainable 19,385,673" in out
 
 
+@pytest.mark.slow
 def test_the_whole_study_is_one_command_and_leaves_every_table(
     tiny: Path, drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -38,10 +38,11 @@ def crash(folder: Path, stride: int, *halves: tuple[str, ...]) -> dict[str, int]
     return survived
 
 
+@pytest.mark.slow
 def test_a_run_survives_a_failure_at_steps_of_every_kind(tmp_path: Path) -> None:
-    survived = crash(tmp_path, 48, ALL)
+    survived = crash(tmp_path, 96, ALL)
     assert set(survived) == set(ALL)
-    assert sum(survived.values()) >= 6
+    assert sum(survived.values()) >= 3
 
 
 @pytest.mark.slow

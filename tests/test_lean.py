@@ -36,9 +36,8 @@ def test_a_training_step_loads_neither_torchs_compiler_nor_wandb() -> None:
     run(STEP)
 
 
-@pytest.mark.parametrize(
-    "name", [name if name == "compile" else pytest.param(name, marks=pytest.mark.slow) for name in WANTED]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WANTED)
 def test_whoever_wants_the_compiler_gets_the_whole_of_it(name: str) -> None:
     last = "assert not stands_for(torch._dynamo) and sys.modules['torch._dynamo'] is torch._dynamo"
     asks = "stands_for = lambda module: isinstance(module, lean._Standing)"

@@ -108,6 +108,7 @@ def test_it_has_no_pretrained_weights_and_says_so() -> None:
         timm.create_model("casting_nasnet_mobile", pretrained=True)
 
 
+@pytest.mark.slow
 def test_its_last_maps_come_out_of_a_relu_and_a_saved_network_comes_back_exactly(tmp_path: Path) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -59,7 +59,7 @@ def test_different_drawn_castings_are_different_photographs(n: int, size_px: int
     assert np.isnan(found.tightness)
 
 
-@pytest.mark.parametrize("size_px", [64, 128])
+@pytest.mark.parametrize("size_px", [64, pytest.param(128, marks=pytest.mark.slow)])
 def test_of_four_hundred_different_castings_at_most_one_in_fifty_is_merged(size_px: int) -> None:
     images, labels = _drawn(400, size_px=size_px, seed=2)
     group = photographs.find(images, labels).group

@@ -106,6 +106,7 @@ def test_ray_runs_tasks_on_two_workers_fails_one_and_keeps_the_rows(packed: Pack
     assert not [process for process in left if "ray" in " ".join(process.cmdline()) and process.is_running()]
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_does_not_cost_its_cell(packed: Pack, store: Store) -> None:
     events: list[Event] = []
     killed = threading.Event()
@@ -761,6 +762,7 @@ def test_a_hanging_trial_ends_as_a_timeout_and_the_others_are_trained(packed: Pa
     assert store.read("trials")["status"].to_pylist().count("timeout") == 1
 
 
+@pytest.mark.slow
 def test_a_halt_lets_running_epochs_end_keeps_their_checkpoints_and_the_same_run_goes_on(
     packed: Pack, store: Store
 ) -> None:

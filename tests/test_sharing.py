@@ -74,6 +74,7 @@ def holds(config: TrialConfig, packed: Pack, store: Store, **more: Any) -> dict[
     return row
 
 
+@pytest.mark.slow
 def test_trials_of_unlike_shares_run_at_once_and_never_hold_more_than_a_gpu(
     packed: Pack, store: Store, two_gpus: None
 ) -> None:
