@@ -102,15 +102,20 @@ def add_node(made: Any) -> None:
     made.add_node(num_cpus=1, num_gpus=1, object_store_memory=80 * 2**20)
 
 
-def training(store: Store) -> dict[str, list[str]]:
-    """Return the cells that train on each node: those of which no attempt has completed."""
+def last_nodes(store: Store) -> dict[str, str]:
+    """Return the node of each cell's last attempt."""
     last: dict[str, tuple[int, str]] = {}
     for mark in (store.root / "marks").glob("*"):
         cell, started = mark.name.split("-")
         last[cell] = max(last.get(cell, (0, "")), (int(started), mark.read_text()))
+    return {cell: node for cell, (_, node) in sorted(last.items())}
+
+
+def training(store: Store) -> dict[str, list[str]]:
+    """Return the cells that train on each node: those of which no attempt has completed."""
     done = store.completed()
     found: dict[str, list[str]] = {}
-    for cell, (_, node) in sorted(last.items()):
+    for cell, node in last_nodes(store).items():
         if cell not in done:
             found.setdefault(node, []).append(cell)
     return found
@@ -143,7 +148,10 @@ def swept(
         if thread.is_alive() and len(kills) < n_kills and victims:
             victim = chance.choice(victims)
             made.remove_node(victim, allow_graceful=False)
-            kills.append({"node": victim.node_id, "cells": busy[victim.node_id]})
+            # a cell that completed there between the look and the node's end lost nothing
+            survived = work.store.completed() & {c for c, n in last_nodes(work.store).items() if n == victim.node_id}
+            if cells := [cell for cell in busy[victim.node_id] if cell not in survived]:
+                kills.append({"node": victim.node_id, "cells": cells})
             add_node(made)
     thread.join()
     if failed:
