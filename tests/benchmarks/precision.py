@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 
 from casting_tune import backbones, startup
-from casting_tune.precision import gains
+from casting_tune.precision import TIMM_CPU_BF16, gains
 from casting_tune.trial import TrialConfig
 from tests.benchmarks import figures, training
 
@@ -60,7 +60,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--px", type=int, default=96)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=1.0)
-    parser.add_argument("--backbones", nargs="+", default=list(backbones.BACKBONES))
+    parser.add_argument("--backbones", nargs="+", default=[*backbones.BACKBONES, *sorted(TIMM_CPU_BF16)])
     asked = parser.parse_args(words)
     torch.set_num_threads(1)
     rows: list[Sequence[Any]] = []
