@@ -225,8 +225,8 @@ def test_building_checking_and_loading_leave_every_global_generator_alone(tmp_pa
 @pytest.mark.parametrize(
     ("name", "image_px", "way_out"),
     [
-        ("inceptionv3", 96, "Use batch_size = 2, or image_px = 112."),
-        ("inception_resnet_v2", 96, "Use batch_size = 2, or image_px = 112."),
+        pytest.param("inceptionv3", 96, "Use batch_size = 2, or image_px = 112.", marks=pytest.mark.slow),
+        pytest.param("inception_resnet_v2", 96, "Use batch_size = 2, or image_px = 112.", marks=pytest.mark.slow),
         ("resnet50", 32, "Use batch_size = 2, or image_px = 48."),
         ("timm:resnet10t", 32, "Use batch_size = 2, or image_px = 48."),
         ("timm:test_vit.r160_in1k", 160, ""),

@@ -256,6 +256,7 @@ def python(*words: object, **more: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_python_m_casting_tune_sweep_is_the_same_command(tiny: Path, drawn: Path) -> None:
     words = ("-m", "casting_tune.sweep", tiny, "--results", tiny.parent / "r", "--inline", "--quick", "--verbose")
     ended = python(*words, CASTING_TUNE_DATA=str(drawn), COLUMNS="80")
@@ -540,6 +541,7 @@ def test_pack_and_a_sweep_name_five_files_that_both_classes_hold_before_the_firs
         assert "; and 2 more (casting-tune audit)" in said
 
 
+@pytest.mark.slow
 def test_the_pictures_of_images_and_sweeps_are_written(
     swept: tuple[Path, str], drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -91,6 +91,7 @@ def test_every_max_pool_pads_with_zeros_as_keras_does(side: int, expected: list[
         assert pool(-torch.ones(1, 1, side, side))[0, 0].tolist() == expected
 
 
+@pytest.mark.slow
 def test_one_input_channel_changes_only_the_first_convolution() -> None:
     gray, colour = on_meta(in_chans=1), on_meta()
     different = [k for k, v in gray.state_dict().items() if v.shape != colour.state_dict()[k].shape]

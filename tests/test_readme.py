@@ -45,7 +45,7 @@ BLOCKS = block_commands(TEXT)
 ELSEWHERE = {
     "pip install -e .": ("installs what this suite runs on", ""),
     'pip install -e ".[test]"': ("installs what this suite runs on", ""),
-    "pytest -n 2": ("is this suite", ""),
+    "pytest -n 2 --dist worksteal": ("is this suite", ""),
     'pip install "casting-tune[fetch]"': ("installs an extra", ""),
     'pip install -e ".[cluster]"': ("installs an extra", ""),
     "casting-tune fetch --accept-licence --out castings": ("needs a network", "test_fetch.py"),

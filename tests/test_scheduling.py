@@ -649,6 +649,7 @@ def test_ray_leaves_the_environment_as_it_was(packed: Pack, store: Store, tmp_pa
     assert {name: os.environ.get(name) for name in startup.ENVIRONMENT} == before
 
 
+@pytest.mark.slow
 def test_asha_stops_the_worse_trials_keeps_what_they_did_and_uses_their_worker_again(
     packed: Pack, store: Store
 ) -> None:

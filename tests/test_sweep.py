@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from casting_tune import answers, nodes, run, startup, sweep, synthetic, tables, verify
+from casting_tune import answers, nodes, plan, run, startup, sweep, synthetic, tables, verify
 from casting_tune.asked import Options
 from casting_tune.errors import CastingTuneError, ImagesError, ResourcesError, StoreError, UsageError, WeightsError
 from casting_tune.store import Store
@@ -206,11 +206,14 @@ def test_known_long_cells_start_first(tiny: Path, drawn: Path) -> None:
         assert [config.epochs for config in configs if config.toggles == toggles] == [6, 6, 4, 4, 3, 3]
 
 
-def test_a_run_of_more_than_ten_thousand_cells_asks_for_a_yes(tiny: Path, drawn: Path) -> None:
-    tiny.write_text(tiny.read_text().replace("seed = [0, 1]", f"seed = {list(range(5001))}"))
-    with pytest.raises(UsageError, match=r"10,002 cells are to be trained. If so many are meant, add --yes."):
+def test_a_run_of_more_cells_than_the_limit_asks_for_a_yes(
+    tiny: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert plan.MANY == 10_000
+    monkeypatch.setattr(plan, "MANY", 3)
+    with pytest.raises(UsageError, match=r"4 cells are to be trained. If so many are meant, add --yes."):
         sweep.prepare(options(tiny, drawn), say=lambda _: None)
-    assert len(sweep.prepare(options(tiny, drawn, yes=True), say=lambda _: None).to_do) == 10_002
+    assert len(sweep.prepare(options(tiny, drawn, yes=True), say=lambda _: None).to_do) == 4
 
 
 def test_the_limits_of_a_sweep_file_hold_unless_the_command_line_says_otherwise(tiny: Path, drawn: Path) -> None:
