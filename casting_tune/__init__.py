@@ -12,8 +12,10 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from casting_tune import query, tables
-    from casting_tune.asked import Options
+    from casting_tune.analysis import tables
+    from casting_tune.analysis.compare import cells as compare
+    from casting_tune.analysis.lookup import predictions, runs
+    from casting_tune.data.pack import open_pack
     from casting_tune.errors import (
         CastingTuneError,
         Diverged,
@@ -24,11 +26,10 @@ if TYPE_CHECKING:
         UsageError,
         WeightsError,
     )
-    from casting_tune.inventory import predictions, runs
-    from casting_tune.pack import open_pack
-    from casting_tune.store import Store
-    from casting_tune.sweep import execute, prepare
-    from casting_tune.versus import cells as compare
+    from casting_tune.execution.runner import execute, prepare
+    from casting_tune.planning.options import Options
+    from casting_tune.store import sql as query
+    from casting_tune.store.store import Store
 
     __version__: str
 
@@ -44,23 +45,26 @@ _FROM = {
     "CastingTuneError": "errors.CastingTuneError",
     "Diverged": "errors.Diverged",
     "ImagesError": "errors.ImagesError",
-    "Options": "asked.Options",
+    "Options": "planning.options.Options",
     "ResourcesError": "errors.ResourcesError",
-    "Store": "store.Store",
+    "Store": "store.store.Store",
     "StoreError": "errors.StoreError",
     "TimeUp": "errors.TimeUp",
     "UsageError": "errors.UsageError",
     "WeightsError": "errors.WeightsError",
-    "compare": "versus.cells",
-    "execute": "sweep.execute",
-    "open_pack": "pack.open_pack",
-    "predictions": "inventory.predictions",
-    "prepare": "sweep.prepare",
-    "query": "query",
-    "runs": "inventory.runs",
-    "tables": "tables",
+    "compare": "analysis.compare.cells",
+    "execute": "execution.runner.execute",
+    "open_pack": "data.pack.open_pack",
+    "predictions": "analysis.lookup.predictions",
+    "prepare": "execution.runner.prepare",
+    "query": "store.sql",
+    "runs": "analysis.lookup.runs",
+    "tables": "analysis.tables",
 }
-"""A public name -> its module, and its name there; a module alone is public as a whole."""
+"""A public name -> where it is defined."""
+
+_MODULES = ("query", "tables")
+"""Names that are modules as a whole."""
 
 
 def __getattr__(name: str) -> Any:
@@ -70,9 +74,11 @@ def __getattr__(name: str) -> Any:
         return version("casting-tune")
     if name not in _FROM:
         raise AttributeError(f"module 'casting_tune' has no attribute '{name}'")
-    room, _, found = _FROM[name].partition(".")
-    module = importlib.import_module(f"casting_tune.{room}")
-    return getattr(module, found) if found else module
+    whole = f"casting_tune.{_FROM[name]}"
+    if name in _MODULES:
+        return importlib.import_module(whole)
+    module, _, found = whole.rpartition(".")
+    return getattr(importlib.import_module(module), found)
 
 
 def __dir__() -> list[str]:

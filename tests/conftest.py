@@ -14,12 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from casting_tune import pack as pack_room
-from casting_tune import storage, sweep, synthetic
-from casting_tune.asked import Options
-from casting_tune.audit import Audit, audit
-from casting_tune.pack import Pack
-from casting_tune.store import Store
+from casting_tune.data import pack as pack_room
+from casting_tune.data import synthetic
+from casting_tune.data.audit import Audit, audit
+from casting_tune.data.pack import Pack
+from casting_tune.execution import runner
+from casting_tune.planning.options import Options
+from casting_tune.store import storage
+from casting_tune.store.store import Store
 
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # `pytest -n 2`: two tests share the cores
 TINY = """
@@ -95,8 +97,8 @@ def trained(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
     file = folder / "tiny.toml"
     file.write_text(TINY)
     asked = Options(sweep=str(file), data=drawn, results=folder / "results", inline=True, timing=True)
-    prepared = sweep.prepare(asked, say=lambda _: None)
-    assert sweep.execute(prepared, on_event=lambda _: None) == 0
+    prepared = runner.prepare(asked, say=lambda _: None)
+    assert runner.execute(prepared, on_event=lambda _: None) == 0
     return prepared.store
 
 

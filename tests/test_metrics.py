@@ -12,9 +12,9 @@ import pytest
 from sklearn import metrics as peer
 
 from casting_tune.metrics import METRICS, OF_THE_DEFECT, RANKING, Counts, counts, measure
-from casting_tune.schema import TRIALS
-from casting_tune.sweepfile import OBJECTIVES
-from tests.test_verify import OLD
+from casting_tune.planning.sweep_file import OBJECTIVES
+from casting_tune.store.schema import TRIALS
+from tests.store.test_verify import OLD
 
 ALL = [*METRICS, *RANKING]
 
@@ -291,7 +291,8 @@ def balanced_accuracy(c):
 
 metrics.METRICS["balanced_accuracy"] = balanced_accuracy
 
-from casting_tune import Options, Store, execute, prepare, sweepfile, tables
+from casting_tune import Options, Store, execute, prepare, tables
+from casting_tune.planning import sweep_file as sweepfile
 
 file, data, results, old = sys.argv[1:]
 quick = {"quick": True, "only": ("seed=0",)}

@@ -15,14 +15,15 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from casting_tune import startup, synthetic
-from casting_tune.store import Store
+from casting_tune.data import synthetic
+from casting_tune.execution import ray_cluster
+from casting_tune.store.store import Store
 from tests.benchmarks import figures
 
 PACK = """
 import sys, time
 from pathlib import Path
-from casting_tune import pack
+from casting_tune.data import pack
 started = time.perf_counter()
 packed = pack.pack(Path(sys.argv[1]), Path(sys.argv[2]))
 print(time.perf_counter() - started, packed.dataset_id, len(packed.labels))
@@ -30,7 +31,7 @@ print(time.perf_counter() - started, packed.dataset_id, len(packed.labels))
 OPEN = """
 import sys, time
 from pathlib import Path
-from casting_tune import pack
+from casting_tune.data import pack
 started = time.perf_counter()
 packed = pack.open_pack(Path(sys.argv[1]))
 packed.images[-1, -1, -1]
@@ -100,7 +101,7 @@ def main(words: Sequence[str] | None = None) -> None:
         (name, figures.spread(seconds, 3), aim) for (name, seconds), aim in zip(measured.items(), aims, strict=True)
     ]
     told = f"{asked.repeats} fresh processes each, the images' files in the system's cache, "
-    told += f"{startup.cpus_here()} threads. {figures.conditions('torch', 'pillow', 'ray')}"
+    told += f"{ray_cluster.cpus_here()} threads. {figures.conditions('torch', 'pillow', 'ray')}"
     text = f"{figures.table(('what', 's: median (min to max)', 'aimed at, under'), rows)}\n\n{told}"
     figures.publish("cold", text, write_readme=asked.write_readme)
 

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from casting_tune import startup
+from casting_tune.execution import ray_cluster
 from tests.benchmarks import figures, precision
 
 CASES = tuple((*network, n) for network in (("timm:resnet18", 128, 32), ("mobilenetv2", 224, 4)) for n in (1, 2))
 """Network, px, batch, trainings at once."""
-WAYS = (startup.SPINS, "")
+WAYS = (ray_cluster.SPINS, "")
 
 
 def main(words: Sequence[str] | None = None) -> None:
     """Measure in turn and print a table."""
     parser = figures.parser(__doc__, repeats=5)
     parser.add_argument("--seconds", type=float, default=4.0)
-    parser.add_argument("--threads", type=int, default=startup.cpus_here())
+    parser.add_argument("--threads", type=int, default=ray_cluster.cpus_here())
     asked = parser.parse_args(words)
     told: dict[str, float] = {"n_threads": asked.threads, "seconds": asked.seconds}
     rates = {case: [[], []] for case in CASES}  # type: dict[tuple[str, int, int, int], list[list[float]]]

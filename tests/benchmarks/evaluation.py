@@ -16,9 +16,11 @@ from typing import Any
 import torch
 from torch.utils.benchmark import Timer
 
-from casting_tune import backbones, startup, train
-from casting_tune.precision import resolve
-from casting_tune.trial import TrialConfig
+from casting_tune.config import TrialConfig
+from casting_tune.execution import ray_cluster
+from casting_tune.models import registry
+from casting_tune.training import loop
+from casting_tune.training.precision import resolve
 from tests.benchmarks import figures, training
 
 N_TEST, N_VALIDATION, EPOCHS = 715, 1326, 10
@@ -30,13 +32,13 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--px", type=int, help="one size for both networks, to try the script")
     parser.add_argument("--seconds", type=float, default=2.0)
     asked = parser.parse_args(words)
-    torch.set_num_threads(startup.cpus_here())
+    torch.set_num_threads(ray_cluster.cpus_here())
     rows: list[Sequence[Any]] = []
     for backbone, px in training.SETTINGS:
         config = TrialConfig(backbone=backbone, image_px=asked.px or px, batch_size=32)
         config = replace(config, precision=resolve(config, "cpu"))
         precision = resolve(config, "cpu")
-        model = backbones.build(backbone, weights="none", dense=0, dropout=0, in_channels=3, seed=0)
+        model = registry.build(backbone, weights="none", dense=0, dropout=0, in_channels=3, seed=0)
         model = model.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         images = torch.rand(32, 3, config.image_px, config.image_px).contiguous(memory_format=torch.channels_last)
         step_s = config.batch_size / training.bare_step(config, seconds=asked.seconds)
@@ -44,11 +46,11 @@ def main(words: Sequence[str] | None = None) -> None:
             ours, theirs, cost = [], [], []
             for _ in range(asked.repeats):
                 began = time.perf_counter()
-                ours.append(train.latency(model, images[:n], precision=precision) * 1e3)
+                ours.append(loop.latency(model, images[:n], precision=precision) * 1e3)
                 cost.append(time.perf_counter() - began)
                 timer = Timer(
                     "predict(model, [(x, x)], precision=precision)",
-                    globals={"predict": train.predict, "model": model, "x": images[:n], "precision": precision},
+                    globals={"predict": loop.predict, "model": model, "x": images[:n], "precision": precision},
                     num_threads=torch.get_num_threads(),
                 )
                 theirs.append(timer.blocked_autorange(min_run_time=asked.seconds / 2).median * 1e3)
@@ -60,7 +62,7 @@ def main(words: Sequence[str] | None = None) -> None:
                 figures.ratios(ours, theirs, 2), f"{share:.2%}",
             ))  # fmt: skip
     header = ("network", "px", "precision", "images", "latency, ms", "torch's Timer, ms", "ratio", "of a trial's time")
-    told = f"{asked.repeats} turns, {startup.cpus_here()} threads; the trial is {EPOCHS} epochs of 5,307 images. "
+    told = f"{asked.repeats} turns, {ray_cluster.cpus_here()} threads; the trial is {EPOCHS} epochs of 5,307 images. "
     text = f"{figures.table(header, rows)}\n\n{told}{figures.conditions('torch', 'timm')}"
     figures.publish("evaluation", text, write_readme=asked.write_readme)
 

@@ -1,9 +1,11 @@
 """What a GPU gives: `python -m tests.benchmarks.gpu [--parts networks peers together trial] [--data DIR]`.
 
-networks: training steps of each backbone, launched kernel by kernel and recorded (`casting_tune.capture`), on a batch
-that lies there and with everything that a trial does to make one; seconds an epoch of the real set (5,307 images)
-beside the study's, both worked out from images a second. peers: EfficientNetB4 at batch size 4 as a user would write it
-instead. together: several processes of it on one GPU. trial: a trial of one epoch on --data, as its own row tells it.
+networks: training steps of each backbone, launched kernel by kernel and recorded
+(`casting_tune.training.cuda_graph`), on a batch that lies there and with everything that a trial
+does to make one; seconds an epoch of the real set (5,307 images) beside the study's, both worked
+out from images a second. peers: EfficientNetB4 at batch size 4 as a user would write it instead.
+together: several processes of it on one GPU. trial: a trial of one epoch on --data, as its own row
+tells it.
 
 Each figure is the median of some runs of steps, the host waiting once at the end of each, after steps that warm up.
 """
@@ -23,12 +25,16 @@ from typing import Any, Literal
 
 import torch
 
-from casting_tune import backbones, capture, loader, memory, pack, run, synthetic, train
-from casting_tune.augment import TOGGLES
-from casting_tune.precision import resolve
-from casting_tune.rows import Place
-from casting_tune.store import Store
-from casting_tune.trial import TrialConfig
+from casting_tune.config import TrialConfig
+from casting_tune.data import batches as loader
+from casting_tune.data import pack, synthetic
+from casting_tune.data.augmentation import TOGGLES
+from casting_tune.models import registry
+from casting_tune.store.store import Store
+from casting_tune.training import cuda_graph, loop, memory
+from casting_tune.training import trial as run
+from casting_tune.training.precision import resolve
+from casting_tune.training.records import Place
 from tests.benchmarks import figures
 
 REAL, NATIVE_PX, N_IMAGES = 5307, 300, 512
@@ -50,13 +56,13 @@ def configure(backbone: str, batch: int, px: int, device: Literal["cpu", "cuda"]
 
 def build(config: TrialConfig, device: torch.device) -> torch.nn.Module:
     """Return the network of a cell on the device."""
-    made = backbones.build(config.backbone, weights="none", dense=0, dropout=0, in_channels=3, seed=0)
+    made = registry.build(config.backbone, weights="none", dense=0, dropout=0, in_channels=3, seed=0)
     return made.to(device, memory_format=run._layout(config))  # type: ignore[call-overload, no-any-return]
 
 
-def launcher(mode: str, device: torch.device) -> Callable[[train.Step], train.Step]:
+def launcher(mode: str, device: torch.device) -> Callable[[loop.Step], loop.Step]:
     """Return how steps are launched; on a CPU, where the script is only tried, there is one way."""
-    return capture.Recorder() if mode == "recorded" and device.type == "cuda" else train.as_written
+    return cuda_graph.Recorder() if mode == "recorded" and device.type == "cuda" else loop.as_written
 
 
 def bare(config: TrialConfig, device: torch.device) -> tuple[Any, Any]:
@@ -82,21 +88,21 @@ def rates(
     config: TrialConfig,
     model: torch.nn.Module,
     fed: tuple[Any, Any],
-    launch: Callable[[train.Step], train.Step],
+    launch: Callable[[loop.Step], loop.Step],
     *,
     seconds: float,
 ) -> Iterator[float]:
     """Yield the images a second of training steps, for ever: runs of about so many seconds, warm from the first on."""
     batches, make = fed
-    recipe = train.Recipe(
+    recipe = loop.Recipe(
         base_lr=1e-4, batch_size=config.batch_size, weight_decay=0.01, warmup_share=0.0, lr_schedule="constant",
         epochs=10**6, n_steps=1, precision="bf16" if config.precision == "bf16" else "fp32",
     )  # fmt: skip
     n_steps = [5]
     inputs = torch.zeros(2, 3, config.image_px, config.image_px, device=next(model.parameters()).device)
     validation = [(inputs, inputs[:, 0, 0, 0])]
-    for epoch in train.fit(
-        model, train.make_optimiser(model, recipe), recipe, make=make, launch=launch, validation=lambda: validation,
+    for epoch in loop.fit(
+        model, loop.make_optimiser(model, recipe), recipe, make=make, launch=launch, validation=lambda: validation,
         batches=lambda epoch: itertools.islice(batches(epoch), n_steps[0]),
     ):  # fmt: skip
         if epoch.epoch == 2:
@@ -355,7 +361,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda")
     parser.add_argument("--px", type=int, default=512)
     parser.add_argument("--seconds", type=float, default=0.7, help="of each run of steps")
-    parser.add_argument("--backbones", nargs="*", default=list(backbones.BACKBONES))
+    parser.add_argument("--backbones", nargs="*", default=list(registry.BACKBONES))
     parser.add_argument("--b4", type=int, nargs="*", default=[2, 8], help="more batch sizes of EfficientNetB4")
     parser.add_argument("--shared", nargs="+", default=["efficientnetb4"], help="networks of part together")
     parser.add_argument("--at-once", type=int, nargs="+", default=[1, 2, 4])

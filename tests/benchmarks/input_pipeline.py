@@ -24,7 +24,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from casting_tune import pack, startup, synthetic
+from casting_tune.data import pack, synthetic
+from casting_tune.execution import ray_cluster
 from tests.benchmarks import figures
 
 NAMES = {
@@ -60,7 +61,10 @@ class Side:
         self.why, words = "", [str(python), str(Path(__file__).with_name("peers.py")), side, "--data", str(data)]
         more = {"TF_CPP_MIN_LOG_LEVEL": "3", "NO_ALBUMENTATIONS_UPDATE": "1", "CUDA_VISIBLE_DEVICES": ""}
         if side == "ours":
-            more |= {"GLIBC_TUNABLES": startup.MALLOC, "GOMP_SPINCOUNT": startup.SPINS}  # as our workers have it
+            more |= {
+                "GLIBC_TUNABLES": ray_cluster.MALLOC,
+                "GOMP_SPINCOUNT": ray_cluster.SPINS,
+            }  # as our workers have it
             root = str(Path(__file__).parent.parent.parent)
             more["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
         self.process = subprocess.Popen(

@@ -17,12 +17,13 @@ from typing import Any
 
 import ray
 
-from casting_tune import pack, scheduling, synthetic
-from casting_tune.nodes import Resources
-from casting_tune.rows import Place
-from casting_tune.scheduling import Event, Task, Work
-from casting_tune.store import Store
-from casting_tune.trial import TrialConfig, cell_id
+from casting_tune.config import TrialConfig, cell_id
+from casting_tune.data import pack, synthetic
+from casting_tune.execution import ray_tune
+from casting_tune.execution.nodes import Resources
+from casting_tune.execution.ray_tune import Event, Task, Work
+from casting_tune.store.store import Store
+from casting_tune.training.records import Place
 from tests.benchmarks import figures
 
 SLEEP_S, WORKERS = 0.1, 2
@@ -59,9 +60,7 @@ def ours(packed: pack.Pack, n_trials: int) -> tuple[float, float]:
         def on_event(event: Event) -> None:
             clock.append((event.kind, time.time()))
 
-        scheduling.run_ray(
-            work, packed, resources=Resources(cpus=1, n_at_once=WORKERS), address=None, on_event=on_event
-        )
+        ray_tune.run_ray(work, packed, resources=Resources(cpus=1, n_at_once=WORKERS), address=None, on_event=on_event)
         rows = work.store.read("trials").to_pylist()
         assert len(rows) == n_trials
     first = min(row["started_at"].timestamp() for row in rows)

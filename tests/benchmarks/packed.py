@@ -16,8 +16,9 @@ from typing import Literal
 
 import pandas as pd
 
-from casting_tune import sweep, synthetic
-from casting_tune.asked import Options
+from casting_tune.data import synthetic
+from casting_tune.execution import runner
+from casting_tune.planning.options import Options
 from tests.benchmarks import figures
 
 NATIVE_PX = 512
@@ -39,8 +40,8 @@ batch_size = {batches}
 
 def ran(asked: Options) -> dict[str, float]:
     """Run the sweep; return the figures of its trials."""
-    prepared = sweep.prepare(asked, say=lambda line: print(line, flush=True))
-    sweep.execute(prepared)
+    prepared = runner.prepare(asked, say=lambda line: print(line, flush=True))
+    runner.execute(prepared)
     trials = prepared.store.read("trials").to_pandas()
     begun = trials["started_at"]
     ended = begun + pd.to_timedelta(trials["duration_s"], unit="s")
@@ -89,7 +90,7 @@ def main(words: Sequence[str] | None = None) -> None:
                 )
                 if gpus == "auto":
                     began = time.perf_counter()
-                    sweep.prepare(replace(options, plan=True, probe=True), say=lambda _: None)
+                    runner.prepare(replace(options, plan=True, probe=True), say=lambda _: None)
                     probing.append(time.perf_counter() - began)
                 found[way].append(ran(options))
     alone = [turn["wall"] for turn in found["one at a time"]]

@@ -142,21 +142,23 @@ def ours(data: Path, px: int, batch: int) -> Iterator[int]:
     """casting_tune: a pack (data is its folder), the loader, the augmentation, and inputs as its networks get them."""
     import torch
 
-    from casting_tune import augment, loader, pack, run
-    from casting_tune.trial import TrialConfig
+    from casting_tune.config import TrialConfig
+    from casting_tune.data import augmentation, pack
+    from casting_tune.data import batches as loader
+    from casting_tune.training import trial
 
-    device, toggles = torch.device("cpu"), tuple(augment.TOGGLES)
+    device, toggles = torch.device("cpu"), tuple(augmentation.TOGGLES)
     packed = pack.open_pack(data)
     rows = (packed.splits == "train").nonzero()[0]
-    prepare = run._preparation(TrialConfig(backbone="resnet50", image_px=px, toggles=toggles), device)
+    prepare = trial._preparation(TrialConfig(backbone="resnet50", image_px=px, toggles=toggles), device)
     pixels = loader.put(packed.images, rows, px=px, device=device)
     epoch = 0
     while True:
         epoch += 1
         order = torch.from_numpy(loader.shuffle(len(rows), seed=0, epoch=epoch))
-        draws = augment.draw(toggles, len(rows), seed=0, epoch=epoch, device=device)
+        draws = augmentation.draw(toggles, len(rows), seed=0, epoch=epoch, device=device)
         for part in loader.batches(len(rows), batch):
-            yield len(prepare(augment.apply(pixels[order[part]], draws[part], px=px)))
+            yield len(prepare(augmentation.apply(pixels[order[part]], draws[part], px=px)))
 
 
 def _loaded(dataset: Any, batch: int) -> Iterator[int]:

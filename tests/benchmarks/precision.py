@@ -16,9 +16,10 @@ from typing import Any, Literal
 
 import torch
 
-from casting_tune import backbones, startup
-from casting_tune.precision import TIMM_CPU_BF16, gains
-from casting_tune.trial import TrialConfig
+from casting_tune.config import TrialConfig
+from casting_tune.execution import ray_cluster
+from casting_tune.models import registry
+from casting_tune.training.precision import TIMM_CPU_BF16, gains
 from tests.benchmarks import figures, training
 
 CASES: tuple[tuple[Literal["fp32", "bf16"], Literal["channels_last", "contiguous"]], ...] = (
@@ -26,8 +27,8 @@ CASES: tuple[tuple[Literal["fp32", "bf16"], Literal["channels_last", "contiguous
 )  # fmt: skip
 ALONE = """
 import sys, torch
-from casting_tune.precision import gains
-from casting_tune.trial import TrialConfig
+from casting_tune.training.precision import gains
+from casting_tune.config import TrialConfig
 from tests.benchmarks import training
 torch.set_num_threads(int(sys.argv[1]))
 px, batch = int(sys.argv[3]), int(sys.argv[4])
@@ -44,7 +45,7 @@ def at_once(
     seconds: float,
     backbone: str = "timm:resnet18",
     batch: int = 32,
-    spins: str = startup.SPINS,
+    spins: str = ray_cluster.SPINS,
 ) -> float:
     """Return the images a second of `n` processes together, each with `n_threads`; "" spins as GNU OpenMP does."""
     words = [sys.executable, "-c", ALONE, str(n_threads), backbone, str(px), str(batch), str(seconds)]
@@ -60,7 +61,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--px", type=int, default=96)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=1.0)
-    parser.add_argument("--backbones", nargs="+", default=[*backbones.BACKBONES, *sorted(TIMM_CPU_BF16)])
+    parser.add_argument("--backbones", nargs="+", default=[*registry.BACKBONES, *sorted(TIMM_CPU_BF16)])
     asked = parser.parse_args(words)
     torch.set_num_threads(1)
     rows: list[Sequence[Any]] = []

@@ -27,14 +27,18 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from casting_tune import metrics, rows, schema, startup, sweep
-from casting_tune.asked import Options
-from casting_tune.folds import Folds
-from casting_tune.pack import Pack
-from casting_tune.rows import Place
-from casting_tune.store import Store
-from casting_tune.tasks import Event, Work
-from casting_tune.trial import Epoch, Predictions, TrialConfig, cell_id
+from casting_tune import metrics
+from casting_tune.config import Epoch, Predictions, TrialConfig, cell_id
+from casting_tune.data.pack import Pack
+from casting_tune.data.splits import Folds
+from casting_tune.execution import ray_cluster
+from casting_tune.execution import runner as sweep
+from casting_tune.execution.tasks import Event, Work
+from casting_tune.planning.options import Options
+from casting_tune.store import schema
+from casting_tune.store.store import Store
+from casting_tune.training import records
+from casting_tune.training.records import Place
 from tests.benchmarks import figures, queries
 
 N_TRAIN, N_TEST, TRIAL_S = 20, 715, 0.001
@@ -91,8 +95,8 @@ def millisecond_trial(
     }
     table = pa.table({name: columns[name] for name in schema.PREDICTIONS.names}).cast(schema.PREDICTIONS)
     store.write_table(f"predictions/{sweep}/{cell}-{attempt}.parquet", table)
-    row = rows.describe(config, packed, parts) | _scored(predicted)
-    row |= rows.begin(cell, attempt, sweep=sweep, label=label, place=place, started_at=started)
+    row = records.describe(config, packed, parts) | _scored(predicted)
+    row |= records.begin(cell, attempt, sweep=sweep, label=label, place=place, started_at=started)
     row |= {"status": "completed", "duration_s": (datetime.now(UTC) - started).total_seconds()}
     store.write("trials", sweep, f"{cell}-{attempt}", [row])
     return row
@@ -142,7 +146,7 @@ def run(folder: Path, n_cells: int, n_workers: int) -> dict[str, float]:
             ends.append((time.perf_counter(), time.process_time()))
 
     with (
-        mock.patch.object(startup, "cpus_here", return_value=n_workers),
+        mock.patch.object(ray_cluster, "cpus_here", return_value=n_workers),
         mock.patch.object(sweep, "Work", partial(Work, trial=millisecond_trial)),
     ):
         before = time.process_time()

@@ -18,13 +18,16 @@ from typing import Any
 
 import torch
 
-from casting_tune import backbones, pack, run, startup, synthetic, train
-from casting_tune.augment import TOGGLES
-from casting_tune.pack import Pack
-from casting_tune.precision import resolve
-from casting_tune.rows import Place
-from casting_tune.store import Store
-from casting_tune.trial import Epoch, TrialConfig
+from casting_tune.config import Epoch, TrialConfig
+from casting_tune.data import pack, synthetic
+from casting_tune.data.augmentation import TOGGLES
+from casting_tune.data.pack import Pack
+from casting_tune.execution import ray_cluster
+from casting_tune.models import registry
+from casting_tune.store.store import Store
+from casting_tune.training import loop, trial
+from casting_tune.training.precision import resolve
+from casting_tune.training.records import Place
 from tests.benchmarks import figures
 
 SETTINGS = (("timm:resnet18", 128), ("mobilenetv2", 224))
@@ -33,21 +36,21 @@ REAL = (5307, 1326)
 
 def bare_step(config: TrialConfig, *, seconds: float) -> float:
     """Return images a second of forward, backward and optimiser on one batch that lies there."""
-    model = backbones.build(
+    model = registry.build(
         config.backbone, weights="none", dense=0, dropout=0, in_channels=config.in_channels, seed=0
-    ).to(memory_format=run._layout(config))  # type: ignore[call-overload]
+    ).to(memory_format=trial._layout(config))  # type: ignore[call-overload]
     shape = (config.batch_size, config.in_channels, config.image_px, config.image_px)
-    inputs = torch.rand(shape).contiguous(memory_format=run._layout(config))
+    inputs = torch.rand(shape).contiguous(memory_format=trial._layout(config))
     batch = (inputs, (torch.arange(config.batch_size) % 2).float())
     spent, n_steps = 0.0, 3  # the first epoch warms up
     while spent < seconds:
-        recipe = train.Recipe(
+        recipe = loop.Recipe(
             base_lr=1e-3, batch_size=config.batch_size, weight_decay=0.01, warmup_share=0.0, lr_schedule="constant",
             epochs=2, n_steps=n_steps, precision="bf16" if config.precision == "bf16" else "fp32",
         )  # fmt: skip
-        optimiser = train.make_optimiser(model, recipe)
+        optimiser = loop.make_optimiser(model, recipe)
         steps = [batch] * n_steps
-        for epoch in train.fit(model, optimiser, recipe, batches=lambda _, of=steps: of, validation=lambda: [batch]):
+        for epoch in loop.fit(model, optimiser, recipe, batches=lambda _, of=steps: of, validation=lambda: [batch]):
             spent = epoch.train_s
         n_steps = max(n_steps + 1, round(n_steps * seconds / spent) + 1)
     return epoch.n_images / epoch.train_s
@@ -57,7 +60,7 @@ def whole_epoch(config: TrialConfig, packed: Pack, n_threads: int) -> tuple[floa
     """Return images a second of a trial's second epoch, validation seconds an image, and seconds of files an epoch."""
     seen: list[tuple[Epoch, float]] = []
     with tempfile.TemporaryDirectory() as folder:
-        row = run.run_trial(
+        row = trial.run_trial(
             replace(config, epochs=3), packed, Store(Path(folder)), sweep="bench", label="bench",
             place=Place(n_threads=n_threads), on_epoch=lambda epoch: seen.append((epoch, time.perf_counter())),
         )  # fmt: skip
@@ -77,7 +80,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, nargs="+", default=[32, 4])
     parser.add_argument("--px", type=int, help="one size for both networks, to try the script")
     asked = parser.parse_args(words)
-    n_threads = startup.cpus_here()
+    n_threads = ray_cluster.cpus_here()
     torch.set_num_threads(n_threads)
     rows: list[Sequence[Any]] = []
     with tempfile.TemporaryDirectory() as folder:

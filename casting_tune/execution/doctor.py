@@ -1,0 +1,241 @@
+"""What this machine has for a sweep and what it lacks, each with the way out.
+
+Comes in: where the results are to lie. Goes out: Findings. Trains nothing, asks no network, leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.metadata
+import importlib.util
+import platform
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import psutil
+from packaging.requirements import Requirement
+
+from casting_tune.errors import StoreError
+
+IMPORTED = ("torch", "timm", "kornia", "ray.tune", "pyarrow", "duckdb", "pandas", "sklearn", "onnxruntime")
+"""What may not load though its version fits: torch against torchvision, pyarrow against numpy."""
+
+GIB = 2**30
+TRIAL_GIB, TIGHT_GIB = 1, 4  # a worker with torch, timm, kornia and Ray takes 0.9 GiB before its first image
+SHM_GIB = 1  # the real castings, packed, are 0.6 GiB
+DISK_GIB = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What was looked at, how it stands, what was seen, and what mends it where it does not stand well."""
+
+    about: str
+    state: Literal["ok", "warn", "fail"]
+    seen: str
+    way_out: str = ""
+
+
+def examine(results: str) -> tuple[Finding, ...]:
+    """Look at libraries, CPUs, GPU, memory, results folder, weights and extras, in this order."""
+    return (
+        _python(), _libraries(), _imports(), _cpus(), _gpu(), _bf16(), _memory(), _shm(), _results(results),
+        _disk(results), _weights(), _extras(),
+    )  # fmt: skip
+
+
+def _python() -> Finding:
+    return Finding(about="Python", state="ok", seen=f"{platform.python_version()}, {platform.platform(terse=True)}")
+
+
+def _libraries() -> Finding:
+    """Hold every library against what casting-tune asks for."""
+    asked = [wanted for wanted in _requirements() if wanted.marker is None or wanted.marker.evaluate({"extra": ""})]
+    wrong = _unmet(asked)
+    shown = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "timm", "kornia", "ray")
+                      if not any(part.startswith(name) for part in wrong))  # fmt: skip
+    if wrong:
+        return Finding(about="libraries", state="fail", seen="; ".join(wrong), way_out="pip install -U casting-tune")
+    return Finding(about="libraries", state="ok", seen=f"{shown} and {len(asked) - 4} others as asked for")
+
+
+def _imports() -> Finding:
+    broken = []
+    for name in IMPORTED:
+        if name == "onnxruntime" and importlib.util.find_spec(name) is None:
+            continue  # an extra, and not installed
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # a broken installation raises whatever its first line that fails raises
+            broken.append(f"{name}: {_line(error)}")
+    if broken:
+        way_out = "Install these again; a torch for the CPU alone needs the torchvision built for it."
+        return Finding(about="imports", state="fail", seen="; ".join(broken), way_out=way_out)
+    return Finding(about="imports", state="ok", seen="every library loads")
+
+
+def _cpus() -> Finding:
+    from casting_tune.execution import ray_cluster
+
+    mine, all_of_them, granted = (
+        ray_cluster.cpus_here(),
+        psutil.cpu_count() or 1,
+        _quota(Path("/sys/fs/cgroup/cpu.max")),
+    )
+    seen = f"{mine} of {all_of_them} for this process; a trial's threads are set by the sweep"
+    if granted is not None and granted < mine:
+        way_out = f"Start with --trials-at-once {max(1, int(granted))}, or give the container more."
+        return Finding(about="CPUs", state="warn", seen=f"{seen}; its container grants {granted:g}", way_out=way_out)
+    return Finding(about="CPUs", state="ok", seen=seen)
+
+
+def _gpu() -> Finding:
+    from casting_tune.execution import ray_cluster
+
+    if not ray_cluster.shows_gpu():
+        return Finding(about="GPU", state="ok", seen="none here: trials train on the CPU")
+    try:
+        import torch
+
+        found = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    except Exception as error:  # a driver that does not fit raises whatever it likes, or torch does not even load
+        return Finding(about="GPU", state="fail", seen=_line(error), way_out="Mend the driver; nvidia-smi says more.")
+    if not found and sys.platform == "linux":
+        way_out = "Install a torch for this GPU and a driver that fits it; until then trials train on the CPU."
+        return Finding(about="GPU", state="warn", seen="there is a device, and torch sees none", way_out=way_out)
+    seen = ", ".join(f"{gpu.name}, {gpu.total_memory / GIB:.0f} GiB" for gpu in found)
+    return Finding(about="GPU", state="ok", seen=seen or "none here: trials train on the CPU")
+
+
+def _bf16() -> Finding:
+    from casting_tune.training import precision
+
+    has = precision.cpu_has_bf16()
+    seen = "the CPU has them: networks that gain compute in bf16" if has else "none on the CPU: it computes in fp32"
+    return Finding(about="bf16 instructions", state="ok", seen=seen)
+
+
+def _memory() -> Finding:
+    free, granted = psutil.virtual_memory().available, _quota(Path("/sys/fs/cgroup/memory.max"))
+    free_gib = min(free, granted or free) / GIB
+    seen = f"{free_gib:.1f} GiB free of {psutil.virtual_memory().total / GIB:.1f}"
+    if free_gib >= TIGHT_GIB:
+        return Finding(about="memory", state="ok", seen=seen)
+    way_out = "Close what takes it, or start with --trials-at-once 1."
+    return Finding(about="memory", state="warn" if free_gib >= TRIAL_GIB else "fail", seen=seen, way_out=way_out)
+
+
+def _shm() -> Finding:
+    place = Path("/dev/shm")
+    if not place.is_dir():
+        return Finding(about="/dev/shm", state="ok", seen="not on this system: Ray keeps its objects elsewhere")
+    free_gib = shutil.disk_usage(place).free / GIB
+    seen = f"{free_gib:.1f} GiB free for the images that all trials share"
+    if free_gib >= SHM_GIB:
+        return Finding(about="/dev/shm", state="ok", seen=seen)
+    way_out = "In a container: --shm-size=4g. Until then Ray shares them on the disk, slowly."
+    return Finding(about="/dev/shm", state="warn", seen=seen, way_out=way_out)
+
+
+def _results(results: str) -> Finding:
+    """Write to the store once; take away the folders that this makes."""
+    from casting_tune.store.store import Store
+
+    store = Store(results)
+    made = [folder for folder in (store.root, *store.root.parents) if not folder.exists()]
+    try:
+        store.check_writable()
+    except StoreError as error:
+        return Finding(about="results", state="fail", seen=str(error), way_out="")
+    finally:
+        with contextlib.suppress(OSError):  # one that holds something stays, and its parents
+            for folder in made:
+                folder.rmdir()
+    return Finding(about="results", state="ok", seen=f"'{results}' can be written")
+
+
+def _disk(results: str) -> Finding:
+    from casting_tune.store.store import Store
+
+    root = Store(results).absolute().root
+    place = next(folder for folder in (root, *root.parents) if folder.exists())
+    free_gib = shutil.disk_usage(place).free / GIB
+    seen = f"{free_gib:.1f} GiB free for packs, checkpoints and rows"
+    if free_gib >= DISK_GIB:
+        return Finding(about="disk", state="ok", seen=seen)
+    return Finding(about="disk", state="warn", seen=seen, way_out="Make room, or name another folder with --results.")
+
+
+def _weights() -> Finding:
+    from casting_tune.models import registry
+
+    try:
+        cached = registry.cached()
+    except Exception as error:  # timm does not load here: `imports` says how to mend it
+        return Finding(about="weights", state="fail", seen=_line(error), way_out="See imports.")
+    absent = [name for name, is_here in cached.items() if not is_here]
+    if not absent:
+        return Finding(about="weights", state="ok", seen=f"all {len(cached)} pretrained backbones are in the cache")
+    way_out = (
+        'A sweep with weights = "imagenet" downloads them first; without a network, fill the cache elsewhere and set '
+        "HF_HOME."
+    )
+    seen = f"none of {len(cached)} pretrained backbones is in the cache"
+    if len(absent) < len(cached):
+        n_here = len(cached) - len(absent)
+        seen = f"{n_here} of {len(cached)} pretrained backbones are in the cache; not {', '.join(absent)}"
+    return Finding(about="weights", state="warn", seen=seen, way_out=way_out)
+
+
+def _extras() -> Finding:
+    """Say which extras are there whole; none is needed for a sweep."""
+    here: list[str] = []
+    absent: list[str] = []
+    for extra in importlib.metadata.metadata("casting-tune").get_all("Provides-Extra") or []:
+        if extra != "test":
+            wanted = [
+                wanted
+                for wanted in _requirements()
+                if wanted.marker is not None
+                and wanted.marker.evaluate({"extra": extra})
+                and not wanted.marker.evaluate({"extra": ""})
+            ]
+            (absent if _unmet(wanted) else here).append(extra)
+    seen = f"installed: {', '.join(here) or 'none'}; not installed: {', '.join(absent) or 'none'}"
+    way_out = f'If you want them: pip install "casting-tune[{",".join(absent)}]"' if absent else ""
+    return Finding(about="extras", state="ok", seen=seen, way_out=way_out)
+
+
+def _requirements() -> list[Requirement]:
+    return [Requirement(text) for text in importlib.metadata.requires("casting-tune") or []]
+
+
+def _unmet(asked: list[Requirement]) -> list[str]:
+    """Return a line for each library that is absent or of another version."""
+    lines = []
+    for wanted in asked:
+        try:
+            version = importlib.metadata.version(wanted.name)
+        except importlib.metadata.PackageNotFoundError:
+            lines.append(f"{wanted.name} is not installed")
+            continue
+        if not wanted.specifier.contains(version, prereleases=True):
+            lines.append(f"{wanted.name} is {version}, not {wanted.specifier}")
+    return lines
+
+
+def _quota(file: Path) -> float | None:
+    """Return what Linux grants a container: CPUs of cpu.max, bytes of memory.max; None without a limit."""
+    try:
+        words = file.read_text().split()
+        return int(words[0]) / (int(words[1]) if len(words) > 1 else 1)
+    except (OSError, ValueError):  # no such file, or "max"
+        return None
+
+
+def _line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]

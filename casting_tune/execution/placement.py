@@ -1,0 +1,94 @@
+"""What each trial of a run takes: CPUs, a GPU or a share of one, memory, time; and where it runs.
+
+Comes in: Options, the machine or the cluster. Goes out: Resources, a Place, an Allowance. Starts no trial.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+import subprocess
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from casting_tune.config import Allowance, TrialConfig
+from casting_tune.errors import ResourcesError, UsageError
+from casting_tune.execution import nodes, ray_cluster
+from casting_tune.execution.gpu_probes import Shares
+from casting_tune.execution.nodes import Resources
+from casting_tune.planning import gpu_sharing
+from casting_tune.planning.options import Options
+from casting_tune.planning.space import Sweep
+from casting_tune.training.records import Place
+
+
+def decide(options: Options, n_cells: int) -> tuple[Resources, Place]:
+    """Decide what a trial takes: a GPU where there is one, else an equal share of the CPUs."""
+    n_cpus, n_gpus = nodes.capacity(options.address, inline=options.inline)
+    asked = options.gpus_per_trial
+    gpus = 1 if asked == "auto" else min(1, n_gpus) if asked is None else asked
+    if gpus > 0 and n_gpus == 0:
+        named = asked if asked == "auto" else f"{gpus:g}"
+        raise ResourcesError(f"--gpus-per-trial {named}: there is no GPU here. Leave it out to train on the CPU.")
+    if gpus > 0 and options.memory_gib:
+        raise UsageError("--max-memory limits trials on the CPU, and these train on a GPU: leave it out.")
+    cpus = ray_cluster.cpus_here()
+    at_once = options.trials_at_once
+    if options.inline:
+        at_once = 1
+    elif at_once is None and gpus == 0 and options.address is None:
+        at_once = min(cpus, n_cells)
+    share = max(1, cpus // at_once) if at_once and gpus == 0 else 1
+    place = Place(
+        device="cuda" if gpus else "cpu",
+        n_threads=share,
+        n_at_once=at_once or max(1, int(n_gpus / gpus) if gpus else n_cpus),
+        gpus=gpus,
+        ray=None if options.inline else ray_cluster.ray_version(),
+        git_commit=git_commit(),
+    )
+    fitting = min(share, cpus / at_once) if at_once else share
+    return Resources(cpus=fitting, gpus=gpus, n_at_once=at_once), place
+
+
+def shared(
+    resources: Resources, place: Place, shares: Shares, configs: Sequence[TrialConfig], at_once: int | None
+) -> tuple[Resources, Place]:
+    """Let each trial take the share of a GPU that its memory needs, and say how many then run at the same time."""
+    least = min((share for share in map(shares.of, configs) if share), default=1.0)
+    fitting = shares.devices.n_gpus * gpu_sharing.trials_a_gpu(least)
+    place = replace(place, n_at_once=at_once or max(1, min(fitting, shares.devices.n_cpus)), gpus=None)
+    return replace(resources, share=shares.of), place
+
+
+def like(place: Place) -> dict[str, object]:
+    """Return what a place must share with that of another trial for their times to be alike."""
+    return {"device": place.device, "n_threads": place.n_threads}
+
+
+def allowance(options: Options, sweep: Sweep, place: Place, *, free_bytes: int) -> Allowance:
+    """Decide what one trial may take: what is asked for, else on the CPU its share of the memory that was free.
+
+    `free_bytes` is from before Ray began to start: a worker's own imports count against its trial's limit.
+    """
+    gib = options.memory_gib or sweep.limits.memory_gib
+    share = 0.9 * free_bytes / place.n_at_once
+    return Allowance(
+        max_seconds=options.max_seconds or sweep.limits.max_seconds,
+        memory_bytes=int(gib * 2**30) if gib else int(share) if options.address is None else None,
+        keep=options.keep,
+    )
+
+
+def git_commit() -> str | None:
+    """Return the commit of the checkout that casting_tune runs from, None where it is installed without one."""
+    here = Path(str(importlib.resources.files("casting_tune")))
+    if not (here.parent / ".git").exists():
+        return None
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=5
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip()

@@ -1,0 +1,173 @@
+"""Pictures of the images as PNG files: what they are, and what the augmentation makes of them.
+
+In comes a pack; out go files. The grids show the pixels that the training pipeline makes, one for one. The same pack
+and seed give the same bytes.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from casting_tune.data import augmentation
+from casting_tune.errors import ImagesError, UsageError
+from casting_tune.report import mpl_style
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from casting_tune.data.pack import Pack
+
+SETTINGS = (
+    "default", "only hue contrast", "additional", "no hue contrast", "no shift", "no rotation", "no brightness",
+    "no shear", "no zoom", "no fill_mode", "no flip",
+)  # fmt: skip
+"""The study's settings of part 2, in its order, spelled as `augment.parse` reads them."""
+
+BRIGHTNESS = (0.875, 0.9375, 1.0, 1.0625, 1.125, 1.1875, 1.25)
+HUE = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
+
+
+def preview(pack: Pack, folder: Path, *, seed: int = 0, px: int = 300) -> list[Path]:
+    """Write samples.png, brightness.png, hue.png and augmentation.png, and return their paths.
+
+    Args:
+        pack: the images; one defective training image, drawn with the seed, stands in all but the samples.
+        folder: made if need be; files of these names are replaced.
+        seed: draws the images and every augmentation.
+        px: side of the network's input, and so of each image in the grids.
+
+    Raises:
+        UsageError: px is out of range, or the folder cannot be written.
+        ImagesError: no training image is defective.
+    """
+    if not 16 <= px <= 600:
+        raise UsageError(f"An image in a preview is 16 to 600 pixels wide; got {px}.")
+    gray = pack.images.ndim == 3
+    rows = np.flatnonzero((pack.labels == 1) & (pack.splits == "train"))
+    if not len(rows):
+        raise ImagesError(f"A preview takes a defective image in train, and there is none of '{pack.positive}'.")
+    image = pack.images[np.random.default_rng(seed).choice(rows)]
+    counts = f"{int(np.sum(pack.labels == 1)):,} {pack.positive} and {int(np.sum(pack.labels == 0)):,} {pack.negative}"
+    low, high = augmentation.TOGGLES["brightness"].low, augmentation.TOGGLES["brightness"].high
+    draws = augmented(image, n=6, seed=seed, px=px)
+    stays = "The casting is exactly gray and stays so at every turn." if gray else "The casting turns with it."
+    grids = {
+        "samples": (
+            samples(pack, n=6, seed=seed, px=px), [f"{pack.positive} (defective)", f"{pack.negative} (ok)"], [],
+            f"Castings of both classes, drawn at random from {len(pack.labels):,} images: {counts}",
+        ),
+        "brightness": (
+            brightened(image, px=px), ["brightness"], [f"x {factor:g}" for factor in BRIGHTNESS],
+            f"One casting at brightness factors {BRIGHTNESS[0]:g} to {BRIGHTNESS[-1]:g}; 1 is the image itself. "
+            f"The toggle draws {low:g} to {high:g}.",
+        ),
+        "hue": (
+            hued(image, px=px), ["a red patch", "the casting"], [f"hue + {turn:g}" for turn in HUE],
+            f"Hue, turned by {HUE[0]:g} to {HUE[-1]:g} of the colour circle. {stays}",
+        ),
+        "augmentation": (
+            draws, list(SETTINGS), [f"draw {column + 1}" for column in range(draws.shape[1])],
+            f"One casting under the study's {len(SETTINGS)} augmentation settings, {draws.shape[1]} draws each. "
+            "A column has the same draws all the way down: two rows differ by their toggles alone.",
+        ),
+    }  # fmt: skip
+    return [
+        _grid(tiles, folder / f"{name}.png", rows=rows, columns=columns, title=title)
+        for name, (tiles, rows, columns, title) in grids.items()
+    ]
+
+
+def samples(pack: Pack, *, n: int, seed: int, px: int) -> NDArray[np.uint8]:
+    """Return [2, n, px, px, 3]: castings drawn at random, defective above ok; fewer where a class has fewer than n."""
+    draw = np.random.default_rng(seed).permutation
+    drawn = [draw(np.flatnonzero(pack.labels == label)) for label in (1, 0)]
+    n = min(n, *(len(rows) for rows in drawn))
+    return np.stack([_shown(pack.images[rows[:n]], augmentation.Draws(), px=px) for rows in drawn])
+
+
+def brightened(image: NDArray[np.uint8], *, px: int) -> NDArray[np.uint8]:
+    """Return [1, len(BRIGHTNESS), px, px, 3] of one [h, w] or [3, h, w] image."""
+    return _turned(image, "brightness", BRIGHTNESS, px=px)[None]
+
+
+def hued(image: NDArray[np.uint8], *, px: int) -> NDArray[np.uint8]:
+    """Return [2, len(HUE), px, px, 3]: a red patch, and one [h, w] or [3, h, w] image, as the hue turns.
+
+    A gray image gets three channels here, so that its hue is really turned; training skips that, as it changes nothing.
+    """
+    red = np.zeros((3, *image.shape[-2:]), np.uint8)
+    red[0], red[1:] = 200, 40
+    colour = np.broadcast_to(image, (3, *image.shape[-2:]))
+    return np.stack([_turned(red, "hue", HUE, px=px), _turned(colour, "hue", HUE, px=px)])
+
+
+def augmented(image: NDArray[np.uint8], *, n: int, seed: int, px: int) -> NDArray[np.uint8]:
+    """Return [11, n, px, px, 3]: n draws of one [h, w] or [3, h, w] image under each of SETTINGS, of epoch 1."""
+    import torch
+
+    copies = np.repeat(image[None], n, axis=0)
+    drawn = [
+        augmentation.draw(augmentation.parse(setting), n, seed=seed, epoch=1, device=torch.device("cpu"))
+        for setting in SETTINGS
+    ]
+    return np.stack([_shown(copies, draws, px=px) for draws in drawn])
+
+
+def _turned(image: NDArray[np.uint8], parameter: str, values: Sequence[float], *, px: int) -> NDArray[np.uint8]:
+    import torch
+
+    given = {parameter: torch.tensor(values, dtype=torch.float64)}
+    draws = augmentation.prepare(given, constant_fill=False, device=torch.device("cpu"))
+    return _shown(np.repeat(image[None], len(values), axis=0), draws, px=px)
+
+
+def _shown(images: NDArray[np.uint8], draws: augmentation.Draws, *, px: int) -> NDArray[np.uint8]:
+    """Return [n, px, px, 3] of [n, h, w] or [n, 3, h, w] images, through the pipeline that trains."""
+    import torch
+
+    n, *_, height, width = images.shape
+    inputs = augmentation.apply(torch.from_numpy(np.array(images)).reshape(n, -1, height, width), draws, px=px)
+    pixels = inputs.mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    return np.broadcast_to(pixels, (*pixels.shape[:-1], 3))
+
+
+def _grid(tiles: NDArray[np.uint8], file: Path, *, rows: Sequence[str], columns: Sequence[str], title: str) -> Path:
+    """Draw tiles, [rows, columns, px, px, 3], pixel by pixel, with words around them."""
+    from matplotlib.figure import Figure
+
+    n_rows, n_columns, px = tiles.shape[:3]
+    size = max(11, round(px * 0.085))  # of the letters, in pixels
+    gap = max(2, px // 50)
+    with mpl_style.style():
+        left = 2 * size + round(max(_width(mpl_style.name(row), size) for row in rows))
+        width = max(left + n_columns * (px + gap) + size, 40 * size)
+        lines = textwrap.wrap(mpl_style.plain(title), int((width - 2 * size) / (0.62 * size)))
+        top = round(size * (1.5 * len(lines) + 1.4 + 1.6 * bool(columns)))
+        height = top + n_rows * (px + gap) + size
+        page = np.full((height, width, 3), 255, np.uint8)
+        for row, column in np.ndindex(n_rows, n_columns):
+            y, x = top + row * (px + gap), left + column * (px + gap)
+            page[y : y + px, x : x + px] = tiles[row, column]
+        figure = Figure(figsize=((width + 0.1) / 100, (height + 0.1) / 100), dpi=100, facecolor="white")
+        figure.figimage(page)
+
+        def write(x: float, y: float, text: str, **look: Any) -> None:
+            figure.text(x / width, 1 - y / height, text, **{"fontsize": size * 0.72, "va": "center"} | look)
+
+        write(size, size * 0.8, "\n".join(lines), va="top", fontsize=size * 0.8, linespacing=1.25)
+        for column, name in enumerate(columns):
+            write(left + column * (px + gap) + px / 2, top - 0.9 * size, mpl_style.name(name), ha="center")
+        for row, name in enumerate(rows):
+            write(left - size * 0.8, top + row * (px + gap) + px / 2, mpl_style.name(name), ha="right")
+        return mpl_style.save(figure, file)
+
+
+def _width(text: str, size: float) -> float:
+    from matplotlib.textpath import TextPath
+
+    return float(TextPath((0, 0), text, size=size).get_extents().width) if text.strip() else 0.0

@@ -1,0 +1,91 @@
+"""Audits that are kept: a dataset is audited once, and its findings are read from the store afterwards.
+
+Comes in: a pack and a store. Goes out: Kept, the part of an audit that outlives it. Looks at no pixel itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from casting_tune.data.pack import Pack
+from casting_tune.errors import StoreError
+from casting_tune.store.schema import IMAGES
+from casting_tune.store.store import Store
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+LOG = logging.getLogger(__name__)
+VERSION = 1
+"""Version of the audit. Raise it when the same images would be grouped otherwise: readers then use the new one only."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """What the store keeps of an audit; the arrays are [n], one entry an image of the pack (see `audit.Audit`)."""
+
+    group: NDArray[np.int64]
+    copy_in_train: NDArray[np.bool_]
+    twin_in_train: NDArray[np.bool_]
+    conflict: NDArray[np.bool_]
+    findings: tuple[str, ...]
+
+
+def kept(pack: Pack, store: Store, *, on_progress: Callable[[int, int], None] | None = None) -> Kept:
+    """Return the audit of a pack from the store, or make it now (minutes for thousands of images) and keep it."""
+    rows = _read(store, pack.dataset_id)
+    if rows is None:
+        from casting_tune.data.audit import audit
+
+        LOG.info("audit of dataset %s begins", pack.dataset_id)
+        found = audit(pack, on_progress=on_progress)
+        told = [*found.findings, *[None] * (len(pack.labels) - len(found.findings))]
+        columns: dict[str, Any] = {
+            "image": range(len(pack.labels)),
+            "path": pack.paths.tolist(),
+            "sha256": pack.sha256.tolist(),
+            "split": pack.splits.tolist(),
+            "y_true": pack.labels.tolist(),
+            "group_id": found.group.tolist(),
+            "copy_in_train": found.copy_in_train.tolist(),
+            "twin_in_train": found.twin_in_train.tolist(),
+            "conflict": found.conflict.tolist(),
+            "constant": found.constant.tolist(),
+            "outlier": found.outlier.tolist(),
+            "finding": told[: len(pack.labels)],
+        }
+        written = [
+            {"dataset_id": pack.dataset_id, **dict(zip(columns, values, strict=True))}
+            for values in zip(*columns.values(), strict=True)
+        ]
+        try:
+            store.write("images", pack.dataset_id, f"audit-{VERSION}", written)
+        except StoreError:
+            if _read(store, pack.dataset_id) is None:
+                raise
+            # another sweep has audited the same images meanwhile, and found the same
+        rows = _read(store, pack.dataset_id)
+        assert rows is not None
+    flags = {name: rows[name].to_numpy(zero_copy_only=False) for name in ("copy_in_train", "twin_in_train", "conflict")}
+    findings = [text for text in rows["finding"].to_pylist() if text is not None]
+    return Kept(group=rows["group_id"].to_numpy(), findings=tuple(findings), **flags)
+
+
+def split_id(groups: NDArray[np.int64]) -> str:
+    """Return the identity of the [n] groups of a grouped split: 12 hexadecimal digits."""
+    return hashlib.sha256(groups.astype("<i8").tobytes()).hexdigest()[:12]
+
+
+def _read(store: Store, dataset_id: str) -> pa.Table | None:
+    """Return the rows of a dataset's audit of this version in the order of the images; None if there is none."""
+    file = f"images/{dataset_id}/audit-{VERSION}.parquet"
+    if file not in store.names(f"images/{dataset_id}"):
+        return None
+    return store.read_file(file, IMAGES).sort_by("image").combine_chunks()

@@ -1,0 +1,145 @@
+"""What scores without learning: the majority class, the nearest neighbour, a linear probe on features handed in.
+
+In come packed images, labels and the rows of train and test; out comes P(defective) of the test rows, as a trained
+network would give it. A network that scores no better than these has shown nothing. Knows no networks and no stores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from casting_tune.data import photo_groups
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+BASELINES = {
+    "majority": "every image gets the share of defects in train",
+    "nearest_small": "the most similar train image decides: 40x40 gray, over 8 flips and quarter turns",
+    "nearest_polar": "the most similar train image decides: unwrapped about its centre, over all turns and mirrors",
+    "linear_probe": "a logistic regression on frozen features",
+}
+"""A baseline's name -> what it does, for a table's legend."""
+
+_SMALL_PX = 40
+_STEP = 256  # train images compared at once with the test images
+_FEW = 16  # the same, where each pair needs a transform
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Baseline:
+    """Scores of the test rows: what a baseline says without having seen their labels.
+
+    Attributes:
+        name: a name of `BASELINES`.
+        about: what it does.
+        score: [n_test] float32, P(defective) in [0, 1].
+    """
+
+    name: str
+    about: str
+    score: NDArray[np.float32]
+
+
+def majority(labels_train: NDArray[np.uint8], n_test: int) -> Baseline:
+    """Return the share of defects in train as everyone's score, so that at 0.5 the larger class is said."""
+    return _baseline("majority", np.full(n_test, labels_train.mean()))
+
+
+def nearest(
+    images: NDArray[np.uint8],
+    labels: NDArray[np.uint8],
+    train: NDArray[np.int64],
+    test: NDArray[np.int64],
+    *,
+    descriptor: Literal["small", "polar"],
+) -> Baseline:
+    """Return the one-nearest-neighbour rule (Cover & Hart 1967), with correlation as the likeness.
+
+    The score is 1/2 plus a quarter of how much more like the nearest defective image is than the nearest good one:
+    at 0.5 the label of the nearest of all is said, and the rest ranks by how clear that is.
+
+    Args:
+        images: [n, h, w] or [n, 3, h, w] uint8.
+        labels: [n] uint8; only those of train are looked at.
+        train: rows that neighbours are sought among; both classes.
+        test: rows to score.
+        descriptor: "small" compares 40x40 gray pixels over the 8 flips and quarter turns; "polar" compares images
+            unwrapped about their part's centre over every turn and mirror.
+    """
+    compare = {"small": _small_likeness, "polar": _polar_likeness}[descriptor]
+    best = np.full((len(test), 2), -1, dtype=np.float32)  # nearest good, nearest defective
+    for rows, likeness in compare(images, train, test):
+        for label in (0, 1):
+            of_label = likeness[:, labels[rows] == label]
+            best[:, label] = np.maximum(best[:, label], of_label.max(axis=1, initial=-1))
+    return _baseline(f"nearest_{descriptor}", 0.5 + (best[:, 1] - best[:, 0]) / 4)
+
+
+def linear_probe(
+    features_train: NDArray[np.float32], labels_train: NDArray[np.uint8], features_test: NDArray[np.float32]
+) -> Baseline:
+    """Return a logistic regression (L2, C = 1) on features standardised by train, [n_train, d] and [n_test, d]."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000))
+    probe.fit(features_train.astype(np.float64), labels_train)
+    return _baseline("linear_probe", probe.predict_proba(features_test.astype(np.float64))[:, 1])
+
+
+def _baseline(name: str, score: NDArray[np.floating]) -> Baseline:
+    return Baseline(name=name, about=BASELINES[name], score=score.astype(np.float32))
+
+
+def _small_likeness(
+    images: NDArray[np.uint8], train: NDArray[np.int64], test: NDArray[np.int64]
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    """Yield (train rows, their best correlations with the test rows over flips and quarter turns)."""
+    small = np.stack([_shrunk(images[row]) for row in test])  # [n_test, 40, 40]
+    turned = [np.rot90(view, k, axes=(1, 2)) for view in (small, small[:, :, ::-1]) for k in range(4)]
+    views = np.concatenate([_unit(view) for view in turned])  # [8 n_test, 1600]
+    for start in range(0, len(train), _STEP):
+        rows = train[start : start + _STEP]
+        train_views = _unit(np.stack([_shrunk(images[row]) for row in rows]))
+        likeness: NDArray[np.float32] = (views @ train_views.T).reshape(8, len(test), len(rows)).max(axis=0)
+        yield rows, likeness
+
+
+def _polar_likeness(
+    images: NDArray[np.uint8], train: NDArray[np.int64], test: NDArray[np.int64]
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    """Yield (train rows, their best circular correlations with the test rows over turns and mirror)."""
+    spectra = photo_groups.plain(photo_groups.unwrap(images, rows=np.concatenate([train, test])))
+    those = spectra[len(train) :]
+    for start in range(0, len(train), _FEW):
+        these = spectra[start : min(start + _FEW, len(train))]
+        yield train[start : start + _FEW], photo_groups.likeness(these, those).T
+
+
+def _shrunk(image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return [40, 40] gray levels, each the mean over its share of the image's area."""
+    gray = photo_groups.luminance(image)
+    return np.asarray(_shares(gray.shape[0]) @ gray @ _shares(gray.shape[1]).T, dtype=np.float32)
+
+
+def _shares(side: int) -> NDArray[np.float32]:
+    """Return [40, side]: what each pixel of a row weighs in each of 40 equal stretches of it."""
+    edges = np.linspace(0, side, _SMALL_PX + 1)[:, None]
+    pixels = np.arange(side)[None, :]
+    covered = np.clip(edges - pixels, 0, 1)  # of each pixel, the share that lies before each edge
+    return (np.diff(covered, axis=0) * (_SMALL_PX / side)).astype(np.float32)
+
+
+def _unit(images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return [n, pixels] with mean 0 and length 1 in each row; an image of one gray level is all 0."""
+    rows = images.reshape(len(images), -1)
+    rows = rows - rows.mean(axis=1, keepdims=True)
+    length = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.asarray(rows / np.maximum(length, 1e-3), dtype=np.float32)

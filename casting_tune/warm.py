@@ -1,7 +1,0 @@
-"""What a first training step imports, for seconds: Ray's workers do it at their start, while the driver goes on."""
-
-import ray.tune  # noqa: F401
-
-from casting_tune import backbones, tasks  # noqa: F401
-
-backbones.timm_networks()

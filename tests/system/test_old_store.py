@@ -1,0 +1,51 @@
+"""A store that version 0.1 (d524bce) wrote opens, and its sweep continues there: nothing is trained again."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from casting_tune.execution import runner
+from casting_tune.planning.options import Options
+from casting_tune.store.store import Store
+
+OLD = Path(__file__).parent.parent / "fixtures" / "store-0.1"
+COMPLETED = {"bc8ad9e89ea18c7b", "cf7c3fba73c0de6f"}
+"""The cells of seed 0 of the tiny sweep on the drawn castings (80 of 64 px, seed 1)."""
+
+
+def prepared(tiny: Path, drawn: Path, results: Path, **more: object) -> runner.Prepared:
+    asked = Options(sweep=str(tiny), data=drawn, results=results, inline=True, baselines=False, **more)  # type: ignore[arg-type]
+    return runner.prepare(asked, say=lambda _: None)
+
+
+def scores(store: Store, cell: str) -> np.ndarray:
+    rows = pq.read_table(store.root / f"predictions/tiny/{cell}-1.parquet").sort_by(
+        [("split", "ascending"), ("image", "ascending")]
+    )
+    return rows["score"].to_numpy()
+
+
+def test_its_sweep_continues_with_the_missing_cells_and_leaves_its_files_as_they_were(
+    tiny: Path, drawn: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(OLD, tmp_path / "results")
+    before = {file: hashlib.sha256(file.read_bytes()).digest() for file in (tmp_path / "results").rglob("*.parquet")}
+    run = prepared(tiny, drawn, tmp_path / "results")
+    assert run.store.completed() == COMPLETED
+    assert {p.cell_id for p in run.plan.planned if p.state == "done"} == COMPLETED
+    assert len(run.plan.to_do) == 2
+    assert runner.execute(run) == 0
+    assert {file: hashlib.sha256(file.read_bytes()).digest() for file in before} == before
+    assert len(run.store.completed()) == 4
+
+
+def test_training_its_cells_again_gives_its_scores(tiny: Path, drawn: Path, tmp_path: Path) -> None:
+    run = prepared(tiny, drawn, tmp_path / "results", only=("seed=0",))
+    assert runner.execute(run) == 0
+    for cell in COMPLETED:  # bit for bit on the CPU that trained them; other CPUs round otherwise
+        np.testing.assert_allclose(scores(run.store, cell), scores(Store(OLD), cell), atol=1e-3)
