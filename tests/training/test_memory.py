@@ -24,8 +24,9 @@ def held() -> int:
 @linux
 def test_the_peak_is_what_was_held_since_the_reset() -> None:
     before = held()
-    block = np.ones(64 * MIB, np.uint8)
-    assert (memory.peak(torch.device("cpu")) or 0) - before >= 60 * MIB
+    block = np.ones(512 * MIB, np.uint8)
+    # An allocator may return some of what an earlier test freed at the same time: 10 MiB were seen.
+    assert (memory.peak(torch.device("cpu")) or 0) - before >= 384 * MIB
     del block
 
 
