@@ -1,8 +1,9 @@
 """casting_tune: sweeps over networks, augmentations and batch sizes for the visual inspection of castings.
 
-For a notebook: `Options`, `prepare` and `execute` run a sweep; `Store` opens its results, `runs`, `predictions`,
-`compare`, `tables` and `query` ask them; `open_pack` opens the images. Each loads its module when it is first named.
-Every error that casting_tune reports is a `CastingTuneError`; `errors` shows the tree. `__version__` is the version.
+For a notebook: `Options`, `prepare` and `execute` run a sweep; `Store` opens its results, `runs`,
+`predictions`, `compare`, `tables` and `query` ask them; `open_pack` opens the images. Each loads
+its module when it is first named. Every error that casting_tune reports is a `CastingTuneError`;
+`errors` shows the tree. `__version__` is the version.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ if TYPE_CHECKING:
 
     __version__: str
 
-logging.getLogger(__name__).addHandler(logging.NullHandler())  # silent unless a program or --verbose asks for records
+logging.getLogger(__name__).addHandler(
+    logging.NullHandler()
+)  # silent unless a program or --verbose asks for records
 
 __all__ = [
     "CastingTuneError", "Diverged", "ImagesError", "Options", "ResourcesError", "Store", "StoreError", "TimeUp",

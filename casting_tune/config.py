@@ -1,6 +1,7 @@
 """The nouns that travel: TrialConfig and Allowance go in, Epoch and Predictions come out; and the key of a cell.
 
-Knows nothing of torch, Ray or Parquet. Everything here is frozen and made of plain values or numpy arrays.
+Knows nothing of torch, Ray or Parquet. Everything here is frozen and made of plain values or numpy
+arrays.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 RECIPE = 1
-"""Version of what a configuration means. Raise it when the same TrialConfig would train another network: a changed
-default does that."""
+"""Version of what a configuration means. Raise it when the same TrialConfig would train another
+network: a changed default does that.
+"""
 
 Status = Literal["completed", "stopped", "error", "oom", "timeout", "diverged"]
 
@@ -129,7 +131,10 @@ UNLIMITED = Allowance()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Epoch:
-    """What one pass over the training images gave. Losses are mean binary cross-entropies in nats."""
+    """What one pass over the training images gave.
+
+    Losses are mean binary cross-entropies in nats.
+    """
 
     epoch: int
     n_images: int
@@ -164,12 +169,14 @@ class Predictions:
 def cell_id(config: TrialConfig, dataset_id: str) -> str:
     """Return the key of a cell: 16 hexadecimal digits over configuration, dataset and recipe version.
 
-    Settings at their defaults are left out, so that a setting that a later version adds leaves older cells their keys;
-    whoever changes a default raises RECIPE. The path behind `local-dir:` is left out too: `weights_id` says what was
-    found there.
+    Settings at their defaults are left out, so that a setting that a later version adds leaves
+    older cells their keys; whoever changes a default raises RECIPE. The path behind `local-dir:` is
+    left out too: `weights_id` says what was found there.
     """
     defaults = {f.name: f.default for f in fields(TrialConfig)}
-    given = {name: getattr(config, name) for name in defaults}  # asdict copies every value: a tenth of a millisecond
+    given = {
+        name: getattr(config, name) for name in defaults
+    }  # asdict copies every value: a tenth of a millisecond
     settings = {k: v for k, v in given.items() if k != "weights" and v != defaults[k]}
     canonical = json.dumps([RECIPE, dataset_id, settings], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]

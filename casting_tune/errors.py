@@ -9,9 +9,9 @@
     |-- Diverged                1   a trial whose loss is no longer a finite number
     `-- TimeUp                  1   a trial that took longer than it may
 
-Exit code 0 means that all is well; 20 that `predict --fail-on-defect` found a defect; 3 that the audit found files with
-the same bytes in train and test, or in both classes; 130 and 143 are Ctrl-C and SIGTERM. Every message says the rule,
-the value, and the way out, in the user's spelling.
+Exit code 0 means that all is well; 20 that `predict --fail-on-defect` found a defect; 3 that the
+audit found files with the same bytes in train and test, or in both classes; 130 and 143 are Ctrl-C
+and SIGTERM. Every message says the rule, the value, and the way out, in the user's spelling.
 """
 
 from __future__ import annotations
@@ -78,7 +78,10 @@ def unreadable(what: object, error: OSError) -> str:
 
 
 def unknown(kind: str, value: str, known: Iterable[str]) -> str:
-    """Return "Unknown <kind> '<value>'. ..." with the nearest known spelling, or with all of them."""
+    """Return "Unknown <kind> '<value>'.
+
+    ..." with the nearest known spelling, or with all of them.
+    """
     names = sorted(known)
     near = difflib.get_close_matches(value, names, n=1, cutoff=0.6)
     hint = f"Did you mean '{near[0]}'?" if near else f"Known: {', '.join(names)}."

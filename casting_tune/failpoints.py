@@ -1,7 +1,8 @@
 """One hook at every step that stores something or changes phase: a test may make the n-th of them fail.
 
-Comes in: the step's name, in the room's own words. Goes out: nothing; outside tests a step is one call of an empty
-function (40 ns, where the smallest step beside it is an fsync). Knows no other room.
+Comes in: the step's name, in the room's own words. Goes out: nothing; outside tests a step is one
+call of an empty function (40 ns, where the smallest step beside it is an fsync). Knows no other
+room.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Numbers about predictions: what happened at a threshold, and how well the scores rank.
 
-In come y_true (1 is defective) and score (P(defective)) of the same images; out go shares in 0..1, or None where a
-number would have no meaning. Another metric is one entry in METRICS (from counts) or RANKING (from scores): the columns
-of trials, the objectives of a search and, from METRICS, the columns of tables derive from these. Knows nothing of
-trials, stores or percent signs.
+In come y_true (1 is defective) and score (P(defective)) of the same images; out go shares in 0..1,
+or None where a number would have no meaning. Another metric is one entry in METRICS (from counts)
+or RANKING (from scores): the columns of trials, the objectives of a search and, from METRICS, the
+columns of tables derive from these. Knows nothing of trials, stores or percent signs.
 """
 
 from __future__ import annotations
@@ -39,9 +39,10 @@ def measure(
 ) -> dict[str, float | None]:
     """Return every metric of METRICS and then of RANKING, by name.
 
-    `positive="ok"` judges the same decisions as the study does, with ok_front as the positive class; escape and
-    overkill keep their meaning. The study's threshold t on P(ok) is our threshold 1 - t on P(defective); a casting
-    that stands exactly on the threshold is rejected here and would be passed there.
+    `positive="ok"` judges the same decisions as the study does, with ok_front as the positive
+    class; escape and overkill keep their meaning. The study's threshold t on P(ok) is our threshold
+    1 - t on P(defective); a casting that stands exactly on the threshold is rejected here and would
+    be passed there.
 
     Args:
         y_true: [n] 1 is defective, 0 is ok.
@@ -63,15 +64,18 @@ def measure(
         of_positive, ranked_labels, ranked_scores = of_defect, labels, scores
     else:
         of_positive, ranked_labels, ranked_scores = of_defect.swapped(), 1 - labels, -scores
-    at_threshold = {name: f(of_defect if name in OF_THE_DEFECT else of_positive) for name, f in METRICS.items()}
+    at_threshold = {
+        name: f(of_defect if name in OF_THE_DEFECT else of_positive) for name, f in METRICS.items()
+    }
     return at_threshold | {name: f(ranked_labels, ranked_scores) for name, f in RANKING.items()}
 
 
 def counts(y_true: ArrayLike, score: ArrayLike, *, threshold: float = 0.5) -> Counts:
     """Count the decisions "defective when score >= threshold", with the defect as the positive class.
 
-    Scores are kept as float32, so score and threshold are both rounded to float32 before they are compared: a score
-    that was stored as 0.7 meets the threshold 0.7, though float32's 0.7 lies 1.2e-8 below that of Python.
+    Scores are kept as float32, so score and threshold are both rounded to float32 before they are
+    compared: a score that was stored as 0.7 meets the threshold 0.7, though float32's 0.7 lies
+    1.2e-8 below that of Python.
 
     Args:
         y_true: [n] 1 is defective, 0 is ok.
@@ -83,7 +87,9 @@ def counts(y_true: ArrayLike, score: ArrayLike, *, threshold: float = 0.5) -> Co
     """
     labels, scores = _checked(y_true, score)
     if not np.isfinite(scores).all():
-        raise ValueError("A score that is not finite decides nothing: measure() answers None there.")
+        raise ValueError(
+            "A score that is not finite decides nothing: measure() answers None there."
+        )
     if np.isnan(threshold):
         raise ValueError("A threshold must be a number, and this one is NaN.")
     rejected = scores >= np.float32(threshold)
@@ -181,7 +187,9 @@ def _checked(y_true: ArrayLike, score: ArrayLike) -> tuple[NDArray[np.uint8], ND
     labels = np.asarray(y_true)
     scores = np.asarray(score, dtype=np.float32)
     if labels.ndim != 1 or labels.shape != scores.shape:
-        raise ValueError(f"y_true and score must be two [n] arrays, not {labels.shape} and {scores.shape}.")
+        raise ValueError(
+            f"y_true and score must be two [n] arrays, not {labels.shape} and {scores.shape}."
+        )
     if not np.isin(labels, (0, 1)).all():
         raise ValueError("y_true must hold 0 (ok) and 1 (defective) only.")
     return labels.astype(np.uint8), scores

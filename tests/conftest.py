@@ -92,11 +92,16 @@ def tiny(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def trained(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """A store in which the tiny sweep has run, with its baselines and a timing pass. Read it, never write to it."""
+    """A store in which the tiny sweep has run, with its baselines and a timing pass.
+
+    Read it, never write to it.
+    """
     folder = tmp_path_factory.mktemp("trained")
     file = folder / "tiny.toml"
     file.write_text(TINY)
-    asked = Options(sweep=str(file), data=drawn, results=folder / "results", inline=True, timing=True)
+    asked = Options(
+        sweep=str(file), data=drawn, results=folder / "results", inline=True, timing=True
+    )
     prepared = runner.prepare(asked, say=lambda _: None)
     assert runner.execute(prepared, on_event=lambda _: None) == 0
     return prepared.store
@@ -144,7 +149,10 @@ def s3_server() -> Iterator[str]:
 
 @pytest.fixture
 def bucket(s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """An empty bucket as AWS's users reach it, by the environment; its address. Its cache lies below tmp_path."""
+    """An empty bucket as AWS's users reach it, by the environment; its address.
+
+    Its cache lies below tmp_path.
+    """
     import boto3
 
     for name, value in {
@@ -160,7 +168,9 @@ def bucket(s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
     storage.at.cache_clear()
 
 
-HOSTILE = '"><img src=x onerror="window.hacked=1"></script><script>window.hacked=1</script><b>%{x}$\\frac'
+HOSTILE = (
+    '"><img src=x onerror="window.hacked=1"></script><script>window.hacked=1</script><b>%{x}$\\frac'
+)
 """A name out of a file that tries to be markup: in HTML, in an attribute, in a script, in plotly's text."""
 
 
@@ -180,12 +190,21 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Store:
             {"run_id": HOSTILE, "sweep": "s", "asked_at": noon, "position": len(cells), "cell_id": cell, "row": row,
              "label": row, "quick": True, "command": HOSTILE, "kind": "cell", **settings}
         )  # fmt: skip
-        trial = {"cell_id": cell, "attempt": 1, "sweep": "s", "label": row, "started_at": noon, **settings}
+        trial = {
+            "cell_id": cell,
+            "attempt": 1,
+            "sweep": "s",
+            "label": row,
+            "started_at": noon,
+            **settings,
+        }
         if position == 3:
             store.write("trials", "s", f"{cell}-1", [trial | {"status": "error", "error": HOSTILE}])
             continue
         y = np.arange(200) % 2
-        score = np.clip(y * 0.5 + 0.25 + rng.normal(0, 0.15 + 0.1 * k, 200), 0, 1).astype(np.float32)
+        score = np.clip(y * 0.5 + 0.25 + rng.normal(0, 0.15 + 0.1 * k, 200), 0, 1).astype(
+            np.float32
+        )
         images = [
             {"cell_id": cell, "attempt": 1, "split": split, "image": i, "path": f"{i}{HOSTILE}", "sha256": str(i),
              "leaked": False, "y_true": int(y[i]), "score": float(score[i])}

@@ -34,12 +34,17 @@ def test_where_weights_lie_does_not_change_the_key_but_what_they_are_does() -> N
 
 
 def test_the_key_is_the_same_in_every_process_and_version() -> None:
-    # made once with recipe 1 and written down: a change here forgets every trained cell of every store
-    assert cell_id(TrialConfig(backbone="vgg16", toggles=("hue", "flip")), "0123456789abcdef") == "2b3d4f32b3adc9d6"
+    # made once with recipe 1 and written down: a change here forgets every trained cell of every
+    # store
+    assert (
+        cell_id(TrialConfig(backbone="vgg16", toggles=("hue", "flip")), "0123456789abcdef")
+        == "2b3d4f32b3adc9d6"
+    )
 
 
 def test_a_changed_default_is_noticed_since_keys_leave_defaults_out() -> None:
-    # a new setting with a default is added here; a changed default is another meaning of old keys: raise RECIPE
+    # a new setting with a default is added here; a changed default is another meaning of old keys:
+    # raise RECIPE
     assert RECIPE == 1
     defaults = {f.name: f.default for f in fields(TrialConfig) if f.name != "backbone"}
     assert defaults == {

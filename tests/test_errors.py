@@ -21,7 +21,10 @@ def test_a_near_miss_is_answered_with_the_right_spelling() -> None:
 
 
 def test_a_far_miss_is_answered_with_all_that_is_known() -> None:
-    assert errors.unknown("format", "xyz", ["json", "csv"]) == "Unknown format 'xyz'. Known: csv, json."
+    assert (
+        errors.unknown("format", "xyz", ["json", "csv"])
+        == "Unknown format 'xyz'. Known: csv, json."
+    )
 
 
 @pytest.mark.parametrize(

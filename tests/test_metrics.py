@@ -22,8 +22,9 @@ Y = np.array([1, 1, 1, 0, 0], dtype=np.uint8)
 PERFECT = np.array([0.9, 0.8, 0.5, 0.1, 0.2], dtype=np.float32)
 INVERTED = np.array([0.1, 0.2, 0.3, 0.9, 0.8], dtype=np.float32)
 
-# The deck's rows with ok_front positive: of 263 ok found, of 453 defects passed as ok, accuracy %, recall %, F1.
-# Each pair of counts is the only one over 716 images that rounds to the three figures.
+# The deck's rows with ok_front positive: of 263 ok found, of 453 defects passed as ok, accuracy %,
+# recall %, F1. Each pair of counts is the only one over 716 images that rounds to the three
+# figures.
 STUDY = {
     "Base Model + Batch size 8": (255, 3, 98.46, 96.96, 0.98),
     "Augmentation + Dense + Dropout + Batch size 8": (263, 8, 98.88, 100, 0.99),
@@ -78,7 +79,8 @@ def test_recall_100_of_the_study_hides_31_of_453_escapes_in_either_view(positive
         ("specificity", 1, 0),
         ("escape_rate", 0, 1),
         ("overkill_rate", 0, 1),
-        # Inverted, the defects stand third to fifth: (1/3 + 2/4 + 3/5) / 3; the two ok's: (1/4 + 2/5) / 2.
+        # Inverted, the defects stand third to fifth: (1/3 + 2/4 + 3/5) / 3; the two ok's: (1/4 +
+        # 2/5) / 2.
         ("average_precision", 1, {"defective": 43 / 90, "ok": 13 / 40}),
         ("auroc", 1, 0),
     ],
@@ -91,7 +93,15 @@ def test_perfect_and_inverted_scores_give_the_ends_of_the_range(name, perfect, i
 
 
 def test_every_metric_stands_in_the_tests_above():
-    by_hand = ["accuracy", "recall", "precision", "f1", "specificity", "escape_rate", "overkill_rate"]
+    by_hand = [
+        "accuracy",
+        "recall",
+        "precision",
+        "f1",
+        "specificity",
+        "escape_rate",
+        "overkill_rate",
+    ]
     assert list(measure(Y, PERFECT)) == [*by_hand, "average_precision", "auroc"]
     assert set(METRICS) >= OF_THE_DEFECT
 
@@ -198,8 +208,12 @@ def test_all_metrics_agree_with_scikit_learn_in_both_views_with_and_without_ties
             assert got["f1"] == pytest.approx(peer.f1_score(y, decided))
             assert got["specificity"] == pytest.approx(peer.recall_score(y, decided, pos_label=0))
             assert got["escape_rate"] == pytest.approx(1 - peer.recall_score(y_true, rejected))
-            assert got["overkill_rate"] == pytest.approx(1 - peer.recall_score(y_true, rejected, pos_label=0))
-            assert got["average_precision"] == pytest.approx(peer.average_precision_score(y, ranked))
+            assert got["overkill_rate"] == pytest.approx(
+                1 - peer.recall_score(y_true, rejected, pos_label=0)
+            )
+            assert got["average_precision"] == pytest.approx(
+                peer.average_precision_score(y, ranked)
+            )
             assert got["auroc"] == pytest.approx(peer.roc_auc_score(y, ranked))
 
 
@@ -235,7 +249,9 @@ def test_auroc_of_the_other_class_is_the_same_and_of_reversed_scores_the_rest():
 
 def test_a_higher_threshold_never_lets_fewer_defects_escape():
     for y_true, score, _ in some_trials():
-        escapes = [measure(y_true, score, threshold=t)["escape_rate"] for t in np.linspace(0, 1.1, 12)]
+        escapes = [
+            measure(y_true, score, threshold=t)["escape_rate"] for t in np.linspace(0, 1.1, 12)
+        ]
         assert escapes == sorted(escapes)
 
 
@@ -311,9 +327,21 @@ print(json.dumps({
 """
 
 
-def test_a_metric_that_is_added_is_in_the_rows_of_new_trials_and_null_in_old_ones(tiny, drawn, tmp_path):
-    words = [sys.executable, "-c", ANOTHER, str(tiny), str(drawn), str(tmp_path / "results"), str(OLD)]
-    got = json.loads(subprocess.run(words, capture_output=True, text=True, check=True, cwd=Path.cwd()).stdout)
+def test_a_metric_that_is_added_is_in_the_rows_of_new_trials_and_null_in_old_ones(
+    tiny, drawn, tmp_path
+):
+    words = [
+        sys.executable,
+        "-c",
+        ANOTHER,
+        str(tiny),
+        str(drawn),
+        str(tmp_path / "results"),
+        str(OLD),
+    ]
+    got = json.loads(
+        subprocess.run(words, capture_output=True, text=True, check=True, cwd=Path.cwd()).stdout
+    )
     split, y_true, score = map(np.array, got["predicted"])
     sides = [
         peer.balanced_accuracy_score(y_true[split == name], score[split == name] >= 0.5)

@@ -1,6 +1,7 @@
 """Two cells, or two rows of a sweep, against each other on the same images.
 
-Comes in: a store and two names. Goes out: a Versus: the paired test, who is wrong where. Trains nothing.
+Comes in: a store and two names. Goes out: a Versus: the paired test, who is wrong where. Trains
+nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ LISTED = 12  # rows in an error, which is one line
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Versus:
-    """What can be said of a against b. With several trainings, a side is wrong where at least half of them are.
+    """What can be said of a against b.
+
+    With several trainings, a side is wrong where at least half of them are.
 
     Attributes:
         a, b: the two names.
@@ -60,15 +63,23 @@ def cells(store: Store, a: str, b: str) -> Versus:
     """
     names = [lookup.find(store, prefix) for prefix in (a, b)]
     rows = [lookup.predictions(store, name) for name in names]
-    datasets = [store.read("trials", columns=["dataset_id"], cell_ids=[name])[0][0].as_py() for name in names]
+    datasets = [
+        store.read("trials", columns=["dataset_id"], cell_ids=[name])[0][0].as_py()
+        for name in names
+    ]
     if datasets[0] != datasets[1]:
-        raise UsageError(f"These cells tested other datasets ({datasets[0]}, {datasets[1]}): they cannot be paired.")
+        raise UsageError(
+            f"These cells tested other datasets ({datasets[0]}, {datasets[1]}): they cannot be paired."
+        )
     tested = [part[part["split"] == "test"].set_index("image").sort_index() for part in rows]
     common = tested[0].index.intersection(tested[1].index)
     if common.empty:
         raise UsageError("These cells have no test image in common: they cannot be paired.")
     right = [
-        ((part.loc[common, "score"] >= 0.5) == (part.loc[common, "y_true"] == 1)).to_numpy()[None, :] for part in tested
+        ((part.loc[common, "score"] >= 0.5) == (part.loc[common, "y_true"] == 1)).to_numpy()[
+            None, :
+        ]
+        for part in tested
     ]
     n_other = sum(len(part) for part in tested) - 2 * len(common)
     notes = (f"{n_other} test images that only one of them has are left out.",) if n_other else ()
@@ -92,11 +103,15 @@ def rows(store: Store, sweep: str, a: str, b: str, *, run_id: str | None = None)
     if not np.array_equal(decided[0][0], decided[1][0]):
         raise UsageError("These rows tested other images: they cannot be paired.")
     of_run = found.predictions.drop_duplicates("image").set_index("image")
-    paths = store.read("predictions", columns=["image", "path"], cell_ids=found.trials.index).to_pandas()
+    paths = store.read(
+        "predictions", columns=["image", "path"], cell_ids=found.trials.index
+    ).to_pandas()
     of_run["path"] = paths.drop_duplicates("image").set_index("image")["path"]
     images = of_run.loc[decided[0][0]].reset_index()
     dataset_id = str(found.asked["dataset_id"].iloc[0])
-    return _versus(store, (a, b), [right for _, right in decided], images, dataset_id=dataset_id, notes=())
+    return _versus(
+        store, (a, b), [right for _, right in decided], images, dataset_id=dataset_id, notes=()
+    )
 
 
 def _row(name: str, labels: Iterable[str]) -> str:
@@ -105,14 +120,18 @@ def _row(name: str, labels: Iterable[str]) -> str:
     if name in known:
         return name
     words = {word.strip().lower() for word in name.split(",")}
-    found = [label for label in known if words <= {part.strip().lower() for part in label.split(",")}]
+    found = [
+        label for label in known if words <= {part.strip().lower() for part in label.split(",")}
+    ]
     found = found or [label for label in known if name.lower() in label.lower()]
     if not found:
         raise UsageError(unknown("row", name, known))
     if len(found) > 1:
         listed = ", ".join(f"'{label}'" for label in found[:LISTED])
         more = f" and {len(found) - LISTED} more" if len(found) > LISTED else ""
-        raise UsageError(f"'{name}' matches {len(found)} rows: {listed}{more}. Give more of the label.")
+        raise UsageError(
+            f"'{name}' matches {len(found)} rows: {listed}{more}. Give more of the label."
+        )
     return found[0]
 
 
@@ -126,7 +145,9 @@ def _versus(
     wrong_a, wrong_b = (side >= 0.5 for side in share)
     table = images[["path", "y_true"]].assign(wrong_a=share[0], wrong_b=share[1])
     if len(right[0]) == len(right[1]) == 1:
-        notes += ("One training each: this compares two trained networks; another seed may tell otherwise.",)
+        notes += (
+            "One training each: this compares two trained networks; another seed may tell otherwise.",
+        )
     gap = (table["wrong_a"] - table["wrong_b"]).abs()
     return Versus(
         a=names[0],
@@ -147,6 +168,8 @@ def _versus(
             "both wrong": int((wrong_a & wrong_b).sum()),
         },
         mcnemar_p=statistics.mcnemar(wrong_a, wrong_b),
-        disagreements=table.loc[gap[gap > 0].sort_values(ascending=False, kind="stable").index].reset_index(drop=True),
+        disagreements=table.loc[
+            gap[gap > 0].sort_values(ascending=False, kind="stable").index
+        ].reset_index(drop=True),
         notes=notes,
     )

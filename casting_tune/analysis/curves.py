@@ -1,7 +1,8 @@
 """What a figure draws: curves, marks and lists, as data frames out of the answers of a run.
 
-Comes in: Answers, and the cells of one row. Goes out: frames of plain values; shares in 0..1, seconds, counts. The
-defect is the positive class in all of them. Tests nothing, gives no interval (tables do) and draws nothing.
+Comes in: Answers, and the cells of one row. Goes out: frames of plain values; shares in 0..1,
+seconds, counts. The defect is the positive class in all of them. Tests nothing, gives no interval
+(tables do) and draws nothing.
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ if TYPE_CHECKING:
 COUNTED = ("tp", "fn", "fp", "tn")
 
 _LAST = ("augmentation", "seed", "fold")
-SETTINGS = (*(name for name in schema.SETTINGS if name not in (*_LAST, *RESOLVED, *TOGGLES)), *_LAST)
+SETTINGS = (
+    *(name for name in schema.SETTINGS if name not in (*_LAST, *RESOLVED, *TOGGLES)),
+    *_LAST,
+)
 """What a sweep may vary; the seed and the fold come last, since they are luck and not a choice."""
 
 MEASURED = ("validation_accuracy", "test_accuracy", "test_escape_rate", "test_overkill_rate")
@@ -40,19 +44,30 @@ def best_row(found: Answers) -> tuple[str, pd.DataFrame, str] | None:
 def over_thresholds(found: Answers, cells: pd.DataFrame) -> pd.DataFrame:
     """Escape and overkill of a row at many thresholds: the mean over its trainings, the least and the most.
 
-    Columns: threshold; escape_rate, escape_low, escape_high; overkill_rate, overkill_low, overkill_high; n.
+    Columns: threshold; escape_rate, escape_low, escape_high; overkill_rate, overkill_low,
+    overkill_high; n.
     """
     tested = [(y, score) for _, y, score in _tested(found, cells)]
     if not tested:
         return pd.DataFrame()
     scores = np.concatenate([score for _, score in tested])
-    at = np.unique(np.concatenate([np.linspace(0, 1, 101), np.quantile(scores, np.linspace(0, 1, 101))]).round(6))
+    at = np.unique(
+        np.concatenate([np.linspace(0, 1, 101), np.quantile(scores, np.linspace(0, 1, 101))]).round(
+            6
+        )
+    )
     counted = [[metrics.counts(y, score, threshold=t) for y, score in tested] for t in at.tolist()]
     columns: dict[str, NDArray[np.float64]] = {"threshold": at}
     for name in ("escape", "overkill"):
         rate = metrics.METRICS[f"{name}_rate"]
-        values = np.array([[rate(counts) for counts in row] for row in counted], dtype=np.float64)  # [thresholds, n]
-        columns |= {f"{name}_rate": values.mean(1), f"{name}_low": values.min(1), f"{name}_high": values.max(1)}
+        values = np.array(
+            [[rate(counts) for counts in row] for row in counted], dtype=np.float64
+        )  # [thresholds, n]
+        columns |= {
+            f"{name}_rate": values.mean(1),
+            f"{name}_low": values.min(1),
+            f"{name}_high": values.max(1),
+        }
     return pd.DataFrame({**columns, "n": len(tested)})
 
 
@@ -67,7 +82,11 @@ def roc(found: Answers, rows: list[tuple[str, pd.DataFrame]]) -> pd.DataFrame:
     for row, cells in rows:
         for training, y, score in _tested(found, cells):
             overkill, recall, _ = roc_curve(y, score)
-            parts.append(pd.DataFrame({"row": row, "training": training, "overkill_rate": overkill, "recall": recall}))
+            parts.append(
+                pd.DataFrame(
+                    {"row": row, "training": training, "overkill_rate": overkill, "recall": recall}
+                )
+            )
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
@@ -79,7 +98,11 @@ def precision_recall(found: Answers, rows: list[tuple[str, pd.DataFrame]]) -> pd
     for row, cells in rows:
         for training, y, score in _tested(found, cells):
             precision, recall, _ = precision_recall_curve(y, score, drop_intermediate=True)
-            parts.append(pd.DataFrame({"row": row, "training": training, "recall": recall, "precision": precision}))
+            parts.append(
+                pd.DataFrame(
+                    {"row": row, "training": training, "recall": recall, "precision": precision}
+                )
+            )
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
@@ -119,17 +142,24 @@ def mistakes(found: Answers, cells: pd.DataFrame, *, threshold: float) -> pd.Dat
     """
     done = found.completed(cells)
     columns = ["cell_id", "attempt", "split", "image", "path", "y_true", "score", "leaked"]
-    rows: pd.DataFrame = found.store.read("predictions", columns=columns, cell_ids=done.index).to_pandas()
-    rows = rows[(rows["split"] == "test") & (rows["attempt"] == rows["cell_id"].map(done["attempt"]))]
+    rows: pd.DataFrame = found.store.read(
+        "predictions", columns=columns, cell_ids=done.index
+    ).to_pandas()
+    rows = rows[
+        (rows["split"] == "test") & (rows["attempt"] == rows["cell_id"].map(done["attempt"]))
+    ]
     rejected = rows["score"].to_numpy(np.float32) >= np.float32(threshold)
     rows = rows.assign(
-        wrong=rejected != (rows["y_true"] == 1).to_numpy(bool), off=(rows["score"] - rows["y_true"]).abs()
+        wrong=rejected != (rows["y_true"] == 1).to_numpy(bool),
+        off=(rows["score"] - rows["y_true"]).abs(),
     )
     images = rows.groupby("image", as_index=False).agg(
         path=("path", "first"), y_true=("y_true", "first"), score=("score", "mean"), n_wrong=("wrong", "sum"),
         n=("wrong", "size"), leaked=("leaked", "first"), off=("off", "mean"),
     )  # fmt: skip
-    wrong = images[images["n_wrong"] > 0].sort_values(["off", "image"], ascending=[False, True], kind="stable")
+    wrong = images[images["n_wrong"] > 0].sort_values(
+        ["off", "image"], ascending=[False, True], kind="stable"
+    )
     return wrong.drop(columns="off").reset_index(drop=True)
 
 
@@ -156,23 +186,36 @@ def epochs(found: Answers, rows: list[tuple[str, pd.DataFrame]]) -> pd.DataFrame
 def pareto(found: Answers, frame: pd.DataFrame) -> pd.DataFrame:
     """Accuracy of each row against its seconds for one image, and whether no other row is at least as good in both.
 
-    Columns: row, accuracy, low, high, latency_one_s, alone, front. The latency is the median of the row's timing
-    passes, which had the device alone; where there is none, that of its trainings, beside which others may have run.
+    Columns: row, accuracy, low, high, latency_one_s, alone, front. The latency is the median of the
+    row's timing passes, which had the device alone; where there is none, that of its trainings,
+    beside which others may have run.
     """
-    passes = found.trials.loc[found.trials.index.isin(found.asked.loc[found.asked["kind"] == "timing", "cell_id"])]
+    passes = found.trials.loc[
+        found.trials.index.isin(found.asked.loc[found.asked["kind"] == "timing", "cell_id"])
+    ]
     settings = ["backbone", "image_px"]
-    alone = passes.groupby(settings)["latency_one_s"].median() if len(passes) else pd.Series(dtype=float)
+    alone = (
+        passes.groupby(settings)["latency_one_s"].median()
+        if len(passes)
+        else pd.Series(dtype=float)
+    )
     points = []
     cells_of = dict(found.rows())
     for _, row in frame[(frame["kind"] == "cell") & (frame["n"] > 0)].iterrows():
         done = found.completed(cells_of[row["row"]])
         key = tuple(done.iloc[0][settings])
-        timed = float(alone[key]) if key in alone.index else float(done["latency_one_s"].astype(float).median())
+        timed = (
+            float(alone[key])
+            if key in alone.index
+            else float(done["latency_one_s"].astype(float).median())
+        )
         by_itself = key in alone.index or bool((done["n_at_once"] == 1).all())
         if np.isfinite(timed):
             shown = {name: row[name] for name in ("row", "accuracy", "low", "high")}
             points.append({**shown, "latency_one_s": timed, "alone": by_itself})
-    marks = pd.DataFrame(points, columns=["row", "accuracy", "low", "high", "latency_one_s", "alone"])
+    marks = pd.DataFrame(
+        points, columns=["row", "accuracy", "low", "high", "latency_one_s", "alone"]
+    )
     accuracy, seconds = marks["accuracy"].to_numpy(float), marks["latency_one_s"].to_numpy(float)
     better = (accuracy[:, None] >= accuracy) & (seconds[:, None] <= seconds)
     strictly = (accuracy[:, None] > accuracy) | (seconds[:, None] < seconds)
@@ -194,7 +237,9 @@ def settings(found: Answers) -> pd.DataFrame:
     return done[[*varied, *MEASURED]].reset_index(drop=True)
 
 
-def _tested(found: Answers, cells: pd.DataFrame) -> Iterator[tuple[str, NDArray[np.uint8], NDArray[np.float32]]]:
+def _tested(
+    found: Answers, cells: pd.DataFrame
+) -> Iterator[tuple[str, NDArray[np.uint8], NDArray[np.float32]]]:
     """Yield each completed training of a row whose test images hold both classes: its name, y_true and score."""
     for cell in run_results.records(cells):
         tested = found.predictions[found.predictions["cell_id"] == cell["cell_id"]]

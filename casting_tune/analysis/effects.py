@@ -1,6 +1,7 @@
 """What differs: every two rows of a sweep, each toggle, each backbone.
 
-Comes in: the answers of a run. Goes out: tables of differences of test accuracy with intervals. Lays out no text.
+Comes in: the answers of a run. Goes out: tables of differences of test accuracy with intervals.
+Lays out no text.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from casting_tune.store.schema import SETTINGS
 from casting_tune.store.store import Store
 
 
-def all_pairs(store: Store, sweep: str, *, run_id: str | None = None, positive: Positive = "defective") -> Table:
+def all_pairs(
+    store: Store, sweep: str, *, run_id: str | None = None, positive: Positive = "defective"
+) -> Table:
     """Compare every two rows of a sweep: difference of accuracy, interval, p, and p after Holm's correction."""
     found = run_results.load(store, sweep, run_id)
     rows = found.rows() + found.rows("baseline")
@@ -53,13 +56,15 @@ def all_pairs(store: Store, sweep: str, *, run_id: str | None = None, positive: 
     )
 
 
-def effects(store: Store, sweep: str, *, run_id: str | None = None, positive: Positive = "defective") -> Table:
+def effects(
+    store: Store, sweep: str, *, run_id: str | None = None, positive: Positive = "defective"
+) -> Table:
     """What each toggle and each backbone changes: the mean difference over cells that differ in nothing else.
 
-    A toggle: accuracy with it minus without it; its strength is a part of it. A backbone: its accuracy minus the mean
-    of all backbones at the same settings; image size, weights and precision are a part of it if each backbone has only
-    one (`auto` precision depends on the backbone, for example). The interval is Student's t over the matched cells
-    (`stats.paired_effect`).
+    A toggle: accuracy with it minus without it; its strength is a part of it. A backbone: its
+    accuracy minus the mean of all backbones at the same settings; image size, weights and precision
+    are a part of it if each backbone has only one (`auto` precision depends on the backbone, for
+    example). The interval is Student's t over the matched cells (`stats.paired_effect`).
     """
     found = run_results.load(store, sweep, run_id)
     trials = found.completed(found.asked[found.asked["kind"] == "cell"])
@@ -72,14 +77,17 @@ def effects(store: Store, sweep: str, *, run_id: str | None = None, positive: Po
             "cells that differ in nothing else; 95 % intervals.",
         ),
         frame=pd.DataFrame(
-            [row for row in rows if row["n"]], columns=["factor", "level", "effect", "low", "high", "n"]
+            [row for row in rows if row["n"]],
+            columns=["factor", "level", "effect", "low", "high", "n"],
         ),
     )
 
 
 def _toggle_effect(trials: pd.DataFrame, toggle: str) -> dict[str, Any]:
     block = _matched(trials, free=(toggle, *TOGGLES[toggle].magnitudes))
-    on, off = (_means(trials[trials[toggle].eq(value)], block) for value in (True, False))  # NULL is neither
+    on, off = (
+        _means(trials[trials[toggle].eq(value)], block) for value in (True, False)
+    )  # NULL is neither
     both = on.index.intersection(off.index)
     return _effect("toggle", toggle, on[both].tolist(), off[both].tolist())
 
@@ -99,7 +107,9 @@ def _backbone_effects(trials: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _matched(trials: pd.DataFrame, *, free: tuple[str, ...]) -> pd.Series:
     """Number the blocks of trials that differ in nothing but the `free` settings: a number a trial."""
-    return trials.groupby([name for name in SETTINGS if name not in free], sort=False, dropna=False).ngroup()
+    return trials.groupby(
+        [name for name in SETTINGS if name not in free], sort=False, dropna=False
+    ).ngroup()
 
 
 def _means(trials: pd.DataFrame, block: pd.Series) -> pd.Series:

@@ -1,7 +1,7 @@
 """Which settings matter most in a run, by optuna's functional ANOVA over the completed trainings.
 
-Comes in: a frame of settings and the accuracy they reached. Goes out: shares that add up to 1, or why there are none.
-Looks at validation only.
+Comes in: a frame of settings and the accuracy they reached. Goes out: shares that add up to 1, or
+why there are none. Looks at validation only.
 """
 
 from __future__ import annotations
@@ -41,9 +41,13 @@ def importance(
     import optuna
 
     done = frame[frame[objective].notna()]
-    names = [str(name) for name in done.columns if name not in not_settings and done[name].nunique() > 1]
+    names = [
+        str(name) for name in done.columns if name not in not_settings and done[name].nunique() > 1
+    ]
     if len(names) < 2:
-        return Importance(shares=(), reason="Fewer than two settings differ between the completed trainings.")
+        return Importance(
+            shares=(), reason="Fewer than two settings differ between the completed trainings."
+        )
     needed = max(FEWEST, FEWEST_A_SETTING * len(names))
     if len(done) < needed:
         reason = f"{len(done)} trainings are too few to weigh {len(names)} settings: it takes {needed} at least."
@@ -69,7 +73,9 @@ def importance(
         found = optuna.importance.get_param_importances(study, evaluator=evaluator)
     finally:
         optuna.logging.set_verbosity(level)
-    shares = tuple(sorted(((name, float(share)) for name, share in found.items()), key=lambda pair: -pair[1]))
+    shares = tuple(
+        sorted(((name, float(share)) for name, share in found.items()), key=lambda pair: -pair[1])
+    )
     return Importance(shares=shares, reason=f"From {len(done)} trainings, on validation accuracy.")
 
 
@@ -77,7 +83,11 @@ def _range(name: str, column: pd.Series) -> BaseDistribution:
     """Return what a setting could be: numbers are a scale; words, switches, seeds and folds are kinds."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 
-    if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column) and name not in _LUCK:
+    if (
+        pd.api.types.is_numeric_dtype(column)
+        and not pd.api.types.is_bool_dtype(column)
+        and name not in _LUCK
+    ):
         return FloatDistribution(float(column.min()), float(column.max()))
     return CategoricalDistribution(sorted({str(value) for value in column}))
 

@@ -1,6 +1,7 @@
 """What a store holds: its runs, and all that is known of one cell.
 
-Comes in: a store, perhaps the beginning of a cell's id. Goes out: plain values. Trains nothing, lays out no text.
+Comes in: a store, perhaps the beginning of a cell's id. Goes out: plain values. Trains nothing,
+lays out no text.
 """
 
 from __future__ import annotations
@@ -21,8 +22,24 @@ from casting_tune.store import schema
 from casting_tune.store.store import Store
 
 SETTINGS = (*(name for name in schema.SETTINGS if name not in TOGGLES), "augmentation")
-EPOCH = ("epoch", "train_loss", "validation_loss", "validation_accuracy", "learning_rate", "train_s")
-ATTEMPT = ("attempt", "status", "started_at", "duration_s", "device", "n_threads", "error", "traceback")
+EPOCH = (
+    "epoch",
+    "train_loss",
+    "validation_loss",
+    "validation_accuracy",
+    "learning_rate",
+    "train_s",
+)
+ATTEMPT = (
+    "attempt",
+    "status",
+    "started_at",
+    "duration_s",
+    "device",
+    "n_threads",
+    "error",
+    "traceback",
+)
 FOLDERS = ("trials", "predictions", "epochs", "weights", "checkpoints")
 
 
@@ -30,7 +47,8 @@ FOLDERS = ("trials", "predictions", "epochs", "weights", "checkpoints")
 class Measured:
     """A rate of a completed cell: k of n, and its 95 % interval.
 
-    `interval` says how it was made: over photographs, over different images, or exact and for independent castings.
+    `interval` says how it was made: over photographs, over different images, or exact and for
+    independent castings.
     """
 
     split: str
@@ -61,9 +79,10 @@ class Shown:
 def runs(store: Store, sweep: str | None = None) -> pd.DataFrame:
     """Return a row a run, the newest last: its id and time, its cells and how many of them are what, its best.
 
-    The columns are sweep, run_id, asked_at, quick, cells; done, stopped (by a scheduler), failed, missing; best,
-    best_validation. `best` is the best row (`answers.Answers.best`); `best_validation` is the mean validation accuracy
-    of its done trainings, the newest of each cell.
+    The columns are sweep, run_id, asked_at, quick, cells; done, stopped (by a scheduler), failed,
+    missing; best, best_validation. `best` is the best row (`answers.Answers.best`);
+    `best_validation` is the mean validation accuracy of its done trainings, the newest of each
+    cell.
 
     Raises:
         UsageError: the store holds no run, or none of that sweep.
@@ -71,12 +90,17 @@ def runs(store: Store, sweep: str | None = None) -> pd.DataFrame:
     asked: pd.DataFrame = store.read("cells").to_pandas()
     known = sorted(set(asked["sweep"]))
     if not known:
-        raise UsageError(f"There is no run in '{store.address}'. Start one: python -m casting_tune.sweep backbone_grid")
+        raise UsageError(
+            f"There is no run in '{store.address}'. Start one: python -m casting_tune.sweep backbone_grid"
+        )
     if sweep is not None and sweep not in known:
         raise UsageError(unknown("sweep in this store", sweep, known))
     columns = ["cell_id", "status", "started_at", "attempt", "validation_accuracy"]
     done = run_results.newest(store.read("trials", columns=columns).to_pandas())
-    states = {cell: "stopped" if status == "stopped" else "failed" for cell, status in store.failed().items()}
+    states = {
+        cell: "stopped" if status == "stopped" else "failed"
+        for cell, status in store.failed().items()
+    }
     states |= dict.fromkeys(done.index, "done")
     rows = []
     for (name, run_id), cells in asked.groupby(["sweep", "run_id"]):
@@ -102,27 +126,41 @@ def find(store: Store, prefix: str) -> str:
         UsageError: no cell begins so, or several do.
     """
     known: set[str] = {
-        cell for table in ("trials", "cells") for cell in store.read(table, columns=["cell_id"])[0].to_pylist()
+        cell
+        for table in ("trials", "cells")
+        for cell in store.read(table, columns=["cell_id"])[0].to_pylist()
     }
     found = sorted(cell for cell in known if cell.startswith(prefix))
     if len(found) == 1:
         return found[0]
     if found:
-        raise UsageError(f"'{prefix}' begins the ids of {len(found)} cells. Write more of it: {', '.join(found[:5])}.")
+        raise UsageError(
+            f"'{prefix}' begins the ids of {len(found)} cells. Write more of it: {', '.join(found[:5])}."
+        )
     if not known:
-        raise UsageError(f"There is no cell in '{store.address}'. Name another store with --results.")
+        raise UsageError(
+            f"There is no cell in '{store.address}'. Name another store with --results."
+        )
     near = unknown("cell", prefix, known)
-    raise UsageError(near if "Did you" in near else f"Unknown cell '{prefix}'. 'casting-tune list' names the runs.")
+    raise UsageError(
+        near
+        if "Did you" in near
+        else f"Unknown cell '{prefix}'. 'casting-tune list' names the runs."
+    )
 
 
 def show(store: Store, prefix: str) -> Shown:
     """Return all that is known of the cell whose id begins so. Raises UsageError as `find` does."""
     cell = find(store, prefix)
-    trials = sorted(store.read("trials", cell_ids=[cell]).to_pylist(), key=lambda trial: trial["attempt"])
+    trials = sorted(
+        store.read("trials", cell_ids=[cell]).to_pylist(), key=lambda trial: trial["attempt"]
+    )
     asked = store.read("cells").filter(pc.field("cell_id") == cell).to_pylist()
     done = [trial for trial in trials if trial["status"] == "completed"]
     shown = (done or trials or asked)[-1]
-    epochs = sorted(store.read("epochs", cell_ids=[cell]).to_pylist(), key=lambda row: row["attempt"])
+    epochs = sorted(
+        store.read("epochs", cell_ids=[cell]).to_pylist(), key=lambda row: row["attempt"]
+    )
     latest = {row["epoch"]: row for row in epochs}
     names = [name for folder in FOLDERS for name in store.names(folder)]
     return Shown(
@@ -153,14 +191,30 @@ def measured(store: Store, trial: dict[str, Any]) -> tuple[Measured, ...]:
         low, high = paired_tests.bootstrap_interval(~wrong.to_numpy()[None, :], groups)
         right = int((~wrong).sum())
         found.append(
-            Measured(split=split, name="accuracy", k=right, n=len(part), low=low, high=high, interval=f"over {kind}")
+            Measured(
+                split=split,
+                name="accuracy",
+                k=right,
+                n=len(part),
+                low=low,
+                high=high,
+                interval=f"over {kind}",
+            )
         )
         for name, label in (("escape rate", 1), ("overkill rate", 0)):
             of_class = wrong[part["y_true"] == label]
             k, n = int(of_class.sum()), len(of_class)
             low, high = statistics.clopper_pearson(k, n) if n else (0.0, 1.0)
             found.append(
-                Measured(split=split, name=name, k=k, n=n, low=low, high=high, interval="exact, a casting each")
+                Measured(
+                    split=split,
+                    name=name,
+                    k=k,
+                    n=n,
+                    low=low,
+                    high=high,
+                    interval="exact, a casting each",
+                )
             )
     return tuple(found)
 
@@ -184,9 +238,13 @@ def predictions(store: Store, prefix: str, *, attempt: int | None = None) -> pd.
     return rows[rows["attempt"] == attempt].reset_index(drop=True)
 
 
-def photographs(store: Store, dataset_id: str, rows: pd.DataFrame) -> tuple[str, np.ndarray[Any, np.dtype[np.int64]]]:
+def photographs(
+    store: Store, dataset_id: str, rows: pd.DataFrame
+) -> tuple[str, np.ndarray[Any, np.dtype[np.int64]]]:
     """Return which photograph each row's image shows, [n], and in a word what was counted; see `audits`."""
-    audit: pd.DataFrame = store.read("images", columns=["dataset_id", "image", "group_id"]).to_pandas()
+    audit: pd.DataFrame = store.read(
+        "images", columns=["dataset_id", "image", "group_id"]
+    ).to_pandas()
     of_dataset = audit[audit["dataset_id"] == dataset_id].set_index("image")["group_id"]
     if len(of_dataset):
         return "photographs", of_dataset.reindex(rows["image"]).to_numpy(np.int64)

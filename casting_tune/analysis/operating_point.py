@@ -1,8 +1,9 @@
 """The operating point: a threshold, the rule that chose it, and what a test set can promise of it.
 
-In come labels and scores of the validation and test images of one training; out goes an OperatingPoint with exact
-bounds and with sentences for a quality manager. The threshold comes from validation alone and is then frozen: test
-images change the report, never the choice. Knows nothing of stores, cells or files.
+In come labels and scores of the validation and test images of one training; out goes an
+OperatingPoint with exact bounds and with sentences for a quality manager. The threshold comes from
+validation alone and is then frozen: test images change the report, never the choice. Knows nothing
+of stores, cells or files.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ _PASS_ALL = float(np.nextafter(np.float32(1), np.float32(2)))
 class OperatingPoint:
     """A threshold, the rule that chose it on validation, and what the test images say of it.
 
-    Rates are shares in 0..1; a bound is the exact one-sided 95 % one (Clopper & Pearson), so low and upper together
-    are a 90 % interval.
+    Rates are shares in 0..1; a bound is the exact one-sided 95 % one (Clopper & Pearson), so low
+    and upper together are a 90 % interval.
 
     Attributes:
         threshold: defective when score >= threshold.
@@ -78,8 +79,9 @@ def at_most_escape(
 ) -> OperatingPoint:
     """Choose the least overkill among the thresholds that keep the escape rate on validation.
 
-    Of equals in overkill the one with the fewest escapes, since an escape that spares no good casting buys nothing.
-    That leaves one gap between two scores, and its middle is farthest from turning a validation image by rounding.
+    Of equals in overkill the one with the fewest escapes, since an escape that spares no good
+    casting buys nothing. That leaves one gap between two scores, and its middle is farthest from
+    turning a validation image by rounding.
 
     Args:
         validation_y: [n] 1 is defective, 0 is ok.
@@ -92,7 +94,9 @@ def at_most_escape(
         UsageError: max_escape is out of range, a score is no probability, or validation holds too few castings.
     """
     if not 0 <= max_escape < 1:
-        raise UsageError(f"The escape rate is a share from 0 to below 1, such as 0.005 for 0.5 %; got {max_escape}.")
+        raise UsageError(
+            f"The escape rate is a share from 0 to below 1, such as 0.005 for 0.5 %; got {max_escape}."
+        )
     choices = _choices(validation_y, validation_score)
     # Not fn <= max_escape * n: 0.29 * 100 is 28.999999999999996.
     kept = [(at, found) for at, found in choices if found.fn / (found.tp + found.fn) <= max_escape]
@@ -118,9 +122,10 @@ def least_cost(
 ) -> OperatingPoint:
     """Choose the threshold of the least expected cost a casting on validation, and of equals that with fewest escapes.
 
-    The cost is prevalence * cost_escape * escape rate + (1 - prevalence) * cost_overkill * overkill rate, compared in
-    fractions of the numbers as they were written, so that equals are equal. Of equals the one with fewest escapes: the
-    cost of a defect that has left the factory is the one that is guessed too low.
+    The cost is prevalence * cost_escape * escape rate + (1 - prevalence) * cost_overkill * overkill
+    rate, compared in fractions of the numbers as they were written, so that equals are equal. Of
+    equals the one with fewest escapes: the cost of a defect that has left the factory is the one
+    that is guessed too low.
 
     Args:
         validation_y, validation_score, test_y, test_score, n_groups_defective: as in `at_most_escape`.
@@ -135,14 +140,24 @@ def least_cost(
         if not 0 < cost < math.inf:
             raise UsageError(f"The cost of {name} must be above 0, and finite; got {cost}.")
     if not 0 < prevalence < 1:
-        raise UsageError(f"The prevalence is the share of defects on the line, between 0 and 1; got {prevalence}.")
+        raise UsageError(
+            f"The prevalence is the share of defects on the line, between 0 and 1; got {prevalence}."
+        )
     choices = _choices(validation_y, validation_score)
-    share, of_escape, of_overkill = (Fraction(repr(float(x))) for x in (prevalence, cost_escape, cost_overkill))
+    share, of_escape, of_overkill = (
+        Fraction(repr(float(x))) for x in (prevalence, cost_escape, cost_overkill)
+    )
     _, all_rejected = choices[0]
     an_escape = share * of_escape / all_rejected.tp
     an_overkill = (1 - share) * of_overkill / all_rejected.fp
     return _report(
-        min(choices, key=lambda choice: (an_escape * choice[1].fn + an_overkill * choice[1].fp, choice[1].fn)),
+        min(
+            choices,
+            key=lambda choice: (
+                an_escape * choice[1].fn + an_overkill * choice[1].fp,
+                choice[1].fn,
+            ),
+        ),
         (test_y, test_score),
         rule=f"least cost on validation: {_number(cost_escape)} an escape, {_number(cost_overkill)} an overkill, "
         f"prevalence {_number(prevalence)}",
@@ -166,7 +181,12 @@ def fixed(
         UsageError: a score is no probability.
     """
     return _report(
-        (threshold, metrics.counts(*_checked(validation_y, validation_score, name="validation"), threshold=threshold)),
+        (
+            threshold,
+            metrics.counts(
+                *_checked(validation_y, validation_score, name="validation"), threshold=threshold
+            ),
+        ),
         (test_y, test_score),
         rule=f"{_number(threshold)}, {_NO_RULE}",
         max_escape=None,
@@ -177,8 +197,9 @@ def fixed(
 def _choices(y_true: ArrayLike, score: ArrayLike) -> list[tuple[float, Counts]]:
     """Return the thresholds that decide validation differently, ascending, if validation holds enough to choose by.
 
-    One in the middle between every two neighbouring scores, and at the ends 0, which rejects every casting, and the
-    number after 1, which passes every one: beyond its last score validation has nothing that could place them nearer.
+    One in the middle between every two neighbouring scores, and at the ends 0, which rejects every
+    casting, and the number after 1, which passes every one: beyond its last score validation has
+    nothing that could place them nearer.
     """
     y, scores = _checked(y_true, score, name="validation")
     defects, goods = np.sort(scores[y == 1]), np.sort(scores[y == 0])
@@ -188,17 +209,25 @@ def _choices(y_true: ArrayLike, score: ArrayLike) -> list[tuple[float, Counts]]:
             "Train with more images or with a larger validation_share."
         )
     if not len(goods):
-        raise UsageError("A threshold takes good castings in validation, and there are none. Train with both classes.")
+        raise UsageError(
+            "A threshold takes good castings in validation, and there are none. Train with both classes."
+        )
     values = np.unique(scores)
     middle = ((values[:-1].astype(np.float64) + values[1:]) / 2).astype(np.float32)
-    middle = np.where(middle > values[:-1], middle, values[1:])  # neighbours in float32: the upper one is rejected
+    middle = np.where(
+        middle > values[:-1], middle, values[1:]
+    )  # neighbours in float32: the upper one is rejected
     thresholds = np.concatenate(([_REJECT_ALL], middle, [_PASS_ALL]), dtype=np.float32)
     passed = (np.searchsorted(side, thresholds).tolist() for side in (defects, goods))
     rows = zip(thresholds.tolist(), *passed, strict=True)
-    return [(at, Counts(tp=len(defects) - fn, fp=len(goods) - tn, tn=tn, fn=fn)) for at, fn, tn in rows]
+    return [
+        (at, Counts(tp=len(defects) - fn, fp=len(goods) - tn, tn=tn, fn=fn)) for at, fn, tn in rows
+    ]
 
 
-def _checked(y_true: ArrayLike, score: ArrayLike, *, name: str) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+def _checked(
+    y_true: ArrayLike, score: ArrayLike, *, name: str
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     scores = np.asarray(score, dtype=np.float32)
     bad = int(np.count_nonzero(~((scores >= 0) & (scores <= 1))))  # NaN is neither
     if bad:
@@ -221,7 +250,9 @@ def _report(
     test = metrics.counts(*_checked(*test_set, name="test"), threshold=threshold)
     n_defects, n_goods, groups = test.tp + test.fn, test.fp + test.tn, n_groups_defective
     if groups is not None and not min(1, n_defects) <= groups <= n_defects:
-        raise UsageError(f"{n_defects} defective test images cannot come from {groups} photographs.")
+        raise UsageError(
+            f"{n_defects} defective test images cannot come from {groups} photographs."
+        )
     point = OperatingPoint(
         threshold=threshold,
         rule=rule,
@@ -236,10 +267,17 @@ def _report(
         resolution=statistics.upper_bound(0, n_defects),
         n_defects_needed=statistics.defects_needed(max_escape) if max_escape else None,
         n_groups_defective=groups,
-        group_escape_upper=None if groups is None else statistics.upper_bound(min(test.fn, groups), groups),
+        group_escape_upper=None
+        if groups is None
+        else statistics.upper_bound(min(test.fn, groups), groups),
         sentences=(),
     )
-    said = (*_chosen(point), *_found(point), *_promise(point, max_escape), *_independence(point, max_escape))
+    said = (
+        *_chosen(point),
+        *_found(point),
+        *_promise(point, max_escape),
+        *_independence(point, max_escape),
+    )
     return replace(point, sentences=said)
 
 
@@ -253,7 +291,9 @@ def _chosen(point: OperatingPoint) -> list[str]:
     ]
     if point.threshold in (_REJECT_ALL, _PASS_ALL):
         extreme = "rejects" if point.threshold == _REJECT_ALL else "passes"
-        said.append(f"This threshold {extreme} every casting: by this rule the scores are of no use.")
+        said.append(
+            f"This threshold {extreme} every casting: by this rule the scores are of no use."
+        )
     return said
 
 
@@ -294,14 +334,18 @@ def _promise(point: OperatingPoint, max_escape: float | None) -> list[str]:
         return [f"That shows the asked escape rate of at most {asked}."]
     if point.resolution > max_escape:
         return [f"This test set cannot show better than {finest}. {needed}"]
-    return [f"That does not show the asked escape rate of at most {asked}. This test set could have shown {finest}."]
+    return [
+        f"That does not show the asked escape rate of at most {asked}. This test set could have shown {finest}."
+    ]
 
 
 def _independence(point: OperatingPoint, max_escape: float | None) -> list[str]:
     """Say what the bounds take for granted, and the bound that does not, where the photographs are counted."""
     groups, upper = point.n_groups_defective, point.group_escape_upper
     if not groups or upper is None:
-        return ["These bounds hold if every test image is a casting of its own; images of one photograph are not."]
+        return [
+            "These bounds hold if every test image is a casting of its own; images of one photograph are not."
+        ]
     n_defects, missed = point.test.tp + point.test.fn, min(point.test.fn, groups)
     said = (
         f"These bounds hold if every test image is a casting of its own, but the {n_defects:,} defects come from "
@@ -322,4 +366,6 @@ def _per_cent(share: float, rounding: str = ROUND_HALF_EVEN) -> str:
     """Return a share in per cent with two decimals, or two digits where it is smaller; a bound is rounded outwards."""
     value = Decimal(share) * 100
     digits = max(2, 1 - value.adjusted()) if value else 2
-    return f"{value.quantize(Decimal(1).scaleb(-digits), rounding):f}".rstrip("0").rstrip(".") + " %"
+    return (
+        f"{value.quantize(Decimal(1).scaleb(-digits), rounding):f}".rstrip("0").rstrip(".") + " %"
+    )

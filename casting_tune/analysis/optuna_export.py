@@ -1,6 +1,9 @@
-"""A sweep as an Optuna study, for optuna-dashboard and whoever works with Optuna. An export: the store stays the truth.
+"""A sweep as an Optuna study, for optuna-dashboard and whoever works with Optuna.
 
-Comes in: a store, a sweep's name, objectives. Goes out: a file of Optuna's journal storage. Trains nothing.
+An export: the store stays the truth.
+
+Comes in: a store, a sweep's name, objectives. Goes out: a file of Optuna's journal storage. Trains
+nothing.
 """
 
 from __future__ import annotations
@@ -29,7 +32,16 @@ PARAMETERS = tuple(name for name in SETTINGS if name not in RESOLVED)
 def objectives() -> list[str]:
     """Return the names of the columns that a study may be about: numbers, none of the test images."""
     numbers = (field.name for field in TRIALS if str(field.type) in ("double", "int64"))
-    measured = ("validation_", "latency_", "epoch_s", "image_s", "step_s", "duration_s", "peak_memory", "n_parameters")
+    measured = (
+        "validation_",
+        "latency_",
+        "epoch_s",
+        "image_s",
+        "step_s",
+        "duration_s",
+        "peak_memory",
+        "n_parameters",
+    )
     return [name for name in numbers if name.startswith(measured) and name != "validation_share"]
 
 
@@ -42,7 +54,9 @@ def parse_all(texts: Sequence[str]) -> dict[str, Direction]:
     wanted: dict[str, Direction] = {}
     for name, direction in map(parse, texts):
         if name in wanted:
-            raise UsageError(f"--objective {name} stands twice: a study minimizes or maximizes it, once.")
+            raise UsageError(
+                f"--objective {name} stands twice: a study minimizes or maximizes it, once."
+            )
         wanted[name] = direction
     return wanted
 
@@ -64,8 +78,9 @@ def parse(text: str) -> tuple[str, Direction]:
 def write(store: Store, sweep: str, file: Path, *, wanted: dict[str, Direction]) -> int:
     """Write the trials of a sweep's cells as an Optuna study named after the sweep, and return how many there are.
 
-    Completed trials are COMPLETE with their values, stopped ones PRUNED, all others FAIL; validation losses of the
-    epochs are intermediate values (of a study with one objective: Optuna has them there alone).
+    Completed trials are COMPLETE with their values, stopped ones PRUNED, all others FAIL;
+    validation losses of the epochs are intermediate values (of a study with one objective: Optuna
+    has them there alone).
 
     Raises:
         UsageError: the sweep has no trial in the store, or the file is there.
@@ -74,7 +89,11 @@ def write(store: Store, sweep: str, file: Path, *, wanted: dict[str, Direction])
 
     if file.exists():
         raise UsageError(f"{file} is there already. Name another with --out.")
-    asked = [row for row in store.read("cells").to_pylist() if row["sweep"] == sweep and row["kind"] == "cell"]
+    asked = [
+        row
+        for row in store.read("cells").to_pylist()
+        if row["sweep"] == sweep and row["kind"] == "cell"
+    ]
     chosen = {row["cell_id"]: row["chosen"] for row in asked}
     rows = store.read("trials", cell_ids=chosen).to_pylist()
     rows = [row for row in rows if row["cell_id"] in chosen]
@@ -89,7 +108,9 @@ def write(store: Store, sweep: str, file: Path, *, wanted: dict[str, Direction])
     level = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        directions = ["minimize" if direction == "min" else "maximize" for direction in wanted.values()]
+        directions = [
+            "minimize" if direction == "min" else "maximize" for direction in wanted.values()
+        ]
         study = optuna.create_study(storage=storage, study_name=sweep, directions=directions)
         study.add_trials(
             [
@@ -137,14 +158,15 @@ def _ranges(parameters: list[dict[str, Any]]) -> dict[str, BaseDistribution]:
 def _losses(row: dict[str, Any], epochs: list[dict[str, Any]]) -> dict[int, float]:
     """Return the validation losses of an attempt by epoch, given those of its cell in the order of attempts.
 
-    An epoch that an earlier attempt wrote is not written again: it is the attempt's too if it went on from there, or
-    completed and so came by it.
+    An epoch that an earlier attempt wrote is not written again: it is the attempt's too if it went
+    on from there, or completed and so came by it.
     """
     shared = (row["epochs"] if row["status"] == "completed" else row["resumed_from"]) or 0
     return {
         epoch["epoch"]: epoch["validation_loss"]
         for epoch in epochs
-        if epoch["attempt"] == row["attempt"] or (epoch["attempt"] < row["attempt"] and epoch["epoch"] <= shared)
+        if epoch["attempt"] == row["attempt"]
+        or (epoch["attempt"] < row["attempt"] and epoch["epoch"] <= shared)
     }
 
 
@@ -157,9 +179,14 @@ def _trial(
 ) -> FrozenTrial:
     import optuna
 
-    states = {"completed": optuna.trial.TrialState.COMPLETE, "stopped": optuna.trial.TrialState.PRUNED}
+    states = {
+        "completed": optuna.trial.TrialState.COMPLETE,
+        "stopped": optuna.trial.TrialState.PRUNED,
+    }
     values = [row[name] for name in wanted]
-    known = row["status"] == "completed" and all(value is not None and math.isfinite(value) for value in values)
+    known = row["status"] == "completed" and all(
+        value is not None and math.isfinite(value) for value in values
+    )
     state = states.get(row["status"], optuna.trial.TrialState.FAIL)
     if state == optuna.trial.TrialState.COMPLETE and not known:
         state = optuna.trial.TrialState.FAIL

@@ -1,8 +1,8 @@
 """What one run of a sweep asked for, and what its cells answered: the rows that every table starts from.
 
-Comes in: a store, a sweep's name, perhaps a run. Goes out: Answers, with cells in the sweep's order, the newest
-completed trial of each, and their test predictions; and the Table that every room of tables fills. A cell is found by
-its id, wherever it was trained. Computes no metric.
+Comes in: a store, a sweep's name, perhaps a run. Goes out: Answers, with cells in the sweep's
+order, the newest completed trial of each, and their test predictions; and the Table that every room
+of tables fills. A cell is found by its id, wherever it was trained. Computes no metric.
 """
 
 from __future__ import annotations
@@ -92,12 +92,15 @@ class Answers:
     def best(self) -> Best | None:
         """The best row and its best training, for every table, report and command; None without a completed training.
 
-        The best row has the highest mean validation accuracy at threshold 0.5 over its completed trainings. Of equal
-        rows it is the one with the lowest mean cross-entropy on the validation images; of rows that are equal in that
-        too, the first in the sweep's order. The same rule chooses the best training among those of the row.
+        The best row has the highest mean validation accuracy at threshold 0.5 over its completed
+        trainings. Of equal rows it is the one with the lowest mean cross-entropy on the validation
+        images; of rows that are equal in that too, the first in the sweep's order. The same rule
+        chooses the best training among those of the row.
         """
         cells = self.asked.loc[self.asked["kind"] == "cell", ["row", "cell_id"]]
-        done = cells.assign(accuracy=cells["cell_id"].map(self.trials["validation_accuracy"]).astype(float)).dropna()
+        done = cells.assign(
+            accuracy=cells["cell_id"].map(self.trials["validation_accuracy"]).astype(float)
+        ).dropna()
         if done.empty:
             return None
         means = done.groupby("row", sort=False)["accuracy"].mean()
@@ -105,7 +108,11 @@ class Answers:
         own = done[done["row"] == row].set_index("cell_id")["accuracy"]
         cell, tied_trainings = self._first(own, own.index.to_series(), "training of this row")
         return Best(
-            row=row, cell_id=cell, accuracy=float(means[row]), n_rows=len(means), ties=(*tied_rows, *tied_trainings)
+            row=row,
+            cell_id=cell,
+            accuracy=float(means[row]),
+            n_rows=len(means),
+            ties=(*tied_rows, *tied_trainings),
         )
 
     def _first(self, accuracy: pd.Series, of: pd.Series, what: str) -> tuple[str, tuple[str, ...]]:
@@ -116,7 +123,9 @@ class Answers:
             of: the name that each cell_id belongs to.
             what: what a name is.
         """
-        rounded = accuracy.round(12)  # the mean of the same values in another order may differ in the last digit
+        rounded = accuracy.round(
+            12
+        )  # the mean of the same values in another order may differ in the last digit
         equal = rounded.index[rounded == rounded.max()]
         if len(equal) == 1:
             return str(equal[0]), ()
@@ -134,7 +143,9 @@ class Answers:
     def _validation_loss(self, cell_ids: pd.Index) -> pd.Series:
         """Return the mean binary cross-entropy in nats on the validation images, by cell_id."""
         columns = ["cell_id", "attempt", "split", "y_true", "score"]
-        rows: pd.DataFrame = self.store.read("predictions", columns=columns, cell_ids=cell_ids).to_pandas()
+        rows: pd.DataFrame = self.store.read(
+            "predictions", columns=columns, cell_ids=cell_ids
+        ).to_pandas()
         attempt = rows["cell_id"].map(self.trials["attempt"])
         rows = rows[(rows["split"] == "validation") & (rows["attempt"] == attempt)]
         score = rows["score"].astype(float)
@@ -149,25 +160,39 @@ class Answers:
         """
         columns = ["cell_id", "attempt", "split", "image", "sha256", "leaked", "y_true", "score"]
         read = self.store.read(
-            "predictions", columns=columns, cell_ids=self.trials.index, encoded=["cell_id", "split", "sha256"]
+            "predictions",
+            columns=columns,
+            cell_ids=self.trials.index,
+            encoded=["cell_id", "split", "sha256"],
         )
         cells = read.column("cell_id").unify_dictionaries().to_pandas().cat
         attempt = self.trials["attempt"].reindex(cells.categories).to_numpy(np.float64)
-        last = read.column("attempt").to_numpy() == attempt[cells.codes]  # one that was cut off may have left some too
+        last = (
+            read.column("attempt").to_numpy() == attempt[cells.codes]
+        )  # one that was cut off may have left some too
         kept = last & (read.column("split").to_pandas() == "test").to_numpy()
         read = read.drop_columns(["attempt", "split"])
         if not kept.all():
             read = read.filter(kept)
-        rows: pd.DataFrame = read.unify_dictionaries().to_pandas(split_blocks=True, self_destruct=True)
-        apart = np.diff(rows["cell_id"].cat.codes) < 0  # the store's files are in the order of their cells, but for
-        return rows.sort_values("cell_id", kind="stable", ignore_index=True) if apart.any() else rows  # two sweeps'
+        rows: pd.DataFrame = read.unify_dictionaries().to_pandas(
+            split_blocks=True, self_destruct=True
+        )
+        apart = (
+            np.diff(rows["cell_id"].cat.codes) < 0
+        )  # the store's files are in the order of their cells, but for
+        return (
+            rows.sort_values("cell_id", kind="stable", ignore_index=True) if apart.any() else rows
+        )  # two sweeps'
 
     @cached_property
     def _parts(self) -> dict[str, slice]:
         """Where each cell's predictions stand."""
         cells = self.predictions["cell_id"].cat
         ends = np.cumsum(np.bincount(cells.codes, minlength=len(cells.categories))).tolist()
-        return {cell: slice(start, end) for cell, start, end in zip(cells.categories, [0, *ends], ends, strict=False)}
+        return {
+            cell: slice(start, end)
+            for cell, start, end in zip(cells.categories, [0, *ends], ends, strict=False)
+        }
 
     @cached_property
     def _columns(self) -> dict[str, NDArray[Any]]:
@@ -186,31 +211,47 @@ class Answers:
     def counted(self, thresholds: Sequence[float]) -> list[dict[str, tuple[Decided, Decided]]]:
         """Return what each cell decided at thresholds on P(defective): of its test images, and of the leaked ones.
 
-        A cell that has a score that is not finite, or no prediction, is left out. All cells are counted at once, and
-        all thresholds: one by one, seven million predictions took a minute.
+        A cell that has a score that is not finite, or no prediction, is left out. All cells are
+        counted at once, and all thresholds: one by one, seven million predictions took a minute.
         """
         limits, where = np.unique(np.asarray(thresholds, np.float32), return_inverse=True)
-        score, leaked, defective = self._columns["score"], self._columns["leaked"], self._columns["y_true"] == 1
+        score, leaked, defective = (
+            self._columns["score"],
+            self._columns["leaked"],
+            self._columns["y_true"] == 1,
+        )
         reached = np.zeros(len(score), np.int8)  # how many of the limits, in ascending order
         for limit in limits:
             reached += score >= limit
         cells = self.predictions["cell_id"].cat
-        kinds = (len(cells.categories), 2, 2, len(limits) + 1)  # cell, leaked, defective, limits reached
+        kinds = (
+            len(cells.categories),
+            2,
+            2,
+            len(limits) + 1,
+        )  # cell, leaked, defective, limits reached
         place = cells.codes.to_numpy(np.int32, copy=True)
         for n_kinds, kind in zip(kinds[1:], (leaked, defective, reached), strict=True):
             place *= n_kinds
             place += kind
         n = np.bincount(place, minlength=int(np.prod(kinds))).reshape(kinds)
-        rejected = n[..., ::-1].cumsum(axis=3)[..., ::-1][..., 1:][..., where]  # [cells, 2, 2, thresholds]
+        rejected = n[..., ::-1].cumsum(axis=3)[..., ::-1][..., 1:][
+            ..., where
+        ]  # [cells, 2, 2, thresholds]
         passed = n.sum(axis=3)[..., None] - rejected
-        decided = np.stack([rejected[:, :, 1], rejected[:, :, 0], passed[:, :, 0], passed[:, :, 1]], axis=-1)
+        decided = np.stack(
+            [rejected[:, :, 1], rejected[:, :, 0], passed[:, :, 0], passed[:, :, 1]], axis=-1
+        )
         decided[:, 0] += decided[:, 1]  # of all images, not of those alone that are not leaked
         there = n.sum(axis=(1, 2, 3)) > 0
         there[cells.codes[~np.isfinite(score)]] = False
         known = np.flatnonzero(there).tolist()
         of_all, of_leaked = decided[:, 0].tolist(), decided[:, 1].tolist()
         return [
-            {cells.categories[cell]: (tuple(of_all[cell][at]), tuple(of_leaked[cell][at])) for cell in known}
+            {
+                cells.categories[cell]: (tuple(of_all[cell][at]), tuple(of_leaked[cell][at]))
+                for cell in known
+            }
             for at in range(len(thresholds))
         ]
 
@@ -226,10 +267,13 @@ class Answers:
     def numbers(self, cells: pd.DataFrame, columns: tuple[str, ...]) -> NDArray[np.float64]:
         """Return numbers of the completed trials of some asked cells, in their order: [n, columns], NaN is unknown.
 
-        Of hundreds of rows these are found in a hundredth of the time that frames of a hundred columns take.
+        Of hundreds of rows these are found in a hundredth of the time that frames of a hundred
+        columns take.
         """
         if columns not in self._numbers:
-            self._numbers[columns] = self.trials[list(columns)].to_numpy(np.float64, na_value=np.nan)
+            self._numbers[columns] = self.trials[list(columns)].to_numpy(
+                np.float64, na_value=np.nan
+            )
         done = [place for cell in cells["cell_id"] if (place := self._places.get(cell)) is not None]
         return self._numbers[columns][done]
 
@@ -241,14 +285,20 @@ class Answers:
     def _places(self) -> dict[str, int]:
         return {cell: place for place, cell in enumerate(self.trials.index)}
 
-    def decisions(self, cells: pd.DataFrame, *, threshold: float = 0.5) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    def decisions(
+        self, cells: pd.DataFrame, *, threshold: float = 0.5
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """Return what a row's trainings decided rightly: images [n] ascending, and right [n_seeds, n].
 
-        The folds of one seed are put together, so that a seed speaks about every image once. Seeds of which a fold or
-        a prediction is missing are left out, as are those that tested other images than the first; ([], [0, 0]) is a
-        row without any.
+        The folds of one seed are put together, so that a seed speaks about every image once. Seeds
+        of which a fold or a prediction is missing are left out, as are those that tested other
+        images than the first; ([], [0, 0]) is a row without any.
         """
-        done = [cell for cell in zip(cells["cell_id"], cells["seed"], strict=True) if cell[0] in self.trials.index]
+        done = [
+            cell
+            for cell in zip(cells["cell_id"], cells["seed"], strict=True)
+            if cell[0] in self.trials.index
+        ]
         n_folds, n_test = cells["fold"].nunique(), self.trials["n_test"]
         of_seed: dict[int, list[str]] = {}
         for cell, seed in done:
@@ -258,9 +308,12 @@ class Answers:
         for seed in sorted(of_seed):
             folds = [self.tested(cell) for cell in of_seed[seed]]
             image, y_true, score = (
-                np.concatenate([fold[name] for fold in folds]) for name in ("image", "y_true", "score")
+                np.concatenate([fold[name] for fold in folds])
+                for name in ("image", "y_true", "score")
             )
-            whole = len(folds) == n_folds and len(image) == sum(n_test[cell] for cell in of_seed[seed])
+            whole = len(folds) == n_folds and len(image) == sum(
+                n_test[cell] for cell in of_seed[seed]
+            )
             if not whole or not np.isfinite(score).all():
                 continue
             order = np.argsort(image, kind="stable")
@@ -276,10 +329,14 @@ class Answers:
         for i, (images, right) in enumerate(decided):
             if len(right):
                 sets.setdefault(images.tobytes(), []).append(i)
-        absent = sum(any(map(self.trials.index.__contains__, cells["cell_id"])) for cells in rows) - sum(
-            map(len, sets.values())
+        absent = sum(
+            any(map(self.trials.index.__contains__, cells["cell_id"])) for cells in rows
+        ) - sum(map(len, sets.values()))
+        lost = (
+            (f"{absent} rows lack predictions in the store: they have no interval.",)
+            if absent
+            else ()
         )
-        lost = (f"{absent} rows lack predictions in the store: they have no interval.",) if absent else ()
         return [
             Compared(
                 indices=indices,
@@ -291,7 +348,10 @@ class Answers:
         ], lost
 
     def groups(self, images: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return which photograph each image shows: [n]. Without an audit, byte-identical images share a number."""
+        """Return which photograph each image shows: [n].
+
+        Without an audit, byte-identical images share a number.
+        """
         audited = self.photographs
         if audited is not None:
             return audited.reindex(images.tolist()).to_numpy(np.int64)
@@ -301,14 +361,18 @@ class Answers:
     @cached_property
     def photographs(self) -> pd.Series | None:
         """The audit's group of each image of this run's dataset, by image; None where there was no audit."""
-        rows: pd.DataFrame = self.store.read("images", columns=["dataset_id", "image", "group_id"]).to_pandas()
+        rows: pd.DataFrame = self.store.read(
+            "images", columns=["dataset_id", "image", "group_id"]
+        ).to_pandas()
         of_dataset = rows[rows["dataset_id"] == self.asked["dataset_id"].iloc[0]]
         return of_dataset.set_index("image")["group_id"] if len(of_dataset) else None
 
     @cached_property
     def twins(self) -> frozenset[int]:
         """The images of this run's dataset that show a photograph of train too, by the audit; empty without one."""
-        rows: pd.DataFrame = self.store.read("images", columns=["dataset_id", "image", "twin_in_train"]).to_pandas()
+        rows: pd.DataFrame = self.store.read(
+            "images", columns=["dataset_id", "image", "twin_in_train"]
+        ).to_pandas()
         of_dataset = rows[rows["dataset_id"] == self.asked["dataset_id"].iloc[0]]
         return frozenset(of_dataset.loc[of_dataset["twin_in_train"].astype(bool), "image"].tolist())
 
@@ -324,7 +388,9 @@ def load(store: Store, sweep: str, run_id: str | None = None) -> Answers:
     if of_sweep.empty:
         known = sorted(set(runs["sweep"]))
         if not known:
-            raise UsageError(f"There is no run in '{store.address}'. Start one: python -m casting_tune.sweep {sweep}")
+            raise UsageError(
+                f"There is no run in '{store.address}'. Start one: python -m casting_tune.sweep {sweep}"
+            )
         raise UsageError(unknown("sweep in this store", sweep, known))
     if run_id is None:
         run_id = str(of_sweep.sort_values("asked_at", kind="stable")["run_id"].iloc[-1])
@@ -365,21 +431,35 @@ def notes(found: Answers, positive: Positive) -> tuple[str, ...]:
         else "Positive class: ok_front, the study's view; escape and overkill stay those of the defect."
     ]
     if positive == "defective" and any(asked["figures"]):
-        notes.append("The study's recall and F1 are those of ok_front: --positive ok_front shows ours in its view.")
+        notes.append(
+            "The study's recall and F1 are those of ok_front: --positive ok_front shows ours in its view."
+        )
     if first["quick"]:
-        notes.append("Quick run (small images, few epochs): it shows that all works, not which row is best.")
+        notes.append(
+            "Quick run (small images, few epochs): it shows that all works, not which row is best."
+        )
     if len(trials):
         n_test = sorted({int(n) for n in trials["n_test"]})
         span = f"{n_test[0]} to {n_test[-1]}" if len(n_test) > 1 else str(n_test[0])
-        notes.append(f"Dataset {first['dataset_id']}, {span} test images a training; {device(trials)}.")
-        shared = [f"{values[0]}{unit}" for values, unit in _settings(asked, trials) if len(values) == 1]
+        notes.append(
+            f"Dataset {first['dataset_id']}, {span} test images a training; {device(trials)}."
+        )
+        shared = [
+            f"{values[0]}{unit}" for values, unit in _settings(asked, trials) if len(values) == 1
+        ]
         if shared:
             notes.append(f"Every row: {', '.join(shared)}.")
     left = int((~asked["cell_id"].isin(found.trials.index)).sum())
     if left:
         failed = found.store.failed()
-        statuses = [failed.get(cell, "not run") for cell in asked["cell_id"] if cell not in found.trials.index]
-        counted = ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses))
+        statuses = [
+            failed.get(cell, "not run")
+            for cell in asked["cell_id"]
+            if cell not in found.trials.index
+        ]
+        counted = ", ".join(
+            f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses)
+        )
         notes.append(f"{left} of {len(asked)} cells have no result: {counted}.")
     notes.append(f"Run {found.run_id}.")
     return tuple(notes)
@@ -399,4 +479,6 @@ def _settings(asked: pd.DataFrame, trials: pd.DataFrame) -> list[tuple[list[Any]
 def device(trials: pd.DataFrame) -> str:
     """Say on what some trials ran, and beside how many."""
     kinds = trials[["device", "n_threads", "n_at_once"]].drop_duplicates().itertuples(index=False)
-    return "; ".join(f"{device}, {threads} threads, {at_once} at once" for device, threads, at_once in kinds)
+    return "; ".join(
+        f"{device}, {threads} threads, {at_once} at once" for device, threads, at_once in kinds
+    )

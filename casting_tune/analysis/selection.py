@@ -1,6 +1,7 @@
 """A cell of the store and the operating point that is chosen for it.
 
-Comes in: a store, a cell's id, a rule as a person writes it. Goes out: an OperatingPoint. Trains nothing.
+Comes in: a store, a cell's id, a rule as a person writes it. Goes out: an OperatingPoint. Trains
+nothing.
 """
 
 from __future__ import annotations
@@ -39,7 +40,11 @@ def threshold(
     trial = completed.find(store, cell)
     predictions = completed.predictions(store, trial)
     sides = {name: predictions.filter(pc.field("split") == name) for name in ("validation", "test")}
-    given = [sides[name][column].to_numpy() for name in ("validation", "test") for column in ("y_true", "score")]
+    given = [
+        sides[name][column].to_numpy()
+        for name in ("validation", "test")
+        for column in ("y_true", "score")
+    ]
     defects = sides["test"].filter(pc.field("y_true") == 1)["image"].to_pylist()
     return choose(
         *given,
@@ -74,7 +79,12 @@ def choose(
         return operating_point.at_most_escape(
             *given, max_escape=_share(max_escape), n_groups_defective=n_groups_defective
         )
-    if max_escape is None and cost_escape is not None and cost_overkill is not None and prevalence is not None:
+    if (
+        max_escape is None
+        and cost_escape is not None
+        and cost_overkill is not None
+        and prevalence is not None
+    ):
         return operating_point.least_cost(
             *given,
             cost_escape=cost_escape,
@@ -82,7 +92,9 @@ def choose(
             prevalence=prevalence,
             n_groups_defective=n_groups_defective,
         )
-    raise UsageError("Give --max-escape, or all of --cost-escape, --cost-overkill and --prevalence.")
+    raise UsageError(
+        "Give --max-escape, or all of --cost-escape, --cost-overkill and --prevalence."
+    )
 
 
 def best(store: Store, sweep: str, run_id: str | None = None) -> tuple[str, tuple[str, ...]]:
@@ -96,7 +108,9 @@ def best(store: Store, sweep: str, run_id: str | None = None) -> tuple[str, tupl
     found = run_results.load(store, sweep, run_id)
     best = found.best
     if best is None:
-        raise UsageError(f"No cell of sweep '{sweep}' has completed in '{store.address}': there is no best one yet.")
+        raise UsageError(
+            f"No cell of sweep '{sweep}' has completed in '{store.address}': there is no best one yet."
+        )
     done = found.completed(found.asked[found.asked["kind"] == "cell"])
     trial = run_results.records(done.loc[[best.cell_id]])[0]
     label = found.asked.loc[found.asked["cell_id"] == best.cell_id, "label"].iloc[0]
@@ -115,14 +129,18 @@ def best(store: Store, sweep: str, run_id: str | None = None) -> tuple[str, tupl
     return best.cell_id, tuple(said)
 
 
-def named(store: Store, cell: str, sweep: str | None, run_id: str | None) -> tuple[str, tuple[str, ...]]:
+def named(
+    store: Store, cell: str, sweep: str | None, run_id: str | None
+) -> tuple[str, tuple[str, ...]]:
     """Return the cell that a person named, and how it was chosen if the name is 'best', the best cell of a sweep.
 
     Raises:
         UsageError: 'best' without a sweep, or a sweep or run without 'best'; or as `best`.
     """
     if (cell == "best") != (sweep is not None) or (run_id is not None and sweep is None):
-        raise UsageError("'best' is the best cell of a sweep and requires its name: best --sweep NAME [--run ID].")
+        raise UsageError(
+            "'best' is the best cell of a sweep and requires its name: best --sweep NAME [--run ID]."
+        )
     return (cell, ()) if sweep is None else best(store, sweep, run_id)
 
 

@@ -1,7 +1,8 @@
 """What can be said of rates, of paired decisions and of a column of numbers: bounds, exact tests, letters.
 
-In come counts, p values or plain arrays; out go plain numbers, shares in 0..1. Knows nothing of thresholds, stores or
-names of cells; rows of several seeds on grouped images are the business of pairs.
+In come counts, p values or plain arrays; out go plain numbers, shares in 0..1. Knows nothing of
+thresholds, stores or names of cells; rows of several seeds on grouped images are the business of
+pairs.
 """
 
 from __future__ import annotations
@@ -62,8 +63,8 @@ def upper_bound(k: int, n: int, *, confidence: float = 0.95) -> float:
 def defects_needed(rate: float, *, confidence: float = 0.95, misses: int = 0) -> int:
     """Return how many defects, with at most `misses` passed, show an escape rate of at most `rate`: 0.001 takes 2,995.
 
-    The smallest n whose `upper_bound(misses, n)` is not above `rate`, that is P(Binomial(n, rate) <= misses) <= 1 -
-    confidence.
+    The smallest n whose `upper_bound(misses, n)` is not above `rate`, that is P(Binomial(n, rate)
+    <= misses) <= 1 - confidence.
 
     Raises:
         ValueError: rate is not in (0, 1).
@@ -85,8 +86,8 @@ def defects_needed(rate: float, *, confidence: float = 0.95, misses: int = 0) ->
 def mcnemar(wrong_a: ArrayLike, wrong_b: ArrayLike) -> float:
     """Return McNemar's exact two-sided p of two trainings on the same images: the binomial test of discordant images.
 
-    Copies of one casting must be one image here; with groups, `all_pairs` is the test. Six discordant images, all one
-    way, are the fewest that give p < .05 (2 / 2^6 = 0.031).
+    Copies of one casting must be one image here; with groups, `all_pairs` is the test. Six
+    discordant images, all one way, are the fewest that give p < .05 (2 / 2^6 = 0.031).
 
     Args:
         wrong_a: [n] bool, whether the image was decided wrongly.
@@ -97,15 +98,18 @@ def mcnemar(wrong_a: ArrayLike, wrong_b: ArrayLike) -> float:
     """
     first, second = np.asarray(wrong_a, dtype=np.bool_), np.asarray(wrong_b, dtype=np.bool_)
     if first.shape != second.shape or first.ndim != 1:
-        raise ValueError(f"wrong_a and wrong_b must be two [n] arrays, not {first.shape} and {second.shape}.")
+        raise ValueError(
+            f"wrong_a and wrong_b must be two [n] arrays, not {first.shape} and {second.shape}."
+        )
     return sign_flip(first.astype(np.int64) - second)
 
 
 def sign_flip(gaps: NDArray[np.int64]) -> float:
     """Return the exact two-sided p of a sum of [m] whole numbers when each may as well have had the other sign.
 
-    Fisher's randomisation test (1935) over all 2^m signs. A sum of random signs is 2 x subset sum - total, and the
-    chances of the subset sums are built up one number at a time. With gaps of 0 and 1 it is McNemar's exact test.
+    Fisher's randomisation test (1935) over all 2^m signs. A sum of random signs is 2 x subset sum -
+    total, and the chances of the subset sums are built up one number at a time. With gaps of 0 and
+    1 it is McNemar's exact test.
     """
     steps = np.abs(gaps[gaps != 0])
     if steps.size == 0:
@@ -124,16 +128,19 @@ def sign_flip(gaps: NDArray[np.int64]) -> float:
 def sign_flips(gaps: NDArray[np.int64]) -> Floats:
     """Return the p of `sign_flip` for each of many rows of gaps [n, m], with an error below 1e-12: [n].
 
-    By characteristic functions (Davies 1973, Biometrika 60, 415-417), thousands of rows in one matrix product: a gap v
-    of random sign has cos(v t), a sum has the product of its gaps', and added up over more points t than the sum has
-    values it gives P(|sum| < s). The error is absolute, so a p below 0.001 has fewer right digits than `sign_flip`'s.
+    By characteristic functions (Davies 1973, Biometrika 60, 415-417), thousands of rows in one
+    matrix product: a gap v of random sign has cos(v t), a sum has the product of its gaps', and
+    added up over more points t than the sum has values it gives P(|sum| < s). The error is
+    absolute, so a p below 0.001 has fewer right digits than `sign_flip`'s.
     """
     steps, sums = np.abs(gaps), np.abs(gaps.sum(axis=1))
     values = np.flatnonzero(np.bincount(steps.ravel(), minlength=1))
     place = np.zeros(steps.max(initial=0) + 1, dtype=np.intp)
     place[values] = np.arange(values.size)
     cells = place[steps] + values.size * np.arange(len(steps))[:, None]
-    counts = np.bincount(cells.ravel(), minlength=len(steps) * values.size).reshape(len(steps), values.size)
+    counts = np.bincount(cells.ravel(), minlength=len(steps) * values.size).reshape(
+        len(steps), values.size
+    )
     n_points = int(steps.sum(axis=1).max(initial=0)) + 1 | 1
     t = np.pi * np.arange(1, n_points // 2 + 1) / n_points  # pi - t would add the same as t
     cosines = np.cos(np.outer(values, t))
@@ -161,8 +168,9 @@ def compact_letters(
 ) -> list[str]:
     """Return letters for each name, so that two names share one exactly when they are not different.
 
-    A letter is a largest set of names none of which differ, as in insert and absorb (Piepho 2004, J. Comput. Graph.
-    Stat. 13, 456-466). At last letters whose every pair is held by others go, so that few are left.
+    A letter is a largest set of names none of which differ, as in insert and absorb (Piepho 2004,
+    J. Comput. Graph. Stat. 13, 456-466). At last letters whose every pair is held by others go, so
+    that few are left.
 
     Args:
         names: [n].
@@ -183,7 +191,8 @@ def compact_letters(
     alphabet = string.ascii_lowercase + string.ascii_uppercase
     symbols = [alphabet[k % 52] + (str(k // 52 + 1) if k >= 52 else "") for k in range(len(ranked))]
     return [
-        "".join(s for s, (_, held) in zip(symbols, ranked, strict=True) if row in held) for row in range(len(names))
+        "".join(s for s, (_, held) in zip(symbols, ranked, strict=True) if row in held)
+        for row in range(len(names))
     ]
 
 
@@ -219,7 +228,9 @@ def paired_effect(
 
     first, second = np.asarray(on, dtype=np.float64), np.asarray(off, dtype=np.float64)
     if first.shape != second.shape:
-        raise ValueError(f"on and off must be matched cell by cell, not {first.shape} and {second.shape}.")
+        raise ValueError(
+            f"on and off must be matched cell by cell, not {first.shape} and {second.shape}."
+        )
     mean, sd, n = mean_sd(first - second)
     if sd is None:
         return mean, None, None, n
@@ -241,9 +252,15 @@ def _alike(n: int, apart: Collection[tuple[int, int]]) -> list[frozenset[int]]:
     found = {0}
     for row in range(n):
         joined = {letter & like[row] for letter in found}
-        joined = {one for one in joined if not any(one != other and one & other == one for other in joined)}
+        joined = {
+            one
+            for one in joined
+            if not any(one != other and one & other == one for other in joined)
+        }
         # a letter stays as it is unless the row joins it whole
-        found = {letter for letter in found if letter & like[row] != letter} | {one | 1 << row for one in joined}
+        found = {letter for letter in found if letter & like[row] != letter} | {
+            one | 1 << row for one in joined
+        }
     return [frozenset(i for i in range(n) if letter >> i & 1) for letter in found if letter]
 
 

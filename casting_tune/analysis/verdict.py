@@ -1,7 +1,7 @@
 """What a run has shown, in one sentence, and what keeps it from having shown more.
 
-Comes in: the answers of a run and its comparison. Goes out: sentences. Computes no metric and tests nothing: letters
-and intervals are those of the table.
+Comes in: the answers of a run and its comparison. Goes out: sentences. Computes no metric and tests
+nothing: letters and intervals are those of the table.
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ def verdict(found: Answers, frame: pd.DataFrame) -> Verdict:
     """
     said, tone = _said(found, frame)
     cautions = _cautions(found, frame)
-    return Verdict(sentence=said, tone="open" if tone == "settled" and cautions else tone, cautions=cautions)
+    return Verdict(
+        sentence=said, tone="open" if tone == "settled" and cautions else tone, cautions=cautions
+    )
 
 
 def sentence(found: Answers, frame: pd.DataFrame) -> str:
@@ -59,17 +61,30 @@ def _said(found: Answers, frame: pd.DataFrame) -> tuple[str, Literal["settled", 
         )  # fmt: skip
         n_cells = int((found.asked["kind"] == "cell").sum())
         done = int(cells["n"].sum())
-        return f"{missing}: {done} of {n_cells} cells have a result, so there is nothing to compare.", "empty"
+        return (
+            f"{missing}: {done} of {n_cells} cells have a result, so there is nothing to compare.",
+            "empty",
+        )
     best, n_rows = frame[frame["best"]].iloc[0], int((cells["n"] > 0).sum())
-    interval = "" if pd.isna(best["low"]) else f" (95 % interval {100 * best['low']:.1f} to {100 * best['high']:.1f})"
+    interval = (
+        ""
+        if pd.isna(best["low"])
+        else f" (95 % interval {100 * best['low']:.1f} to {100 * best['high']:.1f})"
+    )
     leads = f" is the best of {n_rows} rows on validation and" if n_rows > 1 else ""
-    said = f"{best['row']}{leads} classifies {_per_cent(best)} of the test images correctly{interval}"
+    said = (
+        f"{best['row']}{leads} classifies {_per_cent(best)} of the test images correctly{interval}"
+    )
     others = _on_the_images_of(best, frame[~frame["best"]])
     if others.empty:
         return f"{said}.", "open"
-    alike = others["letters"].map(lambda letters: _share(str(letters), best["letters"])).astype(bool)
+    alike = (
+        others["letters"].map(lambda letters: _share(str(letters), best["letters"])).astype(bool)
+    )
     ahead = others[~alike & (others["accuracy"] > best["accuracy"])]
-    idle = ahead[ahead["kind"] == "baseline"].sort_values("accuracy", ascending=False, kind="stable")
+    idle = ahead[ahead["kind"] == "baseline"].sort_values(
+        "accuracy", ascending=False, kind="stable"
+    )
     but = [_no_better_than_majority(found, frame, others)]
     if len(idle):
         but.append(
@@ -91,7 +106,10 @@ def _said(found: Answers, frame: pd.DataFrame) -> tuple[str, Literal["settled", 
 def _no_better_than_majority(found: Answers, frame: pd.DataFrame, others: pd.DataFrame) -> str:
     """Return that no row is significantly better than the majority class, "" where one is or it was not compared."""
     asked = found.asked
-    majority = others[others["row"].isin(asked.loc[asked["backbone"] == MAJORITY, "row"]) & (others["kind"] != "cell")]
+    majority = others[
+        others["row"].isin(asked.loc[asked["backbone"] == MAJORITY, "row"])
+        & (others["kind"] != "cell")
+    ]
     for _, baseline in majority.head(1).iterrows():
         rows = frame[(frame["kind"] == "cell") & (frame["accuracy"] > baseline["accuracy"])]
         same = _on_the_images_of(baseline, rows)["letters"]
@@ -105,7 +123,11 @@ def _rows(frame: pd.DataFrame) -> str:
     idle = int((frame["kind"] == "baseline").sum())
     rest = len(frame) - idle
     parts = [f"{rest} other row{'s' * (rest != 1)}"] if rest else []
-    parts += [f"{idle} baseline{'s' * (idle != 1)} that learn{'s' * (idle == 1)} nothing"] if idle else []
+    parts += (
+        [f"{idle} baseline{'s' * (idle != 1)} that learn{'s' * (idle == 1)} nothing"]
+        if idle
+        else []
+    )
     return " and ".join(parts)
 
 
@@ -116,7 +138,9 @@ def _per_cent(row: pd.Series) -> str:
 def _on_the_images_of(row: pd.Series, frame: pd.DataFrame) -> pd.DataFrame:
     """Return the rows that tested the same images as `row`: letters of a second set of images are capital."""
     letters = str(row["letters"])
-    return frame.loc[[bool(one and letters) and one.islower() == letters.islower() for one in frame["letters"]]]
+    return frame.loc[
+        [bool(one and letters) and one.islower() == letters.islower() for one in frame["letters"]]
+    ]
 
 
 def _share(one: str, other: str) -> bool:
@@ -138,7 +162,9 @@ def _cautions(found: Answers, frame: pd.DataFrame) -> tuple[str, ...]:
             'measure memory. What to expect of new castings comes from a sweep with split = "grouped".'
         )
     elif n_leaked:
-        cautions.append(f"{n_leaked} test images are byte-identical to images that were trained on: they flatter.")
+        cautions.append(
+            f"{n_leaked} test images are byte-identical to images that were trained on: they flatter."
+        )
     if bool(asked["quick"].iloc[0]):
         cautions.append(
             "This was a quick run (small images, few epochs): it shows that all works, not which row is best."
@@ -152,9 +178,15 @@ def _cautions(found: Answers, frame: pd.DataFrame) -> tuple[str, ...]:
         failed = found.store.failed()
         ended = [failed[cell] for cell in asked["cell_id"] if cell in failed]
         n_stopped = ended.count("stopped")
-        counts = {"stopped early": n_stopped, "failed": len(ended) - n_stopped, "not run yet": left - len(ended)}
+        counts = {
+            "stopped early": n_stopped,
+            "failed": len(ended) - n_stopped,
+            "not run yet": left - len(ended),
+        }
         parts = ", ".join(f"{n} {words}" for words, n in counts.items() if n)
         cautions.append(f"{left} of {len(asked)} cells have no result: {parts}.")
     if len(trials) and found.photographs is None:
-        cautions.append("The images have not been audited: copies of one photograph may stand on both sides.")
+        cautions.append(
+            "The images have not been audited: copies of one photograph may stand on both sides."
+        )
     return tuple(cautions)

@@ -1,6 +1,7 @@
 """Commands that look into a store: a few lines into a room each.
 
-Comes in: what a person typed. Goes out: lines, grids and files. Heavy libraries load inside the commands.
+Comes in: what a person typed. Goes out: lines, grids and files. Heavy libraries load inside the
+commands.
 """
 
 from __future__ import annotations
@@ -18,11 +19,16 @@ from casting_tune.errors import UsageError
 
 def query(
     context: typer.Context,
-    sql: Annotated[str, typer.Argument(help="One SELECT over trials, epochs, predictions, cells, images, probes.")],
+    sql: Annotated[
+        str,
+        typer.Argument(help="One SELECT over trials, epochs, predictions, cells, images, probes."),
+    ],
     *,
     results: Results = RESULTS,
     form: Annotated[str, typer.Option("--format", help="text, csv, json, md or parquet.")] = "text",
-    file: Annotated[Path | None, typer.Option("--out", help="A file for the rows, instead of the terminal.")] = None,
+    file: Annotated[
+        Path | None, typer.Option("--out", help="A file for the rows, instead of the terminal.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Ask the store in SQL: DuckDB reads its tables and can change nothing."""
@@ -47,7 +53,9 @@ def query(
         else:
             console.write(room.csv(rows) if form == "csv" else room.markdown(rows), file)
     except OSError as error:
-        raise UsageError(f"Cannot write {file}: {error.strerror}. Name another file with --out.") from error
+        raise UsageError(
+            f"Cannot write {file}: {error.strerror}. Name another file with --out."
+        ) from error
     if file is not None:
         console.say(console.console(as_json), f"{rows.num_rows:,} rows in {file}")
 
@@ -55,7 +63,9 @@ def query(
 def list_runs(
     sweep: Annotated[
         str | None,
-        typer.Argument(help="A sweep's name; left out: all of them.", autocompletion=completion.stored_sweeps),
+        typer.Argument(
+            help="A sweep's name; left out: all of them.", autocompletion=completion.stored_sweeps
+        ),
     ] = None,
     *,
     results: Results = RESULTS,
@@ -91,19 +101,25 @@ def show(cell: CellId, *, results: Results = RESULTS, as_json: Json = False) -> 
         console.write_json(found)
         return
     out = console.console()
-    console.say(out, f"{found.cell_id}: {found.label} ({found.status}), in {', '.join(found.sweeps)}")
+    console.say(
+        out, f"{found.cell_id}: {found.label} ({found.status}), in {', '.join(found.sweeps)}"
+    )
     console.say(out, f"dataset {found.dataset_id}")
     settings = found.settings | {"toggles": ", ".join(found.settings["toggles"]) or "none"}
     console.say(out, ", ".join(f"{name} {value}" for name, value in settings.items()))
     for attempt in found.attempts:
         text = f"attempt {attempt['attempt']}: {attempt['status']}, {attempt['started_at']:%Y-%m-%d %H:%M} UTC"
         error = f": {attempt['error']}" if attempt["error"] else ""
-        console.say(out, f"{text}, {attempt['duration_s'] or 0:.1f} s on {attempt['device']}{error}")
+        console.say(
+            out, f"{text}, {attempt['duration_s'] or 0:.1f} s on {attempt['device']}{error}"
+        )
         for line in (attempt["traceback"] or "").splitlines():
             console.say(out, f"  {line}")
     if found.epochs:
         heads = {name: name.replace("_", " ") for name in lookup.EPOCH}
-        console.grid(list(heads.values()), [[_number(row[name]) for name in heads] for row in found.epochs])
+        console.grid(
+            list(heads.values()), [[_number(row[name]) for name in heads] for row in found.epochs]
+        )
     if found.metrics:
         rows = [
             [
@@ -131,11 +147,16 @@ def compare(
     ],
     b: Annotated[str, typer.Argument(help="The other one.", autocompletion=completion.cells)],
     *,
-    sweep: Annotated[str | None, typer.Option("--sweep", help="Compare two rows of this sweep's table.")] = None,
+    sweep: Annotated[
+        str | None, typer.Option("--sweep", help="Compare two rows of this sweep's table.")
+    ] = None,
     run: Run = None,
     results: Results = RESULTS,
     most: Annotated[
-        int | None, typer.Option("--images", min=0, help="How many disagreements to list: 20, with --json all.")
+        int | None,
+        typer.Option(
+            "--images", min=0, help="How many disagreements to list: 20, with --json all."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -145,17 +166,27 @@ def compare(
     from casting_tune.store.store import Store
 
     if run is not None and sweep is None:
-        raise UsageError("--run is a run of a sweep, whose rows it compares: give it together with --sweep.")
+        raise UsageError(
+            "--run is a run of a sweep, whose rows it compares: give it together with --sweep."
+        )
     store = Store(results)
-    found = versus.cells(store, a, b) if sweep is None else versus.rows(store, sweep, a, b, run_id=run)
-    listed = found.disagreements.head(most if most is not None else len(found.disagreements) if as_json else 20)
+    found = (
+        versus.cells(store, a, b) if sweep is None else versus.rows(store, sweep, a, b, run_id=run)
+    )
+    listed = found.disagreements.head(
+        most if most is not None else len(found.disagreements) if as_json else 20
+    )
     if as_json:
         console.write_json(replace(found, disagreements=listed))
         return
     out = console.console()
-    for name, side, accuracy, n in zip("ab", (found.a, found.b), found.accuracy, found.n_trainings, strict=True):
+    for name, side, accuracy, n in zip(
+        "ab", (found.a, found.b), found.accuracy, found.n_trainings, strict=True
+    ):
         trainings = "one training" if n == 1 else f"{n} trainings"
-        console.say(out, f"{name}: {side}: {accuracy:.2%} of {found.n_images} test images, {trainings}")
+        console.say(
+            out, f"{name}: {side}: {accuracy:.2%} of {found.n_images} test images, {trainings}"
+        )
     console.say(
         out,
         f"a - b: {100 * found.difference:+.2f} points, 95 % {100 * found.low:+.2f} to {100 * found.high:+.2f}, "
@@ -166,7 +197,12 @@ def compare(
     for note in found.notes:
         console.say(out, note)
     rows = [
-        [row["path"] or "-", "defect" if row["y_true"] else "ok", f"{row['wrong_a']:.0%}", f"{row['wrong_b']:.0%}"]
+        [
+            row["path"] or "-",
+            "defect" if row["y_true"] else "ok",
+            f"{row['wrong_a']:.0%}",
+            f"{row['wrong_b']:.0%}",
+        ]
         for row in run_results.records(listed)
     ]
     if rows:

@@ -1,6 +1,7 @@
 """Commands about clusters: `casting-tune cluster check` and `casting-tune cluster new`.
 
-Comes in: what a person typed. Goes out: one line a finding, or a file. Heavy libraries load inside the commands.
+Comes in: what a person typed. Goes out: one line a finding, or a file. Heavy libraries load inside
+the commands.
 """
 
 from __future__ import annotations
@@ -15,12 +16,18 @@ from casting_tune.cli import console
 from casting_tune.cli.params import Json
 from casting_tune.errors import UsageError
 
-app = typer.Typer(help="Ray clusters: check a file before money is spent, or start from one.", no_args_is_help=True)
+app = typer.Typer(
+    help="Ray clusters: check a file before money is spent, or start from one.",
+    no_args_is_help=True,
+)
 
 
 @app.command()
 def check(
-    file: Annotated[Path, typer.Argument(help="A cluster file of `ray up`, for AWS or for machines of your own.")],
+    file: Annotated[
+        Path,
+        typer.Argument(help="A cluster file of `ray up`, for AWS or for machines of your own."),
+    ],
     gpus_per_trial: Annotated[
         float, typer.Option("--gpus-per-trial", min=0, help="What a trial will ask for; on AWS.")
     ] = 0,
@@ -43,7 +50,9 @@ def check(
 
 @app.command()
 def new(
-    purpose: Annotated[Literal["aws", "local", "kubernetes", "account"], typer.Argument(help="What it is for.")],
+    purpose: Annotated[
+        Literal["aws", "local", "kubernetes", "account"], typer.Argument(help="What it is for.")
+    ],
     file: Annotated[Path, typer.Argument(help="Where it goes; nothing is overwritten.")],
     as_json: Json = False,
 ) -> None:
@@ -55,7 +64,9 @@ def new(
         with file.open("x", encoding="utf-8") as out:
             out.write(text)
     except OSError as error:
-        raise UsageError(f"'{file}' cannot be written ({error.strerror}). Name another file.") from error
+        raise UsageError(
+            f"'{file}' cannot be written ({error.strerror}). Name another file."
+        ) from error
     if as_json:
         console.write_json({"file": file})
         return

@@ -1,7 +1,7 @@
 """What a shell may offer where a person presses Tab: names, and never an error.
 
-Comes in: what was typed so far, and the options before it. Goes out: names that begin so. Reads names of files at most:
-no torch, no Parquet, no network.
+Comes in: what was typed so far, and the options before it. Goes out: names that begin so. Reads
+names of files at most: no torch, no Parquet, no network.
 """
 
 from __future__ import annotations
@@ -65,4 +65,6 @@ def _folder(context: typer.Context, table: str) -> Path:
 
 
 def _beginning(names: Iterable[str], incomplete: str) -> list[str]:
-    return sorted({name for name in names if name.startswith(incomplete) and not name.startswith(".")})
+    return sorted(
+        {name for name in names if name.startswith(incomplete) and not name.startswith(".")}
+    )

@@ -2,8 +2,8 @@
 
 Comes in: lines, grids, finished text. Goes out: stdout. Decides nothing.
 
-A command that was asked for JSON talks to `console(as_json)`, which is then stderr, and ends with `write_json`: stdout
-holds one document and nothing else.
+A command that was asked for JSON talks to `console(as_json)`, which is then stderr, and ends with
+`write_json`: stdout holds one document and nothing else.
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ class _Stderr(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            sys.stderr.write("".join(f"{plain(line)}\n" for line in self.format(record).splitlines()))
+            sys.stderr.write(
+                "".join(f"{plain(line)}\n" for line in self.format(record).splitlines())
+            )
         except Exception:  # as every handler of the standard library: a record is no reason to end
             self.handleError(record)
 
@@ -92,7 +94,10 @@ def json_text(value: Any) -> str:
 
 
 def _jsonable(value: Any) -> Any:
-    """Return a value made of what JSON knows. Frames, arrays and numpy's scalars are told by their methods."""
+    """Return a value made of what JSON knows.
+
+    Frames, arrays and numpy's scalars are told by their methods.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     elif hasattr(value, "to_dict"):
@@ -122,7 +127,9 @@ def cell(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def grid(heads: Sequence[str], rows: Sequence[Sequence[str]], *, out: Console | None = None) -> None:
+def grid(
+    heads: Sequence[str], rows: Sequence[Sequence[str]], *, out: Console | None = None
+) -> None:
     """Write rows under headings, columns of numbers to the right; where that is too wide, a block a row."""
     out = out or console()
     widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]

@@ -1,6 +1,7 @@
 """Commands about images: a few lines into a room each.
 
-Comes in: what a person typed. Goes out: lines, grids and files. Heavy libraries load inside the commands.
+Comes in: what a person typed. Goes out: lines, grids and files. Heavy libraries load inside the
+commands.
 """
 
 from __future__ import annotations
@@ -13,7 +14,16 @@ import typer
 
 from casting_tune import text
 from casting_tune.cli import console
-from casting_tune.cli.params import RESULTS, DefectClass, Json, NeededData, PackSize, Results, SkipBad, make_folder
+from casting_tune.cli.params import (
+    RESULTS,
+    DefectClass,
+    Json,
+    NeededData,
+    PackSize,
+    Results,
+    SkipBad,
+    make_folder,
+)
 from casting_tune.errors import FLAWED_IMAGES, UsageError
 
 if TYPE_CHECKING:
@@ -21,12 +31,19 @@ if TYPE_CHECKING:
 
 
 def fetch(
-    out: Annotated[Path | None, typer.Option("--out", help="A new folder; left out: kagglehub's cache.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="A new folder; left out: kagglehub's cache.")
+    ] = None,
     accept_licence: Annotated[
-        bool, typer.Option("--accept-licence", help="You accept CC BY-NC-ND 4.0: by name, not commercial, unchanged.")
+        bool,
+        typer.Option(
+            "--accept-licence",
+            help="You accept CC BY-NC-ND 4.0: by name, not commercial, unchanged.",
+        ),
     ] = False,
     check: Annotated[
-        Path | None, typer.Option("--check", help="Fetch nothing; hold this folder against what was published.")
+        Path | None,
+        typer.Option("--check", help="Fetch nothing; hold this folder against what was published."),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -101,7 +118,11 @@ def pack(
     kind = "gray" if packed.images.ndim == 3 else "colour"
     height, width = packed.images.shape[-2:]
     counts = [
-        {"split": split, "class": name, "images": int(((packed.splits == split) & (packed.labels == label)).sum())}
+        {
+            "split": split,
+            "class": name,
+            "images": int(((packed.splits == split) & (packed.labels == label)).sum()),
+        }
         for split in ("train", "test")
         for label, name in ((1, packed.positive), (0, packed.negative))
     ]
@@ -119,8 +140,13 @@ def pack(
             }
         )
         return
-    console.grid(["split", "class", "images"], [[str(value) for value in row.values()] for row in counts])
-    console.say(out, f"dataset {packed.dataset_id}: {len(packed.labels)} images, {kind}, {width} x {height} px")
+    console.grid(
+        ["split", "class", "images"], [[str(value) for value in row.values()] for row in counts]
+    )
+    console.say(
+        out,
+        f"dataset {packed.dataset_id}: {len(packed.labels)} images, {kind}, {width} x {height} px",
+    )
     for path, reason in packed.skipped:
         console.say(out, f"skipped {path}: {reason}")
     if conflict := room.conflict_note(packed):
@@ -134,18 +160,27 @@ def audit(
     positive: DefectClass = "def_front",
     pack_size: PackSize = None,
     skip_bad: SkipBad = False,
-    accept_leakage: Annotated[bool, typer.Option("--accept-leakage", help="Exit 0 in spite of such files.")] = False,
+    accept_leakage: Annotated[
+        bool, typer.Option("--accept-leakage", help="Exit 0 in spite of such files.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Find data leaks and label problems. Exit 3: files with the same bytes in train and test, or in both classes."""
+    """Find data leaks and label problems.
+
+    Exit 3: files with the same bytes in train and test, or in both classes.
+    """
     out = console.console(as_json)
-    found = tell_audit(out, data, results, positive=positive, pack_size=pack_size, skip_bad=skip_bad)
+    found = tell_audit(
+        out, data, results, positive=positive, pack_size=pack_size, skip_bad=skip_bad
+    )
     if as_json:
         console.write_json(found)
     leaks = ["Test images stand in train"] if found["n_test_copies_in_train"] else []
     leaks += ["The same files stand in both classes"] if found["label_conflicts"] else []
     if leaks and not accept_leakage:
-        console.say(out, f"{'. '.join(leaks)}: exit code {FLAWED_IMAGES} (--accept-leakage makes it 0).")
+        console.say(
+            out, f"{'. '.join(leaks)}: exit code {FLAWED_IMAGES} (--accept-leakage makes it 0)."
+        )
         raise typer.Exit(FLAWED_IMAGES)
 
 
@@ -173,7 +208,9 @@ def tell_audit(
             on_progress=lambda done, total: on_progress("packing images", done, total),
         )
         found = audits.kept(
-            packed, Store(results), on_progress=lambda done, total: on_progress("comparing images", done, total)
+            packed,
+            Store(results),
+            on_progress=lambda done, total: on_progress("comparing images", done, total),
         )
     for sentence in found.findings:
         console.say(out, sentence)
@@ -205,7 +242,12 @@ def preview(
     from casting_tune.store.store import Store
 
     image_folder.check_outside(data, folder, "--out")
-    packed = packs.pack(data, Store(results).root / "packs", positive=positive, size_px=pack_size, skip_bad=skip_bad)
+    packed = packs.pack(
+        data, Store(results).root / "packs", positive=positive, size_px=pack_size, skip_bad=skip_bad
+    )
     make_folder(folder)
-    files = [*image_grids.preview(packed, folder), mpl_charts.plot_images(packed, folder / "images.png")]
+    files = [
+        *image_grids.preview(packed, folder),
+        mpl_charts.plot_images(packed, folder / "images.png"),
+    ]
     console.list_files(files, as_json)

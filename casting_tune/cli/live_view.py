@@ -1,7 +1,8 @@
 """What a person sees while a sweep works: one live view on a terminal, plain lines everywhere else.
 
-Comes in: what the run is about, its tasks, and Events. Goes out: lines on a rich console that cli made.
-Decides nothing. On a terminal a line is never wrapped: labels are shortened in the middle, where they differ least.
+Comes in: what the run is about, its tasks, and Events. Goes out: lines on a rich console that cli
+made. Decides nothing. On a terminal a line is never wrapped: labels are shortened in the middle,
+where they differ least.
 """
 
 from __future__ import annotations
@@ -88,7 +89,9 @@ class _State:
 
 
 @contextmanager
-def follow(console: Console, about: About, tasks: Sequence[Shown]) -> Iterator[Callable[[Event], None]]:
+def follow(
+    console: Console, about: About, tasks: Sequence[Shown]
+) -> Iterator[Callable[[Event], None]]:
     """Give a function that shows Events: a live view on a terminal, else a line an epoch and a line a trial.
 
     Args:
@@ -101,7 +104,12 @@ def follow(console: Console, about: About, tasks: Sequence[Shown]) -> Iterator[C
     if not console.is_terminal:
         yield lambda event: _say(console, _note(state, event))
         return
-    screen = Live(console=console, refresh_per_second=4, transient=True, get_renderable=lambda: _screen(state, console))
+    screen = Live(
+        console=console,
+        refresh_per_second=4,
+        transient=True,
+        get_renderable=lambda: _screen(state, console),
+    )
     with screen:
 
         def show(event: Event) -> None:
@@ -117,12 +125,18 @@ def shorten(text: str, width: int, *, dots: str = "…") -> str:
     if len(text) <= width:
         return text
     kept = max(width - len(dots), 0)
-    return text[: kept - kept // 2] + dots[:width] + (text[len(text) - kept // 2 :] if kept // 2 else "")
+    return (
+        text[: kept - kept // 2]
+        + dots[:width]
+        + (text[len(text) - kept // 2 :] if kept // 2 else "")
+    )
 
 
 def _say(console: Console, line: _Line | None) -> None:
     if line is not None:
-        console.print(Text(_plain(f"{line.before}{line.label}{line.after}"), style=line.style), soft_wrap=True)
+        console.print(
+            Text(_plain(f"{line.before}{line.label}{line.after}"), style=line.style), soft_wrap=True
+        )
 
 
 def _fitted(line: _Line, console: Console) -> Text:
@@ -150,7 +164,11 @@ def _screen(state: _State, console: Console) -> Group:
     head = f"{state.about.sweep}: {done} of {total} cells{failed}"
     beside = " | ".join(filter(None, (state.about.place, state.about.images)))
     heads = [f"{head} | {beside}"] if len(head) + len(beside) + 3 <= width else [head, beside]
-    lines = [Text(shorten(_plain(text), width, dots=dots), style="bold") for text in heads if text.strip(" |")]
+    lines = [
+        Text(shorten(_plain(text), width, dots=dots), style="bold")
+        for text in heads
+        if text.strip(" |")
+    ]
     if state.about.warning:
         lines.append(Text(shorten(_plain(state.about.warning), width, dots=dots), style="yellow"))
     running = sorted(state.started)
@@ -159,13 +177,21 @@ def _screen(state: _State, console: Console) -> Group:
     if len(running) > room:
         lines.append(Text(f"and {len(running) - room} more running"))
     lines += [
-        Text(shorten(f"leading on validation: {_plain(row)} {accuracy:.1%}, n = {n}", width, dots=dots), style="dim")
+        Text(
+            shorten(
+                f"leading on validation: {_plain(row)} {accuracy:.1%}, n = {n}", width, dots=dots
+            ),
+            style="dim",
+        )
         for row, accuracy, n in _leading(state)
     ]
     left = _left(state)
     tail = f" {n_ended}/{n_tasks}" + (f", about {_span(left)} left" if left is not None else "")
     bar = Grid.grid()
-    bar.add_row(ProgressBar(total=max(n_tasks, 1), completed=n_ended, width=max(10, width - len(tail) - 1)), Text(tail))
+    bar.add_row(
+        ProgressBar(total=max(n_tasks, 1), completed=n_ended, width=max(10, width - len(tail) - 1)),
+        Text(tail),
+    )
     return Group(*lines, bar)
 
 
@@ -188,7 +214,11 @@ def _running(state: _State, task: int, width: int, dots: str) -> Text:
 
 def _leading(state: _State) -> list[tuple[str, float, int]]:
     """Return the rows with the highest mean validation accuracy: name, mean, trainings."""
-    means = [(row, sum(values) / len(values), len(values)) for row, values in tuple(state.rows.items()) if values]
+    means = [
+        (row, sum(values) / len(values), len(values))
+        for row, values in tuple(state.rows.items())
+        if values
+    ]
     return sorted(means, key=lambda found: -found[1])[:LEADING]
 
 
@@ -246,7 +276,9 @@ def _ended(state: _State, event: Event, shown: Shown) -> _Line:
         if last is not None and last.epoch is not None:
             state.rows.setdefault(shown.row, []).append(last.epoch.validation_accuracy)
         accuracy = "-" if event.test_accuracy is None else f"{event.test_accuracy:.2%}"
-        return _Line(count, shown.label, f": test accuracy {accuracy}, {event.duration_s or 0:.1f} s")
+        return _Line(
+            count, shown.label, f": test accuracy {accuracy}, {event.duration_s or 0:.1f} s"
+        )
     words = STATUS.get(str(event.status), str(event.status))
     error = f": {event.error}" if event.error else ""
     if event.status == "stopped":

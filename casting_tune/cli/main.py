@@ -1,6 +1,7 @@
 """`casting-tune ...`: every command by its name, and what becomes of an error.
 
-Exit codes are those of `errors`. Heavy libraries load inside the commands, so that --help answers at once.
+Exit codes are those of `errors`. Heavy libraries load inside the commands, so that --help answers
+at once.
 """
 
 from __future__ import annotations
@@ -72,7 +73,10 @@ _Refused = cast("type[Exception]", typer.BadParameter.__mro__[2])
 
 
 def _run(app: typer.Typer, name: str) -> None:
-    for variable, value in ray_cluster.SPARING.items():  # numpy and torch read them when they are imported
+    for (
+        variable,
+        value,
+    ) in ray_cluster.SPARING.items():  # numpy and torch read them when they are imported
         os.environ.setdefault(variable, value)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # where LANG=C knows no ü, it comes out as \\xfc
@@ -97,8 +101,14 @@ def _run(app: typer.Typer, name: str) -> None:
         if error.filename is None:
             _let_go_of_stdout()
         what = "the output" if error.filename is None else f"'{error.filename}'"
-        way_out = "make room there" if not isinstance(error, PermissionError) else "give this account permission"
-        console.complain(f"Cannot use {what}: {error.strerror or error}. Name another place, or {way_out}.")
+        way_out = (
+            "make room there"
+            if not isinstance(error, PermissionError)
+            else "give this account permission"
+        )
+        console.complain(
+            f"Cannot use {what}: {error.strerror or error}. Name another place, or {way_out}."
+        )
         sys.exit(StoreError.exit_code)
     sys.exit(code if isinstance(code, int) else 0)
 
@@ -122,8 +132,14 @@ def _refusal(refused: Any) -> str:
     """Return one line for a command line that cannot be meant, with the nearest spelling or where to look."""
     context = getattr(refused, "ctx", None)
     if hasattr(refused, "possibilities") and context is not None:
-        names = [name for param in context.command.params for name in (*param.opts, *param.secondary_opts)]
-        return unknown("option", refused.option_name, [name for name in names if name.startswith("--")])
+        names = [
+            name
+            for param in context.command.params
+            for name in (*param.opts, *param.secondary_opts)
+        ]
+        return unknown(
+            "option", refused.option_name, [name for name in names if name.startswith("--")]
+        )
     message = refused.format_message().rstrip(".")
     if "Did you mean" in message or context is None:
         return message if message.endswith("?") else f"{message}."

@@ -1,6 +1,7 @@
 """Commands about networks: a few lines into a room each.
 
-Comes in: what a person typed. Goes out: lines, grids and files. Heavy libraries load inside the commands.
+Comes in: what a person typed. Goes out: lines, grids and files. Heavy libraries load inside the
+commands.
 """
 
 from __future__ import annotations
@@ -48,14 +49,17 @@ def backbones(head: Head = "", *, as_json: Json = False) -> None:
     if as_json:
         terminal.write_json(rows)
         return
-    terminal.grid(list(columns.values()), [[terminal.cell(row[key]) for key in columns] for row in rows])
+    terminal.grid(
+        list(columns.values()), [[terminal.cell(row[key]) for key in columns] for row in rows]
+    )
 
 
 def summary(
     backbone: Annotated[
         str,
         typer.Argument(
-            help="A name that `casting-tune backbones` lists, or timm:NAME.", autocompletion=completion.backbones
+            help="A name that `casting-tune backbones` lists, or timm:NAME.",
+            autocompletion=completion.backbones,
         ),
     ],
     head: Head = "",
@@ -69,16 +73,24 @@ def summary(
     if as_json:
         terminal.write_json(found)
         return
-    rows = [[layer.name, f"({', '.join(map(str, layer.shape))})", f"{layer.n_parameters:,}"] for layer in found.layers]
+    rows = [
+        [layer.name, f"({', '.join(map(str, layer.shape))})", f"{layer.n_parameters:,}"]
+        for layer in found.layers
+    ]
     terminal.grid(["layer", "output shape", "parameters"], rows)
     total = found.n_trainable + found.n_statistics
     out = terminal.console()
-    terminal.say(out, f"Total {total:,}; trainable {found.n_trainable:,}; not trainable {found.n_statistics:,}")
+    terminal.say(
+        out,
+        f"Total {total:,}; trainable {found.n_trainable:,}; not trainable {found.n_statistics:,}",
+    )
 
 
 def export(
     cell: CellOrBest,
-    out: Annotated[Path, typer.Option("--out", help="The folder to write; a new one, or an empty one.")],
+    out: Annotated[
+        Path, typer.Option("--out", help="The folder to write; a new one, or an empty one.")
+    ],
     *,
     results: Results = RESULTS,
     data: CellData = None,
@@ -91,7 +103,9 @@ def export(
     cost_escape: CostEscape = None,
     cost_overkill: CostOverkill = None,
     prevalence: Prevalence = None,
-    licence: Annotated[str, typer.Option("--data-licence", help="Licence of the images, for the card.")] = "not stated",
+    licence: Annotated[
+        str, typer.Option("--data-licence", help="Licence of the images, for the card.")
+    ] = "not stated",
     as_json: Json = False,
 ) -> None:
     """Write a cell's network as a folder that runs without torch: ONNX, weights, threshold, model card."""
@@ -131,7 +145,9 @@ def export(
             on_epoch=lambda epoch: on_progress("training again", epoch.epoch, loaded.config.epochs),
         )
     if as_json:
-        terminal.write_json({"folder": out, "cell_id": loaded.row["cell_id"], "best": said, "checked": checked})
+        terminal.write_json(
+            {"folder": out, "cell_id": loaded.row["cell_id"], "best": said, "checked": checked}
+        )
         return
     for sentence in checked.point.sentences:
         terminal.say(console, sentence)
@@ -143,18 +159,27 @@ def export(
 
 
 def predict(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that `casting-tune export` wrote.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A folder that `casting-tune export` wrote.")
+    ],
     images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
     *,
-    out: Annotated[Path | None, typer.Option("--out", help="A new .csv or .parquet file for the rows.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="A new .csv or .parquet file for the rows.")
+    ] = None,
     fail_on_defect: Annotated[
         bool, typer.Option("--fail-on-defect", help="End with exit code 20 if a defect is found.")
     ] = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Go on with the images that come; Ctrl-C ends it.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Go on with the images that come; Ctrl-C ends it.")
+    ] = False,
     idle: Annotated[
-        float | None, typer.Option("--idle", help="End a watch when nothing has come for so many seconds.")
+        float | None,
+        typer.Option("--idle", help="End a watch when nothing has come for so many seconds."),
     ] = None,
-    threads: Annotated[int, typer.Option("--threads", min=0, help="CPU threads; 0 is every core.")] = 0,
+    threads: Annotated[
+        int, typer.Option("--threads", min=0, help="CPU threads; 0 is every core.")
+    ] = 0,
     as_json: Json = False,
 ) -> None:
     """Decide images with an exported network, by onnxruntime alone."""
@@ -165,13 +190,19 @@ def predict(
     if idle is not None and not watch:
         raise UsageError("--idle ends a watch: give it together with --watch.")
     if watch and fail_on_defect and idle is None:
-        raise UsageError("--fail-on-defect has no effect on a watch that only Ctrl-C ends (exit code 130): add --idle.")
+        raise UsageError(
+            "--fail-on-defect has no effect on a watch that only Ctrl-C ends (exit code 130): add --idle."
+        )
     if watch and (wrong := [path for path in images if not path.is_dir()]):
         raise UsageError(f"--watch takes folders, and '{wrong[0]}' is none.")
     room.check_out(out, watched=watch)
     network = room.open_network(folder, n_threads=threads)
     console, tally = terminal.console(as_json), room.Tally()
-    coming = room.watch(network, images, idle_s=idle) if watch else room.decide_all(network, room.find(images))
+    coming = (
+        room.watch(network, images, idle_s=idle)
+        if watch
+        else room.decide_all(network, room.find(images))
+    )
     started, interrupted, kept = time.perf_counter(), False, []
     with room.writer(out) as write:
         try:
@@ -198,7 +229,11 @@ def explain(
     context: typer.Context,
     network: Annotated[
         str,
-        typer.Argument(metavar="DIR|CELL", help="An export's folder, or a cell's id.", autocompletion=completion.cells),
+        typer.Argument(
+            metavar="DIR|CELL",
+            help="An export's folder, or a cell's id.",
+            autocompletion=completion.cells,
+        ),
     ],
     images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
     out: Annotated[Path, typer.Option("--out", help="Where the PNGs go.")],
@@ -223,18 +258,29 @@ def explain(
         for name in ("results", "data", "weights_dir", "pack_size", "skip_bad"):
             if typed(context, name):
                 word = name.replace("_", "-")
-                raise UsageError(f"'{network}' is an export, which holds all that is needed: drop --{word}.")
+                raise UsageError(
+                    f"'{network}' is an export, which holds all that is needed: drop --{word}."
+                )
         decider, told = room.open_export(Path(network))
     else:
         store = Store(results)
         cell = completed.load(
-            store, network, images=data, weights_dir=weights_dir, pack_size=pack_size, skip_bad=skip_bad
+            store,
+            network,
+            images=data,
+            weights_dir=weights_dir,
+            pack_size=pack_size,
+            skip_bad=skip_bad,
         )
         decider, told = room.open_cell(cell, store)
     console, done = terminal.console(as_json), []
     for explained in room.explain(decider, told, files, out):
         done.append(explained)
-        made = f"no picture: {explained.reason}" if explained.reason else f"{explained.score:.4f}  {explained.file}"
+        made = (
+            f"no picture: {explained.reason}"
+            if explained.reason
+            else f"{explained.score:.4f}  {explained.file}"
+        )
         terminal.say(console, f"{explained.image}: {made}")
     if as_json:
         terminal.write_json({"pictures": done})
@@ -243,7 +289,12 @@ def explain(
 
 
 def reproduce(
-    cell: Annotated[str, typer.Argument(help="A cell's id, or the beginning of one.", autocompletion=completion.cells)],
+    cell: Annotated[
+        str,
+        typer.Argument(
+            help="A cell's id, or the beginning of one.", autocompletion=completion.cells
+        ),
+    ],
     *,
     results: Results = RESULTS,
     data: CellData = None,
@@ -269,7 +320,8 @@ def reproduce(
             on_progress=on_progress,
         )
         found = room.reproduce(
-            loaded, on_epoch=lambda epoch: on_progress("training again", epoch.epoch, loaded.config.epochs)
+            loaded,
+            on_epoch=lambda epoch: on_progress("training again", epoch.epoch, loaded.config.epochs),
         )
     for note in found.notes:
         terminal.say(console, note)

@@ -22,43 +22,90 @@ Results = Annotated[
 ]
 Data = Annotated[
     Path | None,
-    typer.Option("--data", envvar="CASTING_TUNE_DATA", help="Image folder; left out: castings are drawn."),
+    typer.Option(
+        "--data", envvar="CASTING_TUNE_DATA", help="Image folder; left out: castings are drawn."
+    ),
 ]
-NeededData = Annotated[Path, typer.Option("--data", envvar="CASTING_TUNE_DATA", help="The image folder.")]
+NeededData = Annotated[
+    Path, typer.Option("--data", envvar="CASTING_TUNE_DATA", help="The image folder.")
+]
 CellData = Annotated[
     Path | None,
-    typer.Option("--data", envvar="CASTING_TUNE_DATA", help="The cell's images; left out: those packed in the store."),
+    typer.Option(
+        "--data",
+        envvar="CASTING_TUNE_DATA",
+        help="The cell's images; left out: those packed in the store.",
+    ),
 ]
 WeightsDir = Annotated[
-    Path | None, typer.Option("--weights-dir", help="The folder behind local-dir: weights that the cell began from.")
+    Path | None,
+    typer.Option(
+        "--weights-dir", help="The folder behind local-dir: weights that the cell began from."
+    ),
 ]
-MaxEscape = Annotated[str | None, typer.Option("--max-escape", help="0.5% or 0.005, on validation.")]
-CostEscape = Annotated[float | None, typer.Option("--cost-escape", help="What a missed defect costs.")]
-CostOverkill = Annotated[float | None, typer.Option("--cost-overkill", help="What a rejected good one costs.")]
-Prevalence = Annotated[float | None, typer.Option("--prevalence", help="Share of defective castings.")]
-DefectClass = Annotated[str, typer.Option("--positive", help="The class folder that is the defect.")]
-PackSize = Annotated[int | None, typer.Option("--pack-size", help="Longest side of the packed images, in pixels.")]
-SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out files that cannot be decoded, and record them.")]
-SweepName = Annotated[str, typer.Argument(help="The sweep's name.", autocompletion=completion.stored_sweeps)]
-CellId = Annotated[str, typer.Argument(help="A cell's id, or the beginning of one.", autocompletion=completion.cells)]
+MaxEscape = Annotated[
+    str | None, typer.Option("--max-escape", help="0.5% or 0.005, on validation.")
+]
+CostEscape = Annotated[
+    float | None, typer.Option("--cost-escape", help="What a missed defect costs.")
+]
+CostOverkill = Annotated[
+    float | None, typer.Option("--cost-overkill", help="What a rejected good one costs.")
+]
+Prevalence = Annotated[
+    float | None, typer.Option("--prevalence", help="Share of defective castings.")
+]
+DefectClass = Annotated[
+    str, typer.Option("--positive", help="The class folder that is the defect.")
+]
+PackSize = Annotated[
+    int | None, typer.Option("--pack-size", help="Longest side of the packed images, in pixels.")
+]
+SkipBad = Annotated[
+    bool,
+    typer.Option("--skip-bad", help="Leave out files that cannot be decoded, and record them."),
+]
+SweepName = Annotated[
+    str, typer.Argument(help="The sweep's name.", autocompletion=completion.stored_sweeps)
+]
+CellId = Annotated[
+    str,
+    typer.Argument(help="A cell's id, or the beginning of one.", autocompletion=completion.cells),
+]
 CellOrBest = Annotated[
     str,
-    typer.Argument(help="A cell's id, the beginning of one, or 'best' with --sweep.", autocompletion=completion.cells),
+    typer.Argument(
+        help="A cell's id, the beginning of one, or 'best' with --sweep.",
+        autocompletion=completion.cells,
+    ),
 ]
 BestOf = Annotated[
     str | None,
-    typer.Option("--sweep", help="The sweep whose best cell 'best' is.", autocompletion=completion.stored_sweeps),
+    typer.Option(
+        "--sweep",
+        help="The sweep whose best cell 'best' is.",
+        autocompletion=completion.stored_sweeps,
+    ),
 ]
 Run = Annotated[
     str | None,
-    typer.Option("--run", help="A run's id; left out: the sweep's last run.", autocompletion=completion.runs),
+    typer.Option(
+        "--run", help="A run's id; left out: the sweep's last run.", autocompletion=completion.runs
+    ),
 ]
 ViewClass = Annotated[
     str,
-    typer.Option("--positive", help="Positive class: def_front (or defective); ok_front (or ok) is the study's view."),
+    typer.Option(
+        "--positive",
+        help="Positive class: def_front (or defective); ok_front (or ok) is the study's view.",
+    ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout; what is said goes to stderr.")]
-Head = Annotated[str, typer.Option("--head", help="dense1024,dropout: what stands before the logit.")]
+Json = Annotated[
+    bool, typer.Option("--json", help="One JSON document on stdout; what is said goes to stderr.")
+]
+Head = Annotated[
+    str, typer.Option("--head", help="dense1024,dropout: what stands before the logit.")
+]
 
 
 def _show_records(context: typer.Context, wanted: bool) -> bool:
@@ -68,7 +115,13 @@ def _show_records(context: typer.Context, wanted: bool) -> bool:
 
 
 Verbose = Annotated[
-    bool, typer.Option("--verbose", help="Log the steps and failures on stderr.", callback=_show_records, is_eager=True)
+    bool,
+    typer.Option(
+        "--verbose",
+        help="Log the steps and failures on stderr.",
+        callback=_show_records,
+        is_eager=True,
+    ),
 ]
 
 
@@ -79,7 +132,10 @@ def typed(context: typer.Context, name: str) -> bool:
 
 
 def one_format(context: typer.Context, form: str, as_json: bool) -> str:
-    """Return the format that is meant by --format and --json. Raises UsageError where they are two."""
+    """Return the format that is meant by --format and --json.
+
+    Raises UsageError where they are two.
+    """
     if as_json and form != "json" and typed(context, "form"):
         raise UsageError(f"--json and --format {form} are two formats: drop one.")
     return "json" if as_json else form
@@ -90,7 +146,9 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"Cannot write to '{folder}': {error.strerror}. Name another folder with --out.") from error
+        raise UsageError(
+            f"Cannot write to '{folder}': {error.strerror}. Name another folder with --out."
+        ) from error
 
 
 _VIEWS: dict[str, Literal["defective", "ok"]] = {

@@ -1,6 +1,7 @@
 """Commands about what a store holds: a few lines into a room each.
 
-Comes in: what a person typed. Goes out: lines, grids and files. Heavy libraries load inside the commands.
+Comes in: what a person typed. Goes out: lines, grids and files. Heavy libraries load inside the
+commands.
 """
 
 from __future__ import annotations
@@ -38,11 +39,17 @@ def table(
     *,
     results: Results = RESULTS,
     run: Run = None,
-    kind: Annotated[str, typer.Option("--kind", help="Which table.", autocompletion=completion.tables)] = "comparison",
+    kind: Annotated[
+        str, typer.Option("--kind", help="Which table.", autocompletion=completion.tables)
+    ] = "comparison",
     positive: ViewClass = "def_front",
     form: Annotated[
         str,
-        typer.Option("--format", help="text, markdown, csv, json, html or latex.", autocompletion=completion.formats),
+        typer.Option(
+            "--format",
+            help="text, markdown, csv, json, html or latex.",
+            autocompletion=completion.formats,
+        ),
     ] = "text",
     as_json: Json = False,
 ) -> None:
@@ -61,7 +68,12 @@ def table(
     found = tables.TABLES[kind](Store(results), sweep, run_id=run, positive=params.view(positive))
     if as_json:
         console.write_json(
-            {"title": found.title, "notes": found.notes, "rows": found.frame, "verdict": found.verdict or None}
+            {
+                "title": found.title,
+                "notes": found.notes,
+                "rows": found.frame,
+                "verdict": found.verdict or None,
+            }
         )
         return
     out = console.console()
@@ -121,8 +133,14 @@ def plot(
     store, view = Store(results), params.view(positive)
     params.make_folder(folder)
     compared = tables.comparison(store, sweep, run_id=run, positive=view)
-    files = [mpl_charts.plot_metrics(compared.frame, folder / f"{sweep}-metrics.png", title=compared.title)]
-    packed = store.root / "packs" / str(run_results.load(store, sweep, run).asked["dataset_id"].iloc[0])
+    files = [
+        mpl_charts.plot_metrics(
+            compared.frame, folder / f"{sweep}-metrics.png", title=compared.title
+        )
+    ]
+    packed = (
+        store.root / "packs" / str(run_results.load(store, sweep, run).asked["dataset_id"].iloc[0])
+    )
     if packed.is_dir():
         files.append(mpl_charts.plot_images(packs.open_pack(packed), folder / "images.png"))
     times = tables.TABLES["timing"](store, sweep, run_id=run).frame
@@ -143,18 +161,31 @@ def report(
     file: Annotated[Path, typer.Option("--out", help="The page.")] = Path("report.html"),
     positive: ViewClass = "def_front",
     max_escape: Annotated[
-        str, typer.Option("--max-escape", help="What the threshold is chosen for, on validation: 0.5% or 0.005.")
+        str,
+        typer.Option(
+            "--max-escape", help="What the threshold is chosen for, on validation: 0.5% or 0.005."
+        ),
     ] = "0.5%",
     with_images: Annotated[
-        bool, typer.Option("--with-images", help="Show thumbnails of the images that are decided wrongly.")
+        bool,
+        typer.Option(
+            "--with-images", help="Show thumbnails of the images that are decided wrongly."
+        ),
     ] = False,
     data: Annotated[
         Path | None,
-        typer.Option("--data", envvar="CASTING_TUNE_DATA", help="The image folder, where results holds no pack of it."),
+        typer.Option(
+            "--data",
+            envvar="CASTING_TUNE_DATA",
+            help="The image folder, where results holds no pack of it.",
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write one offline HTML page of a sweep: verdict, tables, figures, mistakes, provenance. A run may still go on."""
+    """Write one offline HTML page of a sweep: verdict, tables, figures, mistakes, provenance.
+
+    A run may still go on.
+    """
     from casting_tune.errors import UsageError
     from casting_tune.planning import space, sweep_file
     from casting_tune.report import page as room
@@ -183,11 +214,15 @@ def report(
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(page, encoding="utf-8")
     except OSError as error:
-        raise UsageError(f"Cannot write '{file}': {error.strerror}. Name another file with --out.") from error
+        raise UsageError(
+            f"Cannot write '{file}': {error.strerror}. Name another file with --out."
+        ) from error
     console.list_files([file], as_json)
 
 
-def _packed(store: Store, sweep: str, run: str | None, *, with_images: bool, data: Path | None) -> Pack | None:
+def _packed(
+    store: Store, sweep: str, run: str | None, *, with_images: bool, data: Path | None
+) -> Pack | None:
     """Return the pack of a run's images: that of the results folder, else one made of `data` if pictures are asked for.
 
     Raises:
@@ -208,10 +243,15 @@ def _packed(store: Store, sweep: str, run: str | None, *, with_images: bool, dat
         raise UsageError(
             f"--with-images: {store.address} holds no pack of dataset {dataset}. Name its folder with --data."
         )
-    defects = [*found.trials["positive"].dropna(), "def_front"]  # the class folder of the run's defects
+    defects = [
+        *found.trials["positive"].dropna(),
+        "def_front",
+    ]  # the class folder of the run's defects
     packed = packs.pack(data, store.root / "packs", positive=defects[0])
     if packed.dataset_id != dataset:
-        raise UsageError(f"'{data}' holds dataset {packed.dataset_id}, and this run's is {dataset}. Name its folder.")
+        raise UsageError(
+            f"'{data}' holds dataset {packed.dataset_id}, and this run's is {dataset}. Name its folder."
+        )
     return packed
 
 
@@ -222,10 +262,13 @@ def export_optuna(
     objective: Annotated[
         list[str] | None,
         typer.Option(
-            "--objective", help="validation_accuracy=max (the default); a second one makes it a Pareto study."
+            "--objective",
+            help="validation_accuracy=max (the default); a second one makes it a Pareto study.",
         ),
     ] = None,
-    file: Annotated[Path | None, typer.Option("--out", help="A file that is not there yet.")] = None,
+    file: Annotated[
+        Path | None, typer.Option("--out", help="A file that is not there yet.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write a sweep as an Optuna study: optuna-dashboard FILE opens it."""
@@ -238,4 +281,6 @@ def export_optuna(
     if as_json:
         console.write_json({"file": file, "study": sweep, "n_trials": n, "objectives": wanted})
     else:
-        console.say(console.console(), f"{n} trials in {file}; look at them with: optuna-dashboard {file}")
+        console.say(
+            console.console(), f"{n} trials in {file}; look at them with: optuna-dashboard {file}"
+        )

@@ -1,6 +1,7 @@
 """Commands that run sweeps; `casting-tune sweep` is `python -m casting_tune.sweep`.
 
-Comes in: what a person typed. Goes out: lines and a table on the terminal, an exit code. Decides nothing about trials.
+Comes in: what a person typed. Goes out: lines and a table on the terminal, an exit code. Decides
+nothing about trials.
 """
 
 from __future__ import annotations
@@ -20,7 +21,17 @@ import typer
 
 from casting_tune import text as inert
 from casting_tune.cli import completion, console, images
-from casting_tune.cli.params import RESULTS, Data, DefectClass, Json, PackSize, Results, SkipBad, Verbose, make_folder
+from casting_tune.cli.params import (
+    RESULTS,
+    Data,
+    DefectClass,
+    Json,
+    PackSize,
+    Results,
+    SkipBad,
+    Verbose,
+    make_folder,
+)
 from casting_tune.errors import CastingTuneError, UsageError, unknown
 
 if TYPE_CHECKING:
@@ -36,7 +47,10 @@ if TYPE_CHECKING:
 
 def sweep(
     name: Annotated[
-        str, typer.Argument(help="A sweep's name, or the path of a sweep file.", autocompletion=completion.sweeps)
+        str,
+        typer.Argument(
+            help="A sweep's name, or the path of a sweep file.", autocompletion=completion.sweeps
+        ),
     ],
     *,
     data: Data = None,
@@ -44,56 +58,87 @@ def sweep(
     quick: Annotated[
         bool, typer.Option("--quick", help="Apply the sweep's [quick] section: minutes, not days.")
     ] = False,
-    plan: Annotated[bool, typer.Option("--plan", help="List the cells and start no trial.")] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="List the cells and start no trial.")
+    ] = False,
     only: Annotated[
         list[str] | None,
         typer.Option(
-            "--only", help="axis=value[,value]: keep these cells. Those of one axis add up, all axes must hold."
+            "--only",
+            help="axis=value[,value]: keep these cells. Those of one axis add up, all axes must hold.",
         ),
     ] = None,
-    override: Annotated[list[str] | None, typer.Option("--set", help="setting=value: replace a fixed setting.")] = None,
+    override: Annotated[
+        list[str] | None, typer.Option("--set", help="setting=value: replace a fixed setting.")
+    ] = None,
     positive: DefectClass = "def_front",
     pack_size: PackSize = None,
     skip_bad: SkipBad = False,
-    inline: Annotated[bool, typer.Option("--inline", help="A plain loop in this process, without Ray.")] = False,
+    inline: Annotated[
+        bool, typer.Option("--inline", help="A plain loop in this process, without Ray.")
+    ] = False,
     address: Annotated[
         str | None, typer.Option("--address", help="A running Ray cluster: 'auto' or host:port.")
     ] = None,
-    trials_at_once: Annotated[int | None, typer.Option("--trials-at-once", help="Default: as many as fit.")] = None,
+    trials_at_once: Annotated[
+        int | None, typer.Option("--trials-at-once", help="Default: as many as fit.")
+    ] = None,
     gpus_per_trial: Annotated[
         str | None,
         typer.Option(
-            "--gpus-per-trial", help="auto packs by memory; fractions share a GPU. Default: 1 where there is one."
+            "--gpus-per-trial",
+            help="auto packs by memory; fractions share a GPU. Default: 1 where there is one.",
         ),
     ] = None,
-    retries: Annotated[int, typer.Option("--retries", help="How often a trial that failed runs again.")] = 1,
+    retries: Annotated[
+        int, typer.Option("--retries", help="How often a trial that failed runs again.")
+    ] = 1,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Run cells again that failed in an earlier run.")
     ] = False,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Train every cell again; the newest result counts.")] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Train every cell again; the newest result counts.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Train more than 10,000 cells.")] = False,
     probe: Annotated[
-        bool, typer.Option("--probe", help="With --plan: time a few steps of networks that the store does not know.")
+        bool,
+        typer.Option(
+            "--probe",
+            help="With --plan: time a few steps of networks that the store does not know.",
+        ),
     ] = False,
-    price: Annotated[float | None, typer.Option("--price-per-gpu-hour", help="With --plan: adds the money.")] = None,
+    price: Annotated[
+        float | None, typer.Option("--price-per-gpu-hour", help="With --plan: adds the money.")
+    ] = None,
     keep: Annotated[
         list[str] | None,
         typer.Option("--keep", help="Keep weights: those of the last epoch, of the best, or both."),
     ] = None,
-    max_seconds: Annotated[float | None, typer.Option("--max-seconds", help="A trial's time; then: timeout.")] = None,
+    max_seconds: Annotated[
+        float | None, typer.Option("--max-seconds", help="A trial's time; then: timeout.")
+    ] = None,
     max_memory: Annotated[
-        float | None, typer.Option("--max-memory", help="GiB of a trial on the CPU; then: oom. Default: its share.")
+        float | None,
+        typer.Option(
+            "--max-memory", help="GiB of a trial on the CPU; then: oom. Default: its share."
+        ),
     ] = None,
     on_oom: Annotated[
         Literal["fail", "accumulate"] | None,
         typer.Option("--on-oom", help="fail, or accumulate: smaller parts of the same batch."),
     ] = None,
     baselines: Annotated[
-        bool, typer.Option("--baselines/--no-baselines", help="Rows that learn nothing, below the others.")
+        bool,
+        typer.Option(
+            "--baselines/--no-baselines", help="Rows that learn nothing, below the others."
+        ),
     ] = True,
-    timing: Annotated[bool, typer.Option("--timing", help="Add a short pass a network, alone on its device.")] = False,
+    timing: Annotated[
+        bool, typer.Option("--timing", help="Add a short pass a network, alone on its device.")
+    ] = False,
     log: Annotated[
-        list[str] | None, typer.Option("--log", help="tensorboard, mlflow or wandb, each with :DIR if you like.")
+        list[str] | None,
+        typer.Option("--log", help="tensorboard, mlflow or wandb, each with :DIR if you like."),
     ] = None,
     verbose: Verbose = False,
     as_json: Json = False,
@@ -154,7 +199,15 @@ def sweeps(as_json: Json = False) -> None:
     found = [space.read(name) for name in sweep_file.names()]
     if as_json:
         console.write_json(
-            [{"sweep": s.name, "cells": s.n_cells, "study_part": s.study_part, "question": s.question} for s in found]
+            [
+                {
+                    "sweep": s.name,
+                    "cells": s.n_cells,
+                    "study_part": s.study_part,
+                    "question": s.question,
+                }
+                for s in found
+            ]
         )
         return
     rows = [[s.name, str(s.n_cells), s.study_part or "-", s.question] for s in found]
@@ -166,7 +219,9 @@ def study(
     *,
     results: Results = RESULTS,
     quick: Annotated[bool, typer.Option("--quick", help="Every sweep's [quick] section.")] = False,
-    folder: Annotated[Path, typer.Option("--out", help="Where the tables go, as Markdown.")] = Path("tables"),
+    folder: Annotated[Path, typer.Option("--out", help="Where the tables go, as Markdown.")] = Path(
+        "tables"
+    ),
     as_json: Json = False,
 ) -> None:
     """Reproduce the study in one go: the audit, its five sweeps, the honest ones, and every table of each."""
@@ -221,7 +276,8 @@ def _ahead() -> Iterator[Ahead]:
             yield ahead
     except SystemError as error:
         if isinstance(error.__cause__, SystemExit):
-            raise error.__cause__ from None  # Cython, in ray.get and ray.wait, wraps what a signal raises
+            # Cython, in ray.get and ray.wait, wraps what a signal raises
+            raise error.__cause__ from None
         raise
     finally:
         for number, handler in before.items():
@@ -231,13 +287,17 @@ def _ahead() -> Iterator[Ahead]:
 def _raise(error: BaseException, number: int, frame: FrameType | None) -> None:
     """Raise what ends the command, from the handler of a signal; inside Python's import machinery a moment later.
 
-    An exception that a handler raises there can leave the lock of all imports taken for ever (`_get_module_lock` of
-    CPython 3.11 acquires it just before its `try`), and Ray, which another thread imports, would wait for it for ever.
-    Modules that are being imported may be interrupted.
+    An exception that a handler raises there can leave the lock of all imports taken for ever
+    (`_get_module_lock` of CPython 3.11 acquires it just before its `try`), and Ray, which another
+    thread imports, would wait for it for ever. Modules that are being imported may be interrupted.
     """
-    while frame is not None and frame.f_code.co_name != "_call_with_frames_removed":  # which calls a module's own code
+    while (
+        frame is not None and frame.f_code.co_name != "_call_with_frames_removed"
+    ):  # which calls a module's own code
         if frame.f_code.co_filename.startswith("<frozen importlib."):
-            again = threading.Timer(0.01, signal.pthread_kill, (threading.main_thread().ident, number))
+            again = threading.Timer(
+                0.01, signal.pthread_kill, (threading.main_thread().ident, number)
+            )
             again.daemon = True
             again.start()
             return
@@ -249,7 +309,9 @@ def _prepare(out: Console, options: Options, ahead: Ahead) -> Prepared:
     from casting_tune.execution import runner as sweep
 
     with console.progress(out) as on_progress:
-        return sweep.prepare(options, say=lambda line: console.say(out, line), on_progress=on_progress, ahead=ahead)
+        return sweep.prepare(
+            options, say=lambda line: console.say(out, line), on_progress=on_progress, ahead=ahead
+        )
 
 
 def _execute(out: Console, prepared: Prepared, logged: Sequence[Wanted] = ()) -> dict[str, Any]:
@@ -263,14 +325,20 @@ def _execute(out: Console, prepared: Prepared, logged: Sequence[Wanted] = ()) ->
 
     to_do = prepared.to_do
     shown = [
-        view.Shown(label=p.cell.label, row=p.cell.row, epochs=0 if p.cell.kind == "baseline" else p.cell.config.epochs)
+        view.Shown(
+            label=p.cell.label,
+            row=p.cell.row,
+            epochs=0 if p.cell.kind == "baseline" else p.cell.config.epochs,
+        )
         for p in to_do
     ]
 
     trials = [trackers.logged(p.cell_id, p.cell.label, p.cell.config) for p in to_do]
 
     def on_choice(task: Task) -> None:
-        trials.append(trackers.logged(cell_id(task.config, prepared.pack.dataset_id), task.label, task.config))
+        trials.append(
+            trackers.logged(cell_id(task.config, prepared.pack.dataset_id), task.label, task.config)
+        )
         shown.append(view.Shown(label=task.label, row=task.label, epochs=task.config.epochs))
 
     halt = tasks.Halt()
@@ -329,7 +397,12 @@ def _execute(out: Console, prepared: Prepared, logged: Sequence[Wanted] = ()) ->
         "n_cells": len(prepared.plan.planned),
         "n_missing": n_missing,
         "notes": prepared.notes,
-        "table": {"title": table.title, "notes": table.notes, "rows": table.frame, "verdict": table.verdict},
+        "table": {
+            "title": table.title,
+            "notes": table.notes,
+            "rows": table.frame,
+            "verdict": table.verdict,
+        },
         "again": again,
     }
 
@@ -369,7 +442,10 @@ def _outline(out: Console, prepared: Prepared) -> None:
     plan, sweep = prepared.plan, prepared.sweep
     place = f"{prepared.place.device}, {prepared.place.n_at_once} at once, {_threads(prepared.place.n_threads)} each"
     console.say(out, f"{sweep.name}: {sweep.question}")
-    counts = {kind: sum(p.cell.kind == kind for p in plan.planned) for kind in ("cell", "baseline", "timing")}
+    counts = {
+        kind: sum(p.cell.kind == kind for p in plan.planned)
+        for kind in ("cell", "baseline", "timing")
+    }
     beside = [f" and {n} {name}" for kind, name in _BESIDE.items() if (n := counts[kind])]
     cells = f"{counts['cell']} cells"
     if sweep.search is not None:
@@ -391,10 +467,20 @@ def _write_plan(out: Console, prepared: Prepared, as_json: bool) -> None:
     """Write what a run would cost, every cell, and why some are invalid."""
     from casting_tune.planning import plan
 
-    planned, costs, price = prepared.plan.planned, prepared.costs, prepared.options.price_per_gpu_hour
+    planned, costs, price = (
+        prepared.plan.planned,
+        prepared.costs,
+        prepared.options.price_per_gpu_hour,
+    )
     if as_json:
         cells = [
-            {"cell_id": p.cell_id, "state": p.state, "status": p.status, "kind": p.cell.kind, "label": p.cell.label}
+            {
+                "cell_id": p.cell_id,
+                "state": p.state,
+                "status": p.status,
+                "kind": p.cell.kind,
+                "label": p.cell.label,
+            }
             for p in planned
         ]
         summed = {key: value for key, value in asdict(costs).items() if key != "estimates"}
@@ -430,7 +516,9 @@ def _gpus(text: str | None) -> float | Literal["auto"] | None:
     try:
         return float(text)
     except ValueError:
-        raise UsageError(f"--gpus-per-trial is auto, or a number such as 0.5, not '{text}'.") from None
+        raise UsageError(
+            f"--gpus-per-trial is auto, or a number such as 0.5, not '{text}'."
+        ) from None
 
 
 def _kept(names: list[str]) -> tuple[Literal["last", "best"], ...]:
@@ -451,5 +539,7 @@ def _command(name: str, quick: bool, only: list[str], override: list[str]) -> st
 
 def _again() -> str:
     """Return the command that goes on with this very run, as the person wrote it."""
-    program = "python -m casting_tune.sweep" if Path(sys.argv[0]).name == "sweep.py" else "casting-tune"
+    program = (
+        "python -m casting_tune.sweep" if Path(sys.argv[0]).name == "sweep.py" else "casting-tune"
+    )
     return f"{program} {shlex.join(sys.argv[1:])}"

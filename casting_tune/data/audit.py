@@ -1,7 +1,7 @@
 """Finds what would flatter a result: copies across splits, photographs of two labels, empty and odd images, brightness.
 
-In comes a pack; out go flags for each image, a few numbers, and sentences for a person. Opens no file and changes no
-split: what is done about a finding is decided elsewhere.
+In comes a pack; out go flags for each image, a few numbers, and sentences for a person. Opens no
+file and changes no split: what is done about a finding is decided elsewhere.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ FLAT_LEVELS = 1.0
 """An image whose gray levels spread by less than this (standard deviation, of 255) is constant; JPEG adds about 0.5."""
 
 ODD = 5.0
-"""An image is an outlier at this many robust standard deviations, as the root mean square over its measures;
-castings, real and drawn, reach 2.1."""
+"""An image is an outlier at this many robust standard deviations, as the root mean square over its
+measures; castings, real and drawn, reach 2.1.
+"""
 
 _N_RINGS = 8
 
@@ -70,10 +71,16 @@ def audit(pack: Pack, *, on_progress: Callable[[int, int], None] | None = None) 
         on_progress: called with (images compared, images in all).
     """
     _, copies = np.unique(pack.sha256, return_inverse=True)
-    with threadpool_limits(1, user_api="blas"):  # `photographs` has threads of its own: see startup.BLAS_THREADS
+    with threadpool_limits(
+        1, user_api="blas"
+    ):  # `photographs` has threads of its own: see startup.BLAS_THREADS
         measures = _measures(pack)  # [n, 3 + _N_RINGS]: mean, standard deviation, grain, rings
         found = photo_groups.find(
-            pack.images, pack.labels, short_px=_content(pack).min(axis=1), same=copies, on_progress=on_progress
+            pack.images,
+            pack.labels,
+            short_px=_content(pack).min(axis=1),
+            same=copies,
+            on_progress=on_progress,
         )
     constant = measures[:, 1] < FLAT_LEVELS
     labels_of = np.zeros((int(found.group.max()) + 1, 2), dtype=np.bool_)
@@ -179,8 +186,8 @@ def _content(pack: Pack) -> NDArray[np.float32]:
 def _measures(pack: Pack) -> NDArray[np.float64]:
     """Return mean, standard deviation, grain and the mean of each ring about the middle; [n, 3 + _N_RINGS].
 
-    All are gray levels. Grain is the mean step between neighbours. Rings are shares of the content's short side; no
-    turn or mirror changes what lies in them.
+    All are gray levels. Grain is the mean step between neighbours. Rings are shares of the
+    content's short side; no turn or mirror changes what lies in them.
     """
     measures = np.empty((len(pack.images), 3 + _N_RINGS))
     rings: dict[tuple[int, int], NDArray[np.int64]] = {}

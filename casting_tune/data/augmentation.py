@@ -1,8 +1,9 @@
 """Augmentation: the names of toggles go in, one pipeline on the trial's device comes out.
 
-In: uint8 images, [b, 1, h, w] or [b, 3, h, w], and `Draws`, the parameters of one epoch. Out: float32 inputs in 0..1,
-[b, c, px, px]. The toggles, their ranges and their order are those of the study, which used Keras' ImageDataGenerator:
-resize, affine, flips, brightness, then hue and contrast on the already filled picture. What differs from it:
+In: uint8 images, [b, 1, h, w] or [b, 3, h, w], and `Draws`, the parameters of one epoch. Out:
+float32 inputs in 0..1, [b, c, px, px]. The toggles, their ranges and their order are those of the
+study, which used Keras' ImageDataGenerator: resize, affine, flips, brightness, then hue and
+contrast on the already filled picture. What differs from it:
 
 - Resize, affine and flips are one warp with one bilinear interpolation. Keras resizes (nearest) first, then warps.
 - Brightness is not floored. Keras rounds down to whole levels before and after it, an artefact of its detour through
@@ -10,9 +11,9 @@ resize, affine, flips, brightness, then hue and contrast on the already filled p
 - Contrast is clipped to 0..1. The study's generator did not clip: 7 % of its pixels left 0..255.
 - Hue is skipped on gray images, since turning the hue of a gray pixel changes nothing.
 
-Every toggle draws from a stream of its own: switching one off leaves the draws of the others as they were. Nothing
-waits for the device between two batches. Knows nothing of trials, packs or networks; torch and kornia are imported
-late, so that the names cost nothing.
+Every toggle draws from a stream of its own: switching one off leaves the draws of the others as
+they were. Nothing waits for the device between two batches. Knows nothing of trials, packs or
+networks; torch and kornia are imported late, so that the names cost nothing.
 """
 
 from __future__ import annotations
@@ -68,11 +69,15 @@ def _uniform(toggle: Toggle, n: int, generator: torch.Generator) -> Tensor:
 def _coin(toggle: Toggle, n: int, generator: torch.Generator) -> Tensor:
     import torch
 
-    return (torch.rand(len(toggle.parameters), n, generator=generator, dtype=torch.float64) < 0.5).double()
+    return (
+        torch.rand(len(toggle.parameters), n, generator=generator, dtype=torch.float64) < 0.5
+    ).double()
 
 
 TOGGLES: dict[str, Toggle] = {
-    "hue": Toggle("values", ("hue",), -0.5, 0.5, "turns of the colour circle", ("hue_turns",), _uniform),
+    "hue": Toggle(
+        "values", ("hue",), -0.5, 0.5, "turns of the colour circle", ("hue_turns",), _uniform
+    ),
     "contrast": Toggle(
         "values",
         ("contrast",),
@@ -82,17 +87,27 @@ TOGGLES: dict[str, Toggle] = {
         ("contrast_low", "contrast_high"),
         _uniform,
     ),
-    "shift": Toggle("geometry", ("tx", "ty"), -0.1, 0.1, "shares of the side", ("shift_share",), _uniform),
+    "shift": Toggle(
+        "geometry", ("tx", "ty"), -0.1, 0.1, "shares of the side", ("shift_share",), _uniform
+    ),
     "rotation": Toggle("geometry", ("theta",), -45.0, 45.0, "degrees", ("rotation_deg",), _uniform),
-    "brightness": Toggle("values", ("brightness",), 0.9, 1.1, "factor", ("brightness_share",), _uniform),
+    "brightness": Toggle(
+        "values", ("brightness",), 0.9, 1.1, "factor", ("brightness_share",), _uniform
+    ),
     "shear": Toggle("geometry", ("shear",), -5.0, 5.0, "degrees", ("shear_deg",), _uniform),
-    "zoom": Toggle("geometry", ("zx", "zy"), 0.9, 1.1, "factors, above 1 shows more", ("zoom_share",), _uniform),
-    "fill_mode": Toggle("outside", (), 0.0, 0.0, "black outside; off: the nearest edge pixel", (), _uniform),
+    "zoom": Toggle(
+        "geometry", ("zx", "zy"), 0.9, 1.1, "factors, above 1 shows more", ("zoom_share",), _uniform
+    ),
+    "fill_mode": Toggle(
+        "outside", (), 0.0, 0.0, "black outside; off: the nearest edge pixel", (), _uniform
+    ),
     "flip": Toggle("geometry", ("flip_h", "flip_v"), 0.0, 1.0, "0 or 1, evenly", (), _coin),
 }
 """Every toggle under its name, in the order in which names are written."""
 
-MAGNITUDES = {magnitude: name for name, toggle in TOGGLES.items() for magnitude in toggle.magnitudes}
+MAGNITUDES = {
+    magnitude: name for name, toggle in TOGGLES.items() for magnitude in toggle.magnitudes
+}
 """A setting that says how strong a toggle is -> the toggle."""
 
 STUDY: Mapping[str, float] = MappingProxyType({})
@@ -162,8 +177,8 @@ def apply(images: Tensor, draws: Draws, *, px: int) -> Tensor:
 def resize(images: Tensor, *, px: int) -> Tensor:
     """Return inputs without augmentation, as evaluation sees them.
 
-    [b, c, h, w] uint8 becomes [b, c, px, px] float32 in 0..1. Half-pixel centres, bilinear, antialiased when it
-    reduces; exactly images / 255 when h = w = px.
+    [b, c, h, w] uint8 becomes [b, c, px, px] float32 in 0..1. Half-pixel centres, bilinear,
+    antialiased when it reduces; exactly images / 255 when h = w = px.
     """
     return apply(images, Draws(), px=px)
 
@@ -183,11 +198,17 @@ def draw(
 
 
 def parameters(
-    toggles: tuple[str, ...], n: int, *, seed: int, epoch: int, magnitudes: Mapping[str, float] = STUDY
+    toggles: tuple[str, ...],
+    n: int,
+    *,
+    seed: int,
+    epoch: int,
+    magnitudes: Mapping[str, float] = STUDY,
 ) -> dict[str, Tensor]:
     """Return what the toggles draw, a [n] float64 tensor under each parameter's name, on the CPU.
 
-    `magnitudes` replaces the study's ranges, see `Toggle`; a toggle of which it holds none keeps the study's.
+    `magnitudes` replaces the study's ranges, see `Toggle`; a toggle of which it holds none keeps
+    the study's.
 
     Raises:
         UsageError: for a name that is not in `TOGGLES`.
@@ -242,7 +263,11 @@ def parse(augmentation: str) -> tuple[str, ...]:
         return tuple(TOGGLES) if augmentation == "additional" else ()
     head, *names = augmentation.split() or [""]
     if head not in ("no", "only") or not names:
-        raise UsageError(unknown("augmentation", augmentation, ("default", "additional", "no TOGGLE", "only TOGGLE")))
+        raise UsageError(
+            unknown(
+                "augmentation", augmentation, ("default", "additional", "no TOGGLE", "only TOGGLE")
+            )
+        )
     named = _known(names)
     return tuple(toggle for toggle in TOGGLES if (toggle in named) == (head == "only"))
 
@@ -271,14 +296,20 @@ def _known(names: tuple[str, ...] | list[str]) -> list[str]:
 def _geometry(drawn: Mapping[str, Tensor]) -> Tensor | None:
     """Return [n, 2, 3] float64, or None when no geometric parameter is there.
 
-    Keras maps an output pixel (x, y) to an input pixel by centre . R(theta) . T(tx, ty) . H(shear) . Z(zx, zy) .
-    centre^-1, with H = [[1, -sin s], [0, cos s]] (apply_affine_transform), and flips the result. Multiplied out, with
-    positions from -1 to 1 in place of pixels, so that the centre is 0 and the size of the picture falls away. tx moves
-    along x; that Keras draws it from height_shift_range does not matter while both ranges are equal.
+    Keras maps an output pixel (x, y) to an input pixel by centre . R(theta) . T(tx, ty) . H(shear)
+    . Z(zx, zy) . centre^-1, with H = [[1, -sin s], [0, cos s]] (apply_affine_transform), and flips
+    the result. Multiplied out, with positions from -1 to 1 in place of pixels, so that the centre
+    is 0 and the size of the picture falls away. tx moves along x; that Keras draws it from
+    height_shift_range does not matter while both ranges are equal.
     """
     import torch
 
-    geometric = [name for toggle in TOGGLES.values() if toggle.acts_on == "geometry" for name in toggle.parameters]
+    geometric = [
+        name
+        for toggle in TOGGLES.values()
+        if toggle.acts_on == "geometry"
+        for name in toggle.parameters
+    ]
     given = next((drawn[name] for name in geometric if name in drawn), None)
     if given is None:
         return None
@@ -294,7 +325,10 @@ def _geometry(drawn: Mapping[str, Tensor]) -> Tensor | None:
 
 
 def _apply(images: Tensor, draws: Draws, px: int) -> Tensor:
-    """Augment one lot of images, in Keras' order. kornia's brightness and contrast are written out to save passes."""
+    """Augment one lot of images, in Keras' order.
+
+    kornia's brightness and contrast are written out to save passes.
+    """
     if draws.geometry is None:
         inputs = _scale(images, px, px)
     else:
@@ -316,9 +350,10 @@ def _apply(images: Tensor, draws: Draws, px: int) -> Tensor:
 def _warp(images: Tensor, geometry: Tensor, constant_fill: bool, px: int) -> Tensor:
     """Resize, move and flip by one bilinear interpolation.
 
-    In positions from -1 to 1 from edge to edge, half-pixel resizing is the identity, so the native size falls away:
-    (x + 0.5) * w / px - 0.5 is the same position in both pictures. This is kornia's remap without its copy of x and y
-    into pairs, which was a quarter of the time at 512 px: a sum of complex numbers has them as pairs.
+    In positions from -1 to 1 from edge to edge, half-pixel resizing is the identity, so the native
+    size falls away: (x + 0.5) * w / px - 0.5 is the same position in both pictures. This is
+    kornia's remap without its copy of x and y into pairs, which was a quarter of the time at 512
+    px: a sum of complex numbers has them as pairs.
     """
     import torch
     from torch.nn.functional import grid_sample
@@ -332,9 +367,12 @@ def _warp(images: Tensor, geometry: Tensor, constant_fill: bool, px: int) -> Ten
     grid = torch.view_as_real(along_x[:, None] + along_y[:, :, None])  # [b, px, px, 2]
     warped = grid_sample(inputs, grid, padding_mode="border", align_corners=False)
     if constant_fill:
-        # A hard edge at the outermost pixel centres, as scipy has it; padding_mode="zeros" would blend them with black.
-        # The slack, under 0.001 pixels, keeps rounding from blackening an edge that a shift by whole pixels meets.
-        beyond = grid.abs_().gt_(1 - 1 / px + 1e-6)  # 1 or 0; a pair of zeros is inside, and as one integer zero too
+        # A hard edge at the outermost pixel centres, as scipy has it; padding_mode="zeros" would
+        # blend them with black. The slack, under 0.001 pixels, keeps rounding from blackening an
+        # edge that a shift by whole pixels meets.
+        beyond = grid.abs_().gt_(
+            1 - 1 / px + 1e-6
+        )  # 1 or 0; a pair of zeros is inside, and as one integer zero too
         warped.mul_(beyond.view(torch.int64).logical_not().movedim(-1, 1))
     return warped
 
@@ -347,4 +385,6 @@ def _scale(images: Tensor, height: int, width: int) -> Tensor:
     if images.shape[-2:] == (height, width):
         return inputs
     reduces = images.shape[-2] > height or images.shape[-1] > width
-    return interpolate(inputs, (height, width), mode="bilinear", align_corners=False, antialias=reduces)
+    return interpolate(
+        inputs, (height, width), mode="bilinear", align_corners=False, antialias=reduces
+    )

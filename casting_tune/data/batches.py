@@ -1,8 +1,8 @@
 """Puts the packed images on the device once and says which of them make up each batch.
 
-Comes in: a pack's uint8 array and rows of it. Goes out: a uint8 tensor on the device, a shuffled order an epoch, and
-the slices of that order. There are no worker processes: the images are already decoded, and augmentation happens on the
-device. Knows no toggles and no networks.
+Comes in: a pack's uint8 array and rows of it. Goes out: a uint8 tensor on the device, a shuffled
+order an epoch, and the slices of that order. There are no worker processes: the images are already
+decoded, and augmentation happens on the device. Knows no toggles and no networks.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ if TYPE_CHECKING:
 CHUNK = 256  # images reduced at a time, so that the float copy stays small
 
 
-def put(images: NDArray[np.uint8], rows: NDArray[np.int64], *, px: int, device: torch.device) -> torch.Tensor:
+def put(
+    images: NDArray[np.uint8], rows: NDArray[np.int64], *, px: int, device: torch.device
+) -> torch.Tensor:
     """Copy some images to the device, reduced to `px` with antialiasing where they are larger.
 
-    Larger images are reduced here, once, since a warp samples four pixels and would alias; smaller ones stay as they
-    are and the augmentation's one warp enlarges them.
+    Larger images are reduced here, once, since a warp samples four pixels and would alias; smaller
+    ones stay as they are and the augmentation's one warp enlarges them.
 
     Args:
         images: [n, h, w] gray or [n, 3, h, w] colour, uint8; read, never written.
@@ -42,10 +44,16 @@ def put(images: NDArray[np.uint8], rows: NDArray[np.int64], *, px: int, device: 
     size = (min(height, px), min(width, px))
     out = torch.empty((len(rows), channels, *size), dtype=torch.uint8, device=device)
     for start in range(0, len(rows), CHUNK):
-        part = images[rows[start : start + CHUNK]]  # fancy indexing copies, so the pack stays as it is
+        part = images[
+            rows[start : start + CHUNK]
+        ]  # fancy indexing copies, so the pack stays as it is
         tensor = torch.from_numpy(part).reshape(len(part), channels, height, width).to(device)
         if size != (height, width):
-            tensor = interpolate(tensor.float(), size=size, mode="bilinear", antialias=True).round_().to(torch.uint8)
+            tensor = (
+                interpolate(tensor.float(), size=size, mode="bilinear", antialias=True)
+                .round_()
+                .to(torch.uint8)
+            )
         out[start : start + CHUNK] = tensor
     return out
 

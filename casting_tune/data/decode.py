@@ -1,8 +1,8 @@
 """Decodes one image file into one uint8 picture.
 
-In comes a file of any of the formats below; out goes a Picture: gray or colour, upright, without alpha, 8 bits, and
-letterboxed where that is asked for; or the reason why the file cannot be used, for a bad file is no exception here.
-Must not know of folders, classes, splits or packs.
+In comes a file of any of the formats below; out goes a Picture: gray or colour, upright, without
+alpha, 8 bits, and letterboxed where that is asked for; or the reason why the file cannot be used,
+for a bad file is no exception here. Must not know of folders, classes, splits or packs.
 """
 
 from __future__ import annotations
@@ -55,12 +55,18 @@ def decode(file: Path, *, box: int | None) -> Picture:
     try:
         image = _upright(content)
         size = (image.height, image.width)
-        pixels = np.asarray(image if box is None else _letterboxed(image, box))  # [h, w] or [h, w, 3]
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError):  # the warning, where warnings are errors
+        pixels = np.asarray(
+            image if box is None else _letterboxed(image, box)
+        )  # [h, w] or [h, w, 3]
+    except (
+        Image.DecompressionBombWarning,
+        Image.DecompressionBombError,
+    ):  # the warning, where warnings are errors
         return Picture(sha256, reason=f"more than {MAX_PIXELS // 10**6} megapixels")
     except UnidentifiedImageError:
         return Picture(sha256, reason=f"not one of {', '.join(_FORMATS)}")
-    except Exception as error:  # decoders answer foreign bytes with almost any exception; the caller names the file
+    # decoders answer foreign bytes with almost any exception; the caller names the file
+    except Exception as error:
         return Picture(sha256, reason=one_line(str(error)) or type(error).__name__)
     return Picture(sha256, size, pixels if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
 
@@ -82,12 +88,15 @@ def one_line(text: str) -> str:
 def _upright(content: bytes) -> Image.Image:
     """Return the image turned as its EXIF says, in mode L if it is exactly gray (R = G = B), else in mode RGB.
 
-    A JPEG is first read without the conversion to RGB: where all chroma is 128, libjpeg's R, G and B are its Y, and
-    that is twice as fast (2,600 against 1,250 images/s a thread at 300 px). Anything else is judged by its RGB pixels.
+    A JPEG is first read without the conversion to RGB: where all chroma is 128, libjpeg's R, G and
+    B are its Y, and that is twice as fast (2,600 against 1,250 images/s a thread at 300 px).
+    Anything else is judged by its RGB pixels.
     """
     image = _opened(content)
     if image.format in ("JPEG", "MPO") and image.mode == "RGB":
-        with contextlib.suppress(OSError):  # R, G, B components have no chroma to read; a broken file fails again below
+        with contextlib.suppress(
+            OSError
+        ):  # R, G, B components have no chroma to read; a broken file fails again below
             image.draft("YCbCr", None)
             ImageOps.exif_transpose(image, in_place=True)
             neutral = b"\x80" * (image.width * image.height)
@@ -102,7 +111,9 @@ def _opened(content: bytes) -> Image.Image:
     """Open an image by its header, and refuse what should not be decoded."""
     image = Image.open(io.BytesIO(content), formats=_FORMATS)
     if image.width * image.height > MAX_PIXELS:
-        raise ValueError(f"{image.width} x {image.height} pixels, more than {MAX_PIXELS // 10**6} megapixels")
+        raise ValueError(
+            f"{image.width} x {image.height} pixels, more than {MAX_PIXELS // 10**6} megapixels"
+        )
     n_frames = getattr(image, "n_frames", 1)
     if n_frames != 1 and image.format != "MPO":  # a camera's MPO is a photograph and its previews
         raise ValueError(f"{n_frames} pictures in one file")
@@ -117,7 +128,9 @@ def _eight_bit(image: Image.Image) -> Image.Image:
             raise ValueError("gray levels outside 16 bits: save it with 8 or 16 bits")
         return Image.fromarray(((levels * 255 + 32767) // 65535).astype(np.uint8))
     if image.mode == "F":
-        raise ValueError("floating-point gray levels have no fixed range: save it with 8 or 16 bits")
+        raise ValueError(
+            "floating-point gray levels have no fixed range: save it with 8 or 16 bits"
+        )
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layer.size, (0, 0, 0, 255)), layer)
@@ -125,7 +138,9 @@ def _eight_bit(image: Image.Image) -> Image.Image:
         return image.convert("L")
     image = image.convert("RGB")
     red, green, blue = (np.asarray(band) for band in image.split())
-    return image.getchannel(0) if np.array_equal(red, green) and np.array_equal(red, blue) else image
+    return (
+        image.getchannel(0) if np.array_equal(red, green) and np.array_equal(red, blue) else image
+    )
 
 
 def _letterboxed(image: Image.Image, box: int) -> Image.Image:

@@ -1,8 +1,8 @@
 """An image folder: which files, classes and splits it holds.
 
-Comes in: a folder with train/ and test/, each with one folder a class, or with the two class folders alone. Goes out:
-its files by path, each with split and label; a split is made where the folder has none. Opens no file and knows no
-pixels.
+Comes in: a folder with train/ and test/, each with one folder a class, or with the two class
+folders alone. Goes out: its files by path, each with split and label; a split is made where the
+folder has none. Opens no file and knows no pixels.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ def survey(root: Path, positive: str) -> Folder:
     """List the image files under `root` and check the layout."""
     try:
         if not root.is_dir():
-            raise ImagesError(f"There is no image folder '{root}'. Give the one that holds train/ and test/.")
+            raise ImagesError(
+                f"There is no image folder '{root}'. Give the one that holds train/ and test/."
+            )
         top = _subfolders(root)
         splits = [name for name in top if name in ("train", "test")]
         if splits and top != ["test", "train"]:
@@ -65,7 +67,9 @@ def survey(root: Path, positive: str) -> Folder:
             f"Cannot read '{error.filename}': {error.strerror}. Give a folder that can be read."
         ) from error
     files.sort(key=lambda file: file.path)
-    return Folder(files, positive, negative, digest([f"{file.path}\0{file.stamp}" for file in files]))
+    return Folder(
+        files, positive, negative, digest([f"{file.path}\0{file.stamp}" for file in files])
+    )
 
 
 def check_outside(root: Path | None, folder: Path, option: str) -> None:
@@ -88,7 +92,8 @@ def check_outside(root: Path | None, folder: Path, option: str) -> None:
 def made_split(labels: Sequence[int], sha256: Sequence[str]) -> list[str]:
     """Return "train" or "test" for each file: a tenth of each class is test, and exact copies stay together.
 
-    Contents are taken in the order of a seeded hash, so that neither names nor neighbours move a casting.
+    Contents are taken in the order of a seeded hash, so that neither names nor neighbours move a
+    casting.
     """
     rows: dict[str, list[int]] = {}
     for row, content in enumerate(sha256):
@@ -96,7 +101,9 @@ def made_split(labels: Sequence[int], sha256: Sequence[str]) -> list[str]:
     room = [max(1, round(labels.count(label) * _TEST_SHARE)) for label in (0, 1)]
     splits = ["train"] * len(labels)
     for content in sorted(rows, key=lambda content: digest([str(_SPLIT_SEED), content])):
-        left = [room[label] - sum(labels[row] == label for row in rows[content]) for label in (0, 1)]
+        left = [
+            room[label] - sum(labels[row] == label for row in rows[content]) for label in (0, 1)
+        ]
         if min(left) >= 0:
             room = left
             for row in rows[content]:
@@ -113,11 +120,15 @@ def _negative(root: Path, classes: dict[str, list[str]], *, positive: str) -> st
     """Return the other class; refuse anything but the same two class folders in each split, one of them positive."""
     found = sorted({name for names in classes.values() for name in names})
     if not found:
-        raise ImagesError(f"'{root}' holds no class folders. Two are needed: '{positive}' and one other.")
+        raise ImagesError(
+            f"'{root}' holds no class folders. Two are needed: '{positive}' and one other."
+        )
     for split, names in classes.items():
         if names != found:
             missing = _listed(set(found) - set(names))
-            raise ImagesError(f"train/ and test/ hold the same classes; '{root / split}' lacks {missing}.")
+            raise ImagesError(
+                f"train/ and test/ hold the same classes; '{root / split}' lacks {missing}."
+            )
     if len(found) != 2:
         raise ImagesError(
             f"Exactly two class folders are needed, one of them defective; '{root}' has {_listed(found)}."
@@ -152,11 +163,15 @@ def _listing(root: Path, split: str, name: str, *, label: int) -> list[File]:
                 continue
             path = f"{inside}/{entry.name}"
             if path.encode(errors="ignore").decode() != path:
-                raise ImagesError(f"Names are UTF-8, and that of '{one_line(path)}' is not: rename it.")
+                raise ImagesError(
+                    f"Names are UTF-8, and that of '{one_line(path)}' is not: rename it."
+                )
             stat = entry.stat()
             files.append(File(path, split, label, f"{stat.st_size}\0{stat.st_mtime_ns}"))
     if not files:
-        raise ImagesError(f"The class folder '{root / inside}' holds no {', '.join(SUFFIXES)} file.")
+        raise ImagesError(
+            f"The class folder '{root / inside}' holds no {', '.join(SUFFIXES)} file."
+        )
     return files
 
 

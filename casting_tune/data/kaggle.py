@@ -1,7 +1,7 @@
 """The published castings: fetched from Kaggle with kagglehub, and held against what was published, file by file.
 
-Comes in: a folder, or the wish for one, and whether the licence is accepted. Goes out: the folder with train/ and test/
-and what it holds. Knows no packs and no store; changes no image.
+Comes in: a folder, or the wish for one, and whether the licence is accepted. Goes out: the folder
+with train/ and test/ and what it holds. Knows no packs and no store; changes no image.
 """
 
 from __future__ import annotations
@@ -23,7 +23,12 @@ TERMS = (
     f"The castings are Ravirajsinh Dabhi's, under {LICENCE} (https://creativecommons.org/licenses/by-nc-nd/4.0/): "
     "name him, no commercial use, pass on no changed copy."
 )
-COUNTS = {"test/def_front": 453, "test/ok_front": 262, "train/def_front": 3758, "train/ok_front": 2875}
+COUNTS = {
+    "test/def_front": 453,
+    "test/ok_front": 262,
+    "train/def_front": 3758,
+    "train/ok_front": 2875,
+}
 DIGEST = "4d0a79d142128177ab13a3c9661261d7a35382a84826595b23f8b5d8de8306f7"
 """SHA-256 of the list of all 7,348 images and their SHA-256, as coreutils print it in the folder with train/ and test/:
 
@@ -57,13 +62,20 @@ def fetch(out: Path | None, *, licence_accepted: bool) -> Castings:
     if importlib.util.find_spec("kagglehub") is None:
         raise UsageError('fetch needs kagglehub: pip install "casting-tune[fetch]"')
     if out is not None and out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise UsageError(f"--out '{out}' is there already. Name another folder, or see what it holds: --check '{out}'.")
+        raise UsageError(
+            f"--out '{out}' is there already. Name another folder, or see what it holds: --check '{out}'."
+        )
     import kagglehub
 
-    logging.getLogger("kagglehub").setLevel(logging.ERROR)  # it logs to stdout, which is not its own
+    logging.getLogger("kagglehub").setLevel(
+        logging.ERROR
+    )  # it logs to stdout, which is not its own
     try:
-        came = Path(kagglehub.dataset_download(HANDLE, output_dir=None if out is None else str(out)))
-    except Exception as error:  # no network, no account, no room: kagglehub and what it stands on have no common error
+        came = Path(
+            kagglehub.dataset_download(HANDLE, output_dir=None if out is None else str(out))
+        )
+    # no network, no account, no room: kagglehub and what it stands on have no common error
+    except Exception as error:
         why = " ".join(f"{type(error).__name__}: {error}".split())[:160]
         raise ImagesError(
             f"Kaggle does not give the images ({why}). By hand: download them in a browser from {PAGE}, unpack them, "
@@ -79,14 +91,23 @@ def check(folder: Path) -> Castings:
         ImagesError: there is none, or an image is missing, changed or too many.
     """
     again = f"Download the images again from {PAGE}."
-    if folder.is_dir() and not os.access(folder, os.R_OK | os.X_OK):  # rglob would find nothing there
+    if folder.is_dir() and not os.access(
+        folder, os.R_OK | os.X_OK
+    ):  # rglob would find nothing there
         raise ImagesError(unreadable(folder, PermissionError()))
     found = sorted(test.parent.parent for test in folder.rglob("test/def_front"))
     if not found:
-        raise ImagesError(f"There are no castings in '{folder}': no test/def_front in or below it. {again}")
+        raise ImagesError(
+            f"There are no castings in '{folder}': no test/def_front in or below it. {again}"
+        )
     root = found[0]
     try:
-        files = [file for split in ("train", "test") for file in (root / split).rglob("*") if file.is_file()]
+        files = [
+            file
+            for split in ("train", "test")
+            for file in (root / split).rglob("*")
+            if file.is_file()
+        ]
         names = sorted((file.relative_to(root).as_posix() for file in files), key=str.encode)
         counts = dict(sorted(Counter(name.rpartition("/")[0] for name in names).items()))
         wrong = [
@@ -96,7 +117,9 @@ def check(folder: Path) -> Castings:
         ]
         if wrong:
             raise ImagesError(f"'{root}' is not what was published: {'; '.join(wrong)}. {again}")
-        lines = "".join(f"{hashlib.sha256((root / name).read_bytes()).hexdigest()}  {name}\n" for name in names)
+        lines = "".join(
+            f"{hashlib.sha256((root / name).read_bytes()).hexdigest()}  {name}\n" for name in names
+        )
     except OSError as error:
         raise ImagesError(f"'{root}' cannot be read: {error.strerror or error}.") from error
     digest = hashlib.sha256(lines.encode()).hexdigest()

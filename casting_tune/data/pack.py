@@ -1,9 +1,10 @@
 """Packs an image folder once into a versioned, fingerprinted uint8 array with a manifest; opens it.
 
-In comes a folder with train/ and test/, each with one folder a class, or with the two class folders alone; out goes a
-Pack, which lies in packs/<dataset_id>/ as castings.npy (mapped, never copied) and manifest.json. packs/index/ keeps,
-under a hash of the folder's name, which pack a folder gave, so that a second call decodes nothing. Must not know of
-networks, trials or augmentation; no file that it writes holds the name of a folder outside the packed one.
+In comes a folder with train/ and test/, each with one folder a class, or with the two class folders
+alone; out goes a Pack, which lies in packs/<dataset_id>/ as castings.npy (mapped, never copied) and
+manifest.json. packs/index/ keeps, under a hash of the folder's name, which pack a folder gave, so
+that a second call decodes nothing. Must not know of networks, trials or augmentation; no file that
+it writes holds the name of a folder outside the packed one.
 """
 
 from __future__ import annotations
@@ -88,7 +89,8 @@ def pack(
 ) -> Pack:
     """Return the pack of an image folder: the one that lies in `packs`, or a new one.
 
-    Whether a folder is as it was is told by the size and time of its files; where these differ, by their hashes.
+    Whether a folder is as it was is told by the size and time of its files; where these differ, by
+    their hashes.
 
     Args:
         root: holds train/ and test/ with two class folders each, or the two class folders.
@@ -111,14 +113,26 @@ def pack(
     note = packs / "index" / f"{key}.json"
     try:
         entry = _recalled(note, root, folder=folder, packs=packs, skip_bad=skip_bad)
-        LOG.info("%s: %d image files, %s", root, len(folder.files), "packed already" if entry else "packing begins")
+        LOG.info(
+            "%s: %d image files, %s",
+            root,
+            len(folder.files),
+            "packed already" if entry else "packing begins",
+        )
         if entry is None:
             packs.mkdir(parents=True, exist_ok=True)
             _clear(packs)
             with tempfile.TemporaryDirectory(prefix=".packing-", dir=packs) as beside:
                 draft = Path(beside) / "pack"
                 draft.mkdir()
-                entry = _build(root, draft, folder=folder, size_px=size_px, skip_bad=skip_bad, on_progress=on_progress)
+                entry = _build(
+                    root,
+                    draft,
+                    folder=folder,
+                    size_px=size_px,
+                    skip_bad=skip_bad,
+                    on_progress=on_progress,
+                )
                 _publish(draft, packs / entry["dataset_id"])
             _write_json(note, entry)
     except OSError as error:
@@ -139,7 +153,9 @@ def open_pack(folder: Path) -> Pack:
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         if manifest["version"] != PACK_VERSION:
-            raise ImagesError(f"'{folder}' is a pack of version {manifest['version']}, not {PACK_VERSION}. {way_out}")
+            raise ImagesError(
+                f"'{folder}' is a pack of version {manifest['version']}, not {PACK_VERSION}. {way_out}"
+            )
         pack = Pack(
             images=np.load(folder / "castings.npy", mmap_mode="r", allow_pickle=False),
             labels=_frozen(manifest["labels"], np.uint8),
@@ -163,7 +179,9 @@ def open_pack(folder: Path) -> Pack:
     except PermissionError as error:
         raise ImagesError(unreadable(error.filename or folder, error)) from error
     except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
-        raise ImagesError(f"The pack '{folder}' is damaged ({one_line(str(error))}). {way_out}") from error
+        raise ImagesError(
+            f"The pack '{folder}' is damaged ({one_line(str(error))}). {way_out}"
+        ) from error
     return pack
 
 
@@ -183,8 +201,14 @@ def conflict_note(pack: Pack) -> str:
     pairs = conflicts(pack)
     if not pairs:
         return ""
-    named = "; ".join(f"'{one_line(bad)}' = '{one_line(good)}'" for bad, good in pairs[:_NAMED_PAIRS])
-    more = f"; and {len(pairs) - _NAMED_PAIRS} more (casting-tune audit)" if len(pairs) > _NAMED_PAIRS else ""
+    named = "; ".join(
+        f"'{one_line(bad)}' = '{one_line(good)}'" for bad, good in pairs[:_NAMED_PAIRS]
+    )
+    more = (
+        f"; and {len(pairs) - _NAMED_PAIRS} more (casting-tune audit)"
+        if len(pairs) > _NAMED_PAIRS
+        else ""
+    )
     n = len({path for pair in pairs for path in pair})
     return (
         f"{n} files have the same bytes in both classes, so one of their labels is wrong: {named}{more}. "
@@ -192,7 +216,9 @@ def conflict_note(pack: Pack) -> str:
     )
 
 
-def _recalled(note: Path, root: Path, *, folder: Folder, packs: Path, skip_bad: bool) -> dict[str, Any] | None:
+def _recalled(
+    note: Path, root: Path, *, folder: Folder, packs: Path, skip_bad: bool
+) -> dict[str, Any] | None:
     """Return what was noted of this folder, if the folder is as it was and its pack is still there."""
     try:
         entry: dict[str, Any] = json.loads(note.read_text(encoding="utf-8"))
@@ -200,7 +226,9 @@ def _recalled(note: Path, root: Path, *, folder: Folder, packs: Path, skip_bad: 
             return None
         if entry["times"] != folder.times:
             with ThreadPoolExecutor(os.cpu_count()) as threads:
-                hashes = list(threads.map(lambda file: decode.read(root / file.path)[1], folder.files))
+                hashes = list(
+                    threads.map(lambda file: decode.read(root / file.path)[1], folder.files)
+                )
             if entry["content"] != _content(folder, hashes):
                 return None
             entry["times"] = folder.times
@@ -229,10 +257,16 @@ def _build(
 ) -> dict[str, Any]:
     """Write the pack into the folder `draft`; return what is to be noted of the image folder."""
     with (draft / "castings.npy").open("w+b") as stream:
-        pictures, shape = _write_images(stream, root, files=folder.files, box=size_px, on_progress=on_progress)
+        pictures, shape = _write_images(
+            stream, root, files=folder.files, box=size_px, on_progress=on_progress
+        )
         stream.flush()
         os.fsync(stream.fileno())
-    bad = [(file.path, picture.reason) for file, picture in zip(folder.files, pictures, strict=True) if picture.reason]
+    bad = [
+        (file.path, picture.reason)
+        for file, picture in zip(folder.files, pictures, strict=True)
+        if picture.reason
+    ]
     if bad and not skip_bad:
         named = "; ".join(f"{one_line(path)}: {reason}" for path, reason in bad[:_NAMED])
         more = f"; and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
@@ -240,14 +274,22 @@ def _build(
             f"{len(bad)} of {len(pictures)} files in '{root}' cannot be used. Repair or remove them, or leave them out "
             f"with --skip-bad, which lists them all: {named}{more}."
         )
-    good = [(file, picture) for file, picture in zip(folder.files, pictures, strict=True) if not picture.reason]
+    good = [
+        (file, picture)
+        for file, picture in zip(folder.files, pictures, strict=True)
+        if not picture.reason
+    ]
     labels, sha256 = [file.label for file, _ in good], [picture.sha256 for _, picture in good]
     split_made = not folder.files[0].split
-    splits = image_folder.made_split(labels, sha256) if split_made else [file.split for file, _ in good]
+    splits = (
+        image_folder.made_split(labels, sha256) if split_made else [file.split for file, _ in good]
+    )
     for split in ("train", "test"):
         for label, name in enumerate((folder.negative, folder.positive)):
             if (split, label) not in zip(splits, labels, strict=True):
-                raise ImagesError(f"No {split} image of class '{name}' in '{root}' can be used: add or repair some.")
+                raise ImagesError(
+                    f"No {split} image of class '{name}' in '{root}' can be used: add or repair some."
+                )
     manifest: dict[str, Any] = {
         "version": PACK_VERSION,
         "positive": folder.positive,
@@ -259,7 +301,12 @@ def _build(
         "sizes": [picture.size for _, picture in good],
     }
     dataset_id = image_folder.digest([json.dumps(manifest, sort_keys=True)])[:16]
-    manifest |= {"dataset_id": dataset_id, "negative": folder.negative, "split_made": split_made, "skipped": bad}
+    manifest |= {
+        "dataset_id": dataset_id,
+        "negative": folder.negative,
+        "split_made": split_made,
+        "skipped": bad,
+    }
     _write_json(draft / "manifest.json", manifest)
     content = _content(folder, [picture.sha256 for picture in pictures])
     return {"times": folder.times, "content": content, "dataset_id": dataset_id, "skipped": bad}
@@ -276,9 +323,9 @@ def _write_images(
 ) -> tuple[list[Picture], tuple[int, ...]]:
     """Write the usable files as one .npy file; return what was seen, one a file without its pixels, and its shape.
 
-    A thread writes what it has decoded at its file's place, so that none waits for another. Starts as if all images
-    were gray and of one size, and starts again, at most twice, when one of them is not: the real set, and every folder
-    that is alike throughout, is decoded once.
+    A thread writes what it has decoded at its file's place, so that none waits for another. Starts
+    as if all images were gray and of one size, and starts again, at most twice, when one of them is
+    not: the real set, and every folder that is alike throughout, is decoded once.
     """
     decoded = (decode.decode(root / file.path, box=box).pixels for file in files)
     first = next((pixels for pixels in decoded if pixels is not None), np.empty((0, 0), np.uint8))
@@ -293,7 +340,11 @@ def _write_images(
         pixels = picture.pixels
         if pixels is None or pixels.ndim > len(shape) or pixels.shape[-2:] != shape[-2:]:
             return picture
-        _write_at(descriptor, np.ascontiguousarray(np.broadcast_to(pixels, shape)).data, start + place * n_bytes)
+        _write_at(
+            descriptor,
+            np.ascontiguousarray(np.broadcast_to(pixels, shape)).data,
+            start + place * n_bytes,
+        )
         return replace(picture, pixels=None)
 
     pictures: list[Picture] = []
@@ -313,12 +364,16 @@ def _write_images(
         threads.shutdown(cancel_futures=True)
     if misfit is not None:
         wanted = (box, 3) if misfit.ndim > len(shape) else (MIXED_PX, n_channels)
-        return _write_images(stream, root, files=files, box=wanted[0], n_channels=wanted[1], on_progress=on_progress)
+        return _write_images(
+            stream, root, files=files, box=wanted[0], n_channels=wanted[1], on_progress=on_progress
+        )
     good = [place for place, picture in enumerate(pictures) if not picture.reason]
     for to, place in enumerate(good):
         if to != place:  # close the gaps of the files that cannot be used
             _write_at(
-                descriptor, memoryview(os.pread(descriptor, n_bytes, start + place * n_bytes)), start + to * n_bytes
+                descriptor,
+                memoryview(os.pread(descriptor, n_bytes, start + place * n_bytes)),
+                start + to * n_bytes,
             )
     os.ftruncate(descriptor, start + len(good) * n_bytes)
     _write_header(stream, len(good), shape)
@@ -336,7 +391,9 @@ def _write_at(descriptor: int, content: memoryview, offset: int) -> None:
 def _write_header(stream: IO[bytes], n: int, shape: tuple[int, ...]) -> None:
     """Write the .npy header of n pictures; it is as long for any n, since numpy leaves 21 places for that number."""
     stream.seek(0)
-    np.lib.format.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": (n, *shape)})
+    np.lib.format.write_array_header_1_0(
+        stream, {"descr": "|u1", "fortran_order": False, "shape": (n, *shape)}
+    )
 
 
 def _publish(draft: Path, folder: Path) -> None:
@@ -362,7 +419,9 @@ def _write_json(file: Path, value: dict[str, Any]) -> None:
 
 def _content(folder: Folder, hashes: Sequence[str]) -> str:
     """Hash which content lies under which path."""
-    return image_folder.digest([f"{file.path}\0{sha256}" for file, sha256 in zip(folder.files, hashes, strict=True)])
+    return image_folder.digest(
+        [f"{file.path}\0{sha256}" for file, sha256 in zip(folder.files, hashes, strict=True)]
+    )
 
 
 def _frozen(values: list[Any], dtype: type) -> NDArray[Any]:

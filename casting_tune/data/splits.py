@@ -1,8 +1,8 @@
 """Who is trained on, who is validated on, and who is locked away; copies of one casting stay together.
 
-In come the columns of a pack (labels, splits, and a group for each image) and a seed; out go row numbers. The rows of
-train and validation share no group. Test rows are those that the folder names test, unless `grouped` divides all
-images anew, so that no group is tested that was trained on.
+In come the columns of a pack (labels, splits, and a group for each image) and a seed; out go row
+numbers. The rows of train and validation share no group. Test rows are those that the folder names
+test, unless `grouped` divides all images anew, so that no group is tested that was trained on.
 Knows nothing of pixels, files or torch.
 """
 
@@ -46,8 +46,8 @@ def split(
 ) -> Folds:
     """Draw the validation rows out of the training rows, stratified by label; the same seed draws the same rows.
 
-    Each draw has a random stream of its own: asking for fewer test images changes no training row. A smaller subset
-    of one seed lies inside every larger one.
+    Each draw has a random stream of its own: asking for fewer test images changes no training row.
+    A smaller subset of one seed lies inside every larger one.
 
     Args:
         labels: [n] uint8, 1 is defective.
@@ -62,30 +62,53 @@ def split(
         UsageError: a number is out of its range, or a class would be missing on one side.
     """
     if not 0 < validation_share < 1:
-        raise UsageError(f"validation_share lies between 0 and 1 and is neither; got {validation_share}.")
-    for name, value in (("split_seed", seed), ("train_images", train_images), ("test_images", test_images)):
+        raise UsageError(
+            f"validation_share lies between 0 and 1 and is neither; got {validation_share}."
+        )
+    for name, value in (
+        ("split_seed", seed),
+        ("train_images", train_images),
+        ("test_images", test_images),
+    ):
         if value < 0:
             raise UsageError(f"{name} is 0 or more; got {value}.")
     for_train, for_validation, for_test = (
-        np.random.Generator(np.random.PCG64(stream)) for stream in np.random.SeedSequence(seed).spawn(3)
+        np.random.Generator(np.random.PCG64(stream))
+        for stream in np.random.SeedSequence(seed).spawn(3)
     )
-    learned = _subset(labels, np.flatnonzero(splits == "train"), n_images=train_images, rng=for_train)
+    learned = _subset(
+        labels, np.flatnonzero(splits == "train"), n_images=train_images, rng=for_train
+    )
     _check(labels[learned], "train", least=2, way_out="add images, or raise train_images")
     test = _subset(labels, np.flatnonzero(splits == "test"), n_images=test_images, rng=for_test)
     _check(labels[test], "test", least=1, way_out="add images, or raise test_images")
 
-    validated = _draw(labels[learned], groups[learned], share=validation_share, rng=for_validation)  # [n_learned] bool
+    validated = _draw(
+        labels[learned], groups[learned], share=validation_share, rng=for_validation
+    )  # [n_learned] bool
     folds = Folds(train=learned[~validated], validation=learned[validated], test=test)
-    _check(labels[folds.train], "train", least=1, way_out="lower validation_share, or use smaller groups")
-    _check(labels[folds.validation], "validation", least=1, way_out="raise validation_share, or use smaller groups")
+    _check(
+        labels[folds.train],
+        "train",
+        least=1,
+        way_out="lower validation_share, or use smaller groups",
+    )
+    _check(
+        labels[folds.validation],
+        "validation",
+        least=1,
+        way_out="raise validation_share, or use smaller groups",
+    )
     return folds
 
 
-def grouped(labels: NDArray[np.uint8], groups: NDArray[Any], *, n_folds: int, fold: int, seed: int) -> NDArray[np.str_]:
+def grouped(
+    labels: NDArray[np.uint8], groups: NDArray[Any], *, n_folds: int, fold: int, seed: int
+) -> NDArray[np.str_]:
     """Divide all images into parts that share no group, and call part `fold` "test" and the others "train".
 
-    The parts have nearly the same number of images of each class (scikit-learn's StratifiedGroupKFold); every image is
-    tested in exactly one of them.
+    The parts have nearly the same number of images of each class (scikit-learn's
+    StratifiedGroupKFold); every image is tested in exactly one of them.
 
     Args:
         labels: [n] uint8, 1 is defective.
@@ -105,8 +128,12 @@ def grouped(labels: NDArray[np.uint8], groups: NDArray[Any], *, n_folds: int, fo
     for value, name in ((1, "defective"), (0, "good")):
         n_groups = len(np.unique(groups[labels == value]))
         if n_groups < n_folds:
-            raise UsageError(f"{n_folds} folds need as many photographs of {name} castings; there are {n_groups}.")
-    parts = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed).split(labels, labels, groups)
+            raise UsageError(
+                f"{n_folds} folds need as many photographs of {name} castings; there are {n_groups}."
+            )
+    parts = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed).split(
+        labels, labels, groups
+    )
     splits = np.full(len(labels), "train")
     splits[list(parts)[fold][1]] = "test"
     return splits
@@ -129,11 +156,13 @@ def _draw(
 ) -> NDArray[np.bool_]:
     """Mark whole groups until each class has given its share, as nearly as the groups allow.
 
-    Groups come in random order; one is taken when that brings the two class counts nearer to their targets, in images.
-    With groups of one image the targets are met exactly.
+    Groups come in random order; one is taken when that brings the two class counts nearer to their
+    targets, in images. With groups of one image the targets are met exactly.
     """
     _, group = np.unique(groups, return_inverse=True)  # [n] 0..n_groups-1
-    sizes = np.stack([np.bincount(group[labels == y], minlength=int(group.max()) + 1) for y in (0, 1)], axis=1)
+    sizes = np.stack(
+        [np.bincount(group[labels == y], minlength=int(group.max()) + 1) for y in (0, 1)], axis=1
+    )
     missing = [max(1, int(share * int(total) + 0.5)) for total in sizes.sum(axis=0)]
     taken = np.zeros(len(sizes), dtype=np.bool_)
     for i in rng.permutation(len(sizes)):
@@ -148,4 +177,6 @@ def _check(labels: NDArray[np.uint8], side: str, *, least: int, way_out: str) ->
     for value, name in ((1, "defective"), (0, "good")):
         n = int((labels == value).sum())
         if n < least:
-            raise UsageError(f"The {side} side needs at least {least} {name} image(s) and has {n}: {way_out}.")
+            raise UsageError(
+                f"The {side} side needs at least {least} {name} image(s) and has {n}: {way_out}."
+            )

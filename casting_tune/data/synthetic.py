@@ -1,9 +1,10 @@
 """Draws castings with and without defects, into the folder layout of the real set.
 
-In come a folder, a count and a seed; out go PNG files in {train,test}/{def_front,ok_front}. A casting is a pump
-impeller seen from above: a turned flange, a cavity with vanes, a hub. Everything that makes no defect (place, turn,
-light, brightness, wear) is drawn from the same ranges for both classes, so that only the defect tells them apart.
-Must not use a real image in any way, nor know of packs or networks.
+In come a folder, a count and a seed; out go PNG files in {train,test}/{def_front,ok_front}. A
+casting is a pump impeller seen from above: a turned flange, a cavity with vanes, a hub. Everything
+that makes no defect (place, turn, light, brightness, wear) is drawn from the same ranges for both
+classes, so that only the defect tells them apart. Must not use a real image in any way, nor know of
+packs or networks.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ def draw(
 ) -> None:
     """Write `n_images` PNG files: a fifth is test, 57 % are defective, each defect about as often as the others.
 
-    The same arguments write the same bytes: each image has a random stream of its own, of the seed and its number.
+    The same arguments write the same bytes: each image has a random stream of its own, of the seed
+    and its number.
 
     Args:
         folder: a folder that does not exist yet, or is empty.
@@ -55,12 +57,18 @@ def draw(
         UsageError: a number is out of its range.
         ImagesError: the folder holds something, or cannot be written.
     """
-    for name, value, least in (("n_images", n_images, 10), ("size_px", size_px, 32), ("seed", seed, 0)):
+    for name, value, least in (
+        ("n_images", n_images, 10),
+        ("size_px", size_px, 32),
+        ("seed", seed, 0),
+    ):
         if value < least:
             raise UsageError(f"{name} is at least {least}; got {value}.")
     try:
         if folder.exists() and any(folder.iterdir()):
-            raise ImagesError(f"Castings are drawn into an empty folder, and '{folder}' is not: give another one.")
+            raise ImagesError(
+                f"Castings are drawn into an empty folder, and '{folder}' is not: give another one."
+            )
         kinds = _plan(n_images)
         for parent in dict.fromkeys(parent for parent, _ in kinds):
             (folder / parent).mkdir(parents=True, exist_ok=True)
@@ -178,13 +186,19 @@ def _surface(rng: np.random.Generator, part: _Part, *, size_px: int) -> Floats:
     canvas = over(canvas, 1.0, rng.uniform(35, 85))
     canvas = over(canvas, 0.985, _turned(rng, r, angle, level=rng.uniform(185, 210)))
     step = part.cavity + 0.1
-    canvas = over(canvas, step + 0.015, rng.uniform(25, 60) + 70 * (1 + np.cos(angle - rng.uniform(0, 6.3))) / 2)
+    canvas = over(
+        canvas,
+        step + 0.015,
+        rng.uniform(25, 60) + 70 * (1 + np.cos(angle - rng.uniform(0, 6.3))) / 2,
+    )
     canvas = over(canvas, step - 0.015, _turned(rng, r, angle, level=rng.uniform(165, 195)))
     canvas = over(canvas, part.cavity, _vanes(rng, r, angle))
     canvas = over(canvas, part.hub, _turned(rng, r, angle, level=rng.uniform(175, 210)))
     bore = part.hub - rng.uniform(0.06, 0.08)
     canvas = over(canvas, bore + 0.01, rng.uniform(30, 60))
-    return over(canvas, bore, rng.uniform(110, 150) + 45 * u / bore + rng.uniform(-30, 30) * v / bore)
+    return over(
+        canvas, bore, rng.uniform(110, 150) + 45 * u / bore + rng.uniform(-30, 30) * v / bore
+    )
 
 
 def _turned(rng: np.random.Generator, r: Floats, angle: Floats, *, level: float) -> Floats:
@@ -213,7 +227,10 @@ def _vanes(rng: np.random.Generator, r: Floats, angle: Floats) -> Floats:
 
 def _wear(rng: np.random.Generator, part: _Part) -> list[_Mark]:
     """Return what every casting may have: faint specks, a faint tool trace, a nick of light on the rim."""
-    specks = [_blob(rng, part, radius=rng.uniform(0.1, 1.0), size=rng.uniform(0.001, 0.003)) for _ in range(6)]
+    specks = [
+        _blob(rng, part, radius=rng.uniform(0.1, 1.0), size=rng.uniform(0.001, 0.003))
+        for _ in range(6)
+    ]
     trace = _stroke(rng, part, turn=rng.uniform(0.1, 0.4), width=0.008)
     glint = _blob(rng, part, radius=rng.uniform(0.97, 1.0), size=rng.uniform(0.004, 0.008))
     return [
@@ -243,7 +260,13 @@ def _burr(rng: np.random.Generator, part: _Part) -> list[_Mark]:
     inner = 0.985 - bump * rng.uniform(0.0, 0.6, len(angles))
     band = _Mark([_band(part, outer, inner, angles)], rng.uniform(20, 60), rng.uniform(0.75, 1.0))
     flakes = [
-        _blob(rng, part, radius=rng.uniform(0.98, 1.05), size=rng.uniform(0.003, 0.008), angle=rng.choice(angles))
+        _blob(
+            rng,
+            part,
+            radius=rng.uniform(0.98, 1.05),
+            size=rng.uniform(0.003, 0.008),
+            angle=rng.choice(angles),
+        )
         for _ in range(int(width * rng.uniform(6, 14)) + 1)
     ]
     return [band, _Mark(flakes, rng.uniform(210, 255), rng.uniform(0.7, 1.0))]
@@ -273,7 +296,10 @@ def _shrinkage(rng: np.random.Generator, part: _Part) -> list[_Mark]:
         )
         for _ in range(rng.integers(10, 30))
     ]
-    dull = [_blob(rng, part, radius=radius, size=spread * reach, angle=angle) for reach in (0.25, 0.35, 0.45, 0.55)]
+    dull = [
+        _blob(rng, part, radius=radius, size=spread * reach, angle=angle)
+        for reach in (0.25, 0.35, 0.45, 0.55)
+    ]
     stains = [_Mark([outline], rng.uniform(110, 150), rng.uniform(0.03, 0.15)) for outline in dull]
     return [*stains, _Mark(pores, rng.uniform(15, 60), 0.9)]
 
@@ -286,7 +312,9 @@ _MARKS: dict[str, Callable[[np.random.Generator, _Part], list[_Mark]]] = {
 }
 
 
-def _blob(rng: np.random.Generator, part: _Part, *, radius: float, size: float, angle: float | None = None) -> Floats:
+def _blob(
+    rng: np.random.Generator, part: _Part, *, radius: float, size: float, angle: float | None = None
+) -> Floats:
     """Return an uneven round outline of radius `size`, somewhere at `radius` from the part's middle."""
     middle = part.place(radius, rng.uniform(0, 2 * np.pi) if angle is None else angle)
     around = np.linspace(0, 2 * np.pi, 14, endpoint=False) + rng.uniform(0, 6.3)
@@ -294,7 +322,9 @@ def _blob(rng: np.random.Generator, part: _Part, *, radius: float, size: float, 
     long, along = rng.uniform(1.0, 1.7), rng.uniform(0, np.pi)
     across, down = reach * np.cos(around) * long, reach * np.sin(around)
     cos, sin = np.cos(along), np.sin(along)
-    outline: Floats = middle + np.stack([across * cos - down * sin, across * sin + down * cos], axis=-1)
+    outline: Floats = middle + np.stack(
+        [across * cos - down * sin, across * sin + down * cos], axis=-1
+    )
     return outline
 
 

@@ -7,8 +7,9 @@
     README.md           the model card
     SHA256SUMS          of all the others
 
-Comes in: a Cell, a rule for its threshold. Goes out: the folder, put in place whole, and what was checked on the way:
-the weights score the stored images as the store says, and onnxruntime scores and decides as torch does.
+Comes in: a Cell, a rule for its threshold. Goes out: the folder, put in place whole, and what was
+checked on the way: the weights score the stored images as the store says, and onnxruntime scores
+and decides as torch does.
 """
 
 from __future__ import annotations
@@ -43,9 +44,11 @@ ONNX_TOLERANCE = 1e-5
 """Largest difference between a score of onnxruntime and one of torch, both float32."""
 
 STORED_TOLERANCE = {"fp32": 1e-3, "bf16": 0.05}
-"""Largest difference between a score of the weights at hand and the stored one, in the training's own precision. Other
-threads or another device move a float32 score by some 1e-6 and a bfloat16 one by some 1e-2; one pixel that rounds to
-the other level when an image is reduced, by up to some 1e-4 (`graph`). Another training is off by far more."""
+"""Largest difference between a score of the weights at hand and the stored one, in the training's
+own precision. Other threads or another device move a float32 score by some 1e-6 and a bfloat16 one
+by some 1e-2; one pixel that rounds to the other level when an image is reduced, by up to some 1e-4
+(`graph`). Another training is off by far more.
+"""
 
 Precision = Literal["fp32", "bf16"]
 
@@ -101,7 +104,9 @@ def export(
     """
     onnx_graph.check_libraries()
     if cell.config.backbone.startswith("baseline:"):
-        raise UsageError(f"Cell {cell.row['cell_id']} is a baseline, which learns no network. Export another one.")
+        raise UsageError(
+            f"Cell {cell.row['cell_id']} is a baseline, which learns no network. Export another one."
+        )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"--out '{folder}' is in use. Name a new folder, or empty it.")
     rule = {
@@ -115,7 +120,11 @@ def export(
     images, rows, stored = cell.pack.images, cell.predictions.image, cell.predictions.score
     score = onnx_graph.score(decider, images, rows, precision="fp32")
     precision = cast(Precision, cell.config.precision)
-    same = score if precision == "fp32" else onnx_graph.score(decider, images, rows, precision=precision)
+    same = (
+        score
+        if precision == "fp32"
+        else onnx_graph.score(decider, images, rows, precision=precision)
+    )
     largest_stored = _check_stored(cell, same, kept=kept)
     point = _point(cell, store, score, rule)
     decider.threshold.fill_(point.threshold)
@@ -134,17 +143,28 @@ def export(
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as beside:
             draft = Path(beside) / "export"
             draft.mkdir()
-            told = {"casting_tune": json.dumps({"cell_id": cell.row["cell_id"], "rule": point.rule})}
+            told = {
+                "casting_tune": json.dumps({"cell_id": cell.row["cell_id"], "rule": point.rule})
+            }
             onnx_graph.save_onnx(decider, draft / "network.onnx", shape=images.shape[1:], told=told)
-            checked = replace(checked, largest_onnx=_check_onnx(draft / "network.onnx", cell, score, point.threshold))
+            checked = replace(
+                checked,
+                largest_onnx=_check_onnx(draft / "network.onnx", cell, score, point.threshold),
+            )
             _save_weights(cell, model, draft)
-            _save_json(draft / "decision.json", decision(cell, threshold=point.threshold, rule=point.rule))
-            text = model_card.write(cell, checked, precision=precision, licence=licence, chosen_how=chosen_how)
+            _save_json(
+                draft / "decision.json", decision(cell, threshold=point.threshold, rule=point.rule)
+            )
+            text = model_card.write(
+                cell, checked, precision=precision, licence=licence, chosen_how=chosen_how
+            )
             (draft / "README.md").write_text(text, encoding="utf-8")
             _save_sums(draft)
             draft.replace(folder)  # an empty folder gives way
     except OSError as error:
-        raise UsageError(f"Cannot write '{folder}': {error.strerror or error}. Name another folder.") from error
+        raise UsageError(
+            f"Cannot write '{folder}': {error.strerror or error}. Name another folder."
+        ) from error
     return checked
 
 
@@ -152,7 +172,9 @@ def decider_of(cell: Cell, model: nn.Module) -> onnx_graph.Decider:
     """Return a cell's model with what prepares its images, at threshold 0.5."""
     config = cell.config
     mean, std = registry.normalisation(config.backbone, config.weights)
-    return onnx_graph.Decider(model, px=config.image_px, in_channels=config.in_channels, mean=mean, std=std)
+    return onnx_graph.Decider(
+        model, px=config.image_px, in_channels=config.in_channels, mean=mean, std=std
+    )
 
 
 def _check_stored(cell: Cell, score: NDArray[np.float32], *, kept: bool) -> float:
@@ -160,7 +182,11 @@ def _check_stored(cell: Cell, score: NDArray[np.float32], *, kept: bool) -> floa
     largest = float(np.abs(score - cell.predictions.score).max())
     allowed = STORED_TOLERANCE[cell.config.precision]
     if not largest <= allowed:  # a NaN is refused too
-        whence = "the weights that the store keeps score" if kept else "the cell, trained again here, scores"
+        whence = (
+            "the weights that the store keeps score"
+            if kept
+            else "the cell, trained again here, scores"
+        )
         raise StoreError(
             f"Cell {cell.row['cell_id']}: {whence} an image by {largest:.2g} otherwise than the stored training, and "
             f"at most {allowed:g} is allowed. Export where it was trained (with as many threads), or train it anew."
@@ -182,7 +208,9 @@ def _check_onnx(file: Path, cell: Cell, score: NDArray[np.float32], threshold: f
     return largest
 
 
-def _point(cell: Cell, store: Store, score: NDArray[np.float32], rule: dict[str, Any]) -> OperatingPoint:
+def _point(
+    cell: Cell, store: Store, score: NDArray[np.float32], rule: dict[str, Any]
+) -> OperatingPoint:
     """Choose the threshold on the exported network's own validation scores."""
     split, y_true = cell.predictions.split, cell.predictions.y_true
     given = [column[split == name] for name in ("validation", "test") for column in (y_true, score)]
@@ -225,13 +253,20 @@ def _save_weights(cell: Cell, model: nn.Module, folder: Path) -> None:
 
     for name, file in (("backbone", "model.safetensors"), ("head", "head.safetensors")):
         part = cast("nn.Module", getattr(model, name))
-        tensors = {key: value.detach().cpu().contiguous() for key, value in part.state_dict().items()}
-        (folder / file).write_bytes(save(tensors, metadata={"format": "pt"}))  # save_file writes with mode 0600
+        tensors = {
+            key: value.detach().cpu().contiguous() for key, value in part.state_dict().items()
+        }
+        (folder / file).write_bytes(
+            save(tensors, metadata={"format": "pt"})
+        )  # save_file writes with mode 0600
     config = cell.config
     _save_json(
         folder / "config.json",
         registry.local_dir_config(
-            config.backbone, config.weights, in_channels=config.in_channels, image_px=config.image_px
+            config.backbone,
+            config.weights,
+            in_channels=config.in_channels,
+            image_px=config.image_px,
         ),
     )
 

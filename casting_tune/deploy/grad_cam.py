@@ -1,8 +1,8 @@
 """Pictures of what speaks for a defect: Grad-CAM's heat over each image, with its score and the decision.
 
-Comes in: an export's folder or a Cell's model, and image files. Goes out: PNGs. Needs torch. The heat says where the
-last maps of the network speak for a defect, as coarsely as these maps are; it does not say why, nor that the network is
-right.
+Comes in: an export's folder or a Cell's model, and image files. Goes out: PNGs. Needs torch. The
+heat says where the last maps of the network speak for a defect, as coarsely as these maps are; it
+does not say why, nor that the network is right.
 """
 
 from __future__ import annotations
@@ -85,7 +85,9 @@ def open_cell(cell: Cell, store: Store) -> tuple[onnx_graph.Decider, dict[str, A
         UsageError: a baseline, which has no network.
     """
     if cell.config.backbone.startswith("baseline:"):
-        raise UsageError(f"Cell {cell.row['cell_id']} is a baseline, which learns no network. Explain another one.")
+        raise UsageError(
+            f"Cell {cell.row['cell_id']} is a baseline, which learns no network. Explain another one."
+        )
     model, _ = retrain.trained(cell, store)
     return export.decider_of(cell, model), export.decision(cell, threshold=0.5, rule="0.5")
 
@@ -115,17 +117,21 @@ def explain(
             pixels = np.stack([pixels] * 3)
         score, heat = grad_cam(decider, pixels)
         with mpl_style.style():
-            figure = _draw(pixels, heat, score=score, threshold=float(decider.threshold), name=file.name)
+            figure = _draw(
+                pixels, heat, score=score, threshold=float(decider.threshold), name=file.name
+            )
             out = mpl_style.save(figure, folder / f"{number:04d}-{file.stem[:100]}.png")
         yield Explained(image=file, file=out, score=score)
 
 
-def grad_cam(decider: onnx_graph.Decider, pixels: NDArray[np.uint8]) -> tuple[float, NDArray[np.float32]]:
+def grad_cam(
+    decider: onnx_graph.Decider, pixels: NDArray[np.uint8]
+) -> tuple[float, NDArray[np.float32]]:
     """Return the score of one image, and its heat [h', w'] in the size of the network's last maps, each 0 or more.
 
-    ReLU of the sum over the maps A_k, each weighted by the mean over its positions of the gradient of the logit of
-    "defective" (Selvaraju et al., "Grad-CAM", 2017, equations 1 and 2). Not scaled: 0 everywhere says that nothing in
-    these maps speaks for a defect.
+    ReLU of the sum over the maps A_k, each weighted by the mean over its positions of the gradient
+    of the logit of "defective" (Selvaraju et al., "Grad-CAM", 2017, equations 1 and 2). Not scaled:
+    0 everywhere says that nothing in these maps speaks for a defect.
 
     Args:
         decider: the network.
@@ -143,7 +149,9 @@ def grad_cam(decider: onnx_graph.Decider, pixels: NDArray[np.uint8]) -> tuple[fl
         pools_itself = given.ndim == 2  # as networks named timm:NAME do
         features = backbone.forward_features(inputs) if pools_itself else given
     if features.ndim != 4:
-        raise UsageError("Grad-CAM takes a network whose last layers are maps, and this one has none. Use predict.")
+        raise UsageError(
+            "Grad-CAM takes a network whose last layers are maps, and this one has none. Use predict."
+        )
     maps = features.detach().requires_grad_()
     pooled = backbone.forward_head(maps.clone()) if pools_itself else maps.mean((2, 3))
     logit = head(pooled).squeeze(1).float()
@@ -152,7 +160,14 @@ def grad_cam(decider: onnx_graph.Decider, pixels: NDArray[np.uint8]) -> tuple[fl
     return float(logit.detach().sigmoid()), heat.detach().numpy()
 
 
-def _draw(pixels: NDArray[np.uint8], heat: NDArray[np.float32], *, score: float, threshold: float, name: str) -> Figure:
+def _draw(
+    pixels: NDArray[np.uint8],
+    heat: NDArray[np.float32],
+    *,
+    score: float,
+    threshold: float,
+    name: str,
+) -> Figure:
     """Draw an image twice: as it is, and under its heat, which is scaled to its own largest value."""
     from matplotlib.figure import Figure
 
@@ -166,9 +181,13 @@ def _draw(pixels: NDArray[np.uint8], heat: NDArray[np.float32], *, score: float,
     largest = float(heat.max())
     if largest > 0:
         scaled = heat / largest
-        right.imshow(scaled, cmap="inferno", alpha=0.55, extent=box, interpolation="bilinear", vmin=0, vmax=1)
+        right.imshow(
+            scaled, cmap="inferno", alpha=0.55, extent=box, interpolation="bilinear", vmin=0, vmax=1
+        )
     decided = "defective" if np.float32(score) >= np.float32(threshold) else "ok"
     left.set_title(mpl_style.name(name))
-    right.set_title("what speaks for a defect" if largest > 0 else "nothing here speaks for a defect")
+    right.set_title(
+        "what speaks for a defect" if largest > 0 else "nothing here speaks for a defect"
+    )
     figure.suptitle(f"{decided}: score {score:.4f}, threshold {threshold:.4g}", x=0.01, ha="left")
     return figure

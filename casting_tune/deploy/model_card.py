@@ -1,6 +1,7 @@
 """The model card: what a quality manager and a maintainer must know of an exported network, as Markdown.
 
-Comes in: a Cell and what its export found. Goes out: text. Computes nothing but intervals of shares; knows no files.
+Comes in: a Cell and what its export found. Goes out: text. Computes nothing but intervals of
+shares; knows no files.
 """
 
 from __future__ import annotations
@@ -71,7 +72,11 @@ def write(
 def _contract(cell: Cell) -> str:
     shape = cell.pack.images.shape[1:]
     sides = "height, width" if len(shape) == 2 else "3, height, width"
-    letterbox = "" if (cell.pack.sizes == np.array(shape[-2:])).all() else ", letterboxed on black into a square"
+    letterbox = (
+        ""
+        if (cell.pack.sizes == np.array(shape[-2:])).all()
+        else ", letterboxed on black into a square"
+    )
     return (
         f"`network.onnx` takes `images`, uint8 [n, {sides}], {'gray' if len(shape) == 2 else 'colour'}, any n; it was "
         f"trained and checked at {shape[-2]} x {shape[-1]} px{letterbox}. Resize, normalisation, sigmoid and threshold "
@@ -85,7 +90,9 @@ def _table(found: Counts) -> str:
     for name, (meaning, count) in _SHARES.items():
         k, n = count(found)
         low, high = statistics.wilson(k, n)
-        value = f"{100 * k / n:.2f} % | {100 * low:.2f} to {100 * high:.2f} %" if n else "none | none"
+        value = (
+            f"{100 * k / n:.2f} % | {100 * low:.2f} to {100 * high:.2f} %" if n else "none | none"
+        )
         lines.append(f"| {name}: {meaning} | {k:,} of {n:,} | {value} |")
     lines.append(
         f"\n{found.tp:,} defects rejected, {found.fn:,} passed; {found.tn:,} good castings passed, {found.fp:,} "
@@ -97,7 +104,11 @@ def _table(found: Counts) -> str:
 def _ranking(cell: Cell) -> str:
     test = cell.predictions.split == "test"
     measured = metrics.measure(cell.predictions.y_true[test], cell.predictions.score[test])
-    said = [f"{name} {value:.4f}" for name in ("average_precision", "auroc") if (value := measured[name]) is not None]
+    said = [
+        f"{name} {value:.4f}"
+        for name in ("average_precision", "auroc")
+        if (value := measured[name]) is not None
+    ]
     return f"Whatever the threshold, by the stored scores: {', '.join(said)}."
 
 
@@ -131,7 +142,11 @@ def _training(cell: Cell, licence: str) -> Iterator[str]:
     yield f"Licence of the images: {_text(licence)}."
     settings = asdict(cell.config) | {"weights": row["weights"], "toggles": row["augmentation"]}
     yield f"Settings: {', '.join(f'{name} {_text(value)}' for name, value in settings.items())}."
-    fold = f", fold {row['fold']} of {row['n_folds']} (split_id {row['split_id']})" if row["split"] == "grouped" else ""
+    fold = (
+        f", fold {row['fold']} of {row['n_folds']} (split_id {row['split_id']})"
+        if row["split"] == "grouped"
+        else ""
+    )
     yield f"Split: {row['split']}{fold}."
 
 

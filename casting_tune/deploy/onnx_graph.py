@@ -1,8 +1,8 @@
 """The network as it leaves the lab: uint8 images go in, P(defective) and the decision come out, in one graph.
 
-Comes in: a trained model and how its images are prepared. Goes out: a Decider (a torch module), its scores, and its
-ONNX file. Resize, normalisation, sigmoid and threshold are inside, so that nobody has to write them a second time.
-Knows no stores, cells or folders.
+Comes in: a trained model and how its images are prepared. Goes out: a Decider (a torch module), its
+scores, and its ONNX file. Resize, normalisation, sigmoid and threshold are inside, so that nobody
+has to write them a second time. Knows no stores, cells or folders.
 """
 
 from __future__ import annotations
@@ -78,10 +78,10 @@ def _resize(pixels: torch.Tensor, px: int) -> torch.Tensor:
     """Return [n, c, px, px] float32 in 0..1, as evaluation in a trial has it.
 
     What is larger is first reduced to whole levels (`loader.put`), what is smaller is then enlarged
-    (`augment.resize`). Written out again, since rounding to whole levels turns the last bit of a float32 sum into a
-    whole level: torch's and onnxruntime's own antialiased resizes differ so in one pixel of 70,000, which moved a score
-    by 1e-4. The weights here are torch's, float32, and the sums float64: the order in which a library adds no longer
-    shows.
+    (`augment.resize`). Written out again, since rounding to whole levels turns the last bit of a
+    float32 sum into a whole level: torch's and onnxruntime's own antialiased resizes differ so in
+    one pixel of 70,000, which moved a score by 1e-4. The weights here are torch's, float32, and the
+    sums float64: the order in which a library adds no longer shows.
     """
     height, width = (_reduction(pixels.shape[axis], px) for axis in (-2, -1))
     reduced = (height @ pixels.double() @ width.T).round().float()
@@ -91,11 +91,13 @@ def _resize(pixels: torch.Tensor, px: int) -> torch.Tensor:
 def _reduction(n: int, px: int) -> torch.Tensor:
     """Return the weights of n pixels in each of min(n, px), [min(n, px), n] float64, each row with sum 1.
 
-    The triangle filter of torch's interpolate(mode="bilinear", antialias=True), operation by operation; the identity
-    where nothing is reduced.
+    The triangle filter of torch's interpolate(mode="bilinear", antialias=True), operation by
+    operation; the identity where nothing is reduced.
     """
     n_out = torch.sym_min(n, px)
-    scale = torch.scalar_tensor(n, dtype=torch.float32) / torch.scalar_tensor(n_out, dtype=torch.float32)
+    scale = torch.scalar_tensor(n, dtype=torch.float32) / torch.scalar_tensor(
+        n_out, dtype=torch.float32
+    )
     centres = scale * (torch.arange(n_out, dtype=torch.float32) + 0.5)
     away = (torch.arange(n, dtype=torch.float32) - centres[:, None] + 0.5) * (1 / scale)
     weights = (1 - away.abs()).clamp(min=0)
@@ -103,7 +105,11 @@ def _reduction(n: int, px: int) -> torch.Tensor:
 
 
 def score(
-    decider: Decider, images: NDArray[np.uint8], rows: NDArray[np.int64], *, precision: Literal["fp32", "bf16"]
+    decider: Decider,
+    images: NDArray[np.uint8],
+    rows: NDArray[np.int64],
+    *,
+    precision: Literal["fp32", "bf16"],
 ) -> NDArray[np.float32]:
     """Return P(defective) of some packed images, [m] float32, computed by torch on the CPU."""
     found = []
@@ -118,11 +124,15 @@ def check_libraries() -> None:
     """Raise UsageError where the libraries of an export are not installed, or are too old."""
     missing = [name for name in _LIBRARIES if importlib.util.find_spec(name) is None]
     if missing:
-        raise UsageError(f'An export needs {", ".join(missing)}: pip install "casting-tune[export]"')
+        raise UsageError(
+            f'An export needs {", ".join(missing)}: pip install "casting-tune[export]"'
+        )
     predict.check_onnxruntime()
 
 
-def save_onnx(decider: Decider, file: Path, *, shape: tuple[int, ...], told: dict[str, str]) -> None:
+def save_onnx(
+    decider: Decider, file: Path, *, shape: tuple[int, ...], told: dict[str, str]
+) -> None:
     """Write the graph as ONNX: one file, images [n, h, w] or [n, 3, h, w] uint8 with n, h and w free.
 
     Args:
@@ -134,7 +144,10 @@ def save_onnx(decider: Decider, file: Path, *, shape: tuple[int, ...], told: dic
     check_libraries()
     images = torch.zeros(2, *shape, dtype=torch.uint8)
     sides = {images.ndim - 2: "height", images.ndim - 1: "width"}
-    free = {axis: torch.export.Dim(name, min=SMALLEST_PX, max=LARGEST_PX) for axis, name in sides.items()}
+    free = {
+        axis: torch.export.Dim(name, min=SMALLEST_PX, max=LARGEST_PX)
+        for axis, name in sides.items()
+    }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch's exporter about itself
         program = torch.onnx.export(

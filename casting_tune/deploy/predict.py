@@ -1,8 +1,9 @@
 """Decides images with an exported network: onnxruntime alone, on any computer of a line.
 
-Comes in: a folder that `export` wrote, image files or folders of them. Goes out: a Decision an image, in order; rows as
-CSV or Parquet. Images are decoded as the pack decoded them, and everything behind that is in the graph. Must not import
-torch, timm, kornia, ray or pandas, nor a room that does.
+Comes in: a folder that `export` wrote, image files or folders of them. Goes out: a Decision an
+image, in order; rows as CSV or Parquet. Images are decoded as the pack decoded them, and everything
+behind that is in the graph. Must not import torch, timm, kornia, ray or pandas, nor a room that
+does.
 """
 
 from __future__ import annotations
@@ -38,8 +39,9 @@ GIVE_UP_S = 5.0
 """Seconds for which a file that does not decode must stay as it is before it is called bad: its writer may pause."""
 
 LEAST_ONNXRUNTIME = "1.26"
-"""The bound of the extra `export` in pyproject.toml. 1.20 to 1.25.1 do not load the graph: their optimiser makes a
-FusedMatMul of float64 tensors, which they have no kernel for."""
+"""The bound of the extra `export` in pyproject.toml. 1.20 to 1.25.1 do not load the graph: their
+optimiser makes a FusedMatMul of float64 tensors, which they have no kernel for.
+"""
 
 _TYPES = {
     "path": "VARCHAR",
@@ -156,23 +158,31 @@ def check_sums(folder: Path) -> None:
     try:
         lines = (folder / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise UsageError(f"'{folder}' is no export: it has no SHA256SUMS. casting-tune export writes one.") from error
+        raise UsageError(
+            f"'{folder}' is no export: it has no SHA256SUMS. casting-tune export writes one."
+        ) from error
     except OSError as error:
         raise StoreError(unreadable(folder / "SHA256SUMS", error)) from error
     sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines) if name}
     missing = {"network.onnx", "decision.json", "model.safetensors", "head.safetensors"} - set(sums)
     if missing:
-        raise StoreError(f"SHA256SUMS of '{folder}' does not name {', '.join(sorted(missing))}. Export the cell again.")
+        raise StoreError(
+            f"SHA256SUMS of '{folder}' does not name {', '.join(sorted(missing))}. Export the cell again."
+        )
     for name, expected in sums.items():
         try:
             with (folder / Path(name).name).open("rb") as stream:
                 found = hashlib.file_digest(stream, "sha256").hexdigest()
         except FileNotFoundError as error:
-            raise StoreError(f"'{folder}' lacks {name}, which SHA256SUMS names. Export the cell again.") from error
+            raise StoreError(
+                f"'{folder}' lacks {name}, which SHA256SUMS names. Export the cell again."
+            ) from error
         except OSError as error:
             raise StoreError(unreadable(folder / name, error)) from error
         if found != expected:
-            raise StoreError(f"{name} in '{folder}' is not the file that was exported. Export the cell again.")
+            raise StoreError(
+                f"{name} in '{folder}' is not the file that was exported. Export the cell again."
+            )
 
 
 def read_decision(folder: Path) -> dict[str, Any]:
@@ -187,9 +197,13 @@ def read_decision(folder: Path) -> dict[str, Any]:
     except OSError as error:
         raise StoreError(unreadable(folder / "decision.json", error)) from error
     except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"decision.json in '{folder}' cannot be read. Export the cell again.") from error
+        raise StoreError(
+            f"decision.json in '{folder}' cannot be read. Export the cell again."
+        ) from error
     if version != VERSION:
-        raise StoreError(f"'{folder}' is an export of version {version}, and this casting_tune runs {VERSION}.")
+        raise StoreError(
+            f"'{folder}' is an export of version {version}, and this casting_tune runs {VERSION}."
+        )
     return told
 
 
@@ -211,7 +225,9 @@ def find(paths: Sequence[Path]) -> list[Path]:
         except OSError as error:
             raise ImagesError(unreadable(error.filename or path, error)) from error
     if not files:
-        raise ImagesError(f"No image in {', '.join(repr(str(path)) for path in paths)} ({', '.join(decode.SUFFIXES)}).")
+        raise ImagesError(
+            f"No image in {', '.join(repr(str(path)) for path in paths)} ({', '.join(decode.SUFFIXES)})."
+        )
     return files
 
 
@@ -226,8 +242,17 @@ def decide(network: Network, file: Path) -> Decision:
     pixels = picture.pixels
     if network.told["colour"] and pixels.ndim == 2:
         pixels = np.broadcast_to(pixels, (3, *pixels.shape))
-    scores, decisions = network.session.run(["score", "defective"], {"images": np.ascontiguousarray(pixels[None])})
-    return Decision(path, picture.sha256, float(scores[0]), bool(decisions[0]), "", time.perf_counter() - started)
+    scores, decisions = network.session.run(
+        ["score", "defective"], {"images": np.ascontiguousarray(pixels[None])}
+    )
+    return Decision(
+        path,
+        picture.sha256,
+        float(scores[0]),
+        bool(decisions[0]),
+        "",
+        time.perf_counter() - started,
+    )
 
 
 def decide_all(network: Network, files: Iterable[Path]) -> Iterator[Decision]:
@@ -255,8 +280,15 @@ def watch(
     waiting: dict[Path, tuple[tuple[int, ...], float]] = {}
     last = clock()
     while True:
-        there = {file: stamp for folder in folders for file in _images_below(folder) if (stamp := _stamp(file))}
-        decided = {file: stamp for file, stamp in decided.items() if file in there}  # or it would grow for ever
+        there = {
+            file: stamp
+            for folder in folders
+            for file in _images_below(folder)
+            if (stamp := _stamp(file))
+        }
+        decided = {
+            file: stamp for file, stamp in decided.items() if file in there
+        }  # or it would grow for ever
         waiting = {file: seen for file, seen in waiting.items() if file in there}
         for file, stamp in there.items():
             if decided.get(file) == stamp:
@@ -281,7 +313,9 @@ def line(decision: Decision) -> str:
     """Return a decision as one line: what, score, file."""
     if decision.reason:
         return f"NO DECISION  {decision.path}: {decision.reason}"
-    return f"{'DEFECTIVE' if decision.defective else 'good':<9}  {decision.score:.6f}  {decision.path}"
+    return (
+        f"{'DEFECTIVE' if decision.defective else 'good':<9}  {decision.score:.6f}  {decision.path}"
+    )
 
 
 def check_out(out: Path | None, *, watched: bool) -> None:
@@ -297,14 +331,17 @@ def check_out(out: Path | None, *, watched: bool) -> None:
     if out.exists():
         raise UsageError(f"--out '{out}' is there already. Name a new file.")
     if watched and out.suffix == ".parquet":
-        raise UsageError("--watch writes each row as it comes, and Parquet is written at once: name a .csv file.")
+        raise UsageError(
+            "--watch writes each row as it comes, and Parquet is written at once: name a .csv file."
+        )
 
 
 @contextmanager
 def writer(out: Path | None) -> Iterator[Callable[[Decision], None]]:
     """Give a function that writes a Decision as a row: CSV at once, Parquet when all are there; None writes nothing.
 
-    In CSV, which people open in spreadsheets, a path that begins like a formula gets an apostrophe; not so in Parquet.
+    In CSV, which people open in spreadsheets, a path that begins like a formula gets an apostrophe;
+    not so in Parquet.
     """
     if out is None:
         yield lambda _decision: None
@@ -319,7 +356,9 @@ def writer(out: Path | None) -> Iterator[Callable[[Decision], None]]:
 
                 def write(decision: Decision) -> None:
                     values = ("" if value is None else value for value in astuple(decision))
-                    lines.writerow(in_csv(v) if rows == out and isinstance(v, str) else v for v in values)
+                    lines.writerow(
+                        in_csv(v) if rows == out and isinstance(v, str) else v for v in values
+                    )
                     stream.flush()
 
                 yield write
@@ -327,7 +366,9 @@ def writer(out: Path | None) -> Iterator[Callable[[Decision], None]]:
                 _to_parquet(rows, Path(beside) / "rows.parquet")
                 (Path(beside) / "rows.parquet").replace(out)
     except OSError as error:
-        raise UsageError(f"Cannot write '{out}': {error.strerror or error}. Name another file.") from error
+        raise UsageError(
+            f"Cannot write '{out}': {error.strerror or error}. Name another file."
+        ) from error
 
 
 def _to_parquet(rows: Path, out: Path) -> None:
@@ -335,7 +376,9 @@ def _to_parquet(rows: Path, out: Path) -> None:
     import duckdb
 
     with duckdb.connect() as connection:
-        relation = connection.read_csv(str(rows), header=True, sep=",", quotechar='"', escapechar='"', dtype=_TYPES)
+        relation = connection.read_csv(
+            str(rows), header=True, sep=",", quotechar='"', escapechar='"', dtype=_TYPES
+        )
         relation.write_parquet(str(out))
 
 
@@ -346,7 +389,9 @@ def unfit(picture: decode.Picture, told: dict[str, Any]) -> str:
     if picture.pixels.ndim == 3 and not told["colour"]:
         return "a colour image, and the network was trained on gray ones"
     (height, width), (high, wide) = picture.pixels.shape[-2:], told["packed_px"]
-    if abs(height * wide - width * high) > 0.01 * height * wide:  # another size is resized, another shape distorted
+    if (
+        abs(height * wide - width * high) > 0.01 * height * wide
+    ):  # another size is resized, another shape distorted
         return f"{height} x {width} pixels, and the network was trained on the shape of {high} x {wide}"
     return ""
 
@@ -354,9 +399,15 @@ def unfit(picture: decode.Picture, told: dict[str, Any]) -> str:
 def _images_below(folder: Path, *, on_error: Callable[[OSError], None] | None = None) -> list[Path]:
     """Return the image files below a folder, sorted; `on_error` is called for a folder that cannot be read."""
     suffixes = {f".{suffix}" for suffix in decode.SUFFIXES}
-    found = (Path(inside, name) for inside, _, names in os.walk(folder, onerror=on_error) for name in names)
+    found = (
+        Path(inside, name)
+        for inside, _, names in os.walk(folder, onerror=on_error)
+        for name in names
+    )
     return sorted(
-        file for file in found if file.suffix.lower() in suffixes and not file.name.startswith(".") and file.is_file()
+        file
+        for file in found
+        if file.suffix.lower() in suffixes and not file.name.startswith(".") and file.is_file()
     )
 
 

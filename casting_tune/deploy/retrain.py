@@ -1,8 +1,8 @@
 """Trains a cell again from its row alone, and compares what the two trainings say of every image.
 
-Comes in: a Cell. Goes out: the second training, in a store of its own that is gone afterwards, and how the predictions
-differ. On a CPU with the same libraries and as many threads they are the same, bit for bit. Writes nothing into the
-store that the cell came from.
+Comes in: a Cell. Goes out: the second training, in a store of its own that is gone afterwards, and
+how the predictions differ. On a CPU with the same libraries and as many threads they are the same,
+bit for bit. Writes nothing into the store that the cell came from.
 """
 
 from __future__ import annotations
@@ -63,7 +63,11 @@ def reproduce(cell: Cell, *, on_epoch: Callable[[Epoch], None] = lambda _epoch: 
         first, second = (
             {(split, image): score for split, image, score in zip(*columns, strict=True)}
             for columns in (
-                (cell.predictions.split.tolist(), cell.predictions.image.tolist(), cell.predictions.score.tolist()),
+                (
+                    cell.predictions.split.tolist(),
+                    cell.predictions.image.tolist(),
+                    cell.predictions.score.tolist(),
+                ),
                 (rows[name].to_pylist() for name in ("split", "image", "score")),
             )
         )
@@ -72,7 +76,9 @@ def reproduce(cell: Cell, *, on_epoch: Callable[[Epoch], None] = lambda _epoch: 
             f"The second training of cell {cell.row['cell_id']} scored other images than the first: "
             f"{len(first.keys() ^ second.keys())} differ. Another version of the splits made one of them."
         )
-    old, new = (np.array([scores[key] for key in first], dtype=np.float32) for scores in (first, second))
+    old, new = (
+        np.array([scores[key] for key in first], dtype=np.float32) for scores in (first, second)
+    )
     return Comparison(
         n=len(old),
         n_identical=int((old == new).sum()),
@@ -108,7 +114,9 @@ def again(
         )
         if row["status"] != "completed":
             kind = ResourcesError if row["status"] == "oom" else CastingTuneError
-            raise kind(f"The second training of cell {first['cell_id']} ended as {row['status']}: {row['error']}")
+            raise kind(
+                f"The second training of cell {first['cell_id']} ended as {row['status']}: {row['error']}"
+            )
         yield store, row
 
 

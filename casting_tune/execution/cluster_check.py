@@ -1,8 +1,9 @@
 """Checks a cluster file of `ray up` before money is spent: offline, in a moment.
 
-Comes in: the path of a cluster file. Goes out: Findings, each with its line and the way out. Ray's own preparation and
-validation and botocore's check of every node come first; then the doors that Ray's defaults leave open, and the
-mistakes that cost an evening. Starts nothing, asks no network, knows no sweeps.
+Comes in: the path of a cluster file. Goes out: Findings, each with its line and the way out. Ray's
+own preparation and validation and botocore's check of every node come first; then the doors that
+Ray's defaults leave open, and the mistakes that cost an evening. Starts nothing, asks no network,
+knows no sweeps.
 """
 
 from __future__ import annotations
@@ -48,12 +49,23 @@ def check(file: Path, *, gpus_per_trial: float = 0) -> list[Finding]:
             "Leave it out."
         )
     findings = [
-        Finding(line, f"'{key}' stands twice and the last one wins: take one out.") for key, line in cluster.doubled
+        Finding(line, f"'{key}' stands twice and the last one wins: take one out.")
+        for key, line in cluster.doubled
     ]
     for name, line, hint in cluster.placeholders:
         findings.append(Finding(line, f"{name} is still to fill in{f' ({hint})' if hint else ''}."))
     if cluster.refusal is None:
-        rules = (_node_configs, _provider, _doors, _identity, _version, _token, _mounts, _storage, _local)
+        rules = (
+            _node_configs,
+            _provider,
+            _doors,
+            _identity,
+            _version,
+            _token,
+            _mounts,
+            _storage,
+            _local,
+        )
         findings += [finding for rule in rules for finding in rule(cluster)]
         findings += _gpus(cluster, gpus_per_trial)
     else:
@@ -70,7 +82,11 @@ def open_doors(permissions: list[dict[str, Any]]) -> list[str]:
     for rule in permissions:
         ranges = [r.get("CidrIp") for r in rule.get("IpRanges", [])]
         ranges += [r.get("CidrIpv6") for r in rule.get("Ipv6Ranges", [])]
-        ports = "all ports" if rule.get("FromPort") in (None, -1) else f"{rule['FromPort']}-{rule.get('ToPort')}"
+        ports = (
+            "all ports"
+            if rule.get("FromPort") in (None, -1)
+            else f"{rule['FromPort']}-{rule.get('ToPort')}"
+        )
         wide = [place for place in ranges if str(place).rpartition("/")[2] in ("0", "1")]
         found += [f"{rule.get('IpProtocol')} {ports} from {place}" for place in wide]
     return found
@@ -83,9 +99,16 @@ def _node_configs(cluster: ClusterFile) -> Iterator[Finding]:
     import botocore.session
     from botocore.validate import ParamValidator
 
-    shape = botocore.session.Session().get_service_model("ec2").operation_model("RunInstances").input_shape
+    shape = (
+        botocore.session.Session()
+        .get_service_model("ec2")
+        .operation_model("RunInstances")
+        .input_shape
+    )
     for name, kind in cluster.node_types.items():
-        asked = {key: value for key, value in kind["node_config"].items() if key != "SubnetIds"}  # Ray's own key
+        asked = {
+            key: value for key, value in kind["node_config"].items() if key != "SubnetIds"
+        }  # Ray's own key
         faults = ParamValidator().validate({"MinCount": 1, "MaxCount": 1, **asked}, shape)
         for fault in faults.generate_report().splitlines():
             line = cluster.line("available_node_types", name, "node_config")
@@ -99,16 +122,28 @@ def _provider(cluster: ClusterFile) -> Iterator[Finding]:
     provider = cluster.written["provider"]
     region, zones = provider.get("region"), str(provider.get("availability_zone") or "")
     if not region:
-        yield Finding(cluster.line("provider"), "provider.region is missing: write one, such as eu-central-1.")
+        yield Finding(
+            cluster.line("provider"), "provider.region is missing: write one, such as eu-central-1."
+        )
     elif not PLACEHOLDER.search(f"{region}{zones}"):
-        strays = [zone.strip() for zone in zones.split(",") if zone and not zone.strip().startswith(region)]
+        strays = [
+            zone.strip()
+            for zone in zones.split(",")
+            if zone and not zone.strip().startswith(region)
+        ]
         if strays:
             line = cluster.line("provider", "availability_zone")
-            yield Finding(line, f"The zones {', '.join(strays)} are not in {region}: name zones of that region.")
+            yield Finding(
+                line,
+                f"The zones {', '.join(strays)} are not in {region}: name zones of that region.",
+            )
     for name, kind in cluster.node_types.items():
         if not kind["node_config"].get("ImageId"):
             line = cluster.line("available_node_types", name, "node_config")
-            yield Finding(line, f"'{name}' has no ImageId: Ray would take an Ubuntu 18.04 of 2021. Name an image.")
+            yield Finding(
+                line,
+                f"'{name}' has no ImageId: Ray would take an Ubuntu 18.04 of 2021. Name an image.",
+            )
 
 
 def _doors(cluster: ClusterFile) -> Iterator[Finding]:
@@ -118,11 +153,17 @@ def _doors(cluster: ClusterFile) -> Iterator[Finding]:
             config = kind["node_config"]
             if not config.get("SecurityGroupIds") and not config.get("NetworkInterfaces"):
                 line = cluster.line("available_node_types", name, "node_config")
-                yield Finding(line, f"'{name}' has no SecurityGroupIds: Ray would open SSH to 0.0.0.0/0. Name a group.")
+                yield Finding(
+                    line,
+                    f"'{name}' has no SecurityGroupIds: Ray would open SSH to 0.0.0.0/0. Name a group.",
+                )
         group = cluster.written["provider"].get("security_group") or {}
         for door in open_doors(group.get("IpPermissions") or []):
             line = cluster.line("provider", "security_group", "IpPermissions")
-            yield Finding(line, f"The security group lets everybody in ({door}): name the addresses that may come.")
+            yield Finding(
+                line,
+                f"The security group lets everybody in ({door}): name the addresses that may come.",
+            )
     for command in cluster.prepared[START["head"]]:
         host = re.search(r"--dashboard-host[= ](\S+)", command)
         if host and host[1] not in _LOOPBACK:
@@ -136,11 +177,21 @@ def _identity(cluster: ClusterFile) -> Iterator[Finding]:
     if not cluster.is_aws:
         return
     for name, kind in cluster.node_types.items():
-        config, line = kind["node_config"], cluster.line("available_node_types", name, "node_config")
+        config, line = (
+            kind["node_config"],
+            cluster.line("available_node_types", name, "node_config"),
+        )
         if not config.get("IamInstanceProfile"):
             is_head = name == cluster.prepared["head_node_type"]
-            without = "Ray would give it all of EC2 and S3" if is_head else "it could not write results to the bucket"
-            yield Finding(line, f"'{name}' has no IamInstanceProfile: {without}. Name a profile limited to one bucket.")
+            without = (
+                "Ray would give it all of EC2 and S3"
+                if is_head
+                else "it could not write results to the bucket"
+            )
+            yield Finding(
+                line,
+                f"'{name}' has no IamInstanceProfile: {without}. Name a profile limited to one bucket.",
+            )
         if (config.get("MetadataOptions") or {}).get("HttpTokens") != "required":
             text = f"'{name}' answers IMDSv1, which gives its rights away: MetadataOptions: {{HttpTokens: required}}."
             yield Finding(line, text)
@@ -151,12 +202,21 @@ def _version(cluster: ClusterFile) -> Iterator[Finding]:
     here = version("ray")
     line = cluster.line("setup_commands")
     commands = [command for part in START for command in cluster.commands(part)]
-    pins = {pin for command in commands for pin in re.findall(r"\bray(?:\[[\w,]*\])?==([\w.]+)", command)}
+    pins = {
+        pin
+        for command in commands
+        for pin in re.findall(r"\bray(?:\[[\w,]*\])?==([\w.]+)", command)
+    }
     if not pins:
         default = "would install a nightly Ray" if cluster.is_aws else "installs no Ray"
-        yield Finding(line, f'No command pins Ray, and Ray\'s default {default}: pip install "ray[default]=={here}".')
+        yield Finding(
+            line,
+            f'No command pins Ray, and Ray\'s default {default}: pip install "ray[default]=={here}".',
+        )
     for pin in sorted(pins - {here}):
-        yield Finding(line, f'The nodes get Ray {pin}, and here is Ray {here}: write "ray[default]=={here}".')
+        yield Finding(
+            line, f'The nodes get Ray {pin}, and here is Ray {here}: write "ray[default]=={here}".'
+        )
 
 
 def _token(cluster: ClusterFile) -> Iterator[Finding]:
@@ -165,14 +225,22 @@ def _token(cluster: ClusterFile) -> Iterator[Finding]:
     local = [str(here) for there, here in mounts.items() if str(there).endswith(".ray/auth_token")]
     line = cluster.line("file_mounts")
     if not local:
-        yield Finding(line, 'No token goes to the nodes: file_mounts: {"~/.ray/auth_token": "~/.ray/auth_token"}.')
+        yield Finding(
+            line,
+            'No token goes to the nodes: file_mounts: {"~/.ray/auth_token": "~/.ray/auth_token"}.',
+        )
     for name in local:
         file = Path(name).expanduser()
         if not file.is_file():
-            yield Finding(line, f"The token {name} does not exist: ray get-auth-token --generate && chmod 600 {name}.")
+            yield Finding(
+                line,
+                f"The token {name} does not exist: ray get-auth-token --generate && chmod 600 {name}.",
+            )
         elif stat.S_IMODE(file.stat().st_mode) & 0o077:
             mode = stat.S_IMODE(file.stat().st_mode)
-            yield Finding(line, f"Others may read the token {name} (mode {mode:o}): chmod 600 {name}.")
+            yield Finding(
+                line, f"Others may read the token {name} (mode {mode:o}): chmod 600 {name}."
+            )
     for part, start in START.items():
         if not any("RAY_AUTH_MODE=token" in command for command in cluster.commands(part)):
             text = f"Ray starts without a token on the {part}: set RAY_AUTH_MODE=token in its commands."
@@ -192,16 +260,28 @@ def _storage(cluster: ClusterFile) -> Iterator[Finding]:
     line = cluster.line("setup_commands")
     for part in START:
         commands = cluster.commands(part)
-        named = [m[1] for command in commands if (m := re.search(r"CASTING_TUNE_RESULTS=['\"]?([^\s'\"]+)", command))]
+        named = [
+            m[1]
+            for command in commands
+            if (m := re.search(r"CASTING_TUNE_RESULTS=['\"]?([^\s'\"]+)", command))
+        ]
         if not named:
             text = f"The {part} does not learn where results go: export CASTING_TUNE_RESULTS in its commands."
             yield Finding(line, text)
             continue
-        mounted = [m[1] for command in commands if (m := re.search(r"(?:mountpoint -q|\bmount .*) (/\S+)", command))]
+        mounted = [
+            m[1]
+            for command in commands
+            if (m := re.search(r"(?:mountpoint -q|\bmount .*) (/\S+)", command))
+        ]
         place = named[-1]
         if "://" not in place and not any(Path(place).is_relative_to(folder) for folder in mounted):
-            way_out = "s3://..., or a shared folder that a command mounts or tests with mountpoint -q"
-            yield Finding(line, f"The {part} keeps results on its own disk, in {place}: use {way_out}.")
+            way_out = (
+                "s3://..., or a shared folder that a command mounts or tests with mountpoint -q"
+            )
+            yield Finding(
+                line, f"The {part} keeps results on its own disk, in {place}: use {way_out}."
+            )
 
 
 def _local(cluster: ClusterFile) -> Iterator[Finding]:
@@ -209,12 +289,17 @@ def _local(cluster: ClusterFile) -> Iterator[Finding]:
     if cluster.is_aws:
         return
     heads = [command for command in cluster.prepared[START["head"]] if "ray start" in command]
-    if len(cluster.written["provider"]["worker_ips"]) > 1 and not any("RAY_enable_autoscaler_v2=0" in c for c in heads):
+    if len(cluster.written["provider"]["worker_ips"]) > 1 and not any(
+        "RAY_enable_autoscaler_v2=0" in c for c in heads
+    ):
         text = "Autoscaler v2 starts one worker of several here: RAY_enable_autoscaler_v2=0 ray start --head ..."
         yield Finding(cluster.line(START["head"]), text)
     key = (cluster.written.get("auth") or {}).get("ssh_private_key")
     if key and not PLACEHOLDER.search(key) and not Path(key).expanduser().is_file():
-        yield Finding(cluster.line("auth", "ssh_private_key"), f"The key {key} does not exist: name the one for SSH.")
+        yield Finding(
+            cluster.line("auth", "ssh_private_key"),
+            f"The key {key} does not exist: name the one for SSH.",
+        )
 
 
 def _gpus(cluster: ClusterFile, gpus_per_trial: float) -> Iterator[Finding]:
@@ -227,7 +312,10 @@ def _gpus(cluster: ClusterFile, gpus_per_trial: float) -> Iterator[Finding]:
         instance = str(kind["node_config"].get("InstanceType", ""))
         if asked and not re.match(r"(g|p)\w*\d", instance):
             line = cluster.line("available_node_types", name, "resources")
-            yield Finding(line, f"'{name}' counts {asked} GPU, and {instance} has none: a g or p instance has.")
+            yield Finding(
+                line,
+                f"'{name}' counts {asked} GPU, and {instance} has none: a g or p instance has.",
+            )
         elif kind.get("max_workers", 0) > 0:
             most = max(most, asked)
     if gpus_per_trial > most:

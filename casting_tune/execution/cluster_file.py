@@ -1,7 +1,7 @@
 """A cluster file of `ray up`, read: what stands in it and on which line, and what Ray makes of it.
 
-Comes in: the path of a YAML file, for AWS or for machines of one's own. Goes out: a ClusterFile. Also gives the cluster
-files that come with casting_tune. Judges nothing: that is `cluster`.
+Comes in: the path of a YAML file, for AWS or for machines of one's own. Goes out: a ClusterFile.
+Also gives the cluster files that come with casting_tune. Judges nothing: that is `cluster`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,12 @@ from casting_tune.errors import ResourcesError, UsageError
 from casting_tune.execution import ray_private
 
 PLACEHOLDER = re.compile(r"FILL_IN_[A-Z_]+")
-FILES = {"aws": "cluster.yaml", "local": "local.yaml", "kubernetes": "rayjob.yaml", "account": "account.yaml"}
+FILES = {
+    "aws": "cluster.yaml",
+    "local": "local.yaml",
+    "kubernetes": "rayjob.yaml",
+    "account": "account.yaml",
+}
 """The cluster files that come with casting_tune, by what they are for."""
 
 START = {"head": "head_start_ray_commands", "worker": "worker_start_ray_commands"}
@@ -77,7 +82,9 @@ def source(purpose: str) -> str:
     for folder in (here / "clusters", here.parent, here.parent / "clusters"):
         if (folder / name).is_file():
             return (folder / name).read_text(encoding="utf-8")
-    raise ResourcesError(f"The file '{name}' did not come with this casting_tune. Install it again.")
+    raise ResourcesError(
+        f"The file '{name}' did not come with this casting_tune. Install it again."
+    )
 
 
 def read(file: Path) -> ClusterFile:
@@ -120,7 +127,9 @@ def _need_extra() -> None:
         import boto3  # noqa: F401
         import ray.autoscaler  # noqa: F401
     except ImportError as error:
-        raise ResourcesError("Clusters need an extra: pip install 'casting-tune[cluster]'.") from error
+        raise ResourcesError(
+            "Clusters need an extra: pip install 'casting-tune[cluster]'."
+        ) from error
 
 
 def _prepared(written: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
@@ -137,7 +146,11 @@ def _prepared(written: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
         return {}, f"{'.'.join(map(str, error.absolute_path)) or 'top level'}: {error.message}"
     except (ValueError, RuntimeError, click.ClickException) as error:
         return {}, " ".join(str(error).split())
-    except (TypeError, KeyError, AttributeError) as error:  # Ray stumbles before it validates, and would in `ray up`
+    except (
+        TypeError,
+        KeyError,
+        AttributeError,
+    ) as error:  # Ray stumbles before it validates, and would in `ray up`
         return {}, f"it fails on it with {type(error).__name__}: {error}"
     finally:
         logging.disable(level)

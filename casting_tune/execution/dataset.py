@@ -1,6 +1,7 @@
 """The images of a run: drawn where none are given, packed, counted for each cell, and what must be said of them.
 
-Comes in: Options, cells. Goes out: a Pack, the photographs of its images, counts, notes. Trains nothing.
+Comes in: Options, cells. Goes out: a Pack, the photographs of its images, counts, notes. Trains
+nothing.
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ def packed(
             beside = store.root / f".drawing-{uuid.uuid4().hex}"
             told = progress(on_progress, "drawing castings")
             try:
-                synthetic.draw(beside, n_images=SYNTHETIC_IMAGES, size_px=SYNTHETIC_PX, on_progress=told)
+                synthetic.draw(
+                    beside, n_images=SYNTHETIC_IMAGES, size_px=SYNTHETIC_PX, on_progress=told
+                )
                 beside.rename(folder)
             except OSError:
                 if not folder.is_dir():  # else another sweep of this store has just drawn the same
@@ -73,7 +76,9 @@ def groups(
     return audits.kept(images, store, on_progress=progress(on_progress, "comparing images")).group
 
 
-def progress(on_progress: Callable[[str, int, int], None] | None, what: str) -> Callable[[int, int], None] | None:
+def progress(
+    on_progress: Callable[[str, int, int], None] | None, what: str
+) -> Callable[[int, int], None] | None:
     """Return what tells of one kind of work: (done, total)."""
     return (lambda done, total: on_progress(what, done, total)) if on_progress else None
 
@@ -109,7 +114,9 @@ def counter(counts: Counts) -> Callable[[TrialConfig], int]:
     return lambda config: sums.get(_needs(config), most)
 
 
-def notes(cells: tuple[Cell, ...], images: Pack, device: Literal["cpu", "cuda"] | None) -> tuple[str, ...]:
+def notes(
+    cells: tuple[Cell, ...], images: Pack, device: Literal["cpu", "cuda"] | None
+) -> tuple[str, ...]:
     """Say once, up front, what a reader of the table must know, and who waits for it; `device` None is elsewhere."""
     notes = list(precision.notes((cell.config for cell in cells), device)) if device else []
     if images.images.ndim == 3 and any("hue" in cell.config.toggles for cell in cells):
@@ -118,11 +125,17 @@ def notes(cells: tuple[Cell, ...], images: Pack, device: Literal["cpu", "cuda"] 
     copies = sum(sha in in_train for sha in images.sha256[images.splits == "test"])
     if copies:
         n_test = int((images.splits == "test").sum())
-        notes.append(f"{copies} of {n_test} test images are byte-for-byte copies of training images: scores flatter.")
+        notes.append(
+            f"{copies} of {n_test} test images are byte-for-byte copies of training images: scores flatter."
+        )
     if conflict := pack.conflict_note(images):
         notes.append(conflict)
     if images.skipped:
-        notes.append(f"{len(images.skipped)} files could not be decoded and were skipped (recorded in the pack).")
+        notes.append(
+            f"{len(images.skipped)} files could not be decoded and were skipped (recorded in the pack)."
+        )
     if images.split_made:
-        notes.append("The folder names no test images: a stratified tenth was set aside and recorded in the pack.")
+        notes.append(
+            "The folder names no test images: a stratified tenth was set aside and recorded in the pack."
+        )
     return tuple(notes)

@@ -1,6 +1,7 @@
 """What this machine has for a sweep and what it lacks, each with the way out.
 
-Comes in: where the results are to lie. Goes out: Findings. Trains nothing, asks no network, leaves nothing behind.
+Comes in: where the results are to lie. Goes out: Findings. Trains nothing, asks no network, leaves
+nothing behind.
 """
 
 from __future__ import annotations
@@ -21,11 +22,24 @@ from packaging.requirements import Requirement
 
 from casting_tune.errors import StoreError
 
-IMPORTED = ("torch", "timm", "kornia", "ray.tune", "pyarrow", "duckdb", "pandas", "sklearn", "onnxruntime")
+IMPORTED = (
+    "torch",
+    "timm",
+    "kornia",
+    "ray.tune",
+    "pyarrow",
+    "duckdb",
+    "pandas",
+    "sklearn",
+    "onnxruntime",
+)
 """What may not load though its version fits: torch against torchvision, pyarrow against numpy."""
 
 GIB = 2**30
-TRIAL_GIB, TIGHT_GIB = 1, 4  # a worker with torch, timm, kornia and Ray takes 0.9 GiB before its first image
+TRIAL_GIB, TIGHT_GIB = (
+    1,
+    4,
+)  # a worker with torch, timm, kornia and Ray takes 0.9 GiB before its first image
 SHM_GIB = 1  # the real castings, packed, are 0.6 GiB
 DISK_GIB = 2
 
@@ -49,18 +63,33 @@ def examine(results: str) -> tuple[Finding, ...]:
 
 
 def _python() -> Finding:
-    return Finding(about="Python", state="ok", seen=f"{platform.python_version()}, {platform.platform(terse=True)}")
+    return Finding(
+        about="Python",
+        state="ok",
+        seen=f"{platform.python_version()}, {platform.platform(terse=True)}",
+    )
 
 
 def _libraries() -> Finding:
     """Hold every library against what casting-tune asks for."""
-    asked = [wanted for wanted in _requirements() if wanted.marker is None or wanted.marker.evaluate({"extra": ""})]
+    asked = [
+        wanted
+        for wanted in _requirements()
+        if wanted.marker is None or wanted.marker.evaluate({"extra": ""})
+    ]
     wrong = _unmet(asked)
     shown = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "timm", "kornia", "ray")
                       if not any(part.startswith(name) for part in wrong))  # fmt: skip
     if wrong:
-        return Finding(about="libraries", state="fail", seen="; ".join(wrong), way_out="pip install -U casting-tune")
-    return Finding(about="libraries", state="ok", seen=f"{shown} and {len(asked) - 4} others as asked for")
+        return Finding(
+            about="libraries",
+            state="fail",
+            seen="; ".join(wrong),
+            way_out="pip install -U casting-tune",
+        )
+    return Finding(
+        about="libraries", state="ok", seen=f"{shown} and {len(asked) - 4} others as asked for"
+    )
 
 
 def _imports() -> Finding:
@@ -70,10 +99,14 @@ def _imports() -> Finding:
             continue  # an extra, and not installed
         try:
             importlib.import_module(name)
-        except Exception as error:  # a broken installation raises whatever its first line that fails raises
+        except (
+            Exception
+        ) as error:  # a broken installation raises whatever its first line that fails raises
             broken.append(f"{name}: {_line(error)}")
     if broken:
-        way_out = "Install these again; a torch for the CPU alone needs the torchvision built for it."
+        way_out = (
+            "Install these again; a torch for the CPU alone needs the torchvision built for it."
+        )
         return Finding(about="imports", state="fail", seen="; ".join(broken), way_out=way_out)
     return Finding(about="imports", state="ok", seen="every library loads")
 
@@ -89,7 +122,12 @@ def _cpus() -> Finding:
     seen = f"{mine} of {all_of_them} for this process; a trial's threads are set by the sweep"
     if granted is not None and granted < mine:
         way_out = f"Start with --trials-at-once {max(1, int(granted))}, or give the container more."
-        return Finding(about="CPUs", state="warn", seen=f"{seen}; its container grants {granted:g}", way_out=way_out)
+        return Finding(
+            about="CPUs",
+            state="warn",
+            seen=f"{seen}; its container grants {granted:g}",
+            way_out=way_out,
+        )
     return Finding(about="CPUs", state="ok", seen=seen)
 
 
@@ -102,11 +140,23 @@ def _gpu() -> Finding:
         import torch
 
         found = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
-    except Exception as error:  # a driver that does not fit raises whatever it likes, or torch does not even load
-        return Finding(about="GPU", state="fail", seen=_line(error), way_out="Mend the driver; nvidia-smi says more.")
+    except (
+        Exception
+    ) as error:  # a driver that does not fit raises whatever it likes, or torch does not even load
+        return Finding(
+            about="GPU",
+            state="fail",
+            seen=_line(error),
+            way_out="Mend the driver; nvidia-smi says more.",
+        )
     if not found and sys.platform == "linux":
         way_out = "Install a torch for this GPU and a driver that fits it; until then trials train on the CPU."
-        return Finding(about="GPU", state="warn", seen="there is a device, and torch sees none", way_out=way_out)
+        return Finding(
+            about="GPU",
+            state="warn",
+            seen="there is a device, and torch sees none",
+            way_out=way_out,
+        )
     seen = ", ".join(f"{gpu.name}, {gpu.total_memory / GIB:.0f} GiB" for gpu in found)
     return Finding(about="GPU", state="ok", seen=seen or "none here: trials train on the CPU")
 
@@ -115,7 +165,11 @@ def _bf16() -> Finding:
     from casting_tune.training import precision
 
     has = precision.cpu_has_bf16()
-    seen = "the CPU has them: networks that gain compute in bf16" if has else "none on the CPU: it computes in fp32"
+    seen = (
+        "the CPU has them: networks that gain compute in bf16"
+        if has
+        else "none on the CPU: it computes in fp32"
+    )
     return Finding(about="bf16 instructions", state="ok", seen=seen)
 
 
@@ -126,13 +180,20 @@ def _memory() -> Finding:
     if free_gib >= TIGHT_GIB:
         return Finding(about="memory", state="ok", seen=seen)
     way_out = "Close what takes it, or start with --trials-at-once 1."
-    return Finding(about="memory", state="warn" if free_gib >= TRIAL_GIB else "fail", seen=seen, way_out=way_out)
+    return Finding(
+        about="memory",
+        state="warn" if free_gib >= TRIAL_GIB else "fail",
+        seen=seen,
+        way_out=way_out,
+    )
 
 
 def _shm() -> Finding:
     place = Path("/dev/shm")
     if not place.is_dir():
-        return Finding(about="/dev/shm", state="ok", seen="not on this system: Ray keeps its objects elsewhere")
+        return Finding(
+            about="/dev/shm", state="ok", seen="not on this system: Ray keeps its objects elsewhere"
+        )
     free_gib = shutil.disk_usage(place).free / GIB
     seen = f"{free_gib:.1f} GiB free for the images that all trials share"
     if free_gib >= SHM_GIB:
@@ -167,7 +228,12 @@ def _disk(results: str) -> Finding:
     seen = f"{free_gib:.1f} GiB free for packs, checkpoints and rows"
     if free_gib >= DISK_GIB:
         return Finding(about="disk", state="ok", seen=seen)
-    return Finding(about="disk", state="warn", seen=seen, way_out="Make room, or name another folder with --results.")
+    return Finding(
+        about="disk",
+        state="warn",
+        seen=seen,
+        way_out="Make room, or name another folder with --results.",
+    )
 
 
 def _weights() -> Finding:
@@ -179,7 +245,11 @@ def _weights() -> Finding:
         return Finding(about="weights", state="fail", seen=_line(error), way_out="See imports.")
     absent = [name for name, is_here in cached.items() if not is_here]
     if not absent:
-        return Finding(about="weights", state="ok", seen=f"all {len(cached)} pretrained backbones are in the cache")
+        return Finding(
+            about="weights",
+            state="ok",
+            seen=f"all {len(cached)} pretrained backbones are in the cache",
+        )
     way_out = (
         'A sweep with weights = "imagenet" downloads them first; without a network, fill the cache elsewhere and set '
         "HF_HOME."

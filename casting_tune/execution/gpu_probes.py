@@ -1,7 +1,7 @@
 """Probes what the store does not know of networks: seconds for a plan, memory for trials that share a GPU.
 
-Comes in: configurations to come, the images, a store. Goes out: rows of probes in the store; and Shares: what share of
-a GPU each configuration gets. Decides nothing about what runs.
+Comes in: configurations to come, the images, a store. Goes out: rows of probes in the store; and
+Shares: what share of a GPU each configuration gets. Decides nothing about what runs.
 """
 
 from __future__ import annotations
@@ -85,7 +85,9 @@ def time(
     for i, config in enumerate(configs):
         if on_progress:
             on_progress(i, len(configs))
-        store.write("probes", place.device, uuid.uuid4().hex, [trial.probe(config, images, place, groups)])
+        store.write(
+            "probes", place.device, uuid.uuid4().hex, [trial.probe(config, images, place, groups)]
+        )
 
 
 def share(
@@ -131,9 +133,13 @@ def share(
 
     if on_progress:
         on_progress(0, max(len(lacking), 1))
-    devices = nodes.measure(lacking, images, place=place, groups=groups, address=address, on_probe=keep)
+    devices = nodes.measure(
+        lacking, images, place=place, groups=groups, address=address, on_probe=keep
+    )
     if failures:
-        say(f"{len(failures)} networks could not be probed ({failures[0]}): their trials get a whole GPU each.")
+        say(
+            f"{len(failures)} networks could not be probed ({failures[0]}): their trials get a whole GPU each."
+        )
     return Shares(peaks=_peaks(store, place.device), devices=devices, n_images=n_images)
 
 

@@ -1,6 +1,7 @@
 """What the machines of a Ray have, whether trials fit, and the memory that networks take in their workers.
 
-Comes in: what a trial takes, a pack, an address. Goes out: CPUs, GPUs, rows of probes, or what is lacking in one line.
+Comes in: what a trial takes, a pack, an address. Goes out: CPUs, GPUs, rows of probes, or what is
+lacking in one line.
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ STARTING_S = 120  # a cluster whose workers are still on their way gets this lon
 class Resources:
     """What a trial takes. `n_at_once` None: as many as fit.
 
-    `share`, where there is one, gives each configuration a share of a GPU of its own, at most `gpus`. A trial whose
-    memory runs out on it runs again with twice as much, until it has a whole GPU.
+    `share`, where there is one, gives each configuration a share of a GPU of its own, at most
+    `gpus`. A trial whose memory runs out on it runs again with twice as much, until it has a whole
+    GPU.
     """
 
     cpus: float = 1
@@ -51,7 +53,9 @@ def capacity(address: str | None, *, inline: bool) -> tuple[int, float]:
     with ray_cluster.running(address, n_slots=0) as ray:
         _check_answers(ray, address)
         nodes = each(ray, wait=True)
-        return int(sum(node.get("CPU", 0) for node in nodes)), sum(node.get("GPU", 0) for node in nodes)
+        return int(sum(node.get("CPU", 0) for node in nodes)), sum(
+            node.get("GPU", 0) for node in nodes
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +78,8 @@ def measure(
 ) -> Devices:
     """Ask each node for the memory of its GPU, and probe some configurations, each alone on a GPU, in workers.
 
-    The driver may have no GPU, and where it has one it holds none of its memory. The GPUs of one node count as alike.
+    The driver may have no GPU, and where it has one it holds none of its memory. The GPUs of one
+    node count as alike.
 
     Args:
         configs: what is probed, as many at the same time as there are GPUs.
@@ -89,10 +94,15 @@ def measure(
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU")]
-        strategies = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=True) for node in nodes] or ["DEFAULT"]
-        # a hundredth, since another sweep may hold the rest; a task that holds part of a GPU ends with its process
+        strategies = [
+            NodeAffinitySchedulingStrategy(node["NodeID"], soft=True) for node in nodes
+        ] or ["DEFAULT"]
+        # a hundredth, since another sweep may hold the rest; a task that holds part of a GPU ends
+        # with its process
         ask = ray.remote(num_cpus=0, num_gpus=0.01)(_device_bytes)
-        gpu_bytes = min(ray.get([ask.options(scheduling_strategy=on).remote(place.device) for on in strategies]))
+        gpu_bytes = min(
+            ray.get([ask.options(scheduling_strategy=on).remote(place.device) for on in strategies])
+        )
         probe = ray.remote(num_cpus=1, num_gpus=1)(_probe)
         sent = ray.put(pack)
         running = {probe.remote(config, sent, place, groups): i for i, config in enumerate(configs)}
@@ -113,7 +123,9 @@ def _device_bytes(device: str) -> int:
     return memory.total(torch.device(device))
 
 
-def _probe(config: TrialConfig, pack: Pack, place: Place, groups: NDArray[np.int64] | None) -> dict[str, Any] | str:
+def _probe(
+    config: TrialConfig, pack: Pack, place: Place, groups: NDArray[np.int64] | None
+) -> dict[str, Any] | str:
     """Return a row of probes, or why there is none: the trial itself will say it in its row."""
     try:
         return trial.probe(config, pack, place, groups)
@@ -124,8 +136,8 @@ def _probe(config: TrialConfig, pack: Pack, place: Place, groups: NDArray[np.int
 def slots(resources: Resources, place: Place) -> int:
     """Return how many CPUs our own Ray on this machine is told of: one a trial that runs at the same time.
 
-    Ray starts a worker a CPU at once, and each imports what a trial needs, into 0.3 GiB: a machine has many more CPUs
-    than a GPU has trials. Beside these, as many trials that need no GPU may run.
+    Ray starts a worker a CPU at once, and each imports what a trial needs, into 0.3 GiB: a machine
+    has many more CPUs than a GPU has trials. Beside these, as many trials that need no GPU may run.
     """
     return resources.n_at_once or min(ray_cluster.cpus_here(), 2 * place.n_at_once)
 
@@ -146,13 +158,18 @@ def check_resources(ray: Any, resources: Resources, address: str | None) -> None
 def check_object_store(ray: Any, pack: Pack) -> None:
     """Raise ResourcesError where the images do not fit a node's object store, to which they go whole.
 
-    Ray 2.60 would put them into files on that node's disk instead, and every batch would be read from there.
+    Ray 2.60 would put them into files on that node's disk instead, and every batch would be read
+    from there.
     """
     here = ray.get_runtime_context().get_node_id()
     needed, stores = pack.images.nbytes, []
     for node in ray.nodes():
         has = node["Resources"]
-        if node["Alive"] and "object_store_memory" in has and (has.get("CPU") or node["NodeID"] == here):
+        if (
+            node["Alive"]
+            and "object_store_memory" in has
+            and (has.get("CPU") or node["NodeID"] == here)
+        ):
             stores.append(has["object_store_memory"])
     least = min(stores, default=float("inf"))
     if needed > least:
@@ -167,8 +184,8 @@ def check_object_store(ray: Any, pack: Pack) -> None:
 def _check_answers(ray: Any, address: str) -> None:
     """Raise ResourcesError where a cluster lets us in and then runs nothing for us, which only a trial would show.
 
-    Ray 2.60 does so where it asks for no token and we send one. Without the token of a cluster that asks for one, none
-    is let in. A cluster without room is no fault: it answers later.
+    Ray 2.60 does so where it asks for no token and we send one. Without the token of a cluster that
+    asks for one, none is let in. A cluster without room is no fault: it answers later.
     """
     if os.environ.get("RAY_AUTH_MODE") != "token":
         return
@@ -192,7 +209,8 @@ def _check_answers(ray: Any, address: str) -> None:
 def each(ray: Any, *, wait: bool) -> list[dict[str, float]]:
     """Return what each node has or, where the cluster starts nodes for waiting trials, what each of those will have.
 
-    Just after `ray up` there is the head alone, on which no trial runs: `wait` gives the others time to come.
+    Just after `ray up` there is the head alone, on which no trial runs: `wait` gives the others
+    time to come.
     """
     deadline = time.monotonic() + (STARTING_S if wait else 0)
     while True:
@@ -211,4 +229,9 @@ def startable() -> list[dict[str, float]]:
 
     kinds = yaml.safe_load(file.read_text())["available_node_types"].values()
     # with machines of one's own Ray knows no resources before the machine has joined
-    return [kind["resources"] for kind in kinds if kind["resources"] for _ in range(kind.get("max_workers", 0))]
+    return [
+        kind["resources"]
+        for kind in kinds
+        if kind["resources"]
+        for _ in range(kind.get("max_workers", 0))
+    ]

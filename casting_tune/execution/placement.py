@@ -1,6 +1,7 @@
 """What each trial of a run takes: CPUs, a GPU or a share of one, memory, time; and where it runs.
 
-Comes in: Options, the machine or the cluster. Goes out: Resources, a Place, an Allowance. Starts no trial.
+Comes in: Options, the machine or the cluster. Goes out: Resources, a Place, an Allowance. Starts no
+trial.
 """
 
 from __future__ import annotations
@@ -29,9 +30,13 @@ def decide(options: Options, n_cells: int) -> tuple[Resources, Place]:
     gpus = 1 if asked == "auto" else min(1, n_gpus) if asked is None else asked
     if gpus > 0 and n_gpus == 0:
         named = asked if asked == "auto" else f"{gpus:g}"
-        raise ResourcesError(f"--gpus-per-trial {named}: there is no GPU here. Leave it out to train on the CPU.")
+        raise ResourcesError(
+            f"--gpus-per-trial {named}: there is no GPU here. Leave it out to train on the CPU."
+        )
     if gpus > 0 and options.memory_gib:
-        raise UsageError("--max-memory limits trials on the CPU, and these train on a GPU: leave it out.")
+        raise UsageError(
+            "--max-memory limits trials on the CPU, and these train on a GPU: leave it out."
+        )
     cpus = ray_cluster.cpus_here()
     at_once = options.trials_at_once
     if options.inline:
@@ -52,12 +57,18 @@ def decide(options: Options, n_cells: int) -> tuple[Resources, Place]:
 
 
 def shared(
-    resources: Resources, place: Place, shares: Shares, configs: Sequence[TrialConfig], at_once: int | None
+    resources: Resources,
+    place: Place,
+    shares: Shares,
+    configs: Sequence[TrialConfig],
+    at_once: int | None,
 ) -> tuple[Resources, Place]:
     """Let each trial take the share of a GPU that its memory needs, and say how many then run at the same time."""
     least = min((share for share in map(shares.of, configs) if share), default=1.0)
     fitting = shares.devices.n_gpus * gpu_sharing.trials_a_gpu(least)
-    place = replace(place, n_at_once=at_once or max(1, min(fitting, shares.devices.n_cpus)), gpus=None)
+    place = replace(
+        place, n_at_once=at_once or max(1, min(fitting, shares.devices.n_cpus)), gpus=None
+    )
     return replace(resources, share=shares.of), place
 
 
@@ -69,7 +80,8 @@ def like(place: Place) -> dict[str, object]:
 def allowance(options: Options, sweep: Sweep, place: Place, *, free_bytes: int) -> Allowance:
     """Decide what one trial may take: what is asked for, else on the CPU its share of the memory that was free.
 
-    `free_bytes` is from before Ray began to start: a worker's own imports count against its trial's limit.
+    `free_bytes` is from before Ray began to start: a worker's own imports count against its trial's
+    limit.
     """
     gib = options.memory_gib or sweep.limits.memory_gib
     share = 0.9 * free_bytes / place.n_at_once
@@ -87,7 +99,11 @@ def git_commit() -> str | None:
         return None
     try:
         found = subprocess.run(
-            ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=5
+            ["git", "-C", str(here), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=5,
         )
     except (OSError, subprocess.SubprocessError):
         return None

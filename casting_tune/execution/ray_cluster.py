@@ -25,22 +25,25 @@ from casting_tune.execution import ray_failures, ray_private
 
 LOG = logging.getLogger(__name__)
 MALLOC = (
-    # glibc returns large blocks to the system at every free: keeping them made augmentation 1.6 to 2 times faster
+    # glibc returns large blocks to the system at every free: keeping them made augmentation 1.6 to
+    # 2 times faster
     "glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=2147483648:glibc.malloc.top_pad=268435456"
 )
 SPINS = "10000"
 """How often a thread of torch's (GNU OpenMP) that waits looks for work before it sleeps, in place of 300,000 times.
 
-Where two programs have threads on the same cores, those that look keep those that work waiting. Two trainings of
-mobilenetv2 (batch size 8, 128 px) with two threads each on two cores made 4, 4 and 16 steps together in 8 s, with this
-15 each time, with 1,000 28 to 32; one alone 30, 27 and 30, with this 30, 29 and 28, with 1,000 26 to 27.
+Where two programs have threads on the same cores, those that look keep those that work waiting. Two
+trainings of mobilenetv2 (batch size 8, 128 px) with two threads each on two cores made 4, 4 and 16
+steps together in 8 s, with this 15 each time, with 1,000 28 to 32; one alone 30, 27 and 30, with
+this 30, 29 and 28, with 1,000 26 to 27.
 """
 BLAS_THREADS = "1"
 """Threads of numpy's and scipy's OpenBLAS. One product waits, spinning, until all of them have run.
 
-Where other programs have the cores, that wait is most of the time. `photographs.find` of 1,000 real images on two cores
-at a load of 8 to 9 took 26 and 27 s of CPU with two threads, and 4.3 and 4.5 s with one (n = 2 each, in turn). What
-takes long here has threads or processes of its own. The environment may say otherwise.
+Where other programs have the cores, that wait is most of the time. `photographs.find` of 1,000 real
+images on two cores at a load of 8 to 9 took 26 and 27 s of CPU with two threads, and 4.3 and 4.5 s
+with one (n = 2 each, in turn). What takes long here has threads or processes of its own. The
+environment may say otherwise.
 """
 SPARING = {"GOMP_SPINCOUNT": SPINS, "OPENBLAS_NUM_THREADS": BLAS_THREADS}
 """For every process of ours, before it imports numpy or torch: threads that wait use no CPU."""
@@ -50,18 +53,24 @@ ENVIRONMENT = {
     "GLIBC_TUNABLES": MALLOC,
     **SPARING,
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1",  # SIGTERM is ours to answer, from Ray's first moment on
+    # SIGTERM is ours to answer, from Ray's first moment on
+    "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1",
     "RAY_preload_python_modules": PRELOADED,
-    # else Ray (2.60) kills idle workers as soon as trials reserve the CPUs, and starts others for them
+    # else Ray (2.60) kills idle workers as soon as trials reserve the CPUs, and starts others for
+    # them
     "RAY_idle_worker_killing_time_threshold_ms": "3600000",
     "RAY_AIR_NEW_OUTPUT": "0",  # its boxes cannot be turned off by verbose=0
-    # Ray's default is 15: with another busy program on the machine, trials would get a thirtieth of the CPU
+    # Ray's default is 15: with another busy program on the machine, trials would get a thirtieth of
+    # the CPU
     "RAY_worker_niceness": "0",
-    "RAY_memory_monitor_refresh_ms": "0",  # its kill ends the whole Tune run (ray 2.60), the kernel's ends one worker
+    # its kill ends the whole Tune run (ray 2.60), the kernel's ends one worker
+    "RAY_memory_monitor_refresh_ms": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is the sweep's to answer
-    "TUNE_GLOBAL_CHECKPOINT_S": "1e9",  # its state is thrown away, and of 10,000 trials it is 100 MB a time
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # an event that tells of no epoch carries no objective
+    # its state is thrown away, and of 10,000 trials it is 100 MB a time
+    "TUNE_GLOBAL_CHECKPOINT_S": "1e9",
+    # an event that tells of no epoch carries no objective
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
 JOINING = ENVIRONMENT | {"RAY_gcs_server_port_wait_time_s": "5"}
@@ -72,7 +81,11 @@ WAITING = "TUNE_MAX_PENDING_TRIALS_PG"
 
 @contextlib.contextmanager
 def running(
-    address: str | None, *, n_slots: int, ahead: Ahead | None = None, unless: threading.Event | None = None
+    address: str | None,
+    *,
+    n_slots: int,
+    ahead: Ahead | None = None,
+    unless: threading.Event | None = None,
 ) -> Iterator[Any]:
     """Give the Ray at `address`, and leave it at the end; or one of this machine, and end it.
 
@@ -89,7 +102,9 @@ def running(
     ray_private.check_version()
     wanted = dict(JOINING)
     if (Path.home() / ".ray" / "auth_token").exists():
-        wanted["RAY_AUTH_MODE"] = "token"  # Ray 2.60 starts clusters with the token, and joins without it
+        wanted["RAY_AUTH_MODE"] = (
+            "token"  # Ray 2.60 starts clusters with the token, and joins without it
+        )
     with _environment(wanted), _sigterm_stays() as give_back, _quiet() as ray:
         _join(ray, address)
         give_back()
@@ -109,7 +124,10 @@ def _sigterm_stays() -> Iterator[Callable[[], None]]:
 
 
 END_S = 60.0
-"""How long the end of a command waits for a Ray that is still starting. Ray's own limit for a start is 30 s."""
+"""How long the end of a command waits for a Ray that is still starting.
+
+Ray's own limit for a start is 30 s.
+"""
 
 
 class _Start:
@@ -126,7 +144,9 @@ class _Start:
             with _environment(ENVIRONMENT):
                 self.begun.set()
                 with (  # a short name: paths of the sockets below it have 107 bytes at most
-                    tempfile.TemporaryDirectory(prefix="ct-", ignore_cleanup_errors=True) as scratch,
+                    tempfile.TemporaryDirectory(
+                        prefix="ct-", ignore_cleanup_errors=True
+                    ) as scratch,
                     _quiet() as ray,
                 ):
                     if self.over.is_set():
@@ -145,8 +165,8 @@ class _Start:
 class Ahead:
     """A Ray on this machine that starts in a thread of its own while the driver reads, packs and plans.
 
-    The kernel kills Ray's processes with the thread that started them (PR_SET_PDEATHSIG): it lives as long as they do,
-    and shuts them down. Once it has ended it can start another.
+    The kernel kills Ray's processes with the thread that started them (PR_SET_PDEATHSIG): it lives
+    as long as they do, and shuts them down. Once it has ended it can start another.
     """
 
     def __init__(self) -> None:
@@ -224,7 +244,9 @@ def _quiet() -> Iterator[Any]:
         )
     levels = {name: logging.getLogger(name).level for name in ("ray", "ray.tune")}
     for name in levels:
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # a trial's failure is a row and a line of ours
+        logging.getLogger(name).setLevel(
+            logging.CRITICAL
+        )  # a trial's failure is a row and a line of ours
     try:
         yield ray
     finally:
@@ -236,8 +258,9 @@ def _quiet() -> Iterator[Any]:
 def _shut_down(ray: Any) -> None:
     """Shut Ray down and wait for its processes, while nothing is collected.
 
-    A handle of an actor that another thread's garbage collection takes at that moment asks a core that is gone, and Ray
-    2.60 then ends the whole process ("the language frontend accesses the Ray's worker after it is shutdown").
+    A handle of an actor that another thread's garbage collection takes at that moment asks a core
+    that is gone, and Ray 2.60 then ends the whole process ("the language frontend accesses the
+    Ray's worker after it is shutdown").
     """
     gc.collect()
     collecting = gc.isenabled()
@@ -281,7 +304,9 @@ def _join(ray: Any, address: str) -> None:
         ) from error
     except RuntimeError as error:
         reason = " ".join(str(error).split())
-        raise ResourcesError(f"Cannot join the Ray cluster at '{named}' (from {origin}): {reason}") from error
+        raise ResourcesError(
+            f"Cannot join the Ray cluster at '{named}' (from {origin}): {reason}"
+        ) from error
 
 
 def _start(ray: Any, n_slots: int, scratch: str, *, over: threading.Event) -> None:
@@ -289,7 +314,11 @@ def _start(ray: Any, n_slots: int, scratch: str, *, over: threading.Event) -> No
 
     Once it is `over` there is no second try.
     """
-    loopback: dict[str, Any] = {"include_dashboard": False, "_node_ip_address": "127.0.0.1", "_temp_dir": scratch}
+    loopback: dict[str, Any] = {
+        "include_dashboard": False,
+        "_node_ip_address": "127.0.0.1",
+        "_temp_dir": scratch,
+    }
     for last in (False, True):
         try:
             LOG.info("Ray %s starts on this machine for %d trials at once", ray_version(), n_slots)
@@ -298,7 +327,9 @@ def _start(ray: Any, n_slots: int, scratch: str, *, over: threading.Event) -> No
                 ray.init("local", num_cpus=n_slots, **loopback, **QUIET)
             LOG.info("Ray is up after %.1f s", time.monotonic() - started)
             return
-        except Exception as error:  # Ray 2.60 raises a bare one if its processes take more than 30 s to start
+        except (
+            Exception
+        ) as error:  # Ray 2.60 raises a bare one if its processes take more than 30 s to start
             LOG.warning("Ray did not start", exc_info=True)
             ray.shutdown(wait_for_processes=True)
             if last or over.is_set():

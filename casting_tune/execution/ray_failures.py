@@ -1,7 +1,7 @@
 """Why a Ray did not start, and whether anything answers at a cluster's address.
 
-Comes in: the text of Ray's error and facts about this machine, or an address. Goes out: one sentence of advice, or an
-OSError within seconds. Imports no Ray.
+Comes in: the text of Ray's error and facts about this machine, or an address. Goes out: one
+sentence of advice, or an OSError within seconds. Imports no Ray.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ from pathlib import Path
 from casting_tune.errors import ResourcesError
 
 ANSWER_S = 5.0
-"""How long a cluster's head may take to answer. Ray 2.60 itself tries for up to 13 minutes where nothing answers."""
+"""How long a cluster's head may take to answer.
+
+Ray 2.60 itself tries for up to 13 minutes where nothing answers.
+"""
 
 LITTLE_BYTES = 64 * 2**20
 """A folder with less free space counts as full: Ray's logs and sockets of a start take a few MiB."""
@@ -91,7 +94,9 @@ def _errors(logs: Path) -> Iterator[str]:
     """Yield the last lines of stderr, and the errors among the last ones of stdout, of each process of Ray."""
     for file in sorted((*logs.glob("*.err"), *logs.glob("*.out"))):
         lines = file.read_text(errors="replace").splitlines()[-50:]
-        yield from (line for line in lines if file.suffix == ".err" or re.match(r"\[\S+ \S+ [ECF] ", line))
+        yield from (
+            line for line in lines if file.suffix == ".err" or re.match(r"\[\S+ \S+ [ECF] ", line)
+        )
 
 
 def advice(error: str, known: Facts) -> str:
@@ -106,7 +111,11 @@ def advice(error: str, known: Facts) -> str:
         found = SHM
     if found is None and known.folder_free_bytes < LITTLE_BYTES:
         found = DISK
-    found = found or _cause(known.logs) or (OVERLOADED if re.search(r"[Tt]imed out", error) else UNKNOWN)
+    found = (
+        found
+        or _cause(known.logs)
+        or (OVERLOADED if re.search(r"[Tt]imed out", error) else UNKNOWN)
+    )
     return found.format(
         folder=known.folder,
         folder_gib=known.folder_free_bytes / 2**30,
@@ -132,7 +141,9 @@ def not_started(error: Exception, folder: Path) -> ResourcesError:
         kept = tempfile.mkdtemp(prefix="casting-tune-ray-")
         shutil.copytree(logs, kept, dirs_exist_ok=True)
         told += f" Ray's logs are in '{kept}'."
-    return ResourcesError(f"Ray does not start on this machine: {reason(error)}. {told} Or run without Ray: --inline.")
+    return ResourcesError(
+        f"Ray does not start on this machine: {reason(error)}. {told} Or run without Ray: --inline."
+    )
 
 
 def reason(error: Exception) -> str:
@@ -143,8 +154,8 @@ def reason(error: Exception) -> str:
 def check_answers(host: str, port: int) -> None:
     """Raise OSError within seconds if no head of a Ray cluster is at an address.
 
-    The head speaks gRPC, which is HTTP/2: a server answers the client's preface with its settings, a frame of type 4
-    (RFC 9113, 3.4). With RAY_USE_TLS=1 it only has to accept the connection.
+    The head speaks gRPC, which is HTTP/2: a server answers the client's preface with its settings,
+    a frame of type 4 (RFC 9113, 3.4). With RAY_USE_TLS=1 it only has to accept the connection.
     """
     with socket.create_connection((host, port), timeout=ANSWER_S) as connection:
         if os.environ.get("RAY_USE_TLS", "0") != "0":
@@ -152,4 +163,6 @@ def check_answers(host: str, port: int) -> None:
         connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0)))
         answer = connection.recv(4, socket.MSG_WAITALL)
     if answer[3:] != b"\x04":
-        raise ConnectionError("what answers there is not a Ray head; the port of 'ray start' is usually 6379")
+        raise ConnectionError(
+            "what answers there is not a Ray head; the port of 'ray start' is usually 6379"
+        )

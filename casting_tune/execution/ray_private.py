@@ -1,7 +1,8 @@
 """All that we use of Ray beyond its public API, in one place.
 
-Ray may change any of it in a minor version. The dependency in pyproject.toml therefore has an upper bound, and
-`check_version` refuses other versions. tests/test_ray_private.py has a test for each private name; it says what breaks.
+Ray may change any of it in a minor version. The dependency in pyproject.toml therefore has an upper
+bound, and `check_version` refuses other versions. tests/test_ray_private.py has a test for each
+private name; it says what breaks.
 """
 
 from __future__ import annotations
@@ -46,10 +47,10 @@ def check_version(installed: str | None = None) -> None:
 def lean_start() -> Iterator[None]:
     """Let `ray.init` start fewer processes, and end those of a start that fails.
 
-    The processes of autoscaler, dashboard and log forwarding each import Ray for a second or two, one after the other,
-    before any worker starts; Ray 2.60 starts the dashboard's even with include_dashboard=False. Where a start fails,
-    `ray.shutdown` does not know the processes that are already running (`Node.all_processes`): they would stay until
-    this process ends.
+    The processes of autoscaler, dashboard and log forwarding each import Ray for a second or two,
+    one after the other, before any worker starts; Ray 2.60 starts the dashboard's even with
+    include_dashboard=False. Where a start fails, `ray.shutdown` does not know the processes that
+    are already running (`Node.all_processes`): they would stay until this process ends.
     """
     from ray._private.node import Node
 
@@ -67,7 +68,9 @@ def lean_start() -> Iterator[None]:
     def leave_out(node: object, **options: object) -> None:
         del node, options
 
-    patches: dict[str, Callable[..., None]] = dict.fromkeys(NODE_PROCESSES, leave_out) | {"__init__": init}
+    patches: dict[str, Callable[..., None]] = dict.fromkeys(NODE_PROCESSES, leave_out) | {
+        "__init__": init
+    }
     before = {name: getattr(Node, name) for name in patches}
     for name, patch in patches.items():
         setattr(Node, name, patch)
@@ -82,8 +85,9 @@ def lean_start() -> Iterator[None]:
 def plain_actors() -> Iterator[None]:
     """Let Tune's actors run in the workers that Ray has already started.
 
-    Tune gives each actor environment variables of its own, and Ray starts a new process for an actor with such
-    variables, which imports everything once more. On this machine workers have the driver's environment anyway.
+    Tune gives each actor environment variables of its own, and Ray starts a new process for an
+    actor with such variables, which imports everything once more. On this machine workers have the
+    driver's environment anyway.
     """
     from ray.tune.execution import class_cache
 
@@ -119,8 +123,8 @@ def resolve(address: str) -> str:
 def last_failure(trial: Any) -> BaseException | None:
     """Return the exception of a Tune trial's last failure; None if Tune itself ended the trial.
 
-    Tune has just written it into the driver's folder of this run. `Trial.get_pickled_error` reads it from the storage,
-    where the file arrives with the next synchronisation only.
+    Tune has just written it into the driver's folder of this run. `Trial.get_pickled_error` reads
+    it from the storage, where the file arrives with the next synchronisation only.
     """
     from ray import cloudpickle
 
@@ -138,8 +142,9 @@ def allow_one_more_failure(trial: Any) -> None:
 def died_with_node(cause: BaseException | None) -> bool:
     """Return whether a process was lost together with its node.
 
-    Ray learns of a dead process from its node within a second. Of a dead node it learns nothing at first: the
-    connection is closed, "temporarily unavailable", and seconds later the health check reports "its node has died".
+    Ray learns of a dead process from its node within a second. Of a dead node it learns nothing at
+    first: the connection is closed, "temporarily unavailable", and seconds later the health check
+    reports "its node has died".
     """
     from ray.exceptions import ActorUnavailableError, RayActorError
 
@@ -149,7 +154,10 @@ def died_with_node(cause: BaseException | None) -> bool:
 
 
 def prepare_cluster_file(written: dict[str, Any]) -> dict[str, Any]:
-    """Return a cluster file as `ray up` completes it; raise what `ray up` would raise for it. Changes `written`."""
+    """Return a cluster file as `ray up` completes it; raise what `ray up` would raise for it.
+
+    Changes `written`.
+    """
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     prepared: dict[str, Any] = prepare_config(written)

@@ -1,8 +1,9 @@
 """Gives the cells to Ray Tune and tells how each epoch and trial ended; or runs the same cells in a plain loop.
 
-Comes in: tasks (a configuration and its label), a pack, a store, and what resources a trial takes. Goes out: Events, in
-the order in which things happen; the rows are in the store by then. Tune only schedules: it gets finished cells and no
-search space, and its own experiment state is thrown away. Knows no sweep files and no tables.
+Comes in: tasks (a configuration and its label), a pack, a store, and what resources a trial takes.
+Goes out: Events, in the order in which things happen; the rows are in the store by then. Tune only
+schedules: it gets finished cells and no search space, and its own experiment state is thrown away.
+Knows no sweep files and no tables.
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ from casting_tune.execution.tasks import (
 from casting_tune.planning import gpu_sharing
 
 LOG = logging.getLogger(__name__)
-LOST_WORKERS = 3  # a cell whose process dies more often than this is given up; a node that dies does not count
+LOST_WORKERS = (
+    3  # a cell whose process dies more often than this is given up; a node that dies does not count
+)
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -49,7 +52,9 @@ class _Halted(BaseException):
     """Ends a trial of the plain loop after an epoch, on its way through whatever catches errors."""
 
 
-def run_inline(work: Work, pack: Pack, *, on_event: Callable[[Event], None], halt: Halt | None = None) -> None:
+def run_inline(
+    work: Work, pack: Pack, *, on_event: Callable[[Event], None], halt: Halt | None = None
+) -> None:
     """Run every task in this process, one after the other."""
     halt = halt or Halt()
 
@@ -77,9 +82,10 @@ def run_ray(
 ) -> None:
     """Run every task as a Ray Tune trial, on this machine or on the cluster at `address`.
 
-    Workers are reused from trial to trial; the packed images go to each node once, through Ray's object store. A trial
-    whose process or node dies runs again; one whose process dies too often becomes a row with status error. A Ray that
-    was started `ahead` on this machine is used, and ended with the last trial.
+    Workers are reused from trial to trial; the packed images go to each node once, through Ray's
+    object store. A trial whose process or node dies runs again; one whose process dies too often
+    becomes a row with status error. A Ray that was started `ahead` on this machine is used, and
+    ended with the last trial.
 
     Raises:
         ResourcesError: no node has what a trial takes.
@@ -105,22 +111,35 @@ def run_ray(
             task = source.tasks[index]
             if resources.share is None:
                 return task
-            return replace(task, gpus=gpu_sharing.more(resources.share(task.config), times=n_short[index]))
+            return replace(
+                task, gpus=gpu_sharing.more(resources.share(task.config), times=n_short[index])
+            )
 
         def give_more(index: int) -> None:
             n_short[index] += 1
             source.hand_out_again(index)
 
-        follower = _follower(work, source, pack, on_event=on_event, give_more=give_more, broken=broken)
-        cpus, gpus = 1 if address is None else resources.cpus, resources.gpus  # here a slot is a CPU to Ray
+        follower = _follower(
+            work, source, pack, on_event=on_event, give_more=give_more, broken=broken
+        )
+        cpus, gpus = (
+            1 if address is None else resources.cpus,
+            resources.gpus,
+        )  # here a slot is a CPU to Ray
         if address is not None:
-            os.environ.setdefault(ray_cluster.WAITING, str(_n_starting(ray, resources, in_order=work.source is None)))
+            os.environ.setdefault(
+                ray_cluster.WAITING, str(_n_starting(ray, resources, in_order=work.source is None))
+            )
         try:
             here = os.getpid() if address is None else None
-            sent = replace(work, tasks=(), source=None, driver=here)  # a task travels with its trial
+            sent = replace(
+                work, tasks=(), source=None, driver=here
+            )  # a task travels with its trial
             trainable = tune.with_parameters(_trainable, work=sent, pack=pack)
             tune.Tuner(
-                tune.with_resources(trainable, lambda config: {"cpu": cpus, "gpu": _share(config["task"], gpus)}),
+                tune.with_resources(
+                    trainable, lambda config: {"cpu": cpus, "gpu": _share(config["task"], gpus)}
+                ),
                 tune_config=tune.TuneConfig(
                     search_alg=_queue(source, give, broken),
                     scheduler=_scheduler(work.asha),
@@ -147,12 +166,16 @@ def run_ray(
 def _n_starting(ray: Any, resources: Resources, *, in_order: bool) -> int:
     """Return how many workers of a cluster may start at the same time: with one, they start one after the other.
 
-    A search chooses by what others found and takes no more trials ahead than there are nodes to be started for them;
-    neither do trials that take what they need of a GPU.
+    A search chooses by what others found and takes no more trials ahead than there are nodes to be
+    started for them; neither do trials that take what they need of a GPU.
     """
     if not in_order or resources.share is not None:
         return max(1, len(nodes.startable()))
-    takes = {kind: needed for kind, needed in (("CPU", resources.cpus), ("GPU", resources.gpus)) if needed}
+    takes = {
+        kind: needed
+        for kind, needed in (("CPU", resources.cpus), ("GPU", resources.gpus))
+        if needed
+    }
     each = nodes.each(ray, wait=False)
     return max(1, sum(min(int(node.get(kind, 0) / takes[kind]) for kind in takes) for node in each))
 
@@ -165,7 +188,8 @@ def _share(task: Task, gpus: float) -> float:
 def _trainable(config: dict[str, Any], work: Work, pack: Pack) -> None:
     """Run one task in a worker; every report carries one event.
 
-    A trial that ASHA stops stays in its report: Tune ends its thread there when the worker takes the next trial.
+    A trial that ASHA stops stays in its report: Tune ends its thread there when the worker takes
+    the next trial.
 
     Raises:
         _Again: the trial ended in an error and has a retry left; Tune starts it afresh in a new process.
@@ -179,7 +203,9 @@ def _trainable(config: dict[str, Any], work: Work, pack: Pack) -> None:
             begin_again()
         result: dict[str, Any] = {"event": asdict(event)}
         epoch = event.epoch
-        if work.asha and epoch and epoch.epoch < task.config.epochs:  # nothing is saved by a stop after the last epoch
+        if (
+            work.asha and epoch and epoch.epoch < task.config.epochs
+        ):  # nothing is saved by a stop after the last epoch
             result |= {"epoch": epoch.epoch, "objective": getattr(epoch, work.asha.objective)}
         tune.report(result)
 
@@ -206,8 +232,9 @@ def _follower(
 ) -> Any:
     """Return the Tune callback that passes events on and gives trials rows that could not write their own.
 
-    Those are the trials that were lost and the trials that ASHA stopped. `broken` takes what fails here: it is raised
-    when Tune has ended, since an exception in a callback would end Tune with a traceback.
+    Those are the trials that were lost and the trials that ASHA stopped. `broken` takes what fails
+    here: it is raised when Tune has ended, since an exception in a callback would end Tune with a
+    traceback.
     """
     from ray import tune
 
@@ -219,7 +246,9 @@ def _follower(
                 broken.append(failure)
         on_event(event)
 
-    def give_row(index: int, status: Literal["error", "stopped"], error: str | None, detail: str = "") -> None:
+    def give_row(
+        index: int, status: Literal["error", "stopped"], error: str | None, detail: str = ""
+    ) -> None:
         if source.halt.wished.is_set():
             return  # it goes on from its checkpoint when the sweep does
         try:
@@ -231,26 +260,36 @@ def _follower(
 
     class Follower(tune.Callback):  # type: ignore[misc]
         def __init__(
-            self, tell: Callable[[Event], None], give_row: Callable[..., None], give_more: Callable[[int], None]
+            self,
+            tell: Callable[[Event], None],
+            give_row: Callable[..., None],
+            give_more: Callable[[int], None],
         ) -> None:
-            # held by the object, not by the class: Tune pickles classes whole, and a console cannot be pickled
+            # held by the object, not by the class: Tune pickles classes whole, and a console cannot
+            # be pickled
             self.tell, self.give_row, self.give_more = tell, give_row, give_more
             self.ended: set[int] = set()
             self.short: set[str] = set()  # Tune trials whose share of a GPU was too small
             self.n_lost: Counter[int] = Counter()
-            self.training: set[str] = set()  # Tune trials whose task has started and will report again
+            self.training: set[str] = (
+                set()
+            )  # Tune trials whose task has started and will report again
 
         def __getstate__(self) -> dict[str, Any]:
             return {}  # Tune pickles its callbacks into a state that we never restore
 
-        def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
+        def on_trial_result(
+            self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any
+        ) -> None:
             del iteration, trials, info
             event = dict(result["event"])
             epoch = event.pop("epoch")
             told = Event(**event, epoch=Epoch(**epoch) if epoch else None)
             (self.training.discard if told.kind == "ended" else self.training.add)(trial.trial_id)
             if told.task in self.ended:
-                return  # its process was lost when it had told its end, and the next one only tells it again
+                # its process was lost when it had told its end, and the next one only tells it
+                # again
+                return
             if told.kind == "ended" and not told.retried:
                 self.ended.add(told.task)
             if told.retried and told.status == "oom" and trial.config["task"].may_have_more:
@@ -275,7 +314,9 @@ def _follower(
             cause = ray_private.last_failure(trial)
             asked_for = isinstance(getattr(cause, "cause", None), _Again)
             if not asked_for:
-                LOG.warning("%s: its process was lost: %s", trial.config["task"].label, _report(cause))
+                LOG.warning(
+                    "%s: its process was lost: %s", trial.config["task"].label, _report(cause)
+                )
             if not asked_for and not ray_private.died_with_node(cause):
                 self.n_lost[trial.config["index"]] += 1
                 if self.n_lost[trial.config["index"]] == LOST_WORKERS:
@@ -287,7 +328,9 @@ def _follower(
             if trial.config["index"] in self.ended:
                 return
             told = ray_private.last_failure(trial)
-            cause = getattr(told, "cause", None) or told  # what was raised there, without Ray's coloured frame
+            cause = (
+                getattr(told, "cause", None) or told
+            )  # what was raised there, without Ray's coloured frame
             named = "Ray names no cause" if cause is None else f"{type(cause).__name__}: {cause}"
             error = f"The trial's process was lost: {named}".strip().splitlines()[0]
             self.give_row(trial.config["index"], "error", error, _report(told))
@@ -334,7 +377,9 @@ def _queue(source: Source, give: Callable[[int], Task], broken: list[CastingTune
     def next_task() -> dict[str, Any] | None:
         try:
             index = None if broken else source.next_task()
-        except CastingTuneError as failure:  # an exception in a searcher would end Tune with a traceback
+        except (
+            CastingTuneError
+        ) as failure:  # an exception in a searcher would end Tune with a traceback
             broken.append(failure)
             return None
         return None if index is None else {"index": index, "task": give(index)}
@@ -345,7 +390,8 @@ def _queue(source: Source, give: Callable[[int], Task], broken: list[CastingTune
 def _stopper(halt: Halt, training: Collection[str]) -> Any:
     """Return what ends every trial at its next event but its last once a halt is wished.
 
-    Trials that wait for a worker report nothing: Tune stops them all as soon as none is `training` any more.
+    Trials that wait for a worker report nothing: Tune stops them all as soon as none is `training`
+    any more.
     """
     from ray.tune import Stopper
 
@@ -366,10 +412,11 @@ def _stopper(halt: Halt, training: Collection[str]) -> Any:
 def _scheduler(asha: Asha | None) -> Any:
     """Return Tune's scheduler; its clock is the epoch.
 
-    It names no trial to run next, so Tune (ray 2.60) starts what waits in its order, and gives a worker that is free to
-    a trial that has none. Tune's own choice looks at every trial that there ever was, several times a trial: of ten
-    thousand that took longer than all else. And it names trials whose worker is still starting: that worker is ended
-    for the free one, so that trials shorter than a worker's start never get a second worker, and start it for ever.
+    It names no trial to run next, so Tune (ray 2.60) starts what waits in its order, and gives a
+    worker that is free to a trial that has none. Tune's own choice looks at every trial that there
+    ever was, several times a trial: of ten thousand that took longer than all else. And it names
+    trials whose worker is still starting: that worker is ended for the free one, so that trials
+    shorter than a worker's start never get a second worker, and start it for ever.
     """
     from ray.tune import schedulers
 

@@ -1,7 +1,8 @@
 """`python -m casting_tune.sweep NAME`: read, check everything, plan, schedule, tell.
 
-Comes in: Options, as a person gave them. Goes out: the store's rows, and Events while it works. Two steps: `prepare`
-finds every fault that can be found before the first trial; `execute` trains what the store lacks. Prints nothing.
+Comes in: Options, as a person gave them. Goes out: the store's rows, and Events while it works. Two
+steps: `prepare` finds every fault that can be found before the first trial; `execute` trains what
+the store lacks. Prints nothing.
 """
 
 from __future__ import annotations
@@ -72,7 +73,11 @@ class Prepared:
     @property
     def n_to_choose(self) -> int:
         """How many cells a search has still to choose."""
-        return 0 if self.sweep.search is None else max(0, self.sweep.search.n_trials - len(self.past.chosen))
+        return (
+            0
+            if self.sweep.search is None
+            else max(0, self.sweep.search.n_trials - len(self.past.chosen))
+        )
 
     @property
     def to_do(self) -> tuple[Planned, ...]:
@@ -119,12 +124,19 @@ def prepare(
     beside = (extra_cells.baselines(wanted) if options.baselines else ()) + (
         extra_cells.timings(wanted) if options.timing else ()
     )
-    notes, asha = dataset.notes(wanted, images, None if options.address else place.device), _asha(sweep, wanted)
+    notes, asha = (
+        dataset.notes(wanted, images, None if options.address else place.device),
+        _asha(sweep, wanted),
+    )
     if asha is not None and asha.grace_epochs >= asha.max_epochs:
-        notes += (f"grace_epochs = {asha.grace_epochs} of {asha.max_epochs} epochs: no trial will be stopped.",)
+        notes += (
+            f"grace_epochs = {asha.grace_epochs} of {asha.max_epochs} epochs: no trial will be stopped.",
+        )
     past, cells = NO_PAST, wanted + beside
     if sweep.search is not None:
-        past = search.past(sweep.search, store, sweep=sweep.name, dataset_id=images.dataset_id, finish=finish)
+        past = search.past(
+            sweep.search, store, sweep=sweep.name, dataset_id=images.dataset_id, finish=finish
+        )
         cells = tuple(choice.cell for choice in past.chosen) + beside
         notes += past.notes
     counts = dataset.count(wanted + cells, images, groups)
@@ -132,10 +144,17 @@ def prepare(
         say(note)
     ids = [cell_id(cell.config, images.dataset_id) for cell in cells]
     made = plan.make(
-        cells, ids, store, fresh=options.fresh, retry_failed=options.retry_failed, scheduler=sweep.schedule.scheduler
+        cells,
+        ids,
+        store,
+        fresh=options.fresh,
+        retry_failed=options.retry_failed,
+        scheduler=sweep.schedule.scheduler,
     )
     if len(made.to_do) > plan.MANY and not (options.plan or options.yes):
-        raise UsageError(f"{len(made.to_do):,} cells are to be trained. If so many are meant, add --yes.")
+        raise UsageError(
+            f"{len(made.to_do):,} cells are to be trained. If so many are meant, add --yes."
+        )
     free_bytes = psutil.virtual_memory().available  # before Ray takes its part
     if ahead is not None and _goes_to_ray(options, sweep, made, n_chosen=len(past.chosen)):
         ahead.start(nodes.slots(resources, place))
@@ -158,14 +177,18 @@ def prepare(
         on_progress=told,
     )
     if options.gpus_per_trial == "auto" and (works or sweep.search is not None):
-        configs = [work.config for work in works] + [cell.config for cell in wanted if sweep.search is not None]
+        configs = [work.config for work in works] + [
+            cell.config for cell in wanted if sweep.search is not None
+        ]
         shares = in_workers([] if options.plan and not options.probe else configs)
         resources, place = shared(resources, place, shares, configs, options.trials_at_once)
     elif unknown and place.device == "cuda" and not options.inline:
         in_workers([])
     else:
         gpu_probes.time(unknown, images, store, place=place, groups=groups, on_progress=told)
-    costs = plan.costs(works, store, place=like(place), gpus=resources.gpus, n_at_once=place.n_at_once)
+    costs = plan.costs(
+        works, store, place=like(place), gpus=resources.gpus, n_at_once=place.n_at_once
+    )
     if shares is not None:
         costs = plan.on_shared_gpus(
             costs,
@@ -199,7 +222,9 @@ def prepare(
 
 def _read(options: Options) -> Sweep:
     """Read the sweep; a plan lists the cells that cannot be trained, and a run refuses them."""
-    sweep = space.read(options.sweep, quick=options.quick, only=options.only, overrides=options.overrides)
+    sweep = space.read(
+        options.sweep, quick=options.quick, only=options.only, overrides=options.overrides
+    )
     sweep = space.sized(sweep)
     if not options.plan:
         space.check(sweep)
@@ -217,13 +242,21 @@ def _wanted(sweep: Sweep) -> tuple[Cell, ...]:
 
 def _check_weights(cells: Sequence[Cell]) -> None:
     """Raise where weights are not to be had: torch, timm and a hub take seconds to say."""
-    for backbone, weights in dict.fromkeys((cell.config.backbone, cell.config.weights) for cell in cells):
+    for backbone, weights in dict.fromkeys(
+        (cell.config.backbone, cell.config.weights) for cell in cells
+    ):
         registry.weights_id(backbone, weights)
 
 
 def _goes_to_ray(options: Options, sweep: Sweep, made: Plan, *, n_chosen: int) -> bool:
     """Say whether it is certain that trials go to a Ray of this machine, and known how many at once."""
-    if options.plan or options.probe or options.inline or options.address or options.gpus_per_trial == "auto":
+    if (
+        options.plan
+        or options.probe
+        or options.inline
+        or options.address
+        or options.gpus_per_trial == "auto"
+    ):
         return False
     if sweep.search is not None and n_chosen < sweep.search.n_trials:
         return True
@@ -239,8 +272,8 @@ def execute(
 ) -> int:
     """Record what was asked, train the cells that are to do, and return how many of the sweep's cells lack a result.
 
-    `on_choice` is told of each task that a search adds, before its events. A trial that ASHA stopped lacks nothing. A
-    `halt` that is wished lets the running epochs end and starts no other.
+    `on_choice` is told of each task that a search adds, before its events. A trial that ASHA
+    stopped lacks nothing. A `halt` that is wished lets the running epochs end and starts no other.
     """
     store, sweep = prepared.store, prepared.sweep
     step("run begins")
@@ -253,7 +286,9 @@ def execute(
     step("run ends")
     lacking = len(wanted - _settled(prepared).keys())
     if halt.wished.is_set():  # what a search had no more time to choose
-        lacking += prepared.n_to_choose - (len(wanted) - len({p.cell_id for p in prepared.plan.planned}))
+        lacking += prepared.n_to_choose - (
+            len(wanted) - len({p.cell_id for p in prepared.plan.planned})
+        )
     return lacking
 
 
@@ -261,12 +296,17 @@ def _settled(prepared: Prepared) -> dict[str, str]:
     """Return the cells that have ended as they should: completed, or stopped where the sweep's scheduler stops."""
     settled = dict.fromkeys(prepared.store.completed(), "completed")
     if prepared.asha is not None:
-        settled |= {cell: status for cell, status in prepared.store.failed().items() if status == "stopped"}
+        settled |= {
+            cell: status for cell, status in prepared.store.failed().items() if status == "stopped"
+        }
     return settled
 
 
 def _train(
-    prepared: Prepared, on_event: Callable[[Event], None], on_choice: Callable[[Task], None], halt: Halt
+    prepared: Prepared,
+    on_event: Callable[[Event], None],
+    on_choice: Callable[[Task], None],
+    halt: Halt,
 ) -> set[str]:
     """Train what is to do, and return the ids of the cells that the run asked for."""
     options, store, sweep = prepared.options, prepared.store, prepared.sweep
@@ -277,7 +317,8 @@ def _train(
             store.drop(store.checkpoint(p.cell_id))
     attempts = store.attempts()
     tasks = [
-        Task(config=p.cell.config, label=p.cell.label, attempts=attempts.get(p.cell_id, 0)) for p in prepared.to_do
+        Task(config=p.cell.config, label=p.cell.label, attempts=attempts.get(p.cell_id, 0))
+        for p in prepared.to_do
     ]
     n_timed = sum(p.cell.kind == "timing" for p in prepared.to_do)  # they come last
     work = Work(
@@ -297,11 +338,19 @@ def _train(
 
     def tell(event: Event) -> None:
         known = work.tasks  # those of a search grow; timing passes follow
-        task = known[event.task] if event.task < len(known) else tasks[event.task - len(known) - n_timed]
+        task = (
+            known[event.task]
+            if event.task < len(known)
+            else tasks[event.task - len(known) - n_timed]
+        )
         log(event, task.label)
         on_event(event)
 
-    lacks = bool(prepared.plan.to_do or prepared.n_to_choose) if sweep.search is not None else bool(work.tasks)
+    lacks = (
+        bool(prepared.plan.to_do or prepared.n_to_choose)
+        if sweep.search is not None
+        else bool(work.tasks)
+    )
     if lacks and options.inline:
         ray_tune.run_inline(work, prepared.pack, on_event=tell, halt=halt)
     elif lacks:
@@ -340,10 +389,13 @@ def _study(
 ) -> Study:
     """Return the source of a search's tasks; each new choice gets a row in cells before it runs."""
     store, sweep = prepared.store, prepared.sweep
-    # a cell that failed before is settled unless it is to run again; one that is trained afresh is not
+    # a cell that failed before is settled unless it is to run again; one that is trained afresh is
+    # not
     failed = {p.cell_id: str(p.status) for p in prepared.plan.planned if p.state == "failed"}
     again = {p.cell_id for p in prepared.plan.to_do}
-    settled = {cell: status for cell, status in (failed | _settled(prepared)).items() if cell not in again}
+    settled = {
+        cell: status for cell, status in (failed | _settled(prepared)).items() if cell not in again
+    }
 
     def record(choice: Chosen, task: Task | None) -> None:
         if choice.cell_id not in wanted:

@@ -1,8 +1,9 @@
 """A search: Optuna chooses the cells of a sweep, one after the other, by what validation said of those before.
 
-Comes in: a Search of a sweep file, a store, and how a choice becomes a finished cell. Goes out: tasks for the
-scheduler, and to Optuna what became of them. The store is the memory: what an earlier run chose is told to Optuna
-again, a choice that the store has trained already is answered from it. Knows no images; the test images have no say.
+Comes in: a Search of a sweep file, a store, and how a choice becomes a finished cell. Goes out:
+tasks for the scheduler, and to Optuna what became of them. The store is the memory: what an earlier
+run chose is told to Optuna again, a choice that the store has trained already is answered from it.
+Knows no images; the test images have no say.
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ class Chosen:
 def corners(search: Search) -> tuple[TrialConfig, ...]:
     """Return configurations at the ends of every range and at every choice: all that a check up front has to look at.
 
-    All combinations where these are few; else those of what decides whether a batch goes through a network, and each
-    other value once, with the first values of the others.
+    All combinations where these are few; else those of what decides whether a batch goes through a
+    network, and each other value once, with the first values of the others.
 
     Raises:
         UsageError: a combination that no network can be trained with.
@@ -53,7 +54,9 @@ def corners(search: Search) -> tuple[TrialConfig, ...]:
         name: given.choices or [given.low, given.high] for name, given in search.space.items()
     }
     if math.prod(map(len, ends.values())) <= MOST_CORNERS:
-        settings = [dict(zip(ends, values, strict=True)) for values in itertools.product(*ends.values())]
+        settings = [
+            dict(zip(ends, values, strict=True)) for values in itertools.product(*ends.values())
+        ]
     else:
         first = {name: values[0] for name, values in ends.items()}
         sizes = [name for name in ("backbone", "image_px", "batch_size") if name in ends]
@@ -61,8 +64,15 @@ def corners(search: Search) -> tuple[TrialConfig, ...]:
             {**first, **dict(zip(sizes, values, strict=True))}
             for values in itertools.product(*(ends[name] for name in sizes))
         ]
-        settings += [{**first, name: value} for name, values in ends.items() if name not in sizes for value in values]
-    return tuple(dict.fromkeys(space.chosen(search, _active(search, values)) for values in settings))
+        settings += [
+            {**first, name: value}
+            for name, values in ends.items()
+            if name not in sizes
+            for value in values
+        ]
+    return tuple(
+        dict.fromkeys(space.chosen(search, _active(search, values)) for values in settings)
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,10 +93,14 @@ class Past:
 NO_PAST = Past()
 
 
-def past(search: Search, store: Store, *, sweep: str, dataset_id: str, finish: Callable[[Cell], Cell]) -> Past:
+def past(
+    search: Search, store: Store, *, sweep: str, dataset_id: str, finish: Callable[[Cell], Cell]
+) -> Past:
     """Return what earlier runs of a sweep chose, and what of it the search of today does not use."""
     columns = ["sweep", "asked_at", "position", "cell_id", "label", "chosen"]
-    asked = store.read("cells", columns=columns).sort_by([("asked_at", "ascending"), ("position", "ascending")])
+    asked = store.read("cells", columns=columns).sort_by(
+        [("asked_at", "ascending"), ("position", "ascending")]
+    )
     found: dict[str, Chosen] = {}
     outside: dict[str, str] = {}  # a cell -> why it is outside the space
     other: set[str] = set()
@@ -99,7 +113,9 @@ def past(search: Search, store: Store, *, sweep: str, dataset_id: str, finish: C
         number = re.match(r"(\d+): ", row["label"])
         reason = _outside(search, settings)
         if reason is None:
-            cell = finish(Cell(row=row["label"], label=row["label"], config=space.chosen(search, settings)))
+            cell = finish(
+                Cell(row=row["label"], label=row["label"], config=space.chosen(search, settings))
+            )
             if cell_id(cell.config, dataset_id) != cell_key:
                 other.add(cell_key)
                 continue
@@ -110,15 +126,23 @@ def past(search: Search, store: Store, *, sweep: str, dataset_id: str, finish: C
     notes = []
     outside = {cell: reason for cell, reason in outside.items() if cell not in found}
     if outside:
-        counted = "; ".join(f"{n} with {reason}" for reason, n in Counter(outside.values()).most_common())
-        notes.append(f"{_trials(len(outside))} outside the search space of today and not used: {counted}.")
+        counted = "; ".join(
+            f"{n} with {reason}" for reason, n in Counter(outside.values()).most_common()
+        )
+        notes.append(
+            f"{_trials(len(outside))} outside the search space of today and not used: {counted}."
+        )
     if other - found.keys():
-        notes.append(f"{_trials(len(other - found.keys()))} of other fixed settings or other images and not used.")
+        notes.append(
+            f"{_trials(len(other - found.keys()))} of other fixed settings or other images and not used."
+        )
     return Past(chosen=tuple(found.values()), notes=tuple(notes), n_labelled=n_labelled)
 
 
 def _trials(n: int) -> str:
-    return f"{n} earlier trials of this search are" if n > 1 else "1 earlier trial of this search is"
+    return (
+        f"{n} earlier trials of this search are" if n > 1 else "1 earlier trial of this search is"
+    )
 
 
 class Study:
@@ -160,12 +184,18 @@ class Study:
         self.running: dict[str, list[str]] = {}  # a cell -> the choices of Optuna that wait for it
         self.known = {choice.cell_id: choice for choice in earlier}
         done = [choice for choice in earlier if choice.cell_id in settled][: search.n_trials]
-        left = [choice for choice in earlier if choice.cell_id not in settled][: search.n_trials - len(done)]
-        self.optuna = _searcher(search, [choice.settings for choice in done + left], n_at_once, seed=len(earlier))
+        left = [choice for choice in earlier if choice.cell_id not in settled][
+            : search.n_trials - len(done)
+        ]
+        self.optuna = _searcher(
+            search, [choice.settings for choice in done + left], n_at_once, seed=len(earlier)
+        )
         for choice in done:
             key, _ = self._ask()
             self.chosen[choice.cell_id] = settled[choice.cell_id]
-            self._tell(key, choice.cell_id, settled[choice.cell_id], epochs=choice.cell.config.epochs)
+            self._tell(
+                key, choice.cell_id, settled[choice.cell_id], epochs=choice.cell.config.epochs
+            )
 
     def next_task(self) -> int | None:
         """Return the position of the next task; None: none now, or none any more."""
@@ -182,12 +212,22 @@ class Study:
             if choice.cell_id in self.running:
                 self.running[choice.cell_id].append(key)
             elif choice.cell_id in self.chosen:
-                self._tell(key, choice.cell_id, self.chosen[choice.cell_id], epochs=choice.cell.config.epochs)
+                self._tell(
+                    key,
+                    choice.cell_id,
+                    self.chosen[choice.cell_id],
+                    epochs=choice.cell.config.epochs,
+                )
             elif choice.cell_id in self.settled:  # by another sweep
                 self.chosen[choice.cell_id] = self.settled[choice.cell_id]
                 self._number(choice)
                 self.on_choice(choice, None)
-                self._tell(key, choice.cell_id, self.settled[choice.cell_id], epochs=choice.cell.config.epochs)
+                self._tell(
+                    key,
+                    choice.cell_id,
+                    self.settled[choice.cell_id],
+                    epochs=choice.cell.config.epochs,
+                )
             else:
                 return self._hand_out(choice, key)
         return None
@@ -235,8 +275,12 @@ class Study:
             return
         columns = ["status", *self.search.objective]
         attempts = range(1, self._last(cell, epochs) + 1)
-        rows = self.store.read_cell("trials", cell, attempts, epochs=epochs, columns=columns).to_pylist()
-        values = [row for row in rows if row.pop("status") == "completed" and None not in row.values()]
+        rows = self.store.read_cell(
+            "trials", cell, attempts, epochs=epochs, columns=columns
+        ).to_pylist()
+        values = [
+            row for row in rows if row.pop("status") == "completed" and None not in row.values()
+        ]
         if values:
             self.optuna.on_trial_complete(key, result=values[-1])
         else:
@@ -246,11 +290,14 @@ class Study:
 def sampler(search: Search, *, seed: int = 0) -> optuna.samplers.BaseSampler:
     """Return the sampler: multivariate TPE, with the running trials taken for bad ones so that no two are alike.
 
-    `seed` is added to the search's: a run that goes on draws other choices than those that it was told of.
+    `seed` is added to the search's: a run that goes on draws other choices than those that it was
+    told of.
     """
     import optuna
 
-    return optuna.samplers.TPESampler(multivariate=True, constant_liar=True, seed=search.seed + seed)
+    return optuna.samplers.TPESampler(
+        multivariate=True, constant_liar=True, seed=search.seed + seed
+    )
 
 
 def suggest(search: Search, trial: optuna.Trial) -> Settings:
@@ -263,7 +310,11 @@ def suggest(search: Search, trial: optuna.Trial) -> Settings:
             settings[name] = trial.suggest_categorical(name, given.choices)
         elif number(name) is int:
             settings[name] = trial.suggest_int(
-                name, int(given.low or 0), int(given.high or 0), step=int(given.step or 1), log=given.log
+                name,
+                int(given.low or 0),
+                int(given.high or 0),
+                step=int(given.step or 1),
+                log=given.log,
             )
         else:
             settings[name] = trial.suggest_float(
@@ -279,7 +330,9 @@ def _searcher(search: Search, points: list[Settings], n_at_once: int, *, seed: i
     from ray.tune.search.optuna import OptunaSearch
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    several = len(search.objective) > 1  # OptunaSearch reads a list as several objectives, even a list of one
+    several = (
+        len(search.objective) > 1
+    )  # OptunaSearch reads a list as several objectives, even a list of one
     names, modes = list(search.objective), list(search.objective.values())
     searcher = OptunaSearch(
         lambda trial: suggest(search, trial),
@@ -326,9 +379,17 @@ def _outside(search: Search, settings: Settings) -> str | None:
         active[name] = settings[name]
         if not offers(given, settings[name]):
             offered = _offered(given)
-            return f"{name} {_text(settings[name])} (now {offered})" if given.choices else f"{name} outside {offered}"
+            return (
+                f"{name} {_text(settings[name])} (now {offered})"
+                if given.choices
+                else f"{name} outside {offered}"
+            )
     beside = [name for name in settings if name not in active]
-    return f"{beside[0]}, which is not searched {'there' if beside[0] in search.space else 'now'}" if beside else None
+    return (
+        f"{beside[0]}, which is not searched {'there' if beside[0] in search.space else 'now'}"
+        if beside
+        else None
+    )
 
 
 def _label(settings: Settings) -> str:

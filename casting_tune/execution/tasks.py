@@ -1,7 +1,8 @@
 """What is to run, in which order, and how one task runs: its retries, its time, its memory.
 
-Comes in: tasks (a configuration and its label), a pack, a store. Goes out: Events, in the order in which things happen;
-the rows are in the store by then. Knows no Ray: `scheduling` runs tasks in workers or in a plain loop.
+Comes in: tasks (a configuration and its label), a pack, a store. Goes out: Events, in the order in
+which things happen; the rows are in the store by then. Knows no Ray: `scheduling` runs tasks in
+workers or in a plain loop.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ HANG_S = 30.0
 class Task:
     """A cell to train, how often that was tried before this run, and on what.
 
-    `gpus` is the share of a GPU that it was given by the memory of its network; None: all tasks are given the same.
+    `gpus` is the share of a GPU that it was given by the memory of its network; None: all tasks are
+    given the same.
     """
 
     config: TrialConfig
@@ -85,8 +87,8 @@ class Event:
 class Asha:
     """Asynchronous successive halving (Li et al., "A System for Massively Parallel Hyperparameter Tuning", 2020).
 
-    After `grace_epochs` epochs, and after every `reduction_factor` times as many, a trial goes on only if its objective
-    is among the best 1 / `reduction_factor` of those that came so far.
+    After `grace_epochs` epochs, and after every `reduction_factor` times as many, a trial goes on
+    only if its objective is among the best 1 / `reduction_factor` of those that came so far.
     """
 
     objective: Literal["validation_loss", "validation_accuracy"]
@@ -113,10 +115,11 @@ class Source(Protocol):
 class Work:
     """Everything a worker needs beside the images: small, sent once.
 
-    `groups` numbers the photographs, [n] or None; `trial` has the signature of `run.run_trial` and writes its rows.
-    `source`, where there is one, hands out `tasks`, which are its own; else they run in their order. A trial whose
-    memory ran out runs again with half as many images at a time where `on_oom` says accumulate. A trial that does not
-    end `hang_s` seconds after its time is up loses its process. A worker ends with the process `driver` of its machine.
+    `groups` numbers the photographs, [n] or None; `trial` has the signature of `run.run_trial` and
+    writes its rows. `source`, where there is one, hands out `tasks`, which are its own; else they
+    run in their order. A trial whose memory ran out runs again with half as many images at a time
+    where `on_oom` says accumulate. A trial that does not end `hang_s` seconds after its time is up
+    loses its process. A worker ends with the process `driver` of its machine.
     """
 
     tasks: Sequence[Task]
@@ -165,11 +168,25 @@ class InOrder:
 class Claimed:
     """A source whose cells are claimed in the store, so that two sweeps never train one cell at the same time.
 
-    A cell that another process holds waits until it is free; one that was completed there meanwhile is told as ended.
+    A cell that another process holds waits until it is free; one that was completed there meanwhile
+    is told as ended.
     """
 
-    def __init__(self, inner: Source, store: Store, dataset_id: str, halt: Halt, tell: Callable[[Event], None]) -> None:
-        self.inner, self.store, self.dataset_id, self.halt, self.tell = inner, store, dataset_id, halt, tell
+    def __init__(
+        self,
+        inner: Source,
+        store: Store,
+        dataset_id: str,
+        halt: Halt,
+        tell: Callable[[Event], None],
+    ) -> None:
+        self.inner, self.store, self.dataset_id, self.halt, self.tell = (
+            inner,
+            store,
+            dataset_id,
+            halt,
+            tell,
+        )
         self.held: dict[int, Callable[[], None]] = {}
         self.waiting: list[int] = []
         self.again: list[int] = []
@@ -221,7 +238,10 @@ class Claimed:
         self.again.append(task)
 
     def release(self) -> None:
-        """Let go of what is held still. Raises StoreError if any of it had passed to another process."""
+        """Let go of what is held still.
+
+        Raises StoreError if any of it had passed to another process.
+        """
         with contextlib.ExitStack() as stack:  # of all of it, whatever one says
             while self.held:
                 stack.callback(self.held.popitem()[1])
@@ -237,7 +257,9 @@ def claimed(work: Work, pack: Pack, halt: Halt, tell: Callable[[Event], None]) -
         source.release()
 
 
-def run_task(work: Work, pack: Pack, index: int, task: Task, on_event: Callable[[Event], None]) -> Event:
+def run_task(
+    work: Work, pack: Pack, index: int, task: Task, on_event: Callable[[Event], None]
+) -> Event:
     """Run one task in this process and return how it ended; retried: it is to run once more, in a new process.
 
     Memory that ran out on a share of a GPU is not the trial's end: it is to run again with more.
@@ -246,8 +268,12 @@ def run_task(work: Work, pack: Pack, index: int, task: Task, on_event: Callable[
     before = _of_this_run(work, pack, task)
     n_errors = sum(row["status"] == "error" for row in before)
     last = before[-1]["status"] if before else None
-    if last in ("completed", "diverged", "timeout") or (last == "error" and n_errors > work.retries):
-        event = ended(index, before[-1])  # its process was lost after its row was written: by `watched`, or by chance
+    if last in ("completed", "diverged", "timeout") or (
+        last == "error" and n_errors > work.retries
+    ):
+        event = ended(
+            index, before[-1]
+        )  # its process was lost after its row was written: by `watched`, or by chance
         on_event(event)
         return event
     allowance = _after_oom(work, task, before)
@@ -284,7 +310,8 @@ def run_task(work: Work, pack: Pack, index: int, task: Task, on_event: Callable[
 def _of_this_run(work: Work, pack: Pack, task: Task) -> list[dict[str, Any]]:
     """Return the rows of a task's attempts in this run, in their order: there are some if it runs again.
 
-    What another sweep of the store has failed at since this run began is not held against it; what it completed counts.
+    What another sweep of the store has failed at since this run began is not held against it; what
+    it completed counts.
     """
     cell, epochs = cell_id(task.config, pack.dataset_id), task.config.epochs
     since = work.store.attempts_since(cell, task.attempts, epochs=epochs)
@@ -295,13 +322,15 @@ def _of_this_run(work: Work, pack: Pack, task: Task) -> list[dict[str, Any]]:
 def _after_oom(work: Work, task: Task, before: Sequence[dict[str, Any]]) -> Allowance:
     """Return a trial's allowance, with half as many images at a time as when memory ran out, if that is asked for.
 
-    They are never fewer than the network can be trained with: then the allowance stays that of the last attempt. A
-    share of a GPU that was too small counts for nothing: only a whole one can be.
+    They are never fewer than the network can be trained with: then the allowance stays that of the
+    last attempt. A share of a GPU that was too small counts for nothing: only a whole one can be.
     """
     if task.may_have_more:
         return replace(work.allowance, gpu_share=task.gpus or 1.0)
     out = [
-        row for row in before if row["status"] == "oom" and (task.gpus is None or row.get("gpus") in (None, task.gpus))
+        row
+        for row in before
+        if row["status"] == "oom" and (task.gpus is None or row.get("gpus") in (None, task.gpus))
     ]
     if work.on_oom == "fail" or not out:
         return work.allowance
@@ -316,8 +345,8 @@ def _after_oom(work: Work, task: Task, before: Sequence[dict[str, Any]]) -> Allo
 def end_with(driver: int) -> None:
     """End this process soon after a driver that was killed; once asked, for good.
 
-    Ray needs up to seven seconds for that (seen with 2.60), in which a new driver and the old workers would train the
-    same cells.
+    Ray needs up to seven seconds for that (seen with 2.60), in which a new driver and the old
+    workers would train the same cells.
     """
 
     def watch(parent: psutil.Process) -> None:
@@ -362,7 +391,9 @@ def watched(work: Work, pack: Pack, task: Task) -> Iterator[Callable[[], None]]:
         watches.append(threading.Timer(latest, expire))
         watches[0].daemon = True
         watches[0].start()
-        faulthandler.dump_traceback_later(latest + work.hang_s, exit=True)  # needs no turn of the interpreter
+        faulthandler.dump_traceback_later(
+            latest + work.hang_s, exit=True
+        )  # needs no turn of the interpreter
 
     begin()
     try:
@@ -398,7 +429,14 @@ def log(event: Event, label: str) -> None:
         LOG.info("%s: %s after %.1f s", label, event.status, event.duration_s or 0)
     elif event.kind == "ended":
         again = ", runs again" if event.retried else ""
-        LOG.warning("%s: %s%s: %s\n%s", label, event.status, again, event.error, event.traceback or "No traceback.")
+        LOG.warning(
+            "%s: %s%s: %s\n%s",
+            label,
+            event.status,
+            again,
+            event.error,
+            event.traceback or "No traceback.",
+        )
 
 
 def ended(index: int, row: dict[str, Any]) -> Event:

@@ -1,7 +1,8 @@
 """What happens in a sweep, told to TensorBoard, MLflow or W&B as well; the store stays the only truth.
 
-Comes in: what a person asked for, the trials by their number, Events. Goes out: these tools' own files. Runs in the
-driver, asks no network unless an address is given, and is never in the way: an error ends that logger, not the sweep.
+Comes in: what a person asked for, the trials by their number, Events. Goes out: these tools' own
+files. Runs in the driver, asks no network unless an address is given, and is never in the way: an
+error ends that logger, not the sweep.
 """
 
 from __future__ import annotations
@@ -81,7 +82,9 @@ def read(words: Sequence[str]) -> tuple[Wanted, ...]:
         if spec is None or spec.origin is None:  # a folder of that name beside us is no library
             raise UsageError(f'--log {kind} needs an extra: pip install "casting-tune[{kind}]"')
         if "://" in place and kind != "mlflow":
-            raise UsageError(f"--log {word}: only mlflow takes a server by its address. Name a folder.")
+            raise UsageError(
+                f"--log {word}: only mlflow takes a server by its address. Name a folder."
+            )
         if kind in {wanted.kind for wanted in found}:
             raise UsageError(f"--log {kind} stands twice: one is enough.")
         found.append(Wanted(kind=kind, place=place or None))
@@ -117,7 +120,9 @@ def follow(
             try:
                 Path(place).mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise UsageError(f"--log {one.kind}: '{place}' cannot be made: {error.strerror}.") from error
+                raise UsageError(
+                    f"--log {one.kind}: '{place}' cannot be made: {error.strerror}."
+                ) from error
             place = str(Path(place).absolute())
         switches.append(_Switch(one.kind, partial(KINDS[one.kind], place, sweep, run_id), warn))
 
@@ -147,10 +152,13 @@ class _Switch:
             return
         try:
             do()
-        except Exception as error:  # a full disk, a server that is gone, another version: whatever, the sweep goes on
+        # a full disk, a server that is gone, another version: whatever, the sweep goes on
+        except Exception as error:
             self.is_on = False
             why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-            self.warn(f"Logging to {self.kind} has ended ({why}). The sweep goes on; the store has every row.")
+            self.warn(
+                f"Logging to {self.kind} has ended ({why}). The sweep goes on; the store has every row."
+            )
             with suppress(Exception):  # its files, its service: it has failed once, and may again
                 self.close()
 
@@ -174,7 +182,11 @@ class _Switch:
 
     def _log(self, run: Any, figures: dict[str, float | None], step: int) -> None:
         assert self.logger is not None
-        finite = {name: value for name, value in figures.items() if value is not None and math.isfinite(value)}
+        finite = {
+            name: value
+            for name, value in figures.items()
+            if value is not None and math.isfinite(value)
+        }
         if finite:
             self.logger.log(run, finite, step)
 
@@ -212,10 +224,14 @@ class _MLflow:
     """An experiment a sweep, a run a trial, in DIR/mlflow.db or on a server; no global state of MLflow's is touched."""
 
     def __init__(self, place: str, sweep: str, run_id: str) -> None:
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # it tells its makers how it is used
+        os.environ.setdefault(
+            "MLFLOW_DISABLE_TELEMETRY", "true"
+        )  # it tells its makers how it is used
         from mlflow.tracking import MlflowClient
 
-        logging.getLogger("mlflow").setLevel(logging.WARNING)  # it tells of every table that it makes
+        logging.getLogger("mlflow").setLevel(
+            logging.WARNING
+        )  # it tells of every table that it makes
         # MLflow refuses file: stores since 3.17
         self.client = MlflowClient(place if "://" in place else f"sqlite:///{place}/mlflow.db")
         known = self.client.get_experiment_by_name(sweep)
@@ -234,7 +250,9 @@ class _MLflow:
             self.client.log_metric(run, name, value, step=step)
 
     def end(self, run: Any, status: str) -> None:
-        self.client.set_terminated(run, {"completed": "FINISHED", "stopped": "KILLED"}.get(status, "FAILED"))
+        self.client.set_terminated(
+            run, {"completed": "FINISHED", "stopped": "KILLED"}.get(status, "FAILED")
+        )
 
     def close(self) -> None:
         pass  # the client holds nothing

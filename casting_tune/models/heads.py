@@ -35,8 +35,8 @@ class Model(nn.Module):
 def make_head(n_features: int, *, dense: int, dropout: float) -> nn.Sequential:
     """Return [dense, ReLU] -> [dropout] -> one logit; a width or a rate of 0 leaves its layer out.
 
-    Weights are drawn from torch's global generator as Keras draws those of its Dense: Glorot's uniform range
-    (https://proceedings.mlr.press/v9/glorot10a.html, equation 16), biases zero.
+    Weights are drawn from torch's global generator as Keras draws those of its Dense: Glorot's
+    uniform range (https://proceedings.mlr.press/v9/glorot10a.html, equation 16), biases zero.
     """
     head = nn.Sequential()
     if dense:

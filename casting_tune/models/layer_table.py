@@ -1,6 +1,7 @@
 """The layer table of a network, as Keras prints it: layer, output shape, parameters, totals.
 
-Comes in: a backbone's name, a head, an image size. Goes out: rows of plain values. Trains nothing and loads no weights.
+Comes in: a backbone's name, a head, an image size. Goes out: rows of plain values. Trains nothing
+and loads no weights.
 """
 
 from __future__ import annotations
@@ -24,7 +25,10 @@ class Layer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """The layers from input to logit, and how many parameters train. Batch-norm statistics do not."""
+    """The layers from input to logit, and how many parameters train.
+
+    Batch-norm statistics do not.
+    """
 
     layers: tuple[Layer, ...]
     n_trainable: int
@@ -44,7 +48,9 @@ def parse_head(text: str) -> tuple[int, bool]:
         elif part == "dropout" and not dropout:
             dropout = True
         else:
-            raise UsageError(f"A head is written as dense1024,dropout (either may be left out), not '{text}'.")
+            raise UsageError(
+                f"A head is written as dense1024,dropout (either may be left out), not '{text}'."
+            )
     return dense, dropout
 
 
@@ -58,7 +64,9 @@ def summarise(name: str, *, head: str, image_px: int, in_channels: int = 3) -> S
 
     dense, dropout = parse_head(head)
     registry.check_size(name, image_px)
-    model = registry.build(name, weights="none", dense=dense, dropout=0.5 * dropout, in_channels=in_channels, seed=0)
+    model = registry.build(
+        name, weights="none", dense=dense, dropout=0.5 * dropout, in_channels=in_channels, seed=0
+    )
     trainable, statistics = registry.n_parameters(model)
     backbone = cast("torch.nn.Module", model.backbone).to("meta").eval()
     maps = backbone(torch.empty(1, in_channels, image_px, image_px, device="meta"))

@@ -1,8 +1,9 @@
 """timm and torch without what no trial uses: torch's compiler and wandb, 3 of 10 seconds of a worker's imports.
 
-torchvision, which timm imports, and each step of a torch optimiser import `torch._dynamo`, and that half of torch and
-sympy; outside torch.compile nothing they do with it has an effect. Something small stands for it until it is wanted.
-What was kept from compilation meanwhile (an optimiser's bookkeeping, torchvision's wrapping) may be compiled then.
+torchvision, which timm imports, and each step of a torch optimiser import `torch._dynamo`, and that
+half of torch and sympy; outside torch.compile nothing they do with it has an effect. Something
+small stands for it until it is wanted. What was kept from compilation meanwhile (an optimiser's
+bookkeeping, torchvision's wrapping) may be compiled then.
 """
 
 from __future__ import annotations
@@ -25,10 +26,12 @@ _LOADING = threading.RLock()
 
 @contextmanager
 def imports() -> Iterator[None]:
-    """Import timm within this. What is loaded already stays, and whoever asks more of it later gets the real one.
+    """Import timm within this.
 
-    Source: torch 2.14, timm 1.0.31, torchvision 0.29, two cores: `import timm` after torch 3.6 and 4.2 s of CPU, within
-    this 0.9 and 1.1 s, and 157 MiB less (n = 2 in turn).
+    What is loaded already stays, and whoever asks more of it later gets the real one.
+
+    Source: torch 2.14, timm 1.0.31, torchvision 0.29, two cores: `import timm` after torch 3.6 and
+    4.2 s of CPU, within this 0.9 and 1.1 s, and 157 MiB less (n = 2 in turn).
     """
     if COMPILER not in sys.modules:
         import torch
@@ -57,7 +60,9 @@ class _Standing(ModuleType):
     utils: ModuleType
 
     @staticmethod
-    def disable(fn: Callable[..., Any] | None = None, recursive: bool = True, **options: Any) -> Callable[..., Any]:
+    def disable(
+        fn: Callable[..., Any] | None = None, recursive: bool = True, **options: Any
+    ) -> Callable[..., Any]:
         """Return the function itself: nothing compiles it."""
         del recursive, options
         return fn if fn is not None else lambda function: function
@@ -73,7 +78,9 @@ class _Standing(ModuleType):
 class _Finder(MetaPathFinder, Loader):
     """Loads the compiler when one of its modules is imported, and leaves."""
 
-    def find_spec(self, fullname: str, path: object = None, target: object = None) -> ModuleSpec | None:
+    def find_spec(
+        self, fullname: str, path: object = None, target: object = None
+    ) -> ModuleSpec | None:
         """Return None, or what gives the module that loading the compiler has loaded."""
         del path, target
         if not fullname.startswith(f"{COMPILER}."):
@@ -100,7 +107,9 @@ def _is_compile_supported(device_type: str) -> bool:
 
 
 def _real(module: str, name: str) -> Any:
-    if name.startswith("__"):  # whoever looks through all modules asks for these, and wants no compiler
+    if name.startswith(
+        "__"
+    ):  # whoever looks through all modules asks for these, and wants no compiler
         raise AttributeError(f"module '{module}' has no attribute '{name}'")
     _load()
     return getattr(sys.modules[module], name)

@@ -1,8 +1,9 @@
 """NASNet-A Mobile, which timm lacks, put together out of the cells of timm's NASNet-A Large.
 
-In: the usual arguments of a timm network. Out: a timm network, to be made by name once `register` has run.
-There are no pretrained weights of it in torch. Wiring: Zoph et al. 2018 (https://arxiv.org/abs/1707.07012), in the
-mobile setting of Keras (4 @ 1056), to which it is equal in numbers. Must not know of heads, sweeps or other backbones.
+In: the usual arguments of a timm network. Out: a timm network, to be made by name once `register`
+has run. There are no pretrained weights of it in torch. Wiring: Zoph et al. 2018
+(https://arxiv.org/abs/1707.07012), in the mobile setting of Keras (4 @ 1056), to which it is equal
+in numbers. Must not know of heads, sweeps or other backbones.
 """
 
 from __future__ import annotations
@@ -15,7 +16,14 @@ import timm
 import torch
 from timm.layers import ConvNormAct, create_classifier
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
-from timm.models.nasnet import CellStem0, CellStem1, FirstCell, NormalCell, ReductionCell0, ReductionCell1
+from timm.models.nasnet import (
+    CellStem0,
+    CellStem1,
+    FirstCell,
+    NormalCell,
+    ReductionCell0,
+    ReductionCell1,
+)
 from torch import nn
 
 N_FEATURES = 1056
@@ -45,7 +53,9 @@ def register() -> None:
 
 def casting_nasnet_mobile(pretrained: bool = False, **timm_arguments: Any) -> nn.Module:
     """Return NASNet-A (4 @ 1056), in the signature that timm asks of a registered network."""
-    network: nn.Module = build_model_with_cfg(NASNetAMobile, "casting_nasnet_mobile", pretrained, **timm_arguments)
+    network: nn.Module = build_model_with_cfg(
+        NASNetAMobile, "casting_nasnet_mobile", pretrained, **timm_arguments
+    )
     return network
 
 
@@ -53,7 +63,11 @@ class NASNetAMobile(nn.Module):
     """NASNet-A (4 @ 1056): three stages of four cells, each cell fed by the two before it."""
 
     def __init__(
-        self, num_classes: int = 1000, in_chans: int = 3, global_pool: str = "avg", drop_rate: float = 0.0
+        self,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        global_pool: str = "avg",
+        drop_rate: float = 0.0,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
@@ -61,7 +75,13 @@ class NASNetAMobile(nn.Module):
         c = N_FEATURES // 24  # 44: a cell of the first stage gives 6 c, of the last 24 c
         norm = partial(nn.BatchNorm2d, eps=0.001, momentum=0.1)  # as in timm's cells
         self.conv0 = ConvNormAct(
-            in_chans, STEM_CHANNELS, kernel_size=3, stride=2, padding=0, norm_layer=norm, apply_act=False
+            in_chans,
+            STEM_CHANNELS,
+            kernel_size=3,
+            stride=2,
+            padding=0,
+            norm_layer=norm,
+            apply_act=False,
         )
         self.cell_stem_0 = CellStem0(STEM_CHANNELS, num_channels=c // 4, pad_type=PAD)
         self.cell_stem_1 = CellStem1(STEM_CHANNELS, num_channels=c // 2, pad_type=PAD)
@@ -96,7 +116,9 @@ class NASNetAMobile(nn.Module):
         previous = self.cell_stem_0(stem)
         current = self.cell_stem_1(stem, previous)
         for stage, reduction in zip(self.stages, [None, *self.reductions], strict=True):
-            if reduction is not None:  # what comes before a reduction cell's output is that cell's own input
+            if (
+                reduction is not None
+            ):  # what comes before a reduction cell's output is that cell's own input
                 previous, current = current, reduction(current, previous)
             for cell in stage:  # type: ignore[attr-defined]
                 previous, current = current, cell(current, previous)
@@ -116,14 +138,16 @@ class NASNetAMobile(nn.Module):
     def reset_classifier(self, num_classes: int, global_pool: str = "avg") -> None:
         """Put another pooling and another last layer in; 0 classes is no last layer."""
         self.num_classes = num_classes
-        self.global_pool, self.last_linear = create_classifier(N_FEATURES, num_classes, pool_type=global_pool)
+        self.global_pool, self.last_linear = create_classifier(
+            N_FEATURES, num_classes, pool_type=global_pool
+        )
 
 
 class KerasMaxPool(nn.Module):
     """Maximum over 3 x 3 at every second pixel of maps padded with zeros, as Keras' NASNet has it.
 
-    timm pads with minus infinity. With Keras' weights copied in (388 layers, 224 px) that made the last maps, of mean
-    0.34, differ by up to 0.33; with this they differ by 0.000003.
+    timm pads with minus infinity. With Keras' weights copied in (388 layers, 224 px) that made the
+    last maps, of mean 0.34, differ by up to 0.33; with this they differ by 0.000003.
     """
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
@@ -143,4 +167,6 @@ def _stage(f: int, *, previous: int, current: int) -> nn.ModuleList:
     """
     widths = [current] + [6 * f] * (CELLS_A_STAGE - 1)
     first = FirstCell(previous, f // 2, current, f, pad_type=PAD)
-    return nn.ModuleList([first, *(NormalCell(before, f, now, f, pad_type=PAD) for before, now in pairwise(widths))])
+    return nn.ModuleList(
+        [first, *(NormalCell(before, f, now, f, pad_type=PAD) for before, now in pairwise(widths))]
+    )

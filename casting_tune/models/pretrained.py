@@ -1,8 +1,8 @@
 """Where pretrained weights lie on this machine, and how to come by those that do not.
 
-In: timm's settings of a network, or a `local-dir:PATH`. Out: files and identities, or a WeightsError in one line.
-Fetched weights are safetensors, or a tensors-only .pth whose name carries its checksum. Knows no networks and no
-names of backbones beyond repeating them in messages.
+In: timm's settings of a network, or a `local-dir:PATH`. Out: files and identities, or a
+WeightsError in one line. Fetched weights are safetensors, or a tensors-only .pth whose name carries
+its checksum. Knows no networks and no names of backbones beyond repeating them in messages.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ from typing import Any
 from casting_tune.errors import UsageError, WeightsError, unknown, unreadable
 
 REACH_S = 5.0
-"""How long a server may take to say whether it has the weights. The hub's own way waits up to 70 s."""
+"""How long a server may take to say whether it has the weights.
+
+The hub's own way waits up to 70 s.
+"""
 
 SAFE_FILE = "model.safetensors"
 
@@ -47,7 +50,9 @@ def find_source(backbone: str, settings: Any) -> Source:
             f'use weights = "none", or "local-dir:DIR" with weights of your own.'
         )
     tag = f"{settings.architecture}.{settings.tag}" if settings.tag else str(settings.architecture)
-    return Source(backbone=backbone, tag=tag, repository=settings.hf_hub_id or "", address=settings.url or "")
+    return Source(
+        backbone=backbone, tag=tag, repository=settings.hf_hub_id or "", address=settings.url or ""
+    )
 
 
 def find_cached(source: Source) -> Path | None:
@@ -69,13 +74,16 @@ def ask(source: Source) -> None:
 def fetch(source: Source) -> Path:
     """Download the weights into the cache and return their file; WeightsError if that fails.
 
-    Of the processes of a machine that want the same weights one downloads, and the others wait for its file.
+    Of the processes of a machine that want the same weights one downloads, and the others wait for
+    its file.
     """
     ask(source)
     _try(source, _fetch_alone)
     file = find_cached(source)
     if file is None:
-        raise WeightsError(f"Weights 'imagenet' of '{source.backbone}' were fetched, but the cache does not hold them.")
+        raise WeightsError(
+            f"Weights 'imagenet' of '{source.backbone}' were fetched, but the cache does not hold them."
+        )
     return file
 
 
@@ -88,7 +96,10 @@ def overlay(file: Path) -> dict[str, Any]:
         return {"file": str(file), "custom_load": False}
     import torch
 
-    return {"state_dict": torch.load(file, map_location="cpu", weights_only=True), "custom_load": False}
+    return {
+        "state_dict": torch.load(file, map_location="cpu", weights_only=True),
+        "custom_load": False,
+    }
 
 
 def find_folder(weights: str) -> Path:
@@ -147,7 +158,9 @@ def fingerprint(weights: str) -> str:
     return digest.hexdigest()[:12]
 
 
-_FORM = f"timm's save_for_hf(network, DIR, safe_serialization=True) writes config.json and {SAFE_FILE}."
+_FORM = (
+    f"timm's save_for_hf(network, DIR, safe_serialization=True) writes config.json and {SAFE_FILE}."
+)
 
 
 def _try(source: Source, step: Callable[[Source], None]) -> None:
@@ -158,7 +171,9 @@ def _try(source: Source, step: Callable[[Source], None]) -> None:
         if constants.HF_HUB_OFFLINE:
             raise ConnectionError("HF_HUB_OFFLINE is set")
         step(source)
-    except Exception as error:  # the hub passes on errors of its HTTP library, which was requests, httpx, httpx2
+    except (
+        Exception
+    ) as error:  # the hub passes on errors of its HTTP library, which was requests, httpx, httpx2
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise WeightsError(
             f"Weights 'imagenet' of '{source.backbone}' ({source.repository or source.tag}) are not in the cache and "
@@ -202,7 +217,9 @@ def _fetch_address(source: Source) -> None:
 
     file = _torch_file(source)
     checksum = torch.hub.HASH_REGEX.search(file.name)
-    torch.hub.download_url_to_file(source.address, str(file), checksum.group(1) if checksum else None, progress=False)
+    torch.hub.download_url_to_file(
+        source.address, str(file), checksum.group(1) if checksum else None, progress=False
+    )
 
 
 def _torch_file(source: Source) -> Path:

@@ -1,9 +1,9 @@
 """Backbones: a name becomes a network with a one-logit head; its normalisation, its weights, its smallest image.
 
-In: a name of `BACKBONES`, or `timm:NAME` for any other network of timm, and where its weights come from.
-Out: an nn.Module whose forward takes normalised inputs [b, in_channels, px, px] to logits [b].
-Must not know of sweeps, stores or training. torch and timm are imported inside functions, so that names and the
-listing cost nothing.
+In: a name of `BACKBONES`, or `timm:NAME` for any other network of timm, and where its weights come
+from. Out: an nn.Module whose forward takes normalised inputs [b, in_channels, px, px] to logits
+[b]. Must not know of sweeps, stores or training. torch and timm are imported inside functions, so
+that names and the listing cost nothing.
 """
 
 from __future__ import annotations
@@ -170,12 +170,15 @@ BACKBONES: dict[str, Backbone] = {
 }
 
 
-def build(name: str, *, weights: str, dense: int, dropout: float, in_channels: int, seed: int) -> nn.Module:
+def build(
+    name: str, *, weights: str, dense: int, dropout: float, in_channels: int, seed: int
+) -> nn.Module:
     """Return backbone and head as one module, whose forward gives logits [b] of inputs [b, in_channels, px, px].
 
-    Backbone and head draw their initial weights from two streams of the seed; torch's global generator is left as it
-    was. A backbone of `BACKBONES` hands its last maps to our global average pooling. A `timm:` network pools as it
-    does itself, since some have layers behind the pooling, and transformers have tokens.
+    Backbone and head draw their initial weights from two streams of the seed; torch's global
+    generator is left as it was. A backbone of `BACKBONES` hands its last maps to our global average
+    pooling. A `timm:` network pools as it does itself, since some have layers behind the pooling,
+    and transformers have tokens.
 
     Args:
         name: of the backbone.
@@ -206,7 +209,9 @@ def check_name(name: str) -> None:
     if name in BACKBONES:
         return
     if not name.startswith("timm:"):
-        raise UsageError(f"{unknown('backbone', name, BACKBONES)} Other networks of timm are 'timm:NAME'.")
+        raise UsageError(
+            f"{unknown('backbone', name, BACKBONES)} Other networks of timm are 'timm:NAME'."
+        )
     timm_name = name.removeprefix("timm:")
     if timm_name in _written():
         return
@@ -217,7 +222,11 @@ def check_name(name: str) -> None:
     if network in networks and (not tag or timm_name in tags):
         return
     near = difflib.get_close_matches(timm_name, tags if network in networks else networks, n=1)
-    hint = f"Did you mean 'timm:{near[0]}'?" if near else f"timm.list_models() names those of timm {timm.__version__}."
+    hint = (
+        f"Did you mean 'timm:{near[0]}'?"
+        if near
+        else f"timm.list_models() names those of timm {timm.__version__}."
+    )
     raise UsageError(f"Unknown backbone '{name}'. {hint}")
 
 
@@ -228,7 +237,9 @@ def _written() -> frozenset[str]:
     folders = package.submodule_search_locations if package else None
     files = [file for folder in folders or [] for file in (Path(folder) / "models").glob("*.py")]
     return frozenset(
-        name for file in files for name in re.findall(r"^@register_model\s+def (\w+)\(", file.read_text("utf-8"), re.M)
+        name
+        for file in files
+        for name in re.findall(r"^@register_model\s+def (\w+)\(", file.read_text("utf-8"), re.M)
     )
 
 
@@ -236,14 +247,16 @@ def _written() -> frozenset[str]:
 def check_size(name: str, image_px: int) -> None:
     """Raise UsageError where a training step cannot go through with images of this side.
 
-    The smallest sides of `BACKBONES` are known. A `timm:` network is tried on torch's meta device, where nothing is
-    computed; some take one size only.
+    The smallest sides of `BACKBONES` are known. A `timm:` network is tried on torch's meta device,
+    where nothing is computed; some take one size only.
     """
     check_name(name)
     if name in BACKBONES:
         smallest = BACKBONES[name].min_px
         if image_px < smallest:
-            raise UsageError(f"image_px {image_px} is too small for '{name}': the smallest is {smallest}.")
+            raise UsageError(
+                f"image_px {image_px} is too small for '{name}': the smallest is {smallest}."
+            )
         return
     if name == SMALL and image_px >= TRIED_PX[0]:
         return
@@ -251,16 +264,24 @@ def check_size(name: str, image_px: int) -> None:
         return
     others = [px for px in TRIED_PX if _takes(name, px)]
     if not others:
-        raise UsageError(f"'{name}' takes no square images of {TRIED_PX[0]} to {TRIED_PX[-1]} px: use another network.")
-    way_out = f"the smallest is {others[0]}" if image_px < others[0] else f"it takes {', '.join(map(str, others))}"
-    raise UsageError(f"image_px {image_px} does not go through '{name}': {way_out} (of the usual sides).")
+        raise UsageError(
+            f"'{name}' takes no square images of {TRIED_PX[0]} to {TRIED_PX[-1]} px: use another network."
+        )
+    way_out = (
+        f"the smallest is {others[0]}"
+        if image_px < others[0]
+        else f"it takes {', '.join(map(str, others))}"
+    )
+    raise UsageError(
+        f"image_px {image_px} does not go through '{name}': {way_out} (of the usual sides)."
+    )
 
 
 def fewest_images(name: str, image_px: int) -> int:
     """Return how many images a training step needs at least to go through the network: 1 or 2.
 
-    Batch normalisation in training needs two values a channel: two images where its maps have one pixel. The head has
-    none.
+    Batch normalisation in training needs two values a channel: two images where its maps have one
+    pixel. The head has none.
     """
     return 1 if _takes(name, image_px, n_images=1) else 2
 
@@ -269,8 +290,8 @@ def fewest_images(name: str, image_px: int) -> int:
 def check_batch(name: str, image_px: int, batch_size: int) -> None:
     """Raise UsageError where a training step cannot go through with so few images of this side.
 
-    Two images always can where the side is right (`check_size`). A last batch of one image joins the batch before it
-    (`loader.batches`), so that batches of one image come of batch_size 1 alone.
+    Two images always can where the side is right (`check_size`). A last batch of one image joins
+    the batch before it (`loader.batches`), so that batches of one image come of batch_size 1 alone.
     """
     if batch_size >= 2 or fewest_images(name, image_px) == 1:
         return
@@ -295,8 +316,9 @@ def _on_meta(name: str) -> Any:
 def weights_id(name: str, weights: str) -> str:
     """Return what the weights really are, after making sure that they are to be had.
 
-    `imagenet` weights are in the cache, or their server has just said that it has them; nothing is downloaded here.
-    A local folder is loaded once. The identities are those of `expected_weights_id`.
+    `imagenet` weights are in the cache, or their server has just said that it has them; nothing is
+    downloaded here. A local folder is loaded once. The identities are those of
+    `expected_weights_id`.
 
     Raises:
         UsageError: a name or weights that cannot be meant.
@@ -316,7 +338,8 @@ def weights_id(name: str, weights: str) -> str:
 def expected_weights_id(name: str, weights: str) -> str:
     """Return the identity that weights would have, without asking anyone for them.
 
-    `none`, `imagenet:TAG`, or `local-dir:` with 12 hexadecimal digits over config.json and model.safetensors.
+    `none`, `imagenet:TAG`, or `local-dir:` with 12 hexadecimal digits over config.json and
+    model.safetensors.
 
     Raises:
         UsageError: a name or weights that cannot be meant.
@@ -326,7 +349,9 @@ def expected_weights_id(name: str, weights: str) -> str:
     if weights == "none":
         return "none"
     if weights == "imagenet":
-        known = BACKBONES.get(name)  # of ours the tag is known, and a plan need not wait two seconds for timm
+        known = BACKBONES.get(
+            name
+        )  # of ours the tag is known, and a plan need not wait two seconds for timm
         return f"imagenet:{known.timm_name if known and known.weights else _source(name).tag}"
     return f"local-dir:{pretrained.fingerprint(weights)}"
 
@@ -340,8 +365,8 @@ def cached() -> dict[str, bool]:
 def normalisation(name: str, weights: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and standard deviation of each of three channels, on the scale 0..1.
 
-    They are those of timm's weights of this backbone, also where the weights are `none`; of a local folder, those of
-    its config.json.
+    They are those of timm's weights of this backbone, also where the weights are `none`; of a local
+    folder, those of its config.json.
     """
     check_name(name)
     if weights in {"none", "imagenet"}:
@@ -350,7 +375,9 @@ def normalisation(name: str, weights: str) -> tuple[tuple[float, ...], tuple[flo
     _, stored = pretrained.read_settings(weights)
     mean, std = stored.get("mean", ()), stored.get("std", ())
     if len(mean) not in {1, 3} or len(std) != len(mean):
-        raise WeightsError(f"'{weights}': config.json must give mean and std for 1 or 3 channels, not {mean}, {std}.")
+        raise WeightsError(
+            f"'{weights}': config.json must give mean and std for 1 or 3 channels, not {mean}, {std}."
+        )
     each = 3 // len(mean)
     return tuple(mean) * each, tuple(std) * each
 
@@ -378,15 +405,17 @@ def local_dir_config(name: str, weights: str, *, in_channels: int, image_px: int
 def n_parameters(module: nn.Module) -> tuple[int, int]:
     """Return how many parameters train, and how many batch-norm statistics there are, as Keras counts both."""
     trainable = sum(p.numel() for p in module.parameters() if p.requires_grad)
-    running = (b for path, b in module.named_buffers() if path.endswith(("running_mean", "running_var")))
+    running = (
+        b for path, b in module.named_buffers() if path.endswith(("running_mean", "running_var"))
+    )
     return trainable, sum(b.numel() for b in running)
 
 
 def listing(*, dense: int = 0) -> list[dict[str, Any]]:
     """Return one row for each of `BACKBONES`, for three channels.
 
-    `n_parameters` are those without top; `n_with_head` are all trainable ones with a dense layer of that width (0 is
-    none) and the logit. Dropout has none.
+    `n_parameters` are those without top; `n_with_head` are all trainable ones with a dense layer of
+    that width (0 is none) and the logit. Dropout has none.
     """
     return [
         {
@@ -416,7 +445,9 @@ def _network(name: str, weights: str, *, in_channels: int | None) -> Any:
 
     pooling = {"global_pool": ""} if name in BACKBONES else {}
     if weights == "none":
-        network = timm_networks().create_model(_timm_name(name), num_classes=0, in_chans=in_channels, **pooling)
+        network = timm_networks().create_model(
+            _timm_name(name), num_classes=0, in_chans=in_channels, **pooling
+        )
     else:
         network = _load(name, weights, in_channels=in_channels)
         network.reset_classifier(0, **pooling)
@@ -428,8 +459,9 @@ def _network(name: str, weights: str, *, in_channels: int | None) -> Any:
 def _load(name: str, weights: str, *, in_channels: int | None) -> Any:
     """Return timm's network with its classifier and with all of its weights loaded.
 
-    timm loads strictly only where the number of classes fits: with num_classes=0, weights that are missing in the
-    file would stay random without a word. So the classifier is loaded too, for the caller to drop.
+    timm loads strictly only where the number of classes fits: with num_classes=0, weights that are
+    missing in the file would stay random without a word. So the classifier is loaded too, for the
+    caller to drop.
     """
     architecture = _timm_name(name).partition(".")[0]
     if weights == "imagenet":
@@ -448,7 +480,9 @@ def _load(name: str, weights: str, *, in_channels: int | None) -> Any:
         network = timm_networks().create_model(
             model, pretrained=True, in_chans=in_channels, pretrained_cfg_overlay=overlay, **lenient
         )
-    except Exception as error:  # the file comes from elsewhere: timm, safetensors and torch raise what they like
+    except (
+        Exception
+    ) as error:  # the file comes from elsewhere: timm, safetensors and torch raise what they like
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise WeightsError(
             f"Weights '{weights}' do not fit '{name}' ({reason[:300]}): "
@@ -467,7 +501,9 @@ def _is_without(name: str, weights: str) -> bool:
 
     with torch.device("meta"):
         whole = timm_networks().create_model(_timm_name(name), num_classes=0)
-    return pretrained.stored_names(weights) == {key for key in whole.state_dict() if not key.startswith(f"{part}.")}
+    return pretrained.stored_names(weights) == {
+        key for key in whole.state_dict() if not key.startswith(f"{part}.")
+    }
 
 
 def _takes(name: str, image_px: int, *, n_images: int = 2) -> bool:
@@ -477,7 +513,11 @@ def _takes(name: str, image_px: int, *, n_images: int = 2) -> bool:
     network = _on_meta(name)
     try:
         features = network(torch.empty(n_images, 3, image_px, image_px, device="meta"))
-    except (RuntimeError, ValueError, AssertionError):  # torch: too small for a layer; timm: not its one size
+    except (
+        RuntimeError,
+        ValueError,
+        AssertionError,
+    ):  # torch: too small for a layer; timm: not its one size
         return False
     return bool(features.ndim == (4 if name in BACKBONES else 2) and features.numel() > 0)
 

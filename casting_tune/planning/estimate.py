@@ -1,11 +1,11 @@
 """What cells to come will take, learnt from trials that have been: seconds, memory, disk; and who should start first.
 
-Comes in: configurations with their image counts, completed rows of trials, probes. Goes out: an Estimate a cell, and
-the time until the last of them ends. Runs nothing and reads no store.
+Comes in: configurations with their image counts, completed rows of trials, probes. Goes out: an
+Estimate a cell, and the time until the last of them ends. Runs nothing and reads no store.
 
-A trial's time is taken apart as fixed + epochs * n_train * s_train + n_scored * s_scored, with n_scored =
-(epochs + 1) * n_validation + n_test. A row tells s_train (its `image_s`); scoring is a third of it, a forward pass
-without its backward one; the rest of its duration is fixed.
+A trial's time is taken apart as fixed + epochs * n_train * s_train + n_scored * s_scored, with
+n_scored = (epochs + 1) * n_validation + n_test. A row tells s_train (its `image_s`); scoring is a
+third of it, a forward pass without its backward one; the rest of its duration is fixed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,11 @@ from casting_tune.config import TrialConfig
 from casting_tune.data import augmentation
 
 FORWARD_SHARE = 1 / 3
-ROW_BYTES, EPOCH_BYTES, PREDICTION_BYTES = 33_000, 3_600, 47  # measured: files of trials and predictions, of an epoch
+ROW_BYTES, EPOCH_BYTES, PREDICTION_BYTES = (
+    33_000,
+    3_600,
+    47,
+)  # measured: files of trials and predictions, of an epoch
 READ = (
     "device", "precision", "n_threads", "backbone", "image_px", "batch_size", "dense", "in_channels", "augmentation",
     "epochs", "n_train", "n_validation", "n_test", "image_s", "duration_s", "resumed_from", "peak_memory_bytes",
@@ -80,7 +84,10 @@ class Learnt:
     """What rows or probes tell, found by what is alike in them: a row is looked at once, not once a cell."""
 
     def __init__(self, known: Iterable[Known]) -> None:
-        self._found: dict[tuple[str, ...], dict[tuple[object, ...], list[Known]]] = {SAME: {}, KIN: {}}
+        self._found: dict[tuple[str, ...], dict[tuple[object, ...], list[Known]]] = {
+            SAME: {},
+            KIN: {},
+        }
         for one in known:
             for names, found in self._found.items():
                 found.setdefault(tuple(one.row[name] for name in names), []).append(one)
@@ -90,9 +97,13 @@ class Learnt:
         return self._found[names].get(tuple(wanted[name] for name in names), [])
 
 
-def learn(rows: Iterable[dict[str, Any]], probes: Iterable[dict[str, Any]]) -> tuple[Learnt, Learnt]:
+def learn(
+    rows: Iterable[dict[str, Any]], probes: Iterable[dict[str, Any]]
+) -> tuple[Learnt, Learnt]:
     """Return what completed rows of trials and rows of probes tell, each; trials that went on tell nothing."""
-    from_rows = [_of_row(row) for row in rows if row["duration_s"] is not None and not row["resumed_from"]]
+    from_rows = [
+        _of_row(row) for row in rows if row["duration_s"] is not None and not row["resumed_from"]
+    ]
     from_probes = [
         Known(
             row=probe,
@@ -109,7 +120,13 @@ def learn(rows: Iterable[dict[str, Any]], probes: Iterable[dict[str, Any]]) -> t
 def _of_row(row: dict[str, Any]) -> Known:
     n_trained = row["epochs"] * row["n_train"]
     if row["image_s"] is None:  # a baseline: all its time goes with the images
-        return Known(row=row, train_s=row["duration_s"] / n_trained, score_s=0, fixed_s=0, peak_memory_bytes=None)
+        return Known(
+            row=row,
+            train_s=row["duration_s"] / n_trained,
+            score_s=0,
+            fixed_s=0,
+            peak_memory_bytes=None,
+        )
     score_s = row["image_s"] * FORWARD_SHARE
     n_scored = (row["epochs"] + 1) * row["n_validation"] + row["n_test"]
     return Known(
@@ -138,12 +155,19 @@ def estimates(
 def estimate(work: Work, place: dict[str, Any], from_rows: Learnt, from_probes: Learnt) -> Estimate:
     """Return what a cell should take at a place (device, n_threads): from its like, a probe, or its nearest kin.
 
-    Rows of the same shape, precision and place count first (with the same augmentation, where there are any); then a
-    probe of it; then rows of the same backbone at another size or batch, seconds an image scaled with the pixels.
+    Rows of the same shape, precision and place count first (with the same augmentation, where there
+    are any); then a probe of it; then rows of the same backbone at another size or batch, seconds
+    an image scaled with the pixels.
     """
     config = work.config
-    wanted = {name: getattr(config, name) for name in SHAPE} | place | {"precision": config.precision}
-    disk = ROW_BYTES + config.epochs * EPOCH_BYTES + PREDICTION_BYTES * (work.n_validation + work.n_test)
+    wanted = (
+        {name: getattr(config, name) for name in SHAPE} | place | {"precision": config.precision}
+    )
+    disk = (
+        ROW_BYTES
+        + config.epochs * EPOCH_BYTES
+        + PREDICTION_BYTES * (work.n_validation + work.n_test)
+    )
     same = from_rows.alike(wanted, SAME)
     augmented = augmentation.name(config.toggles)
     alike = [known for known in same if known.row["augmentation"] == augmented] or same
@@ -156,7 +180,9 @@ def estimate(work: Work, place: dict[str, Any], from_rows: Learnt, from_probes: 
         return Estimate(seconds=None, peak_memory_bytes=None, disk_bytes=disk, source="unknown")
     seconds = statistics.median(_seconds(known, work) for known in alike)
     memory = [known.peak_memory_bytes for known in alike if known.peak_memory_bytes is not None]
-    return Estimate(seconds=seconds, peak_memory_bytes=max(memory, default=None), disk_bytes=disk, source=source)
+    return Estimate(
+        seconds=seconds, peak_memory_bytes=max(memory, default=None), disk_bytes=disk, source=source
+    )
 
 
 def _seconds(known: Known, work: Work) -> float:
@@ -168,8 +194,8 @@ def _seconds(known: Known, work: Work) -> float:
 def makespan(seconds: Sequence[float], n_at_once: int) -> float:
     """Return when the last of some trials ends that start in this order, each as soon as a place is free.
 
-    Greedy list scheduling; with the longest first it is at most 4/3 of the best (Graham, "Bounds on multiprocessing
-    timing anomalies", 1969).
+    Greedy list scheduling; with the longest first it is at most 4/3 of the best (Graham, "Bounds on
+    multiprocessing timing anomalies", 1969).
     """
     ends = [0.0] * min(n_at_once, len(seconds))
     for took in seconds:

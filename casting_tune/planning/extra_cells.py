@@ -69,5 +69,7 @@ def timings(cells: Sequence[Cell]) -> tuple[Cell, ...]:
             split_id="official",
         )
         timed = replace(short, toggles=())
-        passes.setdefault(timed, Cell(row=cell.row, label=f"timing: {cell.row}", config=short, kind="timing"))
+        passes.setdefault(
+            timed, Cell(row=cell.row, label=f"timing: {cell.row}", config=short, kind="timing")
+        )
     return tuple(passes.values())

@@ -1,7 +1,8 @@
 """How many trials fit on one GPU: from the most bytes that their like took to the share of a GPU that each asks for.
 
-Comes in: rows of trials and of probes, configurations, the bytes of a GPU. Goes out: shares that Ray can count, and
-when the last of some trials ends that share GPUs. Knows no Ray, no torch and no store.
+Comes in: rows of trials and of probes, configurations, the bytes of a GPU. Goes out: shares that
+Ray can count, and when the last of some trials ends that share GPUs. Knows no Ray, no torch and no
+store.
 """
 
 from __future__ import annotations
@@ -29,7 +30,16 @@ STEPS = sorted({GRAIN // k for k in range(1, 33)} | {6_000, 7_000, 8_000, 9_000}
 
 LIKE = (*estimate.SHAPE, "precision")
 SIZES = ("image_px", "batch_size", "dense")  # a network takes more with each of them
-READ = (*LIKE, "device", "status", "micro_batch", "peak_memory_bytes", "n_train", "n_validation", "n_test")
+READ = (
+    *LIKE,
+    "device",
+    "status",
+    "micro_batch",
+    "peak_memory_bytes",
+    "n_train",
+    "n_validation",
+    "n_test",
+)
 """The columns of trials that `learn` reads."""
 
 
@@ -47,7 +57,9 @@ def like(config: TrialConfig) -> tuple[Any, ...]:
     return tuple(getattr(config, name) for name in LIKE)
 
 
-def learn(rows: Iterable[dict[str, Any]], probes: Iterable[dict[str, Any]], *, device: str) -> tuple[Peak, ...]:
+def learn(
+    rows: Iterable[dict[str, Any]], probes: Iterable[dict[str, Any]], *, device: str
+) -> tuple[Peak, ...]:
     """Return what completed rows of trials and rows of probes tell of a device's memory.
 
     Trials whose batches were halved tell nothing.
@@ -69,7 +81,11 @@ def learn(rows: Iterable[dict[str, Any]], probes: Iterable[dict[str, Any]], *, d
 def peak_bytes(peaks: Sequence[Peak], config: TrialConfig, n_images: int) -> int | None:
     """Return the most bytes that the like of a cell took, None where nothing tells of exactly this network and size."""
     wanted = like(config)
-    found = [peak.peak_bytes for peak in peaks if peak.like == wanted and peak.n_images >= AS_MANY * n_images]
+    found = [
+        peak.peak_bytes
+        for peak in peaks
+        if peak.like == wanted and peak.n_images >= AS_MANY * n_images
+    ]
     return max(found, default=None)
 
 
@@ -112,10 +128,13 @@ def trials_a_gpu(given: float) -> int:
     return GRAIN // round(given * GRAIN)
 
 
-def makespan(seconds: Sequence[float], shares: Sequence[float], *, n_gpus: int, n_at_once: int) -> float:
+def makespan(
+    seconds: Sequence[float], shares: Sequence[float], *, n_gpus: int, n_at_once: int
+) -> float:
     """Return when the last of some trials ends that start in this order on shares of GPUs, none before the one ahead.
 
-    Each takes as long as it would alone. A share of 0 needs no GPU, only one of the `n_at_once` places.
+    Each takes as long as it would alone. A share of 0 needs no GPU, only one of the `n_at_once`
+    places.
     """
     free = [GRAIN] * n_gpus
     running: list[tuple[float, int, int]] = []  # end, GPU, grains

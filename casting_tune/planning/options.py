@@ -1,6 +1,7 @@
 """What a person asks of a run, and what of that cannot be meant.
 
-Comes in: the values of options. Goes out: Options, or a UsageError. Looks at no machine and no image.
+Comes in: the values of options. Goes out: Options, or a UsageError. Looks at no machine and no
+image.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ class Options:
 def check(options: Options, sweep: Sweep) -> None:
     """Raise UsageError for the first option that cannot be meant, alone or with another or with the sweep.
 
-    An option without effect counts as such, except beside --plan: a plan takes every option of the run that it is of.
+    An option without effect counts as such, except beside --plan: a plan takes every option of the
+    run that it is of.
     """
     for name, value, least in (
         ("--trials-at-once", options.trials_at_once, 1),
@@ -65,14 +67,21 @@ def check(options: Options, sweep: Sweep) -> None:
         told = "--probe" if options.probe else "--price-per-gpu-hour"
         raise UsageError(f"{told} is about what a run would cost: give it together with --plan.")
     if options.fresh and options.retry_failed:
-        raise UsageError("--fresh trains every cell again, those that failed too: leave out --retry-failed.")
+        raise UsageError(
+            "--fresh trains every cell again, those that failed too: leave out --retry-failed."
+        )
     if options.skip_bad and options.data is None:
-        raise UsageError("--skip-bad is about files of an image folder: give it together with --data.")
+        raise UsageError(
+            "--skip-bad is about files of an image folder: give it together with --data."
+        )
     if options.timing and options.address:
         raise UsageError(
             "--timing measures the device of this machine, alone, and --address trains on others: drop one."
         )
-    for name, limit in (("--max-seconds", options.max_seconds), ("--max-memory", options.memory_gib)):
+    for name, limit in (
+        ("--max-seconds", options.max_seconds),
+        ("--max-memory", options.memory_gib),
+    ):
         if limit is not None and not (limit > 0 and math.isfinite(limit)):
             raise UsageError(f"{name} is more than 0, not {limit}.")
     if options.inline and options.gpus_per_trial == "auto":
@@ -80,11 +89,15 @@ def check(options: Options, sweep: Sweep) -> None:
             "--gpus-per-trial auto packs several trials on a GPU, and --inline runs one: drop one of them."
         )
     if options.inline and (options.address or (options.trials_at_once or 1) > 1):
-        raise UsageError("--inline runs one trial after the other, without Ray: leave out --address, --trials-at-once.")
+        raise UsageError(
+            "--inline runs one trial after the other, without Ray: leave out --address, --trials-at-once."
+        )
     if options.inline and sweep.schedule.scheduler == "asha":
         raise UsageError(
             'scheduler = "asha" stops trials through Ray Tune, and --inline goes without it. Leave out --inline, or '
             'write scheduler = "fifo".'
         )
     if options.timing and sweep.search is not None:
-        raise UsageError("--timing times the cells of a file, and a search has none before it runs. Leave it out.")
+        raise UsageError(
+            "--timing times the cells of a file, and a search has none before it runs. Leave it out."
+        )

@@ -1,7 +1,7 @@
 """What a run of a sweep would do, and what it would cost.
 
-Comes in: keyed cells, a store, what the cells should take. Goes out: a Plan: done, to do, failed; and its Costs. Starts
-nothing, prints nothing.
+Comes in: keyed cells, a store, what the cells should take. Goes out: a Plan: done, to do, failed;
+and its Costs. Starts nothing, prints nothing.
 """
 
 from __future__ import annotations
@@ -118,7 +118,9 @@ def make(
     return Plan(planned=tuple(planned))
 
 
-def costs(works: Sequence[Work], store: Store, *, place: dict[str, Any], gpus: float, n_at_once: int) -> Costs:
+def costs(
+    works: Sequence[Work], store: Store, *, place: dict[str, Any], gpus: float, n_at_once: int
+) -> Costs:
     """Return what cells to do should take, from the store's completed trials and probes.
 
     Args:
@@ -136,7 +138,8 @@ def costs(works: Sequence[Work], store: Store, *, place: dict[str, Any], gpus: f
     return Costs(
         estimates=estimates,
         trial_s=trial_s,
-        wall_s=(START_S if works else 0.0) + estimate.makespan(sorted(seconds, reverse=True), n_at_once),
+        wall_s=(START_S if works else 0.0)
+        + estimate.makespan(sorted(seconds, reverse=True), n_at_once),
         gpu_hours=trial_s * gpus / 3600,
         memory_bytes=max(memory, default=None),
         disk_bytes=sum(found.disk_bytes for found in estimates),
@@ -144,7 +147,9 @@ def costs(works: Sequence[Work], store: Store, *, place: dict[str, Any], gpus: f
     )
 
 
-def on_shared_gpus(found: Costs, shares: Sequence[float], *, n_unmeasured: int, n_gpus: int, n_at_once: int) -> Costs:
+def on_shared_gpus(
+    found: Costs, shares: Sequence[float], *, n_unmeasured: int, n_gpus: int, n_at_once: int
+) -> Costs:
     """Return the costs of cells that share GPUs: hours and the end of the last by the share that each of them holds.
 
     Args:
@@ -154,9 +159,17 @@ def on_shared_gpus(found: Costs, shares: Sequence[float], *, n_unmeasured: int, 
         n_gpus: GPUs of the machine or cluster.
         n_at_once: trials at the same time that its CPUs allow, or the person.
     """
-    held = [(cell.seconds, shares[i]) for i, cell in enumerate(found.estimates) if cell.seconds is not None]
+    held = [
+        (cell.seconds, shares[i])
+        for i, cell in enumerate(found.estimates)
+        if cell.seconds is not None
+    ]
     held.sort(key=lambda cell: -cell[0])
-    ends = gpu_sharing.makespan(*zip(*held, strict=True), n_gpus=n_gpus, n_at_once=n_at_once) if held else 0.0
+    ends = (
+        gpu_sharing.makespan(*zip(*held, strict=True), n_gpus=n_gpus, n_at_once=n_at_once)
+        if held
+        else 0.0
+    )
     fitting = [gpu_sharing.trials_a_gpu(share) for share in shares if share]
     return replace(
         found,
@@ -175,17 +188,33 @@ def tell(found: Costs, *, price_per_gpu_hour: float | None) -> tuple[str, ...]:
     if lacking == n:
         unknown = f"Of none of the {n} trials is the time known yet: --probe times a few steps of each network."
         return (unknown, *sharing(found))
-    counted = ", ".join(f"{count} from {_SOURCES[name]}" for name, count in found.sources.items() if name != "unknown")
+    counted = ", ".join(
+        f"{count} from {_SOURCES[name]}"
+        for name, count in found.sources.items()
+        if name != "unknown"
+    )
     least = "at least " if lacking else "about "
     time = f"Time: {least}{duration(found.wall_s)}; {duration(found.trial_s)} of trials ({counted}"
-    told = [f"{time}; {lacking} unknown: --probe times a few steps of their networks)." if lacking else f"{time})."]
+    told = [
+        f"{time}; {lacking} unknown: --probe times a few steps of their networks)."
+        if lacking
+        else f"{time})."
+    ]
     if found.gpu_hours:
-        money = f", {found.gpu_hours * price_per_gpu_hour:,.2f} in money" if price_per_gpu_hour else ""
+        money = (
+            f", {found.gpu_hours * price_per_gpu_hour:,.2f} in money" if price_per_gpu_hour else ""
+        )
         told.append(f"GPUs: {least}{found.gpu_hours:.2f} hours{money}.")
     elif price_per_gpu_hour is not None:
         told.append("GPUs: none is used, so none is paid for.")
-    memory = f"{found.memory_bytes / 2**30:.1f} GiB at most a trial" if found.memory_bytes else "unknown"
-    return (*told, *sharing(found), f"Memory: {memory}. Disk: {found.disk_bytes / 2**20:.1f} MiB of rows.")
+    memory = (
+        f"{found.memory_bytes / 2**30:.1f} GiB at most a trial" if found.memory_bytes else "unknown"
+    )
+    return (
+        *told,
+        *sharing(found),
+        f"Memory: {memory}. Disk: {found.disk_bytes / 2**20:.1f} MiB of rows.",
+    )
 
 
 def sharing(found: Costs) -> tuple[str, ...]:
@@ -195,9 +224,13 @@ def sharing(found: Costs) -> tuple[str, ...]:
     fewest, most = found.trials_a_gpu
     count = f"{most}" if fewest == most else f"{fewest} to {most}"
     least = (
-        f"; {found.n_unmeasured} trials have one each until a run has probed their memory" if found.n_unmeasured else ""
+        f"; {found.n_unmeasured} trials have one each until a run has probed their memory"
+        if found.n_unmeasured
+        else ""
     )
-    return (f"On one GPU: {count} at once, by their memory{least}. Each is counted as fast as alone.",)
+    return (
+        f"On one GPU: {count} at once, by their memory{least}. Each is counted as fast as alone.",
+    )
 
 
 def duration(seconds: float) -> str:
@@ -211,15 +244,24 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
 
 
-_SOURCES = {"rows": "trials like them", "probe": "probes", "similar rows": "trials of the same network at another size"}
+_SOURCES = {
+    "rows": "trials like them",
+    "probe": "probes",
+    "similar rows": "trials of the same network at another size",
+}
 
 
-def unknown(works: Sequence[Work], store: Store, *, place: dict[str, Any]) -> tuple[TrialConfig, ...]:
+def unknown(
+    works: Sequence[Work], store: Store, *, place: dict[str, Any]
+) -> tuple[TrialConfig, ...]:
     """Return one configuration of each network, size and batch size that neither a trial nor a probe tells of."""
     known = _known(store)
     lacking = {}
     for work, found in zip(works, estimate.estimates(works, place, *known), strict=True):
-        if not work.config.backbone.startswith("baseline:") and found.source in ("similar rows", "unknown"):
+        if not work.config.backbone.startswith("baseline:") and found.source in (
+            "similar rows",
+            "unknown",
+        ):
             lacking[tuple(getattr(work.config, name) for name in estimate.SHAPE)] = work.config
     return tuple(lacking.values())
 

@@ -1,9 +1,10 @@
 """Expands a sweep file into labelled cells.
 
-Comes in: a sweep's name or path, and what the command line picks and sets. Goes out: a Sweep of finished cells. Types:
-`grid` (every combination), `cases` (named rows, each with every combination of the axes), `ablation` (axes of two
-values: all first, all second, and one second at a time), `one_at_a_time` (all first values, then one changed at a
-time), `repeats` (an axis `seed`, nothing else). Knows no images, torch or Ray.
+Comes in: a sweep's name or path, and what the command line picks and sets. Goes out: a Sweep of
+finished cells. Types: `grid` (every combination), `cases` (named rows, each with every combination
+of the axes), `ablation` (axes of two values: all first, all second, and one second at a time),
+`one_at_a_time` (all first values, then one changed at a time), `repeats` (an axis `seed`, nothing
+else). Knows no images, torch or Ray.
 """
 
 from __future__ import annotations
@@ -63,7 +64,10 @@ class Cell:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Search:
-    """What a search varies and by what it chooses; see `sweepfile.Search`. `fixed`, `when` and `set` are the rest."""
+    """What a search varies and by what it chooses; see `sweepfile.Search`.
+
+    `fixed`, `when` and `set` are the rest.
+    """
 
     n_trials: int
     seed: int
@@ -122,7 +126,9 @@ def read(
     where = f"Sweep file {path.name}"
     part = sweep_file.read(path)
     if quick and "quick" not in part.model_fields_set:
-        raise UsageError(f"{where} has no [quick] section, so --quick would change nothing. Add one, or drop --quick.")
+        raise UsageError(
+            f"{where} has no [quick] section, so --quick would change nothing. Add one, or drop --quick."
+        )
     forced = _overrides(overrides, part)
     if part.search is not None:
         return _searching(path.stem, part, forced, quick=quick, only=only, where=where)
@@ -136,7 +142,11 @@ def read(
     picks = [_only(only, rows), part.quick.only if quick else {}]
     rows = [row for row in rows if all(_picked(row[1], pick) for pick in picks)]
     if not rows:
-        quick_only = [f"--quick (which keeps {_listed(part.quick.only)})"] if quick and part.quick.only else []
+        quick_only = (
+            [f"--quick (which keeps {_listed(part.quick.only)})"]
+            if quick and part.quick.only
+            else []
+        )
         raise UsageError(
             f"{where}: no cell is left after {' '.join([*quick_only, *(f'--only {text}' for text in only)])}. "
             "Name values that occur together."
@@ -168,15 +178,19 @@ def check(sweep: Sweep) -> None:
     """Raise UsageError where a sweep has invalid cells: the first reason, and how many more there are."""
     n = len(sweep.invalid)
     if n:
-        others = f" {n} cells are invalid in all: --plan lists them, --only leaves them out." if n > 1 else ""
+        others = (
+            f" {n} cells are invalid in all: --plan lists them, --only leaves them out."
+            if n > 1
+            else ""
+        )
         raise UsageError(f"{sweep.invalid[0]}{others}")
 
 
 def sized(sweep: Sweep) -> Sweep:
     """Return a sweep with those cells among the invalid whose batches do not go through their network in training.
 
-    For most `timm:` networks and for batches of one image that needs torch and timm, whose import takes seconds; the
-    sizes of the other backbones `read` has checked.
+    For most `timm:` networks and for batches of one image that needs torch and timm, whose import
+    takes seconds; the sizes of the other backbones `read` has checked.
 
     Raises:
         UsageError: no cell is left.
@@ -194,11 +208,17 @@ def sized(sweep: Sweep) -> Sweep:
     return replace(sweep, cells=tuple(cells), invalid=tuple(invalid))
 
 
-def _searching(name: str, part: File, forced: Settings, *, quick: bool, only: Sequence[str], where: str) -> Sweep:
+def _searching(
+    name: str, part: File, forced: Settings, *, quick: bool, only: Sequence[str], where: str
+) -> Sweep:
     assert part.search is not None
     if only:
-        raise UsageError(f"--only {only[0]}: a search has no axes. Narrow [search.space] in {where}.")
-    n_trials = part.quick.n_trials if quick and part.quick.n_trials is not None else part.search.n_trials
+        raise UsageError(
+            f"--only {only[0]}: a search has no axes. Narrow [search.space] in {where}."
+        )
+    n_trials = (
+        part.quick.n_trials if quick and part.quick.n_trials is not None else part.search.n_trials
+    )
     search = Search(
         n_trials=n_trials,
         seed=part.search.seed,
@@ -244,7 +264,9 @@ def _expand(part: File, where: str) -> Iterator[tuple[list[str], Settings]]:
         raise UsageError(f'{where}: [[cases]] needs type = "cases", not "{part.type}".')
     count = math.prod(len(values) for values in axes.values()) * max(1, len(part.cases))
     if count > 1_000_000:
-        raise UsageError(f"{where}: {count:,} cells are more than a million. Take values from an axis.")
+        raise UsageError(
+            f"{where}: {count:,} cells are more than a million. Take values from an axis."
+        )
     repeated = {name: axes.pop(name) for name in list(axes) if name in REPEATED}
     for labels, settings in _COMBINATIONS[part.type](axes, part.cases, where):
         for values in itertools.product(*repeated.values()):
@@ -254,7 +276,9 @@ def _expand(part: File, where: str) -> Iterator[tuple[list[str], Settings]]:
 def _values(name: str, values: list[Any], where: str) -> list[Any]:
     check_setting(name, where)
     if not values:
-        raise UsageError(f"{where}: axis '{name}' is empty. Give it at least one value, or take it out.")
+        raise UsageError(
+            f"{where}: axis '{name}' is empty. Give it at least one value, or take it out."
+        )
     if name == "augmentation" and values == ["leave_one_out"]:
         return ["default", "additional", *(f"no {toggle}" for toggle in augment.TOGGLES)]
     doubled = _doubled(values)
@@ -270,14 +294,18 @@ def _doubled(values: list[Any]) -> list[Any]:
     return [value for i, value in enumerate(values) if value in values[:i]]
 
 
-def _grid(axes: dict[str, list[Any]], cases: list[Case], where: str) -> Iterator[tuple[list[str], Settings]]:
+def _grid(
+    axes: dict[str, list[Any]], cases: list[Case], where: str
+) -> Iterator[tuple[list[str], Settings]]:
     del cases, where
     for values in itertools.product(*axes.values()):
         settings = dict(zip(axes, values, strict=True))
         yield _labels(settings), settings
 
 
-def _cases(axes: dict[str, list[Any]], cases: list[Case], where: str) -> Iterator[tuple[list[str], Settings]]:
+def _cases(
+    axes: dict[str, list[Any]], cases: list[Case], where: str
+) -> Iterator[tuple[list[str], Settings]]:
     if not cases:
         raise UsageError(f'{where}: type = "cases" needs at least one [[cases]].')
     for case in cases:
@@ -285,11 +313,15 @@ def _cases(axes: dict[str, list[Any]], cases: list[Case], where: str) -> Iterato
             yield [case.label, *labels], settings | case.set
 
 
-def _ablation(axes: dict[str, list[Any]], cases: list[Case], where: str) -> Iterator[tuple[list[str], Settings]]:
+def _ablation(
+    axes: dict[str, list[Any]], cases: list[Case], where: str
+) -> Iterator[tuple[list[str], Settings]]:
     del cases
     wrong = [name for name, values in axes.items() if len(values) != 2]
     if wrong or len(axes) < 2:
-        raise UsageError(f"{where}: an ablation takes two or more axes of two values each, [whole, ablated].")
+        raise UsageError(
+            f"{where}: an ablation takes two or more axes of two values each, [whole, ablated]."
+        )
     whole = {name: values[0] for name, values in axes.items()}
     yield ["all"], whole
     yield ["none"], {name: values[1] for name, values in axes.items()}
@@ -297,7 +329,9 @@ def _ablation(axes: dict[str, list[Any]], cases: list[Case], where: str) -> Iter
         yield [f"no {name}"], {**whole, name: values[1]}
 
 
-def _one_at_a_time(axes: dict[str, list[Any]], cases: list[Case], where: str) -> Iterator[tuple[list[str], Settings]]:
+def _one_at_a_time(
+    axes: dict[str, list[Any]], cases: list[Case], where: str
+) -> Iterator[tuple[list[str], Settings]]:
     del cases, where
     base = {name: values[0] for name, values in axes.items()}
     yield ["base"], base
@@ -306,10 +340,14 @@ def _one_at_a_time(axes: dict[str, list[Any]], cases: list[Case], where: str) ->
             yield _labels({name: value}), {**base, name: value}
 
 
-def _repeats(axes: dict[str, list[Any]], cases: list[Case], where: str) -> Iterator[tuple[list[str], Settings]]:
+def _repeats(
+    axes: dict[str, list[Any]], cases: list[Case], where: str
+) -> Iterator[tuple[list[str], Settings]]:
     del cases
     if axes:
-        raise UsageError(f"{where}: type = \"repeats\" takes the axes seed and fold alone, not '{min(axes)}'.")
+        raise UsageError(
+            f"{where}: type = \"repeats\" takes the axes seed and fold alone, not '{min(axes)}'."
+        )
     yield [], {}
 
 
@@ -381,9 +419,13 @@ def _overrides(overrides: Sequence[str], part: File) -> Settings:
         if name in forced:
             raise UsageError(f"--set: '{name}' is set twice.")
         if part.search is not None and name in part.search.space:
-            raise UsageError(f"--set: '{name}' is searched by this sweep. Narrow [search.space] instead.")
+            raise UsageError(
+                f"--set: '{name}' is searched by this sweep. Narrow [search.space] instead."
+            )
         if name in part.axes:
-            raise UsageError(f"--set: '{name}' is an axis of this sweep. Pick its values with --only {name}=...")
+            raise UsageError(
+                f"--set: '{name}' is an axis of this sweep. Pick its values with --only {name}=..."
+            )
         try:
             forced[name] = tomllib.loads(f"value = {value}")["value"]
         except tomllib.TOMLDecodeError:
@@ -398,11 +440,15 @@ def _cell(labels: list[str], settings: Settings, *, study: Mapping[str, float], 
     return Cell(row=row, label=", ".join([row, *repeats]), config=config, study=study)
 
 
-def _figures(labels: list[str], settings: Settings, study: list[Study], *, timed: bool) -> dict[str, float]:
+def _figures(
+    labels: list[str], settings: Settings, study: list[Study], *, timed: bool
+) -> dict[str, float]:
     """Return the study's figures of a row; its times belong to its own image sizes alone."""
     figures: dict[str, float] = {}
     for block in study:
-        values = block.rows.get(labels[0] if block.axis == "case" else _text(settings.get(block.axis)))
+        values = block.rows.get(
+            labels[0] if block.axis == "case" else _text(settings.get(block.axis))
+        )
         if values is not None and _matches(settings, block.match):
             figures |= dict(zip(block.columns, values, strict=True))
     return {name: value for name, value in figures.items() if timed or name != "epoch_s"}
@@ -417,7 +463,9 @@ def configure(settings: Settings, where: str) -> TrialConfig:
     check_settings(settings, where)
     augmentation = settings.get("augmentation", "default")
     if not isinstance(augmentation, str):
-        raise UsageError(f'{where}: augmentation is text such as "default" or "no rotation", not {augmentation!r}.')
+        raise UsageError(
+            f'{where}: augmentation is text such as "default" or "no rotation", not {augmentation!r}.'
+        )
     toggles = set(augment.parse(augmentation))
     plain: Settings = {}
     for name, value in settings.items():
@@ -438,7 +486,9 @@ def configure(settings: Settings, where: str) -> TrialConfig:
         raise UsageError(f"{where}: {setting}: {first['msg']}, not {first['input']!r}.") from error
     # how strong a toggle is that is off changes nothing, and so must not make another cell
     without_effect = [name for name, toggle in augment.MAGNITUDES.items() if toggle not in toggles]
-    config = TrialConfig(**{name: value for name, value in checked.items() if name not in without_effect})
+    config = TrialConfig(
+        **{name: value for name, value in checked.items() if name not in without_effect}
+    )
     registry.check_name(config.backbone)
     if config.backbone in registry.BACKBONES:  # the others need torch: see `sized`
         registry.check_size(config.backbone, config.image_px)
@@ -456,7 +506,8 @@ def _checked() -> type[BaseModel]:
     """Return a pydantic model with the fields, types and ranges of TrialConfig."""
     types = get_type_hints(TrialConfig, include_extras=True)
     given: dict[str, Any] = {
-        f.name: (types[f.name], ... if f.default is MISSING else f.default) for f in fields(TrialConfig)
+        f.name: (types[f.name], ... if f.default is MISSING else f.default)
+        for f in fields(TrialConfig)
     }
     config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
     return create_model("Settings", __config__=config, **given)
@@ -464,8 +515,12 @@ def _checked() -> type[BaseModel]:
 
 def _check_weights(config: TrialConfig, where: str) -> None:
     kind, colon, path = config.weights.partition(":")
-    if kind not in ("imagenet", "none", "local-dir") or (kind == "local-dir") != bool(colon and path):
-        raise UsageError(f"{where}: weights are 'imagenet', 'none' or 'local-dir:DIR', not '{config.weights}'.")
+    if kind not in ("imagenet", "none", "local-dir") or (kind == "local-dir") != bool(
+        colon and path
+    ):
+        raise UsageError(
+            f"{where}: weights are 'imagenet', 'none' or 'local-dir:DIR', not '{config.weights}'."
+        )
 
 
 def _check_doubled(cells: Iterable[Cell], where: str) -> None:
@@ -487,12 +542,18 @@ def _check_heeded(forced: Settings, cells: Sequence[Cell]) -> None:
     for name in forced:
         toggle = augment.MAGNITUDES.get(name)
         if toggle and not any(toggle in cell.config.toggles for cell in cells):
-            raise UsageError(f"--set {name} has no effect: '{toggle}' is off in every cell. Turn it on, or drop it.")
+            raise UsageError(
+                f"--set {name} has no effect: '{toggle}' is off in every cell. Turn it on, or drop it."
+            )
         if name == "n_folds" and all(cell.config.split != "grouped" for cell in cells):
-            raise UsageError('--set n_folds has no effect: no cell has split = "grouped". Set that too, or drop it.')
+            raise UsageError(
+                '--set n_folds has no effect: no cell has split = "grouped". Set that too, or drop it.'
+            )
 
 
-def resolve(cell: Cell, *, weights_id: str, split_id: str, precision: Literal["fp32", "bf16"]) -> Cell:
+def resolve(
+    cell: Cell, *, weights_id: str, split_id: str, precision: Literal["fp32", "bf16"]
+) -> Cell:
     """Return the cell with what only machine and images can tell: weights, groups, what `auto` precision means."""
     config = cell.config
     return replace(

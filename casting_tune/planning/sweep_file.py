@@ -1,6 +1,7 @@
 """A sweep file, found and read: its parts and their types.
 
-A sweep file asks one question. Its parts, in the order in which they decide a setting (a later one wins):
+A sweep file asks one question. Its parts, in the order in which they decide a setting (a later one
+wins):
 
     [fixed]     settings that every cell shares
     [axes]      setting = [values]; the file's `type` says how they combine
@@ -12,8 +13,9 @@ A sweep file asks one question. Its parts, in the order in which they decide a s
     [schedule]  "asha" stops trials that lag behind; "fifo" lets every trial end
     [search]    in place of [axes]: Optuna chooses the cells, from ranges or choices of settings
 
-Settings are the fields of TrialConfig, `augmentation` (see `augment.parse`) and each toggle by its name. Comes in: a
-name or a path. Goes out: a File whose names are all settings. Does not know which cells a file comes to.
+Settings are the fields of TrialConfig, `augmentation` (see `augment.parse`) and each toggle by its
+name. Comes in: a name or a path. Goes out: a File whose names are all settings. Does not know which
+cells a file comes to.
 """
 
 from __future__ import annotations
@@ -35,7 +37,11 @@ from casting_tune.metrics import METRICS, RANKING
 
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 _NOT_WRITTEN = ("toggles", *RESOLVED)  # derived from other settings, never written in a sweep file
-SETTINGS = (*(f.name for f in fields(TrialConfig) if f.name not in _NOT_WRITTEN), "augmentation", *augmentation.TOGGLES)
+SETTINGS = (
+    *(f.name for f in fields(TrialConfig) if f.name not in _NOT_WRITTEN),
+    "augmentation",
+    *augmentation.TOGGLES,
+)
 FIGURE = r"(mean_|sd_)?(accuracy|recall|f1)(@0\.[1-9])?|epoch_s"
 
 OBJECTIVES = (
@@ -76,7 +82,10 @@ class Study(_Part):
 
 
 class Schedule(_Part):
-    """Which trials may go on. `objective` is what they are compared by after an epoch, on the validation images."""
+    """Which trials may go on.
+
+    `objective` is what they are compared by after an epoch, on the validation images.
+    """
 
     scheduler: Literal["fifo", "asha"] = "fifo"
     objective: Literal["validation_loss", "validation_accuracy"] = "validation_loss"
@@ -146,7 +155,9 @@ class File(_Part):
 
 def names() -> list[str]:
     """Return the names of the sweeps that are found by name, in alphabetical order."""
-    return sorted({path.stem for folder in _folders() if folder.is_dir() for path in folder.glob("*.toml")})
+    return sorted(
+        {path.stem for folder in _folders() if folder.is_dir() for path in folder.glob("*.toml")}
+    )
 
 
 def find(name: str) -> Path:
@@ -158,14 +169,20 @@ def find(name: str) -> Path:
     if name.endswith(".toml") or "/" in name:
         path = Path(name)
         if not _is_file(path):
-            raise UsageError(f"There is no sweep file '{name}'. Sweeps found by name: {', '.join(names())}.")
+            raise UsageError(
+                f"There is no sweep file '{name}'. Sweeps found by name: {', '.join(names())}."
+            )
     else:
-        found = [folder / f"{name}.toml" for folder in _folders() if _is_file(folder / f"{name}.toml")]
+        found = [
+            folder / f"{name}.toml" for folder in _folders() if _is_file(folder / f"{name}.toml")
+        ]
         if not found:
             raise UsageError(unknown("sweep", name, names()))
         path = found[0]
     if not NAME.fullmatch(path.stem):
-        raise UsageError(f"A sweep's name is 1 to 63 of a-z, 0-9, '_' and '-', a letter first; '{path.stem}' is not.")
+        raise UsageError(
+            f"A sweep's name is 1 to 63 of a-z, 0-9, '_' and '-', a letter first; '{path.stem}' is not."
+        )
     return path
 
 
@@ -238,10 +255,14 @@ def _check_names(part: File, where: str) -> None:
 def _check_search(part: File, search: Search, where: str) -> None:
     """Raise UsageError for a search that cannot be meant: its parts, its objective, a range."""
     if part.type != "grid" or part.axes or part.cases or part.study or part.quick.only:
-        raise UsageError(f"{where}: [search] takes the place of type, [axes], [[cases]], [[study]] and [quick] only.")
+        raise UsageError(
+            f"{where}: [search] takes the place of type, [axes], [[cases]], [[study]] and [quick] only."
+        )
     _check_objective(search, where)
     if not search.space:
-        raise UsageError(f"{where}: [search.space] is empty. Give at least one setting a range or choices.")
+        raise UsageError(
+            f"{where}: [search.space] is empty. Give at least one setting a range or choices."
+        )
     for position, (name, given) in enumerate(search.space.items()):
         here = f"{where}, [search.space] '{name}'"
         check_setting(name, where)
@@ -250,12 +271,16 @@ def _check_search(part: File, search: Search, where: str) -> None:
         _check_range(name, given, here)
         for other in given.when:
             if other not in [*part.fixed, *list(search.space)[:position]]:
-                raise UsageError(f"{here}: `when` names '{other}', which is neither fixed nor searched above it.")
+                raise UsageError(
+                    f"{here}: `when` names '{other}', which is neither fixed nor searched above it."
+                )
 
 
 def _check_objective(search: Search, where: str) -> None:
     if not 1 <= len(search.objective) <= 2:
-        raise UsageError(f'{where}: [search] objective takes one or two columns, each with "min" or "max".')
+        raise UsageError(
+            f'{where}: [search] objective takes one or two columns, each with "min" or "max".'
+        )
     for name in search.objective:
         if name.startswith("test_"):
             raise UsageError(
@@ -270,7 +295,9 @@ def _check_range(name: str, given: Range, here: str) -> None:
     if (given.choices is None) == (given.low is None or given.high is None):
         raise UsageError(f"{here} takes either `choices` or both `low` and `high`.")
     if given.choices is not None:
-        if not given.choices or any(value in given.choices[:i] for i, value in enumerate(given.choices)):
+        if not given.choices or any(
+            value in given.choices[:i] for i, value in enumerate(given.choices)
+        ):
             raise UsageError(f"{here}: `choices` are one or more different values.")
         if given.log or given.step is not None or given.low is not None or given.high is not None:
             raise UsageError(f"{here}: `choices` go without `low`, `high`, `log` and `step`.")
@@ -290,7 +317,9 @@ def _check_range(name: str, given: Range, here: str) -> None:
     if given.step is not None:
         steps = (given.high - given.low) / given.step if given.step > 0 else 0.5
         if abs(steps - round(steps)) > 1e-6:
-            raise UsageError(f"{here}: `step` goes a whole number of times from `low` to `high`, and {given.step} not.")
+            raise UsageError(
+                f"{here}: `step` goes a whole number of times from `low` to `high`, and {given.step} not."
+            )
 
 
 def number(name: str) -> type[int] | type[float] | None:

@@ -1,7 +1,7 @@
 """Pictures inside a page: PNGs and thumbnails as data addresses, so that the page needs no other file.
 
-Comes in: frames of tables, a pack. Goes out: Picture. A casting for the augmentation grid is drawn, not photographed;
-photographs come in only through `thumbnails`, which a person has to ask for.
+Comes in: frames of tables, a pack. Goes out: Picture. A casting for the augmentation grid is drawn,
+not photographed; photographs come in only through `thumbnails`, which a person has to ask for.
 """
 
 from __future__ import annotations
@@ -38,7 +38,12 @@ class Picture:
 
 
 def chart_pictures(
-    compared: pd.DataFrame, times: pd.DataFrame, thresholds: pd.DataFrame, *, title: str, packed: Pack | None
+    compared: pd.DataFrame,
+    times: pd.DataFrame,
+    thresholds: pd.DataFrame,
+    *,
+    title: str,
+    packed: Pack | None,
 ) -> list[Picture]:
     """Draw the study's charts of a run: metrics by row, times, metrics over thresholds of the best row, the images.
 
@@ -52,15 +57,28 @@ def chart_pictures(
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         shown = compared.head(MOST_ROWS)
-        more = f" (the first {MOST_ROWS} of {len(compared)} rows)" if len(compared) > MOST_ROWS else ""
-        files = {f"Metrics by row{more}": mpl_charts.plot_metrics(shown, folder / "metrics.png", title=title)}
+        more = (
+            f" (the first {MOST_ROWS} of {len(compared)} rows)" if len(compared) > MOST_ROWS else ""
+        )
+        files = {
+            f"Metrics by row{more}": mpl_charts.plot_metrics(
+                shown, folder / "metrics.png", title=title
+            )
+        }
         if times["n"].sum():
-            files["Training time by backbone and batch size"] = mpl_charts.plot_times(times, folder / "times.png")
+            files["Training time by backbone and batch size"] = mpl_charts.plot_times(
+                times, folder / "times.png"
+            )
         if len(thresholds) and thresholds["n"].max() > 0:
             drawn = mpl_charts.plot_thresholds(thresholds, folder)
-            files |= {f"{file.stem.partition('_')[2].capitalize()} over the threshold": file for file in drawn}
+            files |= {
+                f"{file.stem.partition('_')[2].capitalize()} over the threshold": file
+                for file in drawn
+            }
         if packed is not None:
-            files["Images by split and class"] = mpl_charts.plot_images(packed, folder / "images.png")
+            files["Images by split and class"] = mpl_charts.plot_images(
+                packed, folder / "images.png"
+            )
         return [_picture(name, file) for name, file in files.items()]
 
 
@@ -71,7 +89,10 @@ def augmentation() -> tuple[Picture, ...]:
         folder = Path(made)
         synthetic.draw(folder / "castings", n_images=20, size_px=160, seed=7)
         packed = packs.pack(folder / "castings", folder / "packs")
-        files = {file.stem: file for file in image_grids.preview(packed, folder / "grids", seed=3, px=112)}
+        files = {
+            file.stem: file
+            for file in image_grids.preview(packed, folder / "grids", seed=3, px=112)
+        }
         names = {
             "augmentation": "A drawn casting under every setting of the study",
             "brightness": "Brightness",
@@ -85,7 +106,9 @@ def thumbnails(packed: Pack, images: Iterable[int], *, px: int = 168) -> dict[in
     found = {}
     for image in images:
         pixels = packed.images[image]
-        whole = Image.fromarray(np.ascontiguousarray(pixels if pixels.ndim == 2 else np.moveaxis(pixels, 0, -1)))
+        whole = Image.fromarray(
+            np.ascontiguousarray(pixels if pixels.ndim == 2 else np.moveaxis(pixels, 0, -1))
+        )
         whole.thumbnail((px, px), Image.Resampling.LANCZOS)
         buffer = io.BytesIO()
         whole.save(buffer, format="WEBP", quality=72)
@@ -103,7 +126,9 @@ def _picture(title: str, file: Path) -> Picture:
         width, height = image.size
         buffer = io.BytesIO()
         image.convert("RGB").save(buffer, format="WEBP", lossless=True)  # a third of the PNG's size
-    return Picture(title=title, address=_address(buffer.getvalue(), "webp"), width=width, height=height)
+    return Picture(
+        title=title, address=_address(buffer.getvalue(), "webp"), width=width, height=height
+    )
 
 
 def _address(content: bytes, kind: str) -> str:

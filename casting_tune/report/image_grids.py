@@ -1,7 +1,7 @@
 """Pictures of the images as PNG files: what they are, and what the augmentation makes of them.
 
-In comes a pack; out go files. The grids show the pixels that the training pipeline makes, one for one. The same pack
-and seed give the same bytes.
+In comes a pack; out go files. The grids show the pixels that the training pipeline makes, one for
+one. The same pack and seed give the same bytes.
 """
 
 from __future__ import annotations
@@ -50,12 +50,18 @@ def preview(pack: Pack, folder: Path, *, seed: int = 0, px: int = 300) -> list[P
     gray = pack.images.ndim == 3
     rows = np.flatnonzero((pack.labels == 1) & (pack.splits == "train"))
     if not len(rows):
-        raise ImagesError(f"A preview takes a defective image in train, and there is none of '{pack.positive}'.")
+        raise ImagesError(
+            f"A preview takes a defective image in train, and there is none of '{pack.positive}'."
+        )
     image = pack.images[np.random.default_rng(seed).choice(rows)]
     counts = f"{int(np.sum(pack.labels == 1)):,} {pack.positive} and {int(np.sum(pack.labels == 0)):,} {pack.negative}"
     low, high = augmentation.TOGGLES["brightness"].low, augmentation.TOGGLES["brightness"].high
     draws = augmented(image, n=6, seed=seed, px=px)
-    stays = "The casting is exactly gray and stays so at every turn." if gray else "The casting turns with it."
+    stays = (
+        "The casting is exactly gray and stays so at every turn."
+        if gray
+        else "The casting turns with it."
+    )
     grids = {
         "samples": (
             samples(pack, n=6, seed=seed, px=px), [f"{pack.positive} (defective)", f"{pack.negative} (ok)"], [],
@@ -98,7 +104,8 @@ def brightened(image: NDArray[np.uint8], *, px: int) -> NDArray[np.uint8]:
 def hued(image: NDArray[np.uint8], *, px: int) -> NDArray[np.uint8]:
     """Return [2, len(HUE), px, px, 3]: a red patch, and one [h, w] or [3, h, w] image, as the hue turns.
 
-    A gray image gets three channels here, so that its hue is really turned; training skips that, as it changes nothing.
+    A gray image gets three channels here, so that its hue is really turned; training skips that, as
+    it changes nothing.
     """
     red = np.zeros((3, *image.shape[-2:]), np.uint8)
     red[0], red[1:] = 200, 40
@@ -112,13 +119,17 @@ def augmented(image: NDArray[np.uint8], *, n: int, seed: int, px: int) -> NDArra
 
     copies = np.repeat(image[None], n, axis=0)
     drawn = [
-        augmentation.draw(augmentation.parse(setting), n, seed=seed, epoch=1, device=torch.device("cpu"))
+        augmentation.draw(
+            augmentation.parse(setting), n, seed=seed, epoch=1, device=torch.device("cpu")
+        )
         for setting in SETTINGS
     ]
     return np.stack([_shown(copies, draws, px=px) for draws in drawn])
 
 
-def _turned(image: NDArray[np.uint8], parameter: str, values: Sequence[float], *, px: int) -> NDArray[np.uint8]:
+def _turned(
+    image: NDArray[np.uint8], parameter: str, values: Sequence[float], *, px: int
+) -> NDArray[np.uint8]:
     import torch
 
     given = {parameter: torch.tensor(values, dtype=torch.float64)}
@@ -131,12 +142,16 @@ def _shown(images: NDArray[np.uint8], draws: augmentation.Draws, *, px: int) -> 
     import torch
 
     n, *_, height, width = images.shape
-    inputs = augmentation.apply(torch.from_numpy(np.array(images)).reshape(n, -1, height, width), draws, px=px)
+    inputs = augmentation.apply(
+        torch.from_numpy(np.array(images)).reshape(n, -1, height, width), draws, px=px
+    )
     pixels = inputs.mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
     return np.broadcast_to(pixels, (*pixels.shape[:-1], 3))
 
 
-def _grid(tiles: NDArray[np.uint8], file: Path, *, rows: Sequence[str], columns: Sequence[str], title: str) -> Path:
+def _grid(
+    tiles: NDArray[np.uint8], file: Path, *, rows: Sequence[str], columns: Sequence[str], title: str
+) -> Path:
     """Draw tiles, [rows, columns, px, px, 3], pixel by pixel, with words around them."""
     from matplotlib.figure import Figure
 
@@ -153,17 +168,28 @@ def _grid(tiles: NDArray[np.uint8], file: Path, *, rows: Sequence[str], columns:
         for row, column in np.ndindex(n_rows, n_columns):
             y, x = top + row * (px + gap), left + column * (px + gap)
             page[y : y + px, x : x + px] = tiles[row, column]
-        figure = Figure(figsize=((width + 0.1) / 100, (height + 0.1) / 100), dpi=100, facecolor="white")
+        figure = Figure(
+            figsize=((width + 0.1) / 100, (height + 0.1) / 100), dpi=100, facecolor="white"
+        )
         figure.figimage(page)
 
         def write(x: float, y: float, text: str, **look: Any) -> None:
-            figure.text(x / width, 1 - y / height, text, **{"fontsize": size * 0.72, "va": "center"} | look)
+            figure.text(
+                x / width, 1 - y / height, text, **{"fontsize": size * 0.72, "va": "center"} | look
+            )
 
         write(size, size * 0.8, "\n".join(lines), va="top", fontsize=size * 0.8, linespacing=1.25)
         for column, name in enumerate(columns):
-            write(left + column * (px + gap) + px / 2, top - 0.9 * size, mpl_style.name(name), ha="center")
+            write(
+                left + column * (px + gap) + px / 2,
+                top - 0.9 * size,
+                mpl_style.name(name),
+                ha="center",
+            )
         for row, name in enumerate(rows):
-            write(left - size * 0.8, top + row * (px + gap) + px / 2, mpl_style.name(name), ha="right")
+            write(
+                left - size * 0.8, top + row * (px + gap) + px / 2, mpl_style.name(name), ha="right"
+            )
         return mpl_style.save(figure, file)
 
 

@@ -1,7 +1,8 @@
 """Charts of a sweep's figures, and of the images by split and class, as PNG files.
 
-In comes a data frame that a table has worked out, or a pack; out go files. A chart computes no metric, draws every
-name as plain text (a `$` is a `$`), and says on its axis which range it shows. The same input gives the same bytes.
+In comes a data frame that a table has worked out, or a pack; out go files. A chart computes no
+metric, draws every name as plain text (a `$` is a `$`), and says on its axis which range it shows.
+The same input gives the same bytes.
 """
 
 from __future__ import annotations
@@ -26,7 +27,11 @@ if TYPE_CHECKING:
 _BLUE, _ORANGE, _GREEN = "#0072B2", "#D55E00", "#009E73"
 """Of the palette of Okabe and Ito (2008), which colour-blind readers tell apart; markers say the same once more."""
 
-_METRICS = {"accuracy": ("accuracy", _BLUE, "o"), "recall": ("recall", _ORANGE, "s"), "f1": ("F1", _GREEN, "^")}
+_METRICS = {
+    "accuracy": ("accuracy", _BLUE, "o"),
+    "recall": ("recall", _ORANGE, "s"),
+    "f1": ("F1", _GREEN, "^"),
+}
 _MARKERS = "os^DvP*X"
 _DPI = 150
 _MOST_PX = 60_000  # Agg draws up to 65,536
@@ -38,9 +43,17 @@ def plot_images(pack: Pack, file: Path) -> Path:
         figure = _figure(7, 4.2)
         axes = figure.add_subplot()
         shift = 0.2
-        for label, name, color in ((1, f"defective: {pack.positive}", _ORANGE), (0, f"ok: {pack.negative}", _BLUE)):
-            n = [int(np.sum((pack.splits == split) & (pack.labels == label))) for split in ("train", "test")]
-            bars = axes.bar([0 - shift, 1 - shift], n, 0.38, color=color, label=mpl_style.name(name))
+        for label, name, color in (
+            (1, f"defective: {pack.positive}", _ORANGE),
+            (0, f"ok: {pack.negative}", _BLUE),
+        ):
+            n = [
+                int(np.sum((pack.splits == split) & (pack.labels == label)))
+                for split in ("train", "test")
+            ]
+            bars = axes.bar(
+                [0 - shift, 1 - shift], n, 0.38, color=color, label=mpl_style.name(name)
+            )
             axes.bar_label(bars, [f"{count:,}" for count in n], padding=3)
             shift = -shift
         axes.set_xticks([0, 1], ["train", "test"])
@@ -65,14 +78,28 @@ def plot_metrics(frame: pd.DataFrame, file: Path, *, title: str) -> Path:
         figure = _figure(10, 1.9 + 0.42 * len(frame))
         axes = figure.add_subplot()
         _rows(axes, [mpl_style.name(row) for row in frame["row"]])
-        for (column, (name, color, marker)), dy in zip(_METRICS.items(), (-0.22, 0, 0.22), strict=True):
+        for (column, (name, color, marker)), dy in zip(
+            _METRICS.items(), (-0.22, 0, 0.22), strict=True
+        ):
             axes.plot(100 * _column(frame, column), ys + dy, marker, color=color, ms=6, label=name)
         ends = np.stack([sd, np.minimum(sd, 100 - accuracy)])
         axes.errorbar(accuracy, ys - 0.22, xerr=ends, fmt="none", ecolor=_BLUE, lw=1.3, capsize=2.5)
         if np.isfinite(study).any():
-            axes.plot(study, ys - 0.22, "D", mfc="none", mec="#222222", ms=9, label="accuracy in the study")
+            axes.plot(
+                study,
+                ys - 0.22,
+                "D",
+                mfc="none",
+                mec="#222222",
+                ms=9,
+                label="accuracy in the study",
+            )
         _beside(axes, ["" if number else "no result" for number in np.isfinite(accuracy)], x=0.01)
-        shown = [accuracy - np.nan_to_num(sd), study, *(100 * _column(frame, name) for name in ("recall", "f1"))]
+        shown = [
+            accuracy - np.nan_to_num(sd),
+            study,
+            *(100 * _column(frame, name) for name in ("recall", "f1")),
+        ]
         axes.set_xlim(*axis_range(np.concatenate(shown)))
         axes.set_xlabel(f"per cent {_says(axes.get_xlim())}")
         n = [int(count) for count in frame["n"]]
@@ -102,19 +129,34 @@ def plot_times(frame: pd.DataFrame, file: Path) -> Path:
     with mpl_style.style():
         figure = _figure(11, 2.2 + 0.4 * len(backbones))
         both = figure.subplots(1, 2, sharey=True)
-        for axes, (name, what) in zip(both, (("epoch_s", "an epoch"), ("step_s", "a step")), strict=True):
+        for axes, (name, what) in zip(
+            both, (("epoch_s", "an epoch"), ("step_s", "a step")), strict=True
+        ):
             _rows(axes, [mpl_style.name(backbone) for backbone in backbones])
             axes.set_xscale("log")
             measured = set(frame["backbone"][np.isfinite(_column(frame, name))])
-            _beside(axes, ["" if backbone in measured else "not measured" for backbone in backbones], x=0.02)
+            _beside(
+                axes,
+                ["" if backbone in measured else "not measured" for backbone in backbones],
+                x=0.02,
+            )
             for k, batch in enumerate(batches):
                 part = frame[frame["batch"] == batch]
                 ys = np.array([backbones.index(backbone) for backbone in part["backbone"]])
                 ys = ys + 0.5 * ((k + 0.5) / len(batches) - 0.5)
                 marker = _MARKERS[k % len(_MARKERS)]
-                axes.plot(_column(part, name), ys, marker, color=colors[k], ms=6.5, label=f"batch size {batch}")
+                axes.plot(
+                    _column(part, name),
+                    ys,
+                    marker,
+                    color=colors[k],
+                    ms=6.5,
+                    label=f"batch size {batch}",
+                )
                 if study:
-                    axes.plot(_column(part, f"study_{name}"), ys, marker, mfc="none", mec=colors[k], ms=9)
+                    axes.plot(
+                        _column(part, f"study_{name}"), ys, marker, mfc="none", mec=colors[k], ms=9
+                    )
             low, high = axes.get_xlim()
             subs = (1, 2, 5) if high > 12 * low else (1, 1.5, 2, 3, 4, 5, 7)
             axes.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=subs))
@@ -123,7 +165,10 @@ def plot_times(frame: pd.DataFrame, file: Path) -> Path:
             axes.set_xlabel(f"seconds {what} (logarithmic)")
         hollow = "hollow: the study; its epochs saw 1/2, 1/4, 1/8 of the images at batch 2, 4, 8, so compare steps"
         title = "Training time by backbone and batch size"
-        notes = (f"up to {at_once:.0f} trials at once" if at_once > 1 else "", hollow if study else "")
+        notes = (
+            f"up to {at_once:.0f} trials at once" if at_once > 1 else "",
+            hollow if study else "",
+        )
         return _finish(figure, both[0], file, title=title, note="; ".join(filter(None, notes)))
 
 
@@ -137,7 +182,11 @@ def plot_thresholds(frame: pd.DataFrame, folder: Path) -> list[Path]:
     """
     frame = frame.sort_values("threshold")
     x = _column(frame, "threshold")
-    n = "{:.0f} trainings".format(frame["n"].iloc[0]) if "n" in frame and len(frame) else "trainings"
+    n = (
+        "{:.0f} trainings".format(frame["n"].iloc[0])
+        if "n" in frame and len(frame)
+        else "trainings"
+    )
     files = []
     for column, (name, color, marker) in _METRICS.items():
         mean, sd = 100 * _column(frame, column), np.nan_to_num(100 * _column(frame, f"{column}_sd"))
@@ -145,7 +194,13 @@ def plot_thresholds(frame: pd.DataFrame, folder: Path) -> list[Path]:
             figure = _figure(7.5, 4.4)
             axes = figure.add_subplot()
             axes.fill_between(
-                x, mean - sd, np.minimum(mean + sd, 100), color=color, alpha=0.2, lw=0, label="one sd, cut at 100"
+                x,
+                mean - sd,
+                np.minimum(mean + sd, 100),
+                color=color,
+                alpha=0.2,
+                lw=0,
+                label="one sd, cut at 100",
             )
             axes.plot(x, mean, marker + "-", color=color, label=f"mean {name}")
             axes.set_ylim(*axis_range(mean - sd))
@@ -168,11 +223,19 @@ def axis_range(values: NDArray[np.float64]) -> tuple[float, float]:
 
 def _column(frame: pd.DataFrame, name: str) -> NDArray[np.float64]:
     """Return a column as numbers, NaN for what is missing; a missing column is all NaN."""
-    return frame[name].to_numpy(np.float64, na_value=np.nan) if name in frame else np.full(len(frame), np.nan)
+    return (
+        frame[name].to_numpy(np.float64, na_value=np.nan)
+        if name in frame
+        else np.full(len(frame), np.nan)
+    )
 
 
 def _says(limits: tuple[float, float]) -> str:
-    return "(the axis starts at 0)" if limits[0] == 0 else f"(the axis shows {limits[0]:g} to 100, not 0 to 100)"
+    return (
+        "(the axis starts at 0)"
+        if limits[0] == 0
+        else f"(the axis shows {limits[0]:g} to 100, not 0 to 100)"
+    )
 
 
 def _rows(axes: Axes, names: Sequence[str]) -> None:
@@ -195,14 +258,23 @@ def _figure(width: float, height: float) -> Figure:
     from matplotlib.figure import Figure
 
     return Figure(
-        figsize=(width, height), dpi=min(_DPI, int(_MOST_PX / height)), facecolor="white", layout="constrained"
+        figsize=(width, height),
+        dpi=min(_DPI, int(_MOST_PX / height)),
+        facecolor="white",
+        layout="constrained",
     )
 
 
 def _finish(figure: Figure, axes: Axes, file: Path, *, title: str, note: str = "") -> Path:
     """Put the title over the axes and the legend under them, and write the file."""
     letters = int(8.6 * figure.get_figwidth())  # of 13 points, a line
-    figure.suptitle(textwrap.fill(mpl_style.plain(title), letters), x=0.012, ha="left", fontsize=13, fontweight="bold")
+    figure.suptitle(
+        textwrap.fill(mpl_style.plain(title), letters),
+        x=0.012,
+        ha="left",
+        fontsize=13,
+        fontweight="bold",
+    )
     axes.set_title(note, fontsize=10, color="#555555", pad=8)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return mpl_style.save(figure, file)

@@ -1,7 +1,8 @@
 """What every picture shares: a style, text that no name can break, and the file.
 
-In comes a matplotlib figure; out goes a PNG of the same bytes for the same figure. Draws on Figure and the Agg canvas:
-no window, no pyplot, and the user's matplotlibrc has no say. Knows no images and no tables.
+In comes a matplotlib figure; out goes a PNG of the same bytes for the same figure. Draws on Figure
+and the Agg canvas: no window, no pyplot, and the user's matplotlibrc has no say. Knows no images
+and no tables.
 """
 
 from __future__ import annotations
@@ -50,7 +51,9 @@ def save(figure: Figure, file: Path) -> Path:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(buffer.getvalue())
     except OSError as error:
-        raise UsageError(f"Cannot write '{file}': {error.strerror}. Name another folder.") from error
+        raise UsageError(
+            f"Cannot write '{file}': {error.strerror}. Name another folder."
+        ) from error
     return file
 
 
@@ -66,5 +69,9 @@ def plain(text: str) -> str:
     from matplotlib.font_manager import get_font
 
     fonts = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
-    regular, bold = (get_font(fonts / f"DejaVuSans{face}.ttf").get_charmap() for face in ("", "-Bold"))
-    return "".join(c if c.isprintable() and ord(c) in regular and ord(c) in bold else "?" for c in text)
+    regular, bold = (
+        get_font(fonts / f"DejaVuSans{face}.ttf").get_charmap() for face in ("", "-Bold")
+    )
+    return "".join(
+        c if c.isprintable() and ord(c) in regular and ord(c) in bold else "?" for c in text
+    )

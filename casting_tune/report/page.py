@@ -1,8 +1,8 @@
 """One offline HTML page of a run: what it showed, how sure that is, and what everything was made of.
 
-Comes in: a store and a sweep's name. Goes out: one page that asks for nothing from anywhere, that a strict content
-security policy holds to that, and that is whole without scripts: every figure has its table. Layout only: the numbers
-are those of tables, curves, chosen and importance.
+Comes in: a store and a sweep's name. Goes out: one page that asks for nothing from anywhere, that a
+strict content security policy holds to that, and that is whole without scripts: every figure has
+its table. Layout only: the numbers are those of tables, curves, chosen and importance.
 """
 
 from __future__ import annotations
@@ -88,7 +88,9 @@ def page(
         "audit": _audit(found),
         "provenance": _provenance(found, again),
         "policy": "",
-        "figures": {figure.name: _figure(figure) for figure in _figures(found, compared.frame, best, point)},
+        "figures": {
+            figure.name: _figure(figure) for figure in _figures(found, compared.frame, best, point)
+        },
         "legend": plotly_figures.legend(_leading(compared.frame)),
         "confusions": _confusions(found),
         **_mistakes(found, best, packed if with_images else None),
@@ -140,7 +142,10 @@ def _operating_point(
 
 
 def _figures(
-    found: Answers, frame: pd.DataFrame, best: tuple[str, pd.DataFrame, str] | None, point: OperatingPoint | None
+    found: Answers,
+    frame: pd.DataFrame,
+    best: tuple[str, pd.DataFrame, str] | None,
+    point: OperatingPoint | None,
 ) -> list[plotly_figures.Figure]:
     """Return the figures for which there is anything to draw; trainings that still run have curves too."""
     drawn: list[plotly_figures.Figure] = []
@@ -150,14 +155,19 @@ def _figures(
         row, cells, _ = best
         over = curves.over_thresholds(found, cells)
         if len(over):
-            drawn.append(plotly_figures.thresholds(over, row, chosen=point.threshold if point else None))
+            drawn.append(
+                plotly_figures.thresholds(over, row, chosen=point.threshold if point else None)
+            )
         worth = curves.calibration(found, cells)
         if len(worth):
             drawn.append(plotly_figures.calibration(worth, row))
     rows = [(name, by_row[name].head(MOST_TRAININGS)) for name in _leading(frame)]
     roc = curves.roc(found, rows)
     if len(roc):
-        drawn += [plotly_figures.roc(roc), plotly_figures.precision_recall(curves.precision_recall(found, rows))]
+        drawn += [
+            plotly_figures.roc(roc),
+            plotly_figures.precision_recall(curves.precision_recall(found, rows)),
+        ]
     marks = curves.pareto(found, frame)
     if len(marks):
         drawn.append(plotly_figures.pareto(marks))
@@ -178,7 +188,9 @@ def _best_first(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.sort_values(["best", "validation_accuracy"], ascending=False, kind="stable")
 
 
-def _mistakes(found: Answers, best: tuple[str, pd.DataFrame, str] | None, packed: Pack | None) -> dict[str, Any]:
+def _mistakes(
+    found: Answers, best: tuple[str, pd.DataFrame, str] | None, packed: Pack | None
+) -> dict[str, Any]:
     """Return the test images that the best row decides wrongly, the worst first; thumbnails where asked for."""
     if best is None:
         return {"missed": [], "rejected": [], "n_missed": 0, "n_rejected": 0, "thumbnails": {}}
@@ -202,7 +214,9 @@ def _settings(found: Answers) -> dict[str, Any]:
     lines = settings.dropna().tail(MOST_LINES)
     return {
         "importance": importance.importance(settings, not_settings=curves.MEASURED),
-        "parallel": plotly_figures.parallel(lines, measured=curves.MEASURED) if n_varied and len(lines) > 1 else None,
+        "parallel": plotly_figures.parallel(lines, measured=curves.MEASURED)
+        if n_varied and len(lines) > 1
+        else None,
     }
 
 
@@ -215,9 +229,13 @@ def _charts(
     positive: Positive,
     packed: Pack | None,
 ) -> list[embedded_images.Picture]:
-    thresholds = tables.thresholds(found.store, found.sweep, run_id=found.run_id, positive=positive).frame
+    thresholds = tables.thresholds(
+        found.store, found.sweep, run_id=found.run_id, positive=positive
+    ).frame
     of_best = thresholds[thresholds["row"] == best[0]] if best else thresholds.head(0)
-    return embedded_images.chart_pictures(compared.frame, timing.frame, of_best, title=compared.title, packed=packed)
+    return embedded_images.chart_pictures(
+        compared.frame, timing.frame, of_best, title=compared.title, packed=packed
+    )
 
 
 def _grid(table: Table) -> dict[str, Any]:
@@ -243,7 +261,10 @@ def _figure(figure: plotly_figures.Figure) -> dict[str, Any]:
         "spec": figure.spec,
         "height": figure.spec["layout"]["height"],
         "heads": [str(name).replace("_", " ") for name in figure.frame.columns],
-        "rows": [[_cell(value) for value in row] for row in figure.frame.itertuples(index=False, name=None)],
+        "rows": [
+            [_cell(value) for value in row]
+            for row in figure.frame.itertuples(index=False, name=None)
+        ],
     }
 
 
@@ -276,7 +297,9 @@ def _range(frame: pd.DataFrame) -> tuple[float, float]:
 
 def _failures(found: Answers) -> list[dict[str, Any]]:
     rows: pd.DataFrame = found.store.read(
-        "trials", columns=["cell_id", "attempt", "label", "status", "error"], cell_ids=found.asked["cell_id"]
+        "trials",
+        columns=["cell_id", "attempt", "label", "status", "error"],
+        cell_ids=found.asked["cell_id"],
     ).to_pandas()
     failed = rows[rows["status"] != "completed"].sort_values(["label", "attempt"], kind="stable")
     return run_results.records(failed.assign(later=failed["cell_id"].isin(found.trials.index)))
@@ -294,7 +317,11 @@ def _audit(found: Answers) -> dict[str, Any] | None:
     counted = []
     for (split, y), part in rows.groupby(["split", "y_true"], sort=False):
         numbers = {
-            name: int(part[column].nunique() if name == "photographs" else part[column].fillna(value=False).sum())
+            name: int(
+                part[column].nunique()
+                if name == "photographs"
+                else part[column].fillna(value=False).sum()
+            )
             for name, column in flags.items()
         }
         counted.append({"split": split, "defective": bool(y), "n": len(part), **numbers})

@@ -1,8 +1,9 @@
 """Interactive figures of a report, as plotly's own JSON, and the one figure that plotly cannot draw under a strict CSP.
 
-Comes in: frames of `curves`. Goes out: Figure and Parallel. Only traces that plotly draws as SVG: the others need
-`unsafe-eval`. Names come from files, and plotly reads a little HTML in text: they are escaped here. Colours of text and
-lines belong to the page, so that it can be light or dark. Computes nothing but places.
+Comes in: frames of `curves`. Goes out: Figure and Parallel. Only traces that plotly draws as SVG:
+the others need `unsafe-eval`. Names come from files, and plotly reads a little HTML in text: they
+are escaped here. Colours of text and lines belong to the page, so that it can be light or dark.
+Computes nothing but places.
 """
 
 from __future__ import annotations
@@ -72,7 +73,12 @@ def thresholds(frame: pd.DataFrame, row: str, *, chosen: float | None) -> Figure
             band = {"x": [*frame["threshold"], *frame["threshold"][::-1]], "y": [*high, *low[::-1]]}
             figure.add_trace(
                 go.Scatter(
-                    **band, fill="toself", mode="none", fillcolor=_faint(COLORS[k]), hoverinfo="skip", showlegend=False
+                    **band,
+                    fill="toself",
+                    mode="none",
+                    fillcolor=_faint(COLORS[k]),
+                    hoverinfo="skip",
+                    showlegend=False,
                 )
             )
         line = {"color": COLORS[k], "width": 2.5, "dash": _DASHES[k]}
@@ -109,7 +115,11 @@ def pareto(frame: pd.DataFrame) -> Figure:
     """Accuracy against the seconds for one image; the front is the rows that no other beats in both."""
     import plotly.graph_objects as go
 
-    figure = _figure(height=380, x="milliseconds an image, one at a time (logarithmic)", y="test accuracy, per cent")
+    figure = _figure(
+        height=380,
+        x="milliseconds an image, one at a time (logarithmic)",
+        y="test accuracy, per cent",
+    )
     for front, name, color, symbol in (
         (True, "on the front", COLORS[0], "circle"), (False, "beaten in both", _GRAY, "circle-open"),
     ):  # fmt: skip
@@ -265,14 +275,22 @@ def parallel(frame: pd.DataFrame, *, measured: Sequence[str]) -> Parallel:
             span = (high - low) or 1.0
             places.append(1 - (values - low) / span)
             ends = ((0.0, high), (1.0, low)) if high > low else ((1.0, low),)
-            axes.append(Axis(name=name, x=x, ticks=tuple((at, f"{100 * value:.1f} %") for at, value in ends)))
+            axes.append(
+                Axis(
+                    name=name, x=x, ticks=tuple((at, f"{100 * value:.1f} %") for at, value in ends)
+                )
+            )
         else:
-            numbers = pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
+            numbers = pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(
+                column
+            )
             kinds = sorted(set(column)) if numbers else list(dict.fromkeys(column))
             at = {kind: 1 - (j + 0.5) / len(kinds) for j, kind in enumerate(kinds)}
             places.append(column.map(at).to_numpy(float))
             shown = kinds if len(kinds) <= 12 else [kinds[0], kinds[-1]]
-            axes.append(Axis(name=name, x=x, ticks=tuple((at[kind], _word(kind)) for kind in shown)))
+            axes.append(
+                Axis(name=name, x=x, ticks=tuple((at[kind], _word(kind)) for kind in shown))
+            )
     good = frame["validation_accuracy"].astype(float)
     rank = (good.rank(method="average") - 1) / max(1, len(good) - 1)
     lines = [
@@ -335,7 +353,13 @@ def _figure(*, height: int, x: str, y: str) -> go.Figure:
         font={"family": "system-ui, -apple-system, Segoe UI, Roboto, sans-serif", "size": 12},
         legend={"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"},
     )  # fmt: skip
-    style = {"automargin": True, "zeroline": False, "ticks": "outside", "ticklen": 4, "showgrid": True}
+    style = {
+        "automargin": True,
+        "zeroline": False,
+        "ticks": "outside",
+        "ticklen": 4,
+        "showgrid": True,
+    }
     figure.update_xaxes(**style, title={"text": x, "standoff": 8})
     figure.update_yaxes(**style, title={"text": y, "standoff": 8})
     return figure
@@ -343,7 +367,13 @@ def _figure(*, height: int, x: str, y: str) -> go.Figure:
 
 def _upright(figure: go.Figure, at: float, words: str, *, dash: str, y: float) -> None:
     figure.add_shape(
-        type="line", x0=at, x1=at, y0=0, y1=1, yref="paper", line={"color": _GRAY, "width": 1.5, "dash": dash}
+        type="line",
+        x0=at,
+        x1=at,
+        y0=0,
+        y1=1,
+        yref="paper",
+        line={"color": _GRAY, "width": 1.5, "dash": dash},
     )
     side = "left" if at < 0.75 else "right"
     figure.add_annotation(
@@ -360,7 +390,9 @@ def _spec(figure: go.Figure) -> dict[str, Any]:
 def _name(text: object, length: int = 26) -> str:
     """Return a name for plotly, which reads HTML in text: shortened in its middle, and escaped."""
     whole = plain(str(text))
-    kept = whole if len(whole) <= length else f"{whole[: length * 2 // 3]}…{whole[-(length // 3) :]}"
+    kept = (
+        whole if len(whole) <= length else f"{whole[: length * 2 // 3]}…{whole[-(length // 3) :]}"
+    )
     return html.escape(kept)
 
 

@@ -35,8 +35,28 @@ HEADINGS = {
 NAMES = (
     "row", "other", "backbone", "augmentation", "batch", "n_at_once", "factor", "level", "threshold", "seed", "fold",
 )  # fmt: skip
-WORDS = ("row", "other", "backbone", "augmentation", "weights", "factor", "level", "about", "device")
-HIDDEN = ("kind", "named", "best", "wilson_low", "wilson_high", "n_leaked", "validation_accuracy", "low", "high")
+WORDS = (
+    "row",
+    "other",
+    "backbone",
+    "augmentation",
+    "weights",
+    "factor",
+    "level",
+    "about",
+    "device",
+)
+HIDDEN = (
+    "kind",
+    "named",
+    "best",
+    "wilson_low",
+    "wilson_high",
+    "n_leaked",
+    "validation_accuracy",
+    "low",
+    "high",
+)
 IF_SEVERAL = ("weights", "px", "fold", "device", "n_threads")
 PERCENT = (
     "accuracy", "recall", "precision", "rate", "accuracy_sd", "recall_sd", "precision_sd", "rate_sd", "upper",
@@ -48,15 +68,26 @@ def shown(table: Table) -> pd.DataFrame:
     """Return a table's frame as a person reads it: text cells, per cent, columns that say nothing left out."""
     frame = table.frame.copy()
     if "low" in frame:
-        after = "accuracy_sd" if "accuracy_sd" in frame else "difference" if "difference" in frame else "effect"
+        after = (
+            "accuracy_sd"
+            if "accuracy_sd" in frame
+            else "difference"
+            if "difference" in frame
+            else "effect"
+        )
         both = zip(frame["low"], frame["high"], strict=True)
-        interval = [None if pd.isna(low) else f"{100 * low:.1f} to {100 * high:.1f}" for low, high in both]
+        interval = [
+            None if pd.isna(low) else f"{100 * low:.1f} to {100 * high:.1f}" for low, high in both
+        ]
         frame.insert(list(frame.columns).index(after) + 1, "interval", interval)
     drop = {name for name in HIDDEN if name in frame} | _redundant(frame)
     kept = [str(name) for name in frame.columns if name not in drop]
     text = pd.DataFrame({name: [_cell(name, value) for value in frame[name]] for name in kept})
     if "best" in frame and kept:
-        text[kept[0]] = [f"{name} *" if best else name for name, best in zip(text[kept[0]], frame["best"], strict=True)]
+        text[kept[0]] = [
+            f"{name} *" if best else name
+            for name, best in zip(text[kept[0]], frame["best"], strict=True)
+        ]
     return text.rename(columns=HEADINGS)
 
 
@@ -70,7 +101,9 @@ def _redundant(frame: pd.DataFrame) -> set[str]:
         return empty | same
     parts = [name for name in ("backbone", "augmentation", "batch") if frame[name].nunique() > 1]
     if not parts or frame["named"].any() or frame.duplicated(parts).any():
-        return empty | same | {"backbone", "augmentation", "batch"}  # the rows have names of their own
+        return (
+            empty | same | {"backbone", "augmentation", "batch"}
+        )  # the rows have names of their own
     return empty | same | ({"row", "backbone", "augmentation", "batch"} - set(parts))
 
 
@@ -91,7 +124,8 @@ def _cell(name: str, value: Any) -> str:
 def render(table: Table, form: str, *, width: int = 120, color: bool = False) -> str:
     """Return a table as text of one of FORMATS.
 
-    CSV and JSON carry the frame's own values; the others carry what a person reads. `width` is for `text`.
+    CSV and JSON carry the frame's own values; the others carry what a person reads. `width` is for
+    `text`.
 
     Raises:
         UsageError: an unknown format.
@@ -99,7 +133,9 @@ def render(table: Table, form: str, *, width: int = 120, color: bool = False) ->
     if form not in FORMATS:
         raise UsageError(unknown("format", form, FORMATS))
     if form == "csv":
-        return table.frame.map(lambda value: in_csv(value) if isinstance(value, str) else value).to_csv(index=False)
+        return table.frame.map(
+            lambda value: in_csv(value) if isinstance(value, str) else value
+        ).to_csv(index=False)
     if form == "json":
         return str(table.frame.to_json(orient="records", indent=2)) + "\n"
     frame = shown(table)
@@ -151,7 +187,12 @@ def _console(width: int, color: bool) -> Console:
     from rich.console import Console
 
     return Console(
-        file=io.StringIO(), width=width, force_terminal=color, no_color=not color, highlight=False, soft_wrap=False
+        file=io.StringIO(),
+        width=width,
+        force_terminal=color,
+        no_color=not color,
+        highlight=False,
+        soft_wrap=False,
     )
 
 
@@ -160,7 +201,9 @@ def _blocks(frame: pd.DataFrame, width: int) -> list[list[str]]:
     names = [str(name) for name in frame.columns]
     words = [name for name in names if name in NAMES]
     sizes = {name: max(len(name), *(len(value) for value in frame[name])) + 3 for name in names}
-    sizes |= {name: min(sizes[name], width // 3) for name in names if name in WORDS}  # long names wrap
+    sizes |= {
+        name: min(sizes[name], width // 3) for name in names if name in WORDS
+    }  # long names wrap
     blocks: list[list[str]] = [[]]
     room = width + 3 - sum(sizes[name] for name in words)  # nothing follows the last column
     used = 0

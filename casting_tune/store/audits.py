@@ -1,6 +1,7 @@
 """Audits that are kept: a dataset is audited once, and its findings are read from the store afterwards.
 
-Comes in: a pack and a store. Goes out: Kept, the part of an audit that outlives it. Looks at no pixel itself.
+Comes in: a pack and a store. Goes out: Kept, the part of an audit that outlives it. Looks at no
+pixel itself.
 """
 
 from __future__ import annotations
@@ -24,7 +25,10 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 VERSION = 1
-"""Version of the audit. Raise it when the same images would be grouped otherwise: readers then use the new one only."""
+"""Version of the audit.
+
+Raise it when the same images would be grouped otherwise: readers then use the new one only.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +42,9 @@ class Kept:
     findings: tuple[str, ...]
 
 
-def kept(pack: Pack, store: Store, *, on_progress: Callable[[int, int], None] | None = None) -> Kept:
+def kept(
+    pack: Pack, store: Store, *, on_progress: Callable[[int, int], None] | None = None
+) -> Kept:
     """Return the audit of a pack from the store, or make it now (minutes for thousands of images) and keep it."""
     rows = _read(store, pack.dataset_id)
     if rows is None:
@@ -73,7 +79,10 @@ def kept(pack: Pack, store: Store, *, on_progress: Callable[[int, int], None] | 
             # another sweep has audited the same images meanwhile, and found the same
         rows = _read(store, pack.dataset_id)
         assert rows is not None
-    flags = {name: rows[name].to_numpy(zero_copy_only=False) for name in ("copy_in_train", "twin_in_train", "conflict")}
+    flags = {
+        name: rows[name].to_numpy(zero_copy_only=False)
+        for name in ("copy_in_train", "twin_in_train", "conflict")
+    }
     findings = [text for text in rows["finding"].to_pylist() if text is not None]
     return Kept(group=rows["group_id"].to_numpy(), findings=tuple(findings), **flags)
 

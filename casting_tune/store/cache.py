@@ -1,9 +1,10 @@
 """Rows of many small files, kept together in one: a cache beside the tables that can be thrown away at any time.
 
-Comes in: the names of a table's files, how to read one, and a folder of this machine. Goes out: their rows in the order
-of the names, as if each file had been read. Store files are written once, so a file that has its size and time of
-before has its rows of before; where one does not, or is gone, everything is read afresh. The kept file carries page
-checksums like those it was made of. Knows no schema, no cells and no buckets.
+Comes in: the names of a table's files, how to read one, and a folder of this machine. Goes out:
+their rows in the order of the names, as if each file had been read. Store files are written once,
+so a file that has its size and time of before has its rows of before; where one does not, or is
+gone, everything is read afresh. The kept file carries page checksums like those it was made of.
+Knows no schema, no cells and no buckets.
 """
 
 from __future__ import annotations
@@ -70,14 +71,21 @@ def read(
         kept = _open(cache, stamps, whole, schema, stack)
         n_kept = len(kept.places) if kept else 0
         if len(files) - n_kept > max(FEW, n_kept // 16):
-            with contextlib.suppress(OSError):  # a folder that cannot be written: the rows are read all the same
+            with contextlib.suppress(
+                OSError
+            ):  # a folder that cannot be written: the rows are read all the same
                 _write(cache, stamps, lots(files, whole, kept=kept), whole)
                 kept = _open(cache, stamps, whole, schema, stack)
         return _joined([rows for _, rows in lots(wanted, schema, kept=kept)], schema)
 
 
 def _lots(
-    files: Sequence[str], schema: pa.Schema, *, kept: _Kept | None, read_file: ReadFile, at_once: int
+    files: Sequence[str],
+    schema: pa.Schema,
+    *,
+    kept: _Kept | None,
+    read_file: ReadFile,
+    at_once: int,
 ) -> Iterator[tuple[list[int], pa.Table]]:
     """Yield some files' rows in their order, _LOT files at a time: the number of rows of each file, and all rows."""
     places = kept.places if kept else {}
@@ -87,22 +95,35 @@ def _lots(
     with ThreadPoolExecutor(at_once) as threads:
 
         def begin(lot: Sequence[str]) -> dict[str, Future[pa.Table]]:
-            return {file: threads.submit(read_file, file, plain) for file in lot if file not in places}
+            return {
+                file: threads.submit(read_file, file, plain) for file in lot if file not in places
+            }
 
         coming = begin(all_lots[0]) if all_lots else {}
         try:
             for lot, following in zip_longest(all_lots, all_lots[1:], fillvalue=()):
                 # the next lot is read while this one is put together, and by whoever asked, written
-                read_now, coming = {file: rows.result() for file, rows in coming.items()}, begin(following)
+                read_now, coming = (
+                    {file: rows.result() for file, rows in coming.items()},
+                    begin(following),
+                )
                 parts, counts = [], []
-                for group, run in groupby(lot, key=lambda file: places[file][0] if file in places else None):
+                for group, run in groupby(
+                    lot, key=lambda file: places[file][0] if file in places else None
+                ):
                     of_run = list(run)
                     if group is None or kept is None:
                         parts += [read_now[file] for file in of_run]
                         counts += [read_now[file].num_rows for file in of_run]
                         continue
-                    if group not in groups:  # files and row groups have one order: the one before is done with
-                        groups = {group: kept.parquet.read_row_group(group, columns=schema.names).select(schema.names)}
+                    if (
+                        group not in groups
+                    ):  # files and row groups have one order: the one before is done with
+                        groups = {
+                            group: kept.parquet.read_row_group(group, columns=schema.names).select(
+                                schema.names
+                            )
+                        }
                     parts += _picked(groups[group], [places[file][1:] for file in of_run])
                     counts += [places[file][2] for file in of_run]
                 yield counts, _joined([_as(part, schema) for part in parts], schema)
@@ -127,7 +148,11 @@ def _picked(rows: pa.Table, ranges: list[tuple[int, int]]) -> list[pa.Table]:
 
 
 def _open(
-    cache: Path, stamps: dict[str, list[int]], whole: pa.Schema, schema: pa.Schema, stack: contextlib.ExitStack
+    cache: Path,
+    stamps: dict[str, list[int]],
+    whole: pa.Schema,
+    schema: pa.Schema,
+    stack: contextlib.ExitStack,
 ) -> _Kept | None:
     """Open the cache if it can be trusted: of this schema and its version, and every file in it is as it was."""
     encoded = [f.name for f in schema if pa.types.is_dictionary(f.type)]
@@ -138,8 +163,14 @@ def _open(
     except (OSError, ValueError, KeyError, pa.ArrowException):
         return None
     stack.enter_context(parquet)
-    of_whole = (whole.metadata or {}).items() <= (held.metadata or {}).items()  # the schema version stands there
-    if not held.equals(whole) or not of_whole or any(stamps.get(file) != stamp for file, (_, *stamp) in noted.items()):
+    of_whole = (whole.metadata or {}).items() <= (
+        held.metadata or {}
+    ).items()  # the schema version stands there
+    if (
+        not held.equals(whole)
+        or not of_whole
+        or any(stamps.get(file) != stamp for file, (_, *stamp) in noted.items())
+    ):
         return None
     places, first = {}, 0
     for i, (file, (n, *_)) in enumerate(noted.items()):
@@ -150,18 +181,25 @@ def _open(
 
 
 def _write(
-    cache: Path, stamps: dict[str, list[int]], lots: Iterator[tuple[list[int], pa.Table]], whole: pa.Schema
+    cache: Path,
+    stamps: dict[str, list[int]],
+    lots: Iterator[tuple[list[int], pa.Table]],
+    whole: pa.Schema,
 ) -> None:
     """Write the rows beside, a row group a lot, and rename, so that no reader meets half a file."""
     cache.parent.mkdir(parents=True, exist_ok=True)
     beside = cache.with_name(f".{cache.name}.{uuid.uuid4().hex}")
     counts: list[int] = []
     try:
-        with pq.ParquetWriter(beside, whole, compression="zstd", write_page_checksum=True) as writer:
+        with pq.ParquetWriter(
+            beside, whole, compression="zstd", write_page_checksum=True
+        ) as writer:
             for of_files, rows in lots:
                 writer.write_table(rows.combine_chunks(), row_group_size=max(1, rows.num_rows))
                 counts += of_files
-            noted = {file: [n, *stamp] for (file, stamp), n in zip(stamps.items(), counts, strict=True)}
+            noted = {
+                file: [n, *stamp] for (file, stamp), n in zip(stamps.items(), counts, strict=True)
+            }
             writer.add_key_value_metadata({_FILES: json.dumps(noted).encode()})
         beside.replace(cache)
     finally:

@@ -1,7 +1,7 @@
 """A completed cell of the store as what it was made of: its row, its configuration, its images, its predictions.
 
-Comes in: a store and a cell's id, or the beginning of one. Goes out: a Cell that can be trained again or exported.
-Trains nothing and writes no row; knows no networks.
+Comes in: a store and a cell's id, or the beginning of one. Goes out: a Cell that can be trained
+again or exported. Trains nothing and writes no row; knows no networks.
 """
 
 from __future__ import annotations
@@ -52,7 +52,12 @@ def find(store: Store, cell: str) -> dict[str, Any]:
     Raises:
         UsageError: no completed cell has an id that begins so, or several have.
     """
-    done = store.read("trials").filter(pc.field("status") == "completed").sort_by("started_at").to_pylist()
+    done = (
+        store.read("trials")
+        .filter(pc.field("status") == "completed")
+        .sort_by("started_at")
+        .to_pylist()
+    )
     known = dict.fromkeys(str(trial["cell_id"]) for trial in done)
     matching = [known_cell for known_cell in known if known_cell.startswith(cell)]
     if len(matching) > 1 or not cell:
@@ -88,7 +93,9 @@ def config_of(row: dict[str, Any], *, weights_dir: Path | None = None) -> TrialC
             f"Cell {row['cell_id']} is of recipe {row['recipe']}, and this casting_tune trains recipe {RECIPE}: "
             f"use casting_tune {row['casting_tune']}, which wrote it."
         )
-    given: dict[str, Any] = {f.name: row.get(f.name) for f in fields(TrialConfig) if row.get(f.name) is not None}
+    given: dict[str, Any] = {
+        f.name: row.get(f.name) for f in fields(TrialConfig) if row.get(f.name) is not None
+    }
     settings: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in given.items()
     }
@@ -101,7 +108,9 @@ def config_of(row: dict[str, Any], *, weights_dir: Path | None = None) -> TrialC
             )
         settings["weights"] = f"local-dir:{weights_dir}"
     elif weights_dir is not None:
-        raise UsageError(f"Cell {row['cell_id']} began from {row['weights']} weights, no folder's: drop --weights-dir.")
+        raise UsageError(
+            f"Cell {row['cell_id']} began from {row['weights']} weights, no folder's: drop --weights-dir."
+        )
     config = TrialConfig(**settings)
     if cell_id(config, row["dataset_id"]) != row["cell_id"]:
         raise StoreError(
@@ -140,8 +149,12 @@ def load(
     config = config_of(row, weights_dir=weights_dir)
     if images is None and (pack_size is not None or skip_bad):
         word = "--skip-bad" if skip_bad else "--pack-size"
-        raise UsageError(f"{word} is about how a folder of images is packed: give it together with --data.")
-    pack = _pack(store, row, images=images, pack_size=pack_size, skip_bad=skip_bad, on_progress=on_progress)
+        raise UsageError(
+            f"{word} is about how a folder of images is packed: give it together with --data."
+        )
+    pack = _pack(
+        store, row, images=images, pack_size=pack_size, skip_bad=skip_bad, on_progress=on_progress
+    )
     groups = None
     if config.split == "grouped":
         told = _progress(on_progress, "comparing images")
@@ -153,7 +166,9 @@ def load(
             )
     rows = predictions(store, row)
     if rows.num_rows == 0:
-        raise StoreError(f"The store holds no predictions of cell {row['cell_id']}: they were moved away or removed.")
+        raise StoreError(
+            f"The store holds no predictions of cell {row['cell_id']}: they were moved away or removed."
+        )
     columns = {name: np.asarray(rows[name].to_pylist()) for name in ("image", "split", "leaked")}
     return Cell(
         row=row,
@@ -201,5 +216,7 @@ def _pack(
     return found
 
 
-def _progress(on_progress: Callable[[str, int, int], None] | None, what: str) -> Callable[[int, int], None] | None:
+def _progress(
+    on_progress: Callable[[str, int, int], None] | None, what: str
+) -> Callable[[int, int], None] | None:
     return (lambda done, total: on_progress(what, done, total)) if on_progress else None

@@ -1,6 +1,7 @@
 """Writes a store of an older schema anew under the schema of today.
 
-Comes in: a store and the address of a new one. Goes out: the new store, with the same rows; the old one is not touched.
+Comes in: a store and the address of a new one. Goes out: the new store, with the same rows; the old
+one is not touched.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ def migrate(old: Store, new: Store) -> dict[str, int]:
     old.settle()
     for table in SCHEMAS:
         if new.names(table):
-            raise UsageError(f"--out '{new.address}' holds a store already. Name a folder that is not there yet.")
+            raise UsageError(
+                f"--out '{new.address}' holds a store already. Name a folder that is not there yet."
+            )
     new.check_writable()
     written = {}
     for table in ORDER:

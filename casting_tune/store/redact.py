@@ -1,7 +1,7 @@
 """Takes out of a text what belongs to a machine and its people: secrets, home folders, host and user names.
 
-Comes in: the text of an error or a command. Goes out: the text as a store may keep it. Reads the environment, for that
-is what must not be kept.
+Comes in: the text of an error or a command. Goes out: the text as a store may keep it. Reads the
+environment, for that is what must not be kept.
 """
 
 from __future__ import annotations
@@ -24,19 +24,24 @@ _EVERYBODYS = {"root", "localhost", "user", "nobody"}
 
 def scrub(text: str) -> str:
     """Return a text without the home folder ("~"), values of the environment ("$NAME"), hosts and users."""
-    return without(text, dict(os.environ), home=str(Path.home()), host=platform.node(), user=_user())
+    return without(
+        text, dict(os.environ), home=str(Path.home()), host=platform.node(), user=_user()
+    )
 
 
 def without(text: str, environment: Mapping[str, str], *, home: str, host: str, user: str) -> str:
     """Return a text without what is named.
 
-    Of the environment, values of 8 characters and more go, and those of 4 and more whose name tells of a secret: what
-    is shorter is a number or a switch. Host and user go as whole words, unless they are everybody's ("root").
+    Of the environment, values of 8 characters and more go, and those of 4 and more whose name tells
+    of a secret: what is shorter is a number or a switch. Host and user go as whole words, unless
+    they are everybody's ("root").
     """
     if len(home) > 1:
         text = text.replace(home, "~")
     text = _ADDRESS.sub("HOST", _HOMES.sub("~", text))
-    values = sorted(environment.items(), key=lambda pair: -len(pair[1]))  # the longest first: one may hold another
+    values = sorted(
+        environment.items(), key=lambda pair: -len(pair[1])
+    )  # the longest first: one may hold another
     for name, value in values:
         if len(value) >= (4 if _SECRET.search(name) else 8):
             text = text.replace(value, f"${name}")

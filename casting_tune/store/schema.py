@@ -1,7 +1,7 @@
 """The tables of a store: one explicit Arrow schema each, with its version in every file.
 
-A column is added here, and is NULL in files that were written before (a setting: its default). The first column added
-since a released version raises SCHEMA_VERSION. Knows no files.
+A column is added here, and is NULL in files that were written before (a setting: its default). The
+first column added since a released version raises SCHEMA_VERSION. Knows no files.
 """
 
 from __future__ import annotations
@@ -26,7 +26,13 @@ def _schema(*fields: tuple[str, pa.DataType]) -> pa.Schema:
     return pa.schema(list(fields), metadata={VERSION_KEY: str(SCHEMA_VERSION)})
 
 
-_TEXT, _INT, _REAL, _FLAG, _TIME = pa.string(), pa.int64(), pa.float64(), pa.bool_(), pa.timestamp("us", tz="UTC")
+_TEXT, _INT, _REAL, _FLAG, _TIME = (
+    pa.string(),
+    pa.int64(),
+    pa.float64(),
+    pa.bool_(),
+    pa.timestamp("us", tz="UTC"),
+)
 
 TRIALS = _schema(
     ("cell_id", _TEXT), ("attempt", _INT), ("sweep", _TEXT), ("label", _TEXT), ("status", _TEXT), ("error", _TEXT),
@@ -51,18 +57,24 @@ TRIALS = _schema(
     ("git_commit", _TEXT), ("started_at", _TIME), ("duration_s", _REAL), ("resumed_from", _INT),
     ("micro_batch", _INT), ("cuda_graph", _FLAG), ("traceback", _TEXT),
 )  # fmt: skip
-"""One row a trial. Metrics are shares in 0..1 at threshold 0.5, the defect as the positive class; `test_*_ok` is the
-study's view of the same decisions, `test_leaked_*` counts the test images of which a byte-identical copy was trained or
-validated on. `latency_*` are medians; `host` tells machines apart and is a hash of the name of the one that trained;
-`resumed_from` is the epoch after which this attempt went on, 0 from the start; `micro_batch` is how many images at most
-went through the network at once, NULL the whole batch; `gpus` is the share of a GPU that the trial was
-given; `cuda_graph` is whether its steps were recorded and launched as one, NULL without a GPU and in a
-training of under three steps; `traceback` is the end of a failed trial's traceback, or what Ray reported of a process
-that was lost, without secrets. NULL is unknown."""
+"""One row a trial. Metrics are shares in 0..1 at threshold 0.5, the defect as the positive class;
+`test_*_ok` is the study's view of the same decisions, `test_leaked_*` counts the test images of
+which a byte-identical copy was trained or validated on. `latency_*` are medians; `host` tells
+machines apart and is a hash of the name of the one that trained; `resumed_from` is the epoch after
+which this attempt went on, 0 from the start; `micro_batch` is how many images at most went through
+the network at once, NULL the whole batch; `gpus` is the share of a GPU that the trial was given;
+`cuda_graph` is whether its steps were recorded and launched as one, NULL without a GPU and in a
+training of under three steps; `traceback` is the end of a failed trial's traceback, or what Ray
+reported of a process that was lost, without secrets. NULL is unknown.
+"""
 
-SETTINGS = tuple(name for f in fields(TrialConfig) for name in (TOGGLES if f.name == "toggles" else (f.name,)))
-"""The columns of trials that hold a TrialConfig: one for each of its fields, and one for each toggle. Every list of
-settings is made from this one, so that a field added to TrialConfig is in all of them."""
+SETTINGS = tuple(
+    name for f in fields(TrialConfig) for name in (TOGGLES if f.name == "toggles" else (f.name,))
+)
+"""The columns of trials that hold a TrialConfig: one for each of its fields, and one for each
+toggle. Every list of settings is made from this one, so that a field added to TrialConfig is in all
+of them.
+"""
 
 EPOCHS = _schema(
     ("cell_id", _TEXT), ("attempt", _INT), ("sweep", _TEXT), ("epoch", _INT), ("n_images", _INT), ("n_steps", _INT),
@@ -80,8 +92,9 @@ IMAGES = _schema(
     ("y_true", pa.uint8()), ("group_id", _INT), ("copy_in_train", _FLAG), ("twin_in_train", _FLAG),
     ("conflict", _FLAG), ("constant", _FLAG), ("outlier", _FLAG), ("finding", _TEXT),
 )  # fmt: skip
-"""One row an image, written by an audit; `group_id` numbers the photographs. The audit's sentences stand in `finding`
-of its first rows."""
+"""One row an image, written by an audit; `group_id` numbers the photographs. The audit's sentences
+stand in `finding` of its first rows.
+"""
 
 CELLS = _schema(
     ("run_id", _TEXT), ("sweep", _TEXT), ("asked_at", _TIME), ("position", _INT), ("cell_id", _TEXT), ("row", _TEXT),
@@ -89,18 +102,25 @@ CELLS = _schema(
     ("weights", _TEXT), ("seed", _INT), ("fold", _INT), ("dataset_id", _TEXT), ("quick", _FLAG), ("command", _TEXT),
     ("kind", _TEXT), ("study", _TEXT), ("chosen", _TEXT),
 )  # fmt: skip
-"""`kind` is cell, baseline or timing; `study` is JSON, the study's published figures by name, where there are any;
-`chosen` is JSON, the settings that a search chose."""
+"""`kind` is cell, baseline or timing; `study` is JSON, the study's published figures by name, where
+there are any; `chosen` is JSON, the settings that a search chose.
+"""
 
-DEFAULTS = {f.name: f.default for f in fields(TrialConfig) if f.default is not MISSING and f.name in TRIALS.names}
+DEFAULTS = {
+    f.name: f.default
+    for f in fields(TrialConfig)
+    if f.default is not MISSING and f.name in TRIALS.names
+}
 PROBES = _schema(
     ("backbone", _TEXT), ("image_px", _INT), ("batch_size", _INT), ("dense", _INT), ("in_channels", _INT),
     ("device", _TEXT), ("precision", _TEXT), ("n_threads", _INT), ("step_s", _REAL), ("score_s", _REAL),
     ("fixed_s", _REAL), ("peak_memory_bytes", _INT), ("torch", _TEXT), ("probed_at", _TIME),
     ("n_images", _INT), ("device_memory_bytes", _INT),
 )  # fmt: skip
-"""What a few steps of a network told of its cost: seconds a step of a batch, an image scored, and beside; bytes, all
-`n_images` of the cell included, of the `device_memory_bytes` that the GPU or the machine has."""
+"""What a few steps of a network told of its cost: seconds a step of a batch, an image scored, and
+beside; bytes, all `n_images` of the cell included, of the `device_memory_bytes` that the GPU or the
+machine has.
+"""
 
 SCHEMAS = {
     "trials": TRIALS, "epochs": EPOCHS, "predictions": PREDICTIONS, "cells": CELLS, "images": IMAGES, "probes": PROBES,

@@ -1,7 +1,8 @@
 """SQL over a store: its tables as views that can be read and nothing else.
 
-Comes in: a store and one SELECT. Goes out: rows as an Arrow table, and those as CSV or Markdown. A view holds rows only
-where the query names it, and DuckDB reads only the columns and rows that it needs. SQL reaches no file and no network.
+Comes in: a store and one SELECT. Goes out: rows as an Arrow table, and those as CSV or Markdown. A
+view holds rows only where the query names it, and DuckDB reads only the columns and rows that it
+needs. SQL reaches no file and no network.
 """
 
 from __future__ import annotations
@@ -48,7 +49,9 @@ def run(store: Store, sql: str) -> pa.Table:
     with _connection() as connection:
         try:
             for table, schema in SCHEMAS.items():
-                connection.register(table, _rows(store, table) if table in words else schema.empty_table())
+                connection.register(
+                    table, _rows(store, table) if table in words else schema.empty_table()
+                )
             statements = connection.extract_statements(sql)
             if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
                 raise UsageError("A query is one SELECT: it reads a store and changes nothing.")
@@ -89,7 +92,10 @@ def markdown(rows: pa.Table) -> str:
 
 def texts(rows: pa.Table) -> list[list[str]]:
     """Return every value as a person reads it; NULL is empty."""
-    return [["" if value is None else _text(value) for value in row.values()] for row in rows.to_pylist()]
+    return [
+        ["" if value is None else _text(value) for value in row.values()]
+        for row in rows.to_pylist()
+    ]
 
 
 def _text(value: Any) -> str:
@@ -103,7 +109,9 @@ def _connection() -> Iterator[DuckDBPyConnection]:
 
     with duckdb.connect(":memory:", config={"threads": 2}) as connection:
         connection.execute("set enable_progress_bar = false")
-        connection.execute("set python_enable_replacements = false")  # else `from x` finds this module's variables
+        connection.execute(
+            "set python_enable_replacements = false"
+        )  # else `from x` finds this module's variables
         connection.execute("set enable_external_access = false")
         yield connection
 
@@ -111,7 +119,8 @@ def _connection() -> Iterator[DuckDBPyConnection]:
 def _rows(store: Store, table: str) -> Any:
     """Return a table for DuckDB to scan: files on this machine lazily, others read whole.
 
-    Every file's version is looked at first: a fragment keeps what it has read for that, and the scan needs it too.
+    Every file's version is looked at first: a fragment keeps what it has read for that, and the
+    scan needs it too.
 
     Raises:
         StoreError: a file was written by a later version, or its version is no number.
@@ -147,7 +156,11 @@ def _told(error: Exception) -> StoreError | UsageError:
     line = " ".join(str(error).partition("LINE ")[0].split())[:300]
     if line.startswith("Permission Error"):
         return UsageError(f"A query reads the tables {', '.join(SCHEMAS)}, and no file: {line}")
-    if "parquet" in line.lower() or "stream registered as" in line:  # pyarrow at a file, which it mostly names
+    if (
+        "parquet" in line.lower() or "stream registered as" in line
+    ):  # pyarrow at a file, which it mostly names
         return _unreadable(line)
     absent = re.search(r"Table with name (\S+) does not exist", line)
-    return UsageError(unknown("table", absent[1], SCHEMAS) if absent else f"This query cannot be answered: {line}")
+    return UsageError(
+        unknown("table", absent[1], SCHEMAS) if absent else f"This query cannot be answered: {line}"
+    )

@@ -1,9 +1,11 @@
 """Where the files of a store lie: a folder, or a prefix of an S3 bucket.
 
-Comes in: names relative to that place ("trials/s/a-1.parquet") and whole contents. Goes out: contents, lists of names,
-and a lock. A file appears whole under a new name or not at all. Knows nothing of tables, schemas and trials.
+Comes in: names relative to that place ("trials/s/a-1.parquet") and whole contents. Goes out:
+contents, lists of names, and a lock. A file appears whole under a new name or not at all. Knows
+nothing of tables, schemas and trials.
 
-Reads the environment as every AWS tool does: AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL; keys and region are the SDK's.
+Reads the environment as every AWS tool does: AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL; keys and
+region are the SDK's.
 """
 
 from __future__ import annotations
@@ -75,7 +77,11 @@ class Folder:
     def folders(self, under: str) -> list[str]:
         """Return the names of the folders in a folder, sorted; none where there is no folder."""
         top = self.root / under
-        return sorted(f"{under}/{entry.name}" for entry in os.scandir(top) if entry.is_dir()) if top.is_dir() else []
+        return (
+            sorted(f"{under}/{entry.name}" for entry in os.scandir(top) if entry.is_dir())
+            if top.is_dir()
+            else []
+        )
 
     def there(self, names: Sequence[str]) -> list[str]:
         """Return those of some names that files have, in their order: a look at each, at no other file."""
@@ -95,7 +101,9 @@ class Folder:
         place = self.root / name
         step(f"put {name}: begin")
         place.parent.mkdir(parents=True, exist_ok=True)
-        beside = place.parent / f".{place.name}.{uuid.uuid4().hex}"  # pandas, pyarrow and DuckDB's globs pass over dots
+        beside = (
+            place.parent / f".{place.name}.{uuid.uuid4().hex}"
+        )  # pandas, pyarrow and DuckDB's globs pass over dots
         try:
             with beside.open("wb") as file:
                 step(f"put {name}: opened")
@@ -152,7 +160,9 @@ class Folder:
                 try:
                     yield
                 finally:
-                    with contextlib.suppress(NotADirectoryError):  # the whole folder is gone, and what failed says so
+                    with contextlib.suppress(
+                        NotADirectoryError
+                    ):  # the whole folder is gone, and what failed says so
                         file.unlink(missing_ok=True)
                 return
 
@@ -160,8 +170,9 @@ class Folder:
 class Bucket:
     """A prefix of an S3 bucket, with a folder of this machine for what is no row.
 
-    An object is put in one request and read in one. pyarrow does not offer S3's conditional put (apache/arrow#44281): a
-    name is looked up first, and two processes must not want the same one (`hold` sees to that).
+    An object is put in one request and read in one. pyarrow does not offer S3's conditional put
+    (apache/arrow#44281): a name is looked up first, and two processes must not want the same one
+    (`hold` sees to that).
     """
 
     def __init__(self, address: str) -> None:
@@ -206,7 +217,11 @@ class Bucket:
 
         below = fs.FileSelector(self._key(under), recursive=True, allow_not_found=True)
         found = self._patiently(lambda: self._s3.get_file_info(below), patience_s)
-        files = [(f.path.removeprefix(f"{self.prefix}/"), f.mtime) for f in found if f.type == fs.FileType.File]
+        files = [
+            (f.path.removeprefix(f"{self.prefix}/"), f.mtime)
+            for f in found
+            if f.type == fs.FileType.File
+        ]
         return sorted(files)
 
     def folders(self, under: str) -> list[str]:
@@ -215,14 +230,18 @@ class Bucket:
 
         below = fs.FileSelector(self._key(under), recursive=False, allow_not_found=True)
         found = self._patiently(lambda: self._s3.get_file_info(below))
-        return sorted(f.path.removeprefix(f"{self.prefix}/") for f in found if f.type == fs.FileType.Directory)
+        return sorted(
+            f.path.removeprefix(f"{self.prefix}/") for f in found if f.type == fs.FileType.Directory
+        )
 
     def there(self, names: Sequence[str]) -> list[str]:
         """Return those of some names that objects have, in their order: a request each, several at a time."""
         from pyarrow import fs
 
         found = self._patiently(lambda: self._s3.get_file_info([self._key(name) for name in names]))
-        return [name for name, seen in zip(names, found, strict=True) if seen.type == fs.FileType.File]
+        return [
+            name for name, seen in zip(names, found, strict=True) if seen.type == fs.FileType.File
+        ]
 
     def source(self, name: str) -> Any:
         """Return what a Parquet reader opens: the whole object, in memory."""
@@ -238,7 +257,8 @@ class Bucket:
     def put(self, name: str, content: pa.Buffer, *, patience_s: float | None = None) -> None:
         """Make an object appear in one request, unless the name is taken.
 
-        A request whose answer was lost has put its object all the same: the same content under the name is no error.
+        A request whose answer was lost has put its object all the same: the same content under the
+        name is no error.
 
         Raises:
             FileExistsError: other content has the name.
@@ -288,10 +308,10 @@ class Bucket:
     def hold(self, name: str, who: str, on_lost: Callable[[], object]) -> Iterator[None]:
         """Hold a lock: an object of our own, renewed while we live; whoever finds a living one of another gives way.
 
-        Two that begin in the same moment may both give way, never both hold (S3 lists what was put before). Ages are
-        differences of the bucket's own times, so clocks need not agree. A holder that cannot reach the bucket for
-        LEASE_S loses its hold to whoever asks next: it is told so by `on_lost`, in a thread, when it reaches the bucket
-        again, and at the end.
+        Two that begin in the same moment may both give way, never both hold (S3 lists what was put
+        before). Ages are differences of the bucket's own times, so clocks need not agree. A holder
+        that cannot reach the bucket for LEASE_S loses its hold to whoever asks next: it is told so
+        by `on_lost`, in a thread, when it reaches the bucket again, and at the end.
 
         Raises:
             Held: another process holds it.
@@ -312,12 +332,17 @@ class Bucket:
         def renew() -> None:
             last = times[lease]
             while not ended.wait(LEASE_S / 6):
-                with contextlib.suppress(OSError):  # the next one may come through, and five may fail
+                with contextlib.suppress(
+                    OSError
+                ):  # the next one may come through, and five may fail
                     self._write(lease, renewed)
                     now = dict(self._listed(f".leases/{name}", patience_s=0))
                     others = sorted(set(now) - {lease})
-                    # one that began within our time sees us and gives way; one that began after it need not
-                    if lease not in now or (others and (now[lease] - last).total_seconds() > LEASE_S):
+                    # one that began within our time sees us and gives way; one that began after it
+                    # need not
+                    if lease not in now or (
+                        others and (now[lease] - last).total_seconds() > LEASE_S
+                    ):
                         lost.append(self._holder(others[0]) if others else "another process")
                         on_lost()
                         return
@@ -386,7 +411,10 @@ def _raise(error: OSError) -> None:
 
 
 def _is_there(file: str) -> bool:
-    """Say whether a file is there. A folder that cannot be searched is an error: it may hold the file."""
+    """Say whether a file is there.
+
+    A folder that cannot be searched is an error: it may hold the file.
+    """
     try:
         return stat.S_ISREG(os.stat(file).st_mode)  # noqa: PTH116
     except (FileNotFoundError, NotADirectoryError):

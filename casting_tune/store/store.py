@@ -7,9 +7,9 @@
     results/probes/<device>/<probe>.parquet                   what a few steps of a network told of its cost
     results/trials/<sweep>/<cell>-<attempt>.parquet           one row a trial: written last, it is the commit
 
-A file is built in memory, put in its place whole, and never changed after. A cell is done when trials/ holds a row of
-it with status completed. `results` is a folder or `s3://BUCKET/PREFIX`; a row that a bucket does not take waits in a
-spool on this machine. Knows no torch, Ray or pandas.
+A file is built in memory, put in its place whole, and never changed after. A cell is done when
+trials/ holds a row of it with status completed. `results` is a folder or `s3://BUCKET/PREFIX`; a
+row that a bucket does not take waits in a spool on this machine. Knows no torch, Ray or pandas.
 """
 
 from __future__ import annotations
@@ -40,19 +40,26 @@ SCRUBBED = ("error", "traceback", "command")
 """Columns whose text comes from a machine or a person, and may hold what no store may keep."""
 _OF_CELL = re.compile(r"(\w+)-(\d+)(?:-\d+)?")  # <cell>-<attempt>, and the epoch in epochs
 _AUDIT = re.compile(r"(images/[^/]+)/audit-(\d+)\.parquet")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,200}")  # of a folder or file below a table: never above it
+_NAME = re.compile(
+    r"[A-Za-z0-9][A-Za-z0-9_.-]{0,200}"
+)  # of a folder or file below a table: never above it
 
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """A results folder, or a prefix of an S3 bucket. Two stores of the same address are the same store."""
+    """A results folder, or a prefix of an S3 bucket.
+
+    Two stores of the same address are the same store.
+    """
 
     address: Path | str
 
     def __post_init__(self) -> None:
         written = str(self.address)
         if not written or ("://" in written and not written.startswith(storage.SCHEME)):
-            raise StoreError(f"A store is a folder or s3://BUCKET/PREFIX, not '{written}'. Name one with --results.")
+            raise StoreError(
+                f"A store is a folder or s3://BUCKET/PREFIX, not '{written}'. Name one with --results."
+            )
         if not written.startswith(storage.SCHEME):
             object.__setattr__(self, "address", Path(self.address))
 
@@ -62,7 +69,10 @@ class Store:
 
     @property
     def root(self) -> Path:
-        """The folder of this machine for what is no row: packs, drawings, checkpoints. A bucket's is a cache."""
+        """The folder of this machine for what is no row: packs, drawings, checkpoints.
+
+        A bucket's is a cache.
+        """
         place = self._place
         return place.root if isinstance(place, Folder) else place.cache
 
@@ -77,8 +87,8 @@ class Store:
     def write(self, table: str, sweep: str, name: str, rows: Sequence[dict[str, Any]]) -> PurePath:
         """Write rows as results/<table>/<sweep>/<name>.parquet, once.
 
-        A column that a row lacks is NULL; a column that the schema lacks is an error. What a bucket does not take waits
-        in the spool, and is put by a later write or when the next run starts.
+        A column that a row lacks is NULL; a column that the schema lacks is an error. What a bucket
+        does not take waits in the spool, and is put by a later write or when the next run starts.
 
         Raises:
             StoreError: a file of that name is there, the place cannot be written, a column is unknown, or a name would
@@ -90,9 +100,13 @@ class Store:
             raise StoreError(f"Table '{table}' has no column {sorted(extra)}.")
         for part in (sweep, name):
             if not _NAME.fullmatch(part):
-                raise StoreError(f"'{part}' cannot name a store file: letters, digits, '_', '-' and '.' can.")
+                raise StoreError(
+                    f"'{part}' cannot name a store file: letters, digits, '_', '-' and '.' can."
+                )
         kept = [row | {key: scrub(row[key]) for key in SCRUBBED if row.get(key)} for row in rows]
-        return self.write_table(f"{table}/{sweep}/{name}.parquet", pa.Table.from_pylist(kept, schema=schema))
+        return self.write_table(
+            f"{table}/{sweep}/{name}.parquet", pa.Table.from_pylist(kept, schema=schema)
+        )
 
     def write_table(self, file: str, rows: pa.Table) -> PurePath:
         """Write rows that have their table's schema as a file, named as `names` does.
@@ -103,11 +117,15 @@ class Store:
         place, content = self._place, serialised(rows)
         try:
             if isinstance(place, Bucket) and self.drain():
-                self._spool.put(file, content)  # in its turn: a trial's row never overtakes its predictions
+                self._spool.put(
+                    file, content
+                )  # in its turn: a trial's row never overtakes its predictions
             else:
                 place.put(file, content)
         except FileExistsError as error:
-            raise StoreError(f"{self.shown(file)} is there already; store files are written once.") from error
+            raise StoreError(
+                f"{self.shown(file)} is there already; store files are written once."
+            ) from error
         except OSError as error:
             why = f"Cannot write {self.shown(file)}: {storage.reason(error)}."
             if isinstance(place, Folder):
@@ -115,10 +133,14 @@ class Store:
             try:
                 self._spool.put(file, content)
             except OSError as full:
-                raise StoreError(f"{why} Nor can {self._spool.root} hold it: {storage.reason(full)}.") from full
+                raise StoreError(
+                    f"{why} Nor can {self._spool.root} hold it: {storage.reason(full)}."
+                ) from full
             LOG.warning("%s It waits in %s.", why, self._spool.root)
             if not storage.passing(error):
-                raise StoreError(f"{why} It waits in {self._spool.root}; the same command goes on.") from error
+                raise StoreError(
+                    f"{why} It waits in {self._spool.root}; the same command goes on."
+                ) from error
         return place.path(file)
 
     @property
@@ -128,7 +150,8 @@ class Store:
     def drain(self) -> list[str]:
         """Put what waits in this machine's spool, if the bucket answers now; return what waits still.
 
-        Trials come last. Where another file took the name meanwhile, the spooled one goes to quarantine/: none is lost.
+        Trials come last. Where another file took the name meanwhile, the spooled one goes to
+        quarantine/: none is lost.
         """
         place = self._place
         if isinstance(place, Folder) or not self._spool.root.is_dir():
@@ -172,9 +195,10 @@ class Store:
     ) -> pa.Table:
         """Return a table's rows, the files in the order of their names; an absent folder is no rows.
 
-        With `cell_ids`, only files of those cells are read (their names begin with the cell's id). Columns in `encoded`
-        are dictionaries: seven million rows of text would fill a gigabyte. Hundreds of files of a folder are read once
-        and kept together in its .cache, which can be thrown away.
+        With `cell_ids`, only files of those cells are read (their names begin with the cell's id).
+        Columns in `encoded` are dictionaries: seven million rows of text would fill a gigabyte.
+        Hundreds of files of a folder are read once and kept together in its .cache, which can be
+        thrown away.
 
         Raises:
             StoreError: a file cannot be read, or was written by a later version.
@@ -184,7 +208,9 @@ class Store:
             ids = set(cell_ids)
             wanted = [file for file in files if file.rpartition("/")[2].partition("-")[0] in ids]
         whole = SCHEMAS[table]
-        schema = pa.schema([_encoded(whole.field(name), encoded) for name in columns or whole.names])
+        schema = pa.schema(
+            [_encoded(whole.field(name), encoded) for name in columns or whole.names]
+        )
         place = self._place
         return cache.read(
             self.root / ".cache" / f"{table}.parquet" if isinstance(place, Folder) else None,
@@ -194,33 +220,48 @@ class Store:
             root=self.root,
             whole=whole,
             read_file=self.read_file,
-            at_once=os.cpu_count() or 1 if isinstance(place, Folder) else 16,  # of a bucket: waiting, not work
+            at_once=os.cpu_count() or 1
+            if isinstance(place, Folder)
+            else 16,  # of a bucket: waiting, not work
         )
 
     def read_file(self, file: str, schema: pa.Schema) -> pa.Table:
         """Return the rows of a file, named as `names` does; a column of a later version is NULL in older files.
 
-        A setting is its default there, as in the key of a cell: what a later version made a setting was fixed before.
+        A setting is its default there, as in the key of a cell: what a later version made a setting
+        was fixed before.
 
         Raises:
             StoreError: it cannot be read, or was written by a later version.
         """
         try:
-            with pq.ParquetFile(self._place.source(file), page_checksum_verification=True) as parquet:
+            with pq.ParquetFile(
+                self._place.source(file), page_checksum_verification=True
+            ) as parquet:
                 held = parquet.schema_arrow
                 version, there = version_of(held), set(held.names)
-                wanted = None if held.equals(schema) else [name for name in schema.names if name in there]
+                wanted = (
+                    None
+                    if held.equals(schema)
+                    else [name for name in schema.names if name in there]
+                )
                 # a thread each for a hundred columns of one row would take three times as long
                 rows = parquet.read(columns=wanted, use_threads=False)
             if version <= SCHEMA_VERSION:
-                if rows.schema.equals(schema):  # to put a hundred columns together again takes as long as to read them
+                if rows.schema.equals(
+                    schema
+                ):  # to put a hundred columns together again takes as long as to read them
                     return rows.replace_schema_metadata(schema.metadata)
                 lacking = {
-                    name: pa.repeat(pa.scalar(DEFAULTS.get(name), schema.field(name).type), rows.num_rows)
+                    name: pa.repeat(
+                        pa.scalar(DEFAULTS.get(name), schema.field(name).type), rows.num_rows
+                    )
                     for name in schema.names
                     if name not in there
                 }
-                columns = {name: lacking[name] if name in lacking else rows[name] for name in schema.names}
+                columns = {
+                    name: lacking[name] if name in lacking else rows[name] for name in schema.names
+                }
                 return pa.table(columns, schema=schema)
         except (OSError, ValueError, KeyError, pa.ArrowException) as error:
             raise self._unreadable(file, error) from error
@@ -229,7 +270,9 @@ class Store:
     def check_equal(self, file: str, rows: pa.Table) -> None:
         """Raise StoreError unless a file, named as `names` does, holds these rows."""
         if not self.read_file(file, rows.schema).equals(rows):
-            raise StoreError(f"{self.shown(file)} does not hold the rows that were written to it. Check the disk.")
+            raise StoreError(
+                f"{self.shown(file)} does not hold the rows that were written to it. Check the disk."
+            )
 
     def version(self, file: str) -> int:
         """Return the schema version of a file, named as `names` does; 0 where it says none.
@@ -245,7 +288,9 @@ class Store:
 
     def _unreadable(self, file: str, error: Exception) -> StoreError:
         if isinstance(error, OSError) and storage.remote(error):
-            return StoreError(f"{self.address} does not answer: {storage.reason(error)}. Try again.")
+            return StoreError(
+                f"{self.address} does not answer: {storage.reason(error)}. Try again."
+            )
         if isinstance(error, PermissionError):
             return StoreError(unreadable(self._place.path(file), error))
         return StoreError(
@@ -257,7 +302,11 @@ class Store:
     def is_table_file(name: str) -> bool:
         """Say whether a name, as `names` gives it, is one that readers of a table open."""
         parts = name.split("/")
-        return len(parts) == 3 and parts[2].endswith(".parquet") and not any(part.startswith(".") for part in parts)
+        return (
+            len(parts) == 3
+            and parts[2].endswith(".parquet")
+            and not any(part.startswith(".") for part in parts)
+        )
 
     def files(self, table: str) -> list[PurePath]:
         """Return the files that hold a table's rows, in the order of their names.
@@ -275,7 +324,9 @@ class Store:
         try:
             return self._place.names(under)
         except OSError as error:
-            raise StoreError(f"Cannot read {self.address}: {storage.reason(error)}. Try again.") from error
+            raise StoreError(
+                f"Cannot read {self.address}: {storage.reason(error)}. Try again."
+            ) from error
 
     def _names(self, table: str) -> list[str]:
         names = [name for name in self.names(table) if self.is_table_file(name)]
@@ -307,9 +358,9 @@ class Store:
     def attempts_since(self, cell_id: str, attempt: int, *, epochs: int) -> range:
         """Return the attempts of a cell that left anything after a known one; its `stop` is the next one's number.
 
-        The names of a cell's files follow from attempt and epoch, so ten thousand other cells in the store cost
-        nothing. Between a sweep's start, when all files were listed, and its end no attempt is taken out of the middle:
-        `store verify --quarantine` waits for it.
+        The names of a cell's files follow from attempt and epoch, so ten thousand other cells in
+        the store cost nothing. Between a sweep's start, when all files were listed, and its end no
+        attempt is taken out of the middle: `store verify --quarantine` waits for it.
 
         Args:
             cell_id: the cell.
@@ -331,7 +382,13 @@ class Store:
         return False
 
     def read_cell(
-        self, table: str, cell_id: str, attempts: range, *, epochs: int, columns: list[str] | None = None
+        self,
+        table: str,
+        cell_id: str,
+        attempts: range,
+        *,
+        epochs: int,
+        columns: list[str] | None = None,
     ) -> pa.Table:
         """Return the rows that some attempts of a cell have in trials, predictions or epochs, without a listing.
 
@@ -341,9 +398,13 @@ class Store:
         whole = SCHEMAS[table]
         schema = pa.schema([whole.field(name) for name in columns or whole.names])
         files = self._of_cell(self._place, table, cell_id, attempts, epochs)
-        return pa.concat_tables([schema.empty_table(), *(self.read_file(file, schema) for file in files)])
+        return pa.concat_tables(
+            [schema.empty_table(), *(self.read_file(file, schema) for file in files)]
+        )
 
-    def _of_cell(self, place: Folder | Bucket, table: str, cell_id: str, attempts: range, epochs: int) -> list[str]:
+    def _of_cell(
+        self, place: Folder | Bucket, table: str, cell_id: str, attempts: range, epochs: int
+    ) -> list[str]:
         """Return the names of the files that some attempts of a cell have in a table, in the order of attempts."""
         if not attempts:
             return []
@@ -354,13 +415,17 @@ class Store:
             folders = place.folders(table)
             return place.there([f"{folder}/{stem}.parquet" for stem in stems for folder in folders])
         except OSError as error:
-            raise StoreError(f"Cannot read {self.address}: {storage.reason(error)}. Try again.") from error
+            raise StoreError(
+                f"Cannot read {self.address}: {storage.reason(error)}. Try again."
+            ) from error
 
     def next_attempt(self, cell_id: str) -> int:
         """Return the number of a cell's next attempt, from 1, whatever an earlier one left behind: lists every file."""
         self.drain()
         of_cell = re.compile(rf"[^/]+/[^/]+/{re.escape(cell_id)}-(\d+)[-.]")
-        names = (name for table in ("epochs", "predictions", "trials") for name in self.names(table))
+        names = (
+            name for table in ("epochs", "predictions", "trials") for name in self.names(table)
+        )
         found = (of_cell.match(name) for name in [*names, *self._spool.names("")])
         return max((int(match[1]) for match in found if match), default=0) + 1
 
@@ -383,14 +448,16 @@ class Store:
             try:
                 place.fetch(name, file)
             except OSError as error:
-                raise StoreError(f"Cannot fetch {self.shown(name)}: {storage.reason(error)}. Try again.") from error
+                raise StoreError(
+                    f"Cannot fetch {self.shown(name)}: {storage.reason(error)}. Try again."
+                ) from error
         return file
 
     def share(self, file: Path) -> None:
         """Put a file below `root` where other machines can fetch it: a bucket takes it whole, a folder has it.
 
-        A bucket that does not answer gets the next one: this machine has the file, and no other machine needs it before
-        the bucket answers again.
+        A bucket that does not answer gets the next one: this machine has the file, and no other
+        machine needs it before the bucket answers again.
         """
         place = self._place
         if isinstance(place, Bucket):
@@ -409,7 +476,8 @@ class Store:
     def running(self, sweep: str, on_lost: Callable[[], object] = lambda: None) -> Iterator[None]:
         """Hold a sweep for this process, so that two drivers do not train the same cells.
 
-        `on_lost` is called, in a thread, if the hold has passed on because a bucket could not be reached.
+        `on_lost` is called, in a thread, if the hold has passed on because a bucket could not be
+        reached.
 
         Raises:
             StoreError: another process holds it, with its host and number; or has taken it over, at the end.
@@ -427,10 +495,14 @@ class Store:
         """Hold a lock of the place; what goes wrong with it is a StoreError, and Held if another has it."""
         with contextlib.ExitStack() as stack:
             try:
-                hold = self._place.hold(name, f"process {os.getpid()} on {platform.node()}", on_lost)
+                hold = self._place.hold(
+                    name, f"process {os.getpid()} on {platform.node()}", on_lost
+                )
                 stack.enter_context(hold)
             except OSError as error:
-                raise StoreError(f"Cannot hold {what} in {self.address}: {storage.reason(error)}.") from error
+                raise StoreError(
+                    f"Cannot hold {what} in {self.address}: {storage.reason(error)}."
+                ) from error
             try:
                 yield
                 stack.close()
@@ -456,7 +528,9 @@ class Store:
         rows = self.read_cell("trials", cell_id, since, epochs=epochs).to_pylist()
         return next((row for row in rows if row["status"] == "completed"), None)
 
-    def claim(self, cell_id: str, on_lost: Callable[[], object] = lambda: None) -> Callable[[], None] | None:
+    def claim(
+        self, cell_id: str, on_lost: Callable[[], object] = lambda: None
+    ) -> Callable[[], None] | None:
         """Hold a cell for this process while it is trained, and return what lets go of it; None: another holds it.
 
         `on_lost` is as in `running`; what lets go of it raises StoreError then.
@@ -468,7 +542,9 @@ class Store:
             except Held:
                 return None
             except OSError as error:
-                raise StoreError(f"Cannot hold a cell in {self.address}: {storage.reason(error)}.") from error
+                raise StoreError(
+                    f"Cannot hold a cell in {self.address}: {storage.reason(error)}."
+                ) from error
             return stack.pop_all().close
 
     def check_writable(self) -> None:
@@ -493,8 +569,9 @@ class Store:
 def serialised(table: pa.Table) -> pa.Buffer:
     """Return a table as the content of a store file: with a checksum a page, compressed if it has several rows.
 
-    One row of a hundred columns is written, and read, in two thirds of the time without what only many rows gain from:
-    dictionaries, statistics, compression. Arrow's own copy of the schema says nothing that Parquet's does not.
+    One row of a hundred columns is written, and read, in two thirds of the time without what only
+    many rows gain from: dictionaries, statistics, compression. Arrow's own copy of the schema says
+    nothing that Parquet's does not.
     """
     buffer, one = pa.BufferOutputStream(), table.num_rows == 1
     with pq.ParquetWriter(
@@ -518,17 +595,28 @@ def version_of(schema: pa.Schema) -> int:
 
 def later(file: str, version: int) -> StoreError:
     """Return the error of a file of a later schema, of which nobody here knows what its columns mean."""
-    return StoreError(f"{file} was written by a later casting_tune (schema {version}). Update casting_tune.")
+    return StoreError(
+        f"{file} was written by a later casting_tune (schema {version}). Update casting_tune."
+    )
 
 
 def _newest_audits(names: Sequence[str]) -> list[str]:
     """Return the names without the audits of which the same dataset has a later version."""
-    versions = [(found[1], int(found[2])) if (found := _AUDIT.fullmatch(name)) else (name, 0) for name in names]
+    versions = [
+        (found[1], int(found[2])) if (found := _AUDIT.fullmatch(name)) else (name, 0)
+        for name in names
+    ]
     newest: dict[str, int] = {}
     for dataset, version in versions:
         newest[dataset] = max(version, newest.get(dataset, version))
-    return [name for name, (dataset, version) in zip(names, versions, strict=True) if version == newest[dataset]]
+    return [
+        name
+        for name, (dataset, version) in zip(names, versions, strict=True)
+        if version == newest[dataset]
+    ]
 
 
 def _encoded(field: pa.Field, encoded: Sequence[str]) -> pa.Field:
-    return field.with_type(pa.dictionary(pa.int32(), field.type)) if field.name in encoded else field
+    return (
+        field.with_type(pa.dictionary(pa.int32(), field.type)) if field.name in encoded else field
+    )

@@ -1,7 +1,8 @@
 """Reads a whole store and says what is wrong with it; moves what is wrong aside, and never deletes.
 
-Comes in: a store. Goes out: a Report of Findings. A broken file is moved to quarantine/<table>/<sweep>/, the row of
-its trial before it: without that row the cell is not done, and the next run trains it again. Changes no row.
+Comes in: a store. Goes out: a Report of Findings. A broken file is moved to
+quarantine/<table>/<sweep>/, the row of its trial before it: without that row the cell is not done,
+and the next run trains it again. Changes no row.
 """
 
 from __future__ import annotations
@@ -71,12 +72,16 @@ def verify(store: Store) -> Report:
     """
     report = Report()
     for waiting in store.drain():
-        report.findings.append(Finding(file=waiting, kind="spooled", what="waits on this machine for its bucket"))
+        report.findings.append(
+            Finding(file=waiting, kind="spooled", what="waits on this machine for its bucket")
+        )
     trials: dict[tuple[str, int], tuple[str, dict[str, Any]]] = {}
     for file, rows in _tables(store, "trials", report):
         row = rows.to_pylist()[0] if rows.num_rows == 1 else {}
         key = _key("trials", file)
-        if (row.get("cell_id"), row.get("attempt")) != key or row.get("status") not in get_args(Status):
+        if (row.get("cell_id"), row.get("attempt")) != key or row.get("status") not in get_args(
+            Status
+        ):
             _fault(report, file, "is not the one row of the trial that its name says")
         elif key in trials:
             _fault(report, file, f"is a second row of a trial that {trials[key][0]} has")
@@ -84,7 +89,11 @@ def verify(store: Store) -> Report:
             trials[key] = (file, row)
     _epochs(store, report, trials)
     predicted = _predictions(store, report, trials)
-    predicted |= {_key("predictions", found.file) for found in report.findings if found.file.startswith("predictions/")}
+    predicted |= {
+        _key("predictions", found.file)
+        for found in report.findings
+        if found.file.startswith("predictions/")
+    }
     for key, (file, row) in trials.items():
         if row["status"] == "completed" and key not in predicted:
             _fault(report, file, "says completed, and there are no predictions of it")
@@ -103,7 +112,11 @@ def quarantine(store: Store, report: Report) -> list[tuple[str, str]]:
         StoreError: a sweep is being run in this store, or a file cannot be moved.
     """
     moved: dict[str, str] = {}
-    sweeps = {PurePosixPath(name).parts[1] for table in ("cells", "epochs", "trials") for name in store.names(table)}
+    sweeps = {
+        PurePosixPath(name).parts[1]
+        for table in ("cells", "epochs", "trials")
+        for name in store.names(table)
+    }
     with contextlib.ExitStack() as held:
         for sweep in sorted(sweeps):
             held.enter_context(store.running(sweep))
@@ -132,19 +145,30 @@ def _tables(store: Store, table: str, report: Report) -> Iterator[tuple[str, pa.
     for file in store.names(table):
         if not store.is_table_file(file):
             report.findings.append(
-                Finding(file=file, kind="leftover", what="no reader sees it: its writer was killed", moves=(file,))
+                Finding(
+                    file=file,
+                    kind="leftover",
+                    what="no reader sees it: its writer was killed",
+                    moves=(file,),
+                )
             )
             continue
         try:
             version = store.version(file)
             if version > SCHEMA_VERSION:
-                what = f"was written by a later casting_tune (schema {version}): update casting_tune"
+                what = (
+                    f"was written by a later casting_tune (schema {version}): update casting_tune"
+                )
                 report.findings.append(Finding(file=file, kind="later", what=what))
                 continue
             rows = store.read_file(file, SCHEMAS[table])
         except StoreError as error:
-            what = str(error).partition("cannot be read as a store file (")[2].partition("). Move")[0] or str(error)
-            report.findings.append(Finding(file=file, kind="broken", what=what, moves=_with_trial(store, file)))
+            what = str(error).partition("cannot be read as a store file (")[2].partition("). Move")[
+                0
+            ] or str(error)
+            report.findings.append(
+                Finding(file=file, kind="broken", what=what, moves=_with_trial(store, file))
+            )
             continue
         report.files[table] += 1
         report.rows[table] += rows.num_rows
@@ -172,7 +196,9 @@ def _fault(report: Report, file: str, what: str, *moves: str) -> None:
     report.findings.append(Finding(file=file, kind="fault", what=what, moves=moves or (file,)))
 
 
-def _epochs(store: Store, report: Report, trials: dict[tuple[str, int], tuple[str, dict[str, Any]]]) -> None:
+def _epochs(
+    store: Store, report: Report, trials: dict[tuple[str, int], tuple[str, dict[str, Any]]]
+) -> None:
     seen: dict[tuple[str, int], str] = {}
     for file, rows in _tables(store, "epochs", report):
         told = _STEM["epochs"].fullmatch(PurePosixPath(file).stem)
@@ -181,7 +207,13 @@ def _epochs(store: Store, report: Report, trials: dict[tuple[str, int], tuple[st
         key = (str(row.get("cell_id")), int(row.get("epoch") or 0))
         if (row.get("cell_id"), row.get("attempt"), row.get("epoch")) != named:
             commit = trials.get(_key("epochs", file))
-            _fault(report, file, "is not the one epoch that its name says", *([commit[0]] if commit else []), file)
+            _fault(
+                report,
+                file,
+                "is not the one epoch that its name says",
+                *([commit[0]] if commit else []),
+                file,
+            )
         elif key in seen:
             _fault(report, file, f"is a second row of an epoch that {seen[key]} has")
         else:
@@ -218,7 +250,9 @@ def _wrong(rows: pa.Table, key: tuple[str, int], trial: dict[str, Any]) -> str |
     if score.null_count or within is False or set(rows["y_true"].to_pylist()) - {0, 1}:
         return "holds scores or labels outside 0..1"
     splits = Counter(rows["split"].to_pylist())
-    baseline = str(trial["backbone"]).startswith("baseline:")  # it learns from the validation images too
+    baseline = str(trial["backbone"]).startswith(
+        "baseline:"
+    )  # it learns from the validation images too
     expected = {"validation": 0 if baseline else trial["n_validation"], "test": trial["n_test"]}
     for split, n in expected.items():
         if n is not None and splits[split] != n:

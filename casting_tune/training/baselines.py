@@ -1,7 +1,8 @@
 """What scores without learning: the majority class, the nearest neighbour, a linear probe on features handed in.
 
-In come packed images, labels and the rows of train and test; out comes P(defective) of the test rows, as a trained
-network would give it. A network that scores no better than these has shown nothing. Knows no networks and no stores.
+In come packed images, labels and the rows of train and test; out comes P(defective) of the test
+rows, as a trained network would give it. A network that scores no better than these has shown
+nothing. Knows no networks and no stores.
 """
 
 from __future__ import annotations
@@ -61,8 +62,9 @@ def nearest(
 ) -> Baseline:
     """Return the one-nearest-neighbour rule (Cover & Hart 1967), with correlation as the likeness.
 
-    The score is 1/2 plus a quarter of how much more like the nearest defective image is than the nearest good one:
-    at 0.5 the label of the nearest of all is said, and the rest ranks by how clear that is.
+    The score is 1/2 plus a quarter of how much more like the nearest defective image is than the
+    nearest good one: at 0.5 the label of the nearest of all is said, and the rest ranks by how
+    clear that is.
 
     Args:
         images: [n, h, w] or [n, 3, h, w] uint8.
@@ -82,7 +84,9 @@ def nearest(
 
 
 def linear_probe(
-    features_train: NDArray[np.float32], labels_train: NDArray[np.uint8], features_test: NDArray[np.float32]
+    features_train: NDArray[np.float32],
+    labels_train: NDArray[np.uint8],
+    features_test: NDArray[np.float32],
 ) -> Baseline:
     """Return a logistic regression (L2, C = 1) on features standardised by train, [n_train, d] and [n_test, d]."""
     from sklearn.linear_model import LogisticRegression
@@ -103,12 +107,16 @@ def _small_likeness(
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
     """Yield (train rows, their best correlations with the test rows over flips and quarter turns)."""
     small = np.stack([_shrunk(images[row]) for row in test])  # [n_test, 40, 40]
-    turned = [np.rot90(view, k, axes=(1, 2)) for view in (small, small[:, :, ::-1]) for k in range(4)]
+    turned = [
+        np.rot90(view, k, axes=(1, 2)) for view in (small, small[:, :, ::-1]) for k in range(4)
+    ]
     views = np.concatenate([_unit(view) for view in turned])  # [8 n_test, 1600]
     for start in range(0, len(train), _STEP):
         rows = train[start : start + _STEP]
         train_views = _unit(np.stack([_shrunk(images[row]) for row in rows]))
-        likeness: NDArray[np.float32] = (views @ train_views.T).reshape(8, len(test), len(rows)).max(axis=0)
+        likeness: NDArray[np.float32] = (
+            (views @ train_views.T).reshape(8, len(test), len(rows)).max(axis=0)
+        )
         yield rows, likeness
 
 

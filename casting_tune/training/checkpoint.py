@@ -1,7 +1,8 @@
 """What a trial needs to go on after its process died: weights, optimiser, and their epoch; and weights that are kept.
 
-Comes in: a model and its optimiser, and a file's place. Goes out: files of tensors and numbers alone, put in place
-whole. The checkpoint is gone when the cell completes. Randomness needs no saving: its streams depend on seed and epoch.
+Comes in: a model and its optimiser, and a file's place. Goes out: files of tensors and numbers
+alone, put in place whole. The checkpoint is gone when the cell completes. Randomness needs no
+saving: its streams depend on seed and epoch.
 """
 
 from __future__ import annotations
@@ -21,19 +22,30 @@ if TYPE_CHECKING:
     import torch
 
 
-def save(file: Path, model: torch.nn.Module, optimiser: torch.optim.Optimizer, epoch: Epoch) -> None:
+def save(
+    file: Path, model: torch.nn.Module, optimiser: torch.optim.Optimizer, epoch: Epoch
+) -> None:
     """Write the state after an epoch; a reader sees the file before this one or this one, never a part."""
     import torch
 
     with _whole(file) as out:
-        torch.save({"model": model.state_dict(), "optimiser": optimiser.state_dict(), "epoch": asdict(epoch)}, out)
+        torch.save(
+            {
+                "model": model.state_dict(),
+                "optimiser": optimiser.state_dict(),
+                "epoch": asdict(epoch),
+            },
+            out,
+        )
 
 
 def keep(file: Path, model: torch.nn.Module, epoch: Epoch) -> None:
     """Write the model's weights as safetensors, with the epoch that they are of in the file's metadata."""
     from safetensors.torch import save as to_bytes
 
-    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    weights = {
+        name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()
+    }
     with _whole(file) as out:
         out.write(to_bytes(weights, {name: str(value) for name, value in asdict(epoch).items()}))
 
@@ -56,7 +68,8 @@ def kept_epoch(file: Path) -> Epoch | None:
     with safe_open(file, framework="np") as held:
         told = held.metadata()
     numbers: dict[str, Any] = {
-        name: int(value) if name in ("epoch", "n_images", "n_steps") else float(value) for name, value in told.items()
+        name: int(value) if name in ("epoch", "n_images", "n_steps") else float(value)
+        for name, value in told.items()
     }
     return Epoch(**numbers)
 
@@ -81,7 +94,8 @@ def load(file: Path, model: torch.nn.Module, optimiser: torch.optim.Optimizer) -
 def clear(root: Path, cells: Collection[str]) -> None:
     """Remove what processes that were killed left of completed cells below a store's root.
 
-    That is a cell's checkpoint, and files that were being written beside a checkpoint or beside weights.
+    That is a cell's checkpoint, and files that were being written beside a checkpoint or beside
+    weights.
     """
     for folder in (root / "checkpoints", root / "weights"):
         for file in folder.iterdir() if folder.is_dir() else ():

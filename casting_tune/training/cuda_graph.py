@@ -1,8 +1,9 @@
 """A training step on a GPU as one launch: run as written at first, then recorded as a CUDA graph, then replayed.
 
-Comes in: a step, from tensors of a batch to one tensor, that changes weights on its way. Goes out: the same step, with
-the same kernels in the same order. A step of a network is a thousand launches and more, and at small batch sizes the
-host takes longer to launch them than the GPU to run them. Knows no networks, batches or optimisers.
+Comes in: a step, from tensors of a batch to one tensor, that changes weights on its way. Goes out:
+the same step, with the same kernels in the same order. A step of a network is a thousand launches
+and more, and at small batch sizes the host takes longer to launch them than the GPU to run them.
+Knows no networks, batches or optimisers.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ if TYPE_CHECKING:
     Step = Callable[..., torch.Tensor]
 
 WARM_STEPS = 3
-"""Steps that are run as written first, so that libraries, optimiser state and autograd have what they make once
-(https://docs.pytorch.org/docs/stable/notes/cuda.html, "CUDA graphs")."""
+"""Steps that are run as written first, so that libraries, optimiser state and autograd have what
+they make once (https://docs.pytorch.org/docs/stable/notes/cuda.html, "CUDA graphs").
+"""
 
 WAITS = "called a synchronizing CUDA operation"
 """What torch's sync debug mode says of an operation for which the host waits."""
@@ -33,17 +35,20 @@ class Recorder:
     def __call__(self, step: Step) -> Step:
         """Return a step that does what `step` does, recorded once for each shape of its tensors.
 
-        A recording holds the addresses of everything that the step reads: what changes from batch to batch must come in
-        as an argument or lie in a tensor that is filled in place, and the step must be called between two batches from
-        one thread. A step for which the host waits (it reads a value of the device) cannot be recorded and stays as it
-        is. All recordings share one pool of memory, since none runs beside another.
+        A recording holds the addresses of everything that the step reads: what changes from batch
+        to batch must come in as an argument or lie in a tensor that is filled in place, and the
+        step must be called between two batches from one thread. A step for which the host waits (it
+        reads a value of the device) cannot be recorded and stays as it is. All recordings share one
+        pool of memory, since none runs beside another.
         """
         import torch
 
         self.records = None
         stream: torch.cuda.Stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         pool = torch.cuda.graph_pool_handle()
-        recordings: dict[tuple[torch.Size, ...], tuple[Any, tuple[torch.Tensor, ...], torch.Tensor]] = {}
+        recordings: dict[
+            tuple[torch.Size, ...], tuple[Any, tuple[torch.Tensor, ...], torch.Tensor]
+        ] = {}
         n_run = 0
 
         def run(*given: torch.Tensor) -> torch.Tensor:
@@ -68,7 +73,9 @@ class Recorder:
         return run
 
 
-def _warm(step: Step, given: tuple[torch.Tensor, ...], stream: torch.cuda.Stream) -> tuple[torch.Tensor, bool]:
+def _warm(
+    step: Step, given: tuple[torch.Tensor, ...], stream: torch.cuda.Stream
+) -> tuple[torch.Tensor, bool]:
     """Run a step as written on the stream that will record it; return its output and whether the host waited."""
     import torch
 
@@ -85,19 +92,27 @@ def _warm(step: Step, given: tuple[torch.Tensor, ...], stream: torch.cuda.Stream
     torch.cuda.current_stream().wait_stream(stream)
     told = [str(warning.message) for warning in seen]
     for warning, text in zip(seen, told, strict=True):
-        if WAITS not in text and "Synchronization debug mode" not in text:  # torch calls the mode a prototype, once
-            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+        if (
+            WAITS not in text and "Synchronization debug mode" not in text
+        ):  # torch calls the mode a prototype, once
+            warnings.warn_explicit(
+                warning.message, warning.category, warning.filename, warning.lineno
+            )
     return output, any(WAITS in text for text in told)
 
 
 def _record(
     step: Step, given: tuple[torch.Tensor, ...], stream: torch.cuda.Stream, pool: Any
 ) -> tuple[Any, tuple[torch.Tensor, ...], torch.Tensor]:
-    """Return the graph of a step, the tensors that it reads, and the one that it writes. Nothing is computed yet."""
+    """Return the graph of a step, the tensors that it reads, and the one that it writes.
+
+    Nothing is computed yet.
+    """
     import torch
 
     graph, held = torch.cuda.CUDAGraph(), tuple(tensor.clone() for tensor in given)
-    # entering waits for the device and gives back cached memory; "thread_local": other threads may use the device
+    # entering waits for the device and gives back cached memory; "thread_local": other threads may
+    # use the device
     with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
         output = step(*held)
     return graph, held, output

@@ -1,10 +1,11 @@
 """The training loop, as a generator that yields one Epoch at a time; predictions; latency.
 
-Comes in: a network, batches of normalised inputs, and the optimiser's settings. Goes out: Epochs, scores,
-seconds. It does not know where batches come from, who schedules, or where rows go.
+Comes in: a network, batches of normalised inputs, and the optimiser's settings. Goes out: Epochs,
+scores, seconds. It does not know where batches come from, who schedules, or where rows go.
 
-Nothing in the loop waits for the device: losses stay there and are read once an epoch. A step takes all that changes
-from batch to batch as tensors, so that whoever calls may have it recorded and launched as one (`capture`).
+Nothing in the loop waits for the device: losses stay there and are read once an epoch. A step takes
+all that changes from batch to batch as tensors, so that whoever calls may have it recorded and
+launched as one (`capture`).
 """
 
 from __future__ import annotations
@@ -176,9 +177,10 @@ def _dial(optimiser: torch.optim.Optimizer, device: torch.device) -> Callable[[f
 def learning_rate(step: int, recipe: Recipe) -> float:
     """Return the learning rate of a step, counted from 0 over the whole training.
 
-    The peak is base_lr * sqrt(batch_size / 32), the square-root scaling of adaptive optimisers (Malladi et al., "On the
-    SDEs and Scaling Rules for Adaptive Gradient Algorithms", 2022). It is reached linearly over the warm-up; after that
-    a half cosine falls to zero at the last step (Loshchilov and Hutter, "SGDR", 2017), or it stays.
+    The peak is base_lr * sqrt(batch_size / 32), the square-root scaling of adaptive optimisers
+    (Malladi et al., "On the SDEs and Scaling Rules for Adaptive Gradient Algorithms", 2022). It is
+    reached linearly over the warm-up; after that a half cosine falls to zero at the last step
+    (Loshchilov and Hutter, "SGDR", 2017), or it stays.
     """
     peak = recipe.base_lr * math.sqrt(recipe.batch_size / REFERENCE_BATCH)
     total = recipe.epochs * recipe.n_steps
@@ -190,7 +192,9 @@ def learning_rate(step: int, recipe: Recipe) -> float:
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
 
 
-def predict(model: torch.nn.Module, batches: Batches, *, precision: Literal["fp32", "bf16"]) -> NDArray[np.float32]:
+def predict(
+    model: torch.nn.Module, batches: Batches, *, precision: Literal["fp32", "bf16"]
+) -> NDArray[np.float32]:
     """Return P(defective) of every image: [n] float32 in [0, 1], in the batches' order."""
     import torch
 
@@ -198,7 +202,9 @@ def predict(model: torch.nn.Module, batches: Batches, *, precision: Literal["fp3
     return torch.cat(logits).sigmoid().cpu().numpy()
 
 
-def latency(model: torch.nn.Module, inputs: torch.Tensor, *, precision: Literal["fp32", "bf16"]) -> float:
+def latency(
+    model: torch.nn.Module, inputs: torch.Tensor, *, precision: Literal["fp32", "bf16"]
+) -> float:
     """Return the median seconds of one forward pass of `inputs` [b, c, px, px], the device awaited each time.
 
     One pass warms up; then 3 to 11 are timed, until they have taken a second.
@@ -206,12 +212,16 @@ def latency(model: torch.nn.Module, inputs: torch.Tensor, *, precision: Literal[
     seconds: list[float] = []
     while len(seconds) < 4 or (len(seconds) < 12 and sum(seconds[1:]) < 1):
         started = time.perf_counter()
-        predict(model, [(inputs, inputs)], precision=precision)  # reading the scores awaits the device
+        predict(
+            model, [(inputs, inputs)], precision=precision
+        )  # reading the scores awaits the device
         seconds.append(time.perf_counter() - started)
     return statistics.median(seconds[1:])
 
 
-def _validate(model: torch.nn.Module, batches: Batches, precision: Literal["fp32", "bf16"]) -> tuple[float, float]:
+def _validate(
+    model: torch.nn.Module, batches: Batches, precision: Literal["fp32", "bf16"]
+) -> tuple[float, float]:
     import torch
     from torch.nn.functional import binary_cross_entropy_with_logits
 

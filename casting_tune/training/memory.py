@@ -1,6 +1,7 @@
 """How much memory a device has and a trial takes, and limits that end the trial alone.
 
-Comes in: a device, bytes. Goes out: bytes; an error in the trial that asks for more than its limit. Knows no trials.
+Comes in: a device, bytes. Goes out: bytes; an error in the trial that asks for more than its limit.
+Knows no trials.
 """
 
 from __future__ import annotations
@@ -20,15 +21,16 @@ if TYPE_CHECKING:
 CONTEXT_BYTES = 768 * 2**20
 """What a process holds of a GPU beside torch's tensors: the CUDA context and the kernels that are loaded into it.
 
-torch's own figures leave it out. 595 MiB after one matrix product (NVIDIA H100, driver 580, torch 2.11, CUDA 13); the
-rest is for kernels that are loaded later.
+torch's own figures leave it out. 595 MiB after one matrix product (NVIDIA H100, driver 580, torch
+2.11, CUDA 13); the rest is for kernels that are loaded later.
 """
 
 _SIGNS = (
     # torch: the CPU allocator on Linux and on Windows, CUDA, HIP, a mapped file
     "can't allocate memory", "not enough memory", "out of memory", "cannot allocate memory",
-    # torch 2.15 passes on what a library of CUDA or ROCm says: CUBLAS_STATUS_ALLOC_FAILED, CUDNN_STATUS_ALLOC_FAILED,
-    # CUFFT_ALLOC_FAILED, CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED, cudaErrorMemoryAllocation
+    # torch 2.15 passes on what a library of CUDA or ROCm says: CUBLAS_STATUS_ALLOC_FAILED,
+    # CUDNN_STATUS_ALLOC_FAILED, CUFFT_ALLOC_FAILED,
+    # CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED, cudaErrorMemoryAllocation
     "alloc_failed", "allocation_failed", "errormemoryallocation",
     # oneDNN; the C++ library
     "could not create a primitive", "bad_alloc", "bad allocation",
@@ -45,7 +47,9 @@ def reset_peak(device: torch.device) -> None:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
     else:
-        with contextlib.suppress(OSError):  # Linux alone: "5" resets this process's own peak (proc(5), clear_refs)
+        with contextlib.suppress(
+            OSError
+        ):  # Linux alone: "5" resets this process's own peak (proc(5), clear_refs)
             Path("/proc/self/clear_refs").write_text("5")
 
 
@@ -72,7 +76,8 @@ def total(device: torch.device) -> int:
 def shared(device: torch.device, share: float) -> Iterator[None]:
     """Let this process hold at most a share of the GPU's memory, its context included; 1 or more is no limit.
 
-    Beyond that torch frees what it only keeps, and then the trial that asks runs out of memory, not its neighbours.
+    Beyond that torch frees what it only keeps, and then the trial that asks runs out of memory, not
+    its neighbours.
     """
     if device.type != "cuda" or share >= 1:
         yield
@@ -90,9 +95,10 @@ def shared(device: torch.device, share: float) -> Iterator[None]:
 def limited(limit_bytes: int | None) -> Iterator[None]:
     """Let this process hold at most so many bytes of its own, as far as the system can tell; None is no limit.
 
-    The kernel refuses what goes beyond (setrlimit(2), RLIMIT_DATA: private writable memory, so images that are shared
-    between processes do not count), and the library that asked raises: see `is_shortage`. Linux alone; elsewhere, and
-    where the process holds more already, nothing is limited.
+    The kernel refuses what goes beyond (setrlimit(2), RLIMIT_DATA: private writable memory, so
+    images that are shared between processes do not count), and the library that asked raises: see
+    `is_shortage`. Linux alone; elsewhere, and where the process holds more already, nothing is
+    limited.
     """
     held, mapped = _status("VmRSS"), _status("VmData")
     if limit_bytes is None or held is None or mapped is None or held >= limit_bytes:
@@ -102,7 +108,10 @@ def limited(limit_bytes: int | None) -> Iterator[None]:
 
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     wanted = mapped + limit_bytes - held
-    resource.setrlimit(resource.RLIMIT_DATA, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
+    resource.setrlimit(
+        resource.RLIMIT_DATA,
+        (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard),
+    )
     try:
         yield
     finally:

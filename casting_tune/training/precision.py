@@ -1,6 +1,7 @@
 """What precision `auto` means for a network on a device, and what must be said of bf16 on a CPU that cannot do it.
 
-Comes in: configurations and a device. Goes out: fp32 or bf16, from what was measured; nothing is ever probed.
+Comes in: configurations and a device. Goes out: fp32 or bf16, from what was measured; nothing is
+ever probed.
 """
 
 from __future__ import annotations
@@ -18,16 +19,16 @@ BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
 TIMM_CPU_BF16 = frozenset({"timm:resnet10t"})
 """Networks beyond the study's that are taken to gain from bf16 on a CPU with bf16 instructions.
 
-Of resnet10t that is by likeness: resnet18 took 143 images/s in place of 70 (128 px, batch size 32). It was not compared
-itself.
+Of resnet10t that is by likeness: resnet18 took 143 images/s in place of 70 (128 px, batch size 32).
+It was not compared itself.
 """
 
 
 def resolve(config: TrialConfig, device: Literal["cpu", "cuda"]) -> Precision:
     """Return what precision `auto` means for a backbone on a device.
 
-    A GPU computes in bf16. A CPU does where it has bf16 instructions and the backbone is known to gain
-    (`Backbone.cpu_bf16`, `TIMM_CPU_BF16`), else in fp32.
+    A GPU computes in bf16. A CPU does where it has bf16 instructions and the backbone is known to
+    gain (`Backbone.cpu_bf16`, `TIMM_CPU_BF16`), else in fp32.
     """
     if config.precision != "auto":
         return config.precision
@@ -55,7 +56,11 @@ def notes(configs: Iterable[TrialConfig], device: Literal["cpu", "cuda"]) -> tup
     Source: resnet10t, 96 px, batch size 64, one thread, AVX2 alone, torch 2.14:
     18.9 to 22.5 s against 1.5 to 2.0 s, n = 6.
     """
-    if device == "cpu" and any(config.precision == "bf16" for config in configs) and cpu_has_bf16() is False:
+    if (
+        device == "cpu"
+        and any(config.precision == "bf16" for config in configs)
+        and cpu_has_bf16() is False
+    ):
         return (
             'precision = "bf16" on a CPU without bf16 instructions: a step takes many times as long as one in fp32 '
             '(resnet10t: 12 times); "auto" takes bf16 where it is faster.',

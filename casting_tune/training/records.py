@@ -1,7 +1,8 @@
 """What a trial's rows say: their columns, made of a configuration, its images and its scores.
 
-Comes in: a TrialConfig, a pack and its folds; scores of the validation and test images. Goes out: columns of the row in
-trials, and the rows of predictions. Does not know how a trial runs, where its rows go or who schedules.
+Comes in: a TrialConfig, a pack and its folds; scores of the validation and test images. Goes out:
+columns of the row in trials, and the rows of predictions. Does not know how a trial runs, where its
+rows go or who schedules.
 """
 
 from __future__ import annotations
@@ -74,9 +75,17 @@ def describe(config: TrialConfig, pack: Pack, parts: Folds) -> dict[str, Any]:
     }
 
 
-def begin(cell: str, attempt: int, *, sweep: str, label: str, place: Place, started_at: datetime) -> dict[str, Any]:
+def begin(
+    cell: str, attempt: int, *, sweep: str, label: str, place: Place, started_at: datetime
+) -> dict[str, Any]:
     """Return what a row of trials says of an attempt as it begins."""
-    begun = {"cell_id": cell, "attempt": attempt, "sweep": sweep, "label": label, "started_at": started_at}
+    begun = {
+        "cell_id": cell,
+        "attempt": attempt,
+        "sweep": sweep,
+        "label": label,
+        "started_at": started_at,
+    }
     return begun | asdict(place)
 
 
@@ -85,7 +94,9 @@ def failure(error: str, traceback: str) -> dict[str, str | None]:
 
     Both are redacted before they are cut: half a secret would not be recognised.
     """
-    error, traceback = (scrub(text).encode(errors="backslashreplace").decode() for text in (error, traceback))
+    error, traceback = (
+        scrub(text).encode(errors="backslashreplace").decode() for text in (error, traceback)
+    )
     return {
         "error": error[:ERROR_CHARS],
         "traceback": traceback.encode()[-TRACEBACK_BYTES:].decode(errors="ignore") or None,
@@ -106,7 +117,9 @@ def predictions(parts: Folds, pack: Pack, scores: list[NDArray[np.float32]]) -> 
     )
 
 
-def of_predictions(predicted: Predictions, pack: Pack, cell: str, attempt: int) -> list[dict[str, Any]]:
+def of_predictions(
+    predicted: Predictions, pack: Pack, cell: str, attempt: int
+) -> list[dict[str, Any]]:
     """Return one row of predictions an image."""
     return [
         {
@@ -121,7 +134,12 @@ def of_predictions(predicted: Predictions, pack: Pack, cell: str, attempt: int) 
             "score": float(score),
         }
         for image, split, leaked, y_true, score in zip(
-            predicted.image, predicted.split, predicted.leaked, predicted.y_true, predicted.score, strict=True
+            predicted.image,
+            predicted.split,
+            predicted.leaked,
+            predicted.y_true,
+            predicted.score,
+            strict=True,
         )
     ]
 
@@ -134,7 +152,9 @@ def score(predicted: Predictions) -> dict[str, float | int | None]:
         y_true, scores = predicted.y_true[chosen], predicted.score[chosen]
         if not len(scores):
             continue  # a baseline has no validation
-        columns |= {f"{split}_{name}": value for name, value in metrics.measure(y_true, scores).items()}
+        columns |= {
+            f"{split}_{name}": value for name, value in metrics.measure(y_true, scores).items()
+        }
         columns |= _counts(split, y_true, scores)
     leaked = predicted.leaked[chosen]
     columns |= _counts("test_leaked", y_true[leaked], scores[leaked])

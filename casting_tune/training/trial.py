@@ -1,8 +1,9 @@
 """One trial from images to rows: the only place where a TrialConfig is taken apart.
 
-Comes in: a configuration, a pack, a store, and where it runs. Goes out: rows of epochs, then predictions, then the one
-row in trials that commits them; and each Epoch to `on_epoch`, after its row is safe. A trial that fails is a row too.
-Knows no sweep files and no Ray: whoever schedules calls `run_trial` in a process of their choice.
+Comes in: a configuration, a pack, a store, and where it runs. Goes out: rows of epochs, then
+predictions, then the one row in trials that commits them; and each Epoch to `on_epoch`, after its
+row is safe. A trial that fails is a row too. Knows no sweep files and no Ray: whoever schedules
+calls `run_trial` in a process of their choice.
 """
 
 from __future__ import annotations
@@ -23,7 +24,15 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
-from casting_tune.config import UNLIMITED, Allowance, Epoch, Predictions, Status, TrialConfig, cell_id
+from casting_tune.config import (
+    UNLIMITED,
+    Allowance,
+    Epoch,
+    Predictions,
+    Status,
+    TrialConfig,
+    cell_id,
+)
 from casting_tune.data import augmentation
 from casting_tune.data import batches as loader
 from casting_tune.data import splits as folds
@@ -41,9 +50,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 EVALUATION_BATCH = 32
-BASELINE = "baseline:"  # begins the backbone of a cell that trains nothing: a name of `baselines.BASELINES` follows
+# begins the backbone of a cell that trains nothing: a name of `baselines.BASELINES` follows
+BASELINE = "baseline:"
 PROBED_STEPS = 3
-PROBED_EPOCHS = {"cpu": 2, "cuda": 3}  # the last one is timed: on a GPU the first warms up, the second is recorded
+PROBED_EPOCHS = {
+    "cpu": 2,
+    "cuda": 3,
+}  # the last one is timed: on a GPU the first warms up, the second is recorded
 PROBED, PROBED_PX = "timm:resnet10t", 96  # the frozen random network behind the linear probe
 
 Precision = Literal["fp32", "bf16"]
@@ -64,11 +77,13 @@ def run_trial(
 ) -> dict[str, Any]:
     """Train one cell once, write its rows, and return its row of trials.
 
-    `groups` [n] numbers the photographs of the pack's images; a grouped split needs it. `after` is the cell's last
-    attempt before the sweep began, or 0; without it the whole store is listed for it.
+    `groups` [n] numbers the photographs of the pack's images; a grouped split needs it. `after` is
+    the cell's last attempt before the sweep began, or 0; without it the whole store is listed for
+    it.
 
-    A loss that is not finite, memory or time that runs out, or any other error of the trial ends it with that status
-    and its message in the row: one trial never ends a sweep. Errors of the store itself are raised.
+    A loss that is not finite, memory or time that runs out, or any other error of the trial ends it
+    with that status and its message in the row: one trial never ends a sweep. Errors of the store
+    itself are raised.
     """
     step("trial begins")
     started_at, started = datetime.now(UTC), time.perf_counter()
@@ -80,12 +95,19 @@ def run_trial(
     row |= rows.begin(cell, attempt, sweep=sweep, label=label, place=place, started_at=started_at)
     row["micro_batch"] = allowance.micro_batch
 
-    written = store.read_cell("epochs", cell, range(1, attempt), epochs=config.epochs, columns=["epoch"])
+    written = store.read_cell(
+        "epochs", cell, range(1, attempt), epochs=config.epochs, columns=["epoch"]
+    )
     known = set(written["epoch"].to_pylist())
 
     def keep(epoch: Epoch) -> None:
         if epoch.epoch not in known:  # else an earlier attempt wrote it before it died
-            kept = asdict(epoch) | {"cell_id": cell, "attempt": attempt, "sweep": sweep, "ended_at": datetime.now(UTC)}
+            kept = asdict(epoch) | {
+                "cell_id": cell,
+                "attempt": attempt,
+                "sweep": sweep,
+                "ended_at": datetime.now(UTC),
+            }
             store.write("epochs", sweep, f"{name}-{epoch.epoch}", [kept])
         on_epoch(epoch)
 
@@ -99,14 +121,24 @@ def run_trial(
             )
     except StoreError:
         raise
-    except Exception as error:  # whatever a network, driver or kernel raises: the row keeps it, the sweep goes on
+    except (
+        Exception
+    ) as error:  # whatever a network, driver or kernel raises: the row keeps it, the sweep goes on
         status = _status(error)
-        told = _after_shortage(config, allowance.micro_batch or config.batch_size) if status == "oom" else ""
-        row |= rows.failure(f"{told}{type(error).__name__}: {error}", "".join(traceback.format_exception(error)))
+        told = (
+            _after_shortage(config, allowance.micro_batch or config.batch_size)
+            if status == "oom"
+            else ""
+        )
+        row |= rows.failure(
+            f"{told}{type(error).__name__}: {error}", "".join(traceback.format_exception(error))
+        )
     else:
         step("trial has predicted")
         row |= measured | rows.score(predictions)
-        store.write("predictions", sweep, name, rows.of_predictions(predictions, pack, cell, attempt))
+        store.write(
+            "predictions", sweep, name, rows.of_predictions(predictions, pack, cell, attempt)
+        )
     row |= {"status": status, "duration_s": time.perf_counter() - started}
     store.write("trials", sweep, name, [row])
     if status in ("completed", "diverged"):
@@ -130,7 +162,8 @@ def _within(allowance: Allowance, place: Place) -> Iterator[None]:
 class _Files:
     """Where a trial's files lie that are no tables: what it goes on from, and weights that are kept.
 
-    `share` puts one of them where another machine could go on from it; `drop` takes one away here and there.
+    `share` puts one of them where another machine could go on from it; `drop` takes one away here
+    and there.
     """
 
     checkpoint: Path
@@ -145,7 +178,9 @@ def _files(store: Store, cell: str, *, keep: Collection[str] = ()) -> _Files:
     return _Files(
         checkpoint=store.fetch(store.checkpoint(cell)),
         last=store.weights(cell),
-        best=store.fetch(best) if "best" in keep else best,  # of the epochs that another machine trained
+        best=store.fetch(best)
+        if "best" in keep
+        else best,  # of the epochs that another machine trained
         share=store.share,
         drop=store.drop,
     )
@@ -183,18 +218,33 @@ def lost(
 
 
 def _next_attempt(store: Store, cell: str, config: TrialConfig, after: int | None) -> int:
-    return store.next_attempt(cell) if after is None else store.attempts_since(cell, after, epochs=config.epochs).stop
+    return (
+        store.next_attempt(cell)
+        if after is None
+        else store.attempts_since(cell, after, epochs=config.epochs).stop
+    )
 
 
-def _until_stopped(store: Store, cell: str, next_attempt: int, now: datetime, *, epochs: int) -> dict[str, Any]:
+def _until_stopped(
+    store: Store, cell: str, next_attempt: int, now: datetime, *, epochs: int
+) -> dict[str, Any]:
     """Return what the epochs tell of a stopped trial: the attempt that they are of, when it began, how long it took."""
     before = range(1, next_attempt)
-    ended = set(store.read_cell("trials", cell, before, epochs=epochs, columns=["attempt"])["attempt"].to_pylist())
+    ended = set(
+        store.read_cell("trials", cell, before, epochs=epochs, columns=["attempt"])[
+            "attempt"
+        ].to_pylist()
+    )
     columns = ["epoch", "attempt", "train_s", "validation_s"]
     rows = store.read_cell("epochs", cell, before, epochs=epochs, columns=columns).to_pylist()
     own = [epoch for epoch in rows if epoch["attempt"] == next_attempt - 1]
-    if next_attempt - 1 in ended or not own:  # it went on from a checkpoint and was stopped before an epoch of its own
-        return {"resumed_from": max((epoch["epoch"] for epoch in rows), default=0), "duration_s": 0.0}
+    if (
+        next_attempt - 1 in ended or not own
+    ):  # it went on from a checkpoint and was stopped before an epoch of its own
+        return {
+            "resumed_from": max((epoch["epoch"] for epoch in rows), default=0),
+            "duration_s": 0.0,
+        }
     duration_s = sum(epoch["train_s"] + epoch["validation_s"] for epoch in own)
     return {
         "attempt": next_attempt - 1,
@@ -221,43 +271,69 @@ def _after_shortage(config: TrialConfig, n_images: int) -> str:
     )
 
 
-def check(config: TrialConfig, pack: Pack, groups: NDArray[np.int64] | None = None) -> tuple[int, int, int]:
+def check(
+    config: TrialConfig, pack: Pack, groups: NDArray[np.int64] | None = None
+) -> tuple[int, int, int]:
     """Return how many images a configuration trains, validates and tests; costs no training.
 
     Raises:
         UsageError: the configuration cannot run on these images.
     """
     if config.in_channels == 1 and pack.images.ndim == 4:
-        raise UsageError("in_channels = 1 takes gray images, and these have colour. Set in_channels = 3.")
+        raise UsageError(
+            "in_channels = 1 takes gray images, and these have colour. Set in_channels = 3."
+        )
     parts = _folds(config, pack, groups)
     return len(parts.train), len(parts.validation), len(parts.test)
 
 
-def probe(config: TrialConfig, pack: Pack, place: Place, groups: NDArray[np.int64] | None = None) -> dict[str, Any]:
-    """Train a few steps of a cell and return what they tell of its cost: a row of probes. Leaves nothing behind.
+def probe(
+    config: TrialConfig, pack: Pack, place: Place, groups: NDArray[np.int64] | None = None
+) -> dict[str, Any]:
+    """Train a few steps of a cell and return what they tell of its cost: a row of probes.
 
-    The last of two or three short epochs is timed, when kernels and memory are warm; all else, from building the
-    network to timing its latency, counts as fixed. The peak of memory is what the whole cell would hold: all its images
-    lie on the device, and those that the probe leaves out are added.
+    Leaves nothing behind.
+
+    The last of two or three short epochs is timed, when kernels and memory are warm; all else, from
+    building the network to timing its latency, counts as fixed. The peak of memory is what the
+    whole cell would hold: all its images lie on the device, and those that the probe leaves out are
+    added.
     """
     import torch
 
     few = max(8, math.ceil(PROBED_STEPS * config.batch_size / (1 - config.validation_share)))
     n_epochs = PROBED_EPOCHS[place.device]
-    small = replace(config, epochs=n_epochs, train_images=few, test_images=EVALUATION_BATCH, weights="none")
+    small = replace(
+        config, epochs=n_epochs, train_images=few, test_images=EVALUATION_BATCH, weights="none"
+    )
     parts, epochs = _folds(small, pack, groups), list[Epoch]()
     started = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="casting-tune-") as scratch:
         files = _files(Store(Path(scratch)), "probe")
-        _, measured = _train(small, pack, place, parts=parts, allowance=UNLIMITED, on_epoch=epochs.append, files=files)
+        _, measured = _train(
+            small,
+            pack,
+            place,
+            parts=parts,
+            allowance=UNLIMITED,
+            on_epoch=epochs.append,
+            files=files,
+        )
     took, last = time.perf_counter() - started, epochs[-1]
     n_all, n_probed = sum(check(config, pack, groups)), sum(map(len, astuple(parts)))
     left_out = (n_all - n_probed) * _image_bytes(config, pack)
     peak_bytes = measured["peak_memory_bytes"]
     score_s = last.validation_s / len(parts.validation)
-    fixed_s = took - n_epochs * (last.train_s + last.validation_s) - score_s * (n_probed - len(parts.train))
+    fixed_s = (
+        took
+        - n_epochs * (last.train_s + last.validation_s)
+        - score_s * (n_probed - len(parts.train))
+    )
     return {
-        **{name: getattr(config, name) for name in ("backbone", "image_px", "batch_size", "dense", "in_channels")},
+        **{
+            name: getattr(config, name)
+            for name in ("backbone", "image_px", "batch_size", "dense", "in_channels")
+        },
         "device": place.device,
         "precision": config.precision,
         "n_threads": place.n_threads,
@@ -276,9 +352,13 @@ def _folds(config: TrialConfig, pack: Pack, groups: NDArray[np.int64] | None) ->
     splits, kept_together = pack.splits, cast("NDArray[Any]", pack.sha256)
     if config.split == "grouped":
         if groups is None:
-            raise UsageError('split = "grouped" needs the audit\'s groups of these images, and there are none.')
+            raise UsageError(
+                'split = "grouped" needs the audit\'s groups of these images, and there are none.'
+            )
         kept_together = groups
-        splits = folds.grouped(pack.labels, groups, n_folds=config.n_folds, fold=config.fold, seed=config.split_seed)
+        splits = folds.grouped(
+            pack.labels, groups, n_folds=config.n_folds, fold=config.fold, seed=config.split_seed
+        )
     return folds.split(
         pack.labels,
         splits,
@@ -323,7 +403,9 @@ def _train(
 
     def evaluation(part: str) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         pixels, y_true = images[part]
-        for batch in loader.batches(len(y_true), min(EVALUATION_BATCH, allowance.micro_batch or EVALUATION_BATCH)):
+        for batch in loader.batches(
+            len(y_true), min(EVALUATION_BATCH, allowance.micro_batch or EVALUATION_BATCH)
+        ):
             yield prepare(augmentation.resize(pixels[batch], px=config.image_px)), y_true[batch]
 
     recipe = loop.Recipe(
@@ -339,12 +421,16 @@ def _train(
     optimiser = loop.make_optimiser(model, recipe)
     try:
         last = checkpoint.load(files.checkpoint, model, optimiser)
-    except Exception as error:  # damaged, however torch finds out: this attempt fails, the next one starts afresh
+    except (
+        Exception
+    ) as error:  # damaged, however torch finds out: this attempt fails, the next one starts afresh
         if not memory.is_shortage(error):
             files.drop(files.checkpoint)
         raise
     if last is not None:
-        on_epoch(last)  # its row may be missing, should the process have died between checkpoint and row
+        on_epoch(
+            last
+        )  # its row may be missing, should the process have died between checkpoint and row
     n_done = 0 if last is None else last.epoch
     recorder = cuda_graph.Recorder()
     epochs = []
@@ -360,10 +446,15 @@ def _train(
         micro_batch=allowance.micro_batch,
         ends_at=ends_at,
     ):
-        _save(files, model, optimiser, epoch, keep=allowance.keep, goes_on=epoch.epoch < recipe.epochs)
+        _save(
+            files, model, optimiser, epoch, keep=allowance.keep, goes_on=epoch.epoch < recipe.epochs
+        )
         on_epoch(epoch)
         epochs.append(epoch)
-    scores = [loop.predict(model, evaluation(part), precision=precision) for part in ("validation", "test")]
+    scores = [
+        loop.predict(model, evaluation(part), precision=precision)
+        for part in ("validation", "test")
+    ]
     predictions = rows.predictions(parts, pack, scores)
     if not np.isfinite(predictions.score).all():
         raise Diverged("The network scores some images as not a number. A smaller base_lr helps.")
@@ -393,11 +484,14 @@ def _feed(
     pixels: torch.Tensor,
     y_true: torch.Tensor,
     prepare: Callable[[torch.Tensor], torch.Tensor],
-) -> tuple[Callable[[int], Iterator[tuple[torch.Tensor]]], Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]]:
+) -> tuple[
+    Callable[[int], Iterator[tuple[torch.Tensor]]],
+    Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
+]:
     """Return an epoch's batches, as positions in its order, and what makes one into augmented inputs and labels.
 
-    Order and draws of an epoch lie in the same tensors as those of the one before: a recorded step goes on reading
-    them.
+    Order and draws of an epoch lie in the same tensors as those of the one before: a recorded step
+    goes on reading them.
     """
     import torch
 
@@ -405,9 +499,15 @@ def _feed(
     magnitudes = {name: getattr(config, name) for name in augmentation.MAGNITUDES}
 
     def drawn(epoch: int) -> augmentation.Draws:
-        return augmentation.draw(config.toggles, n, seed=config.seed, epoch=epoch, device=device, magnitudes=magnitudes)
+        return augmentation.draw(
+            config.toggles, n, seed=config.seed, epoch=epoch, device=device, magnitudes=magnitudes
+        )
 
-    positions, order, draws = torch.arange(n, device=device), torch.arange(n, device=device), drawn(1)
+    positions, order, draws = (
+        torch.arange(n, device=device),
+        torch.arange(n, device=device),
+        drawn(1),
+    )
 
     def batches(epoch: int) -> Iterator[tuple[torch.Tensor]]:
         torch.manual_seed(_stream(config.seed, f"dropout/{epoch}"))
@@ -418,7 +518,9 @@ def _feed(
 
     def make(batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         chosen = order[batch]
-        return prepare(augmentation.apply(pixels[chosen], draws[batch], px=config.image_px)), y_true[chosen]
+        return prepare(
+            augmentation.apply(pixels[chosen], draws[batch], px=config.image_px)
+        ), y_true[chosen]
 
     return batches, make
 
@@ -459,16 +561,24 @@ def _learn_nothing(
     torch.set_num_threads(place.n_threads)
     known = np.sort(np.concatenate([parts.train, parts.validation]))
     name = config.backbone.removeprefix(BASELINE)
-    with threadpool_limits(place.n_threads, user_api="blas"):  # numpy's, which would take every core
+    with threadpool_limits(
+        place.n_threads, user_api="blas"
+    ):  # numpy's, which would take every core
         if name == "linear_probe":
             features = _random_features(pack, np.concatenate([known, parts.test]))
-            found = baselines.linear_probe(features[: len(known)], pack.labels[known], features[len(known) :])
+            found = baselines.linear_probe(
+                features[: len(known)], pack.labels[known], features[len(known) :]
+            )
         elif name == "majority":
             found = baselines.majority(pack.labels[known], len(parts.test))
         else:
             descriptor = cast(Literal["small", "polar"], name.removeprefix("nearest_"))
-            found = baselines.nearest(pack.images, pack.labels, known, parts.test, descriptor=descriptor)
-    return rows.predictions(replace(parts, train=known, validation=known[:0]), pack, [found.score[:0], found.score]), {}
+            found = baselines.nearest(
+                pack.images, pack.labels, known, parts.test, descriptor=descriptor
+            )
+    return rows.predictions(
+        replace(parts, train=known, validation=known[:0]), pack, [found.score[:0], found.score]
+    ), {}
 
 
 def _random_features(pack: Pack, rows: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -478,18 +588,24 @@ def _random_features(pack: Pack, rows: NDArray[np.int64]) -> NDArray[np.float32]
     channels: Literal[1, 3] = 1 if pack.images.ndim == 3 else 3
     config = TrialConfig(backbone=PROBED, image_px=PROBED_PX, in_channels=channels)
     device = torch.device("cpu")
-    model = registry.build(PROBED, weights="none", dense=0, dropout=0, in_channels=channels, seed=0).eval()
+    model = registry.build(
+        PROBED, weights="none", dense=0, dropout=0, in_channels=channels, seed=0
+    ).eval()
     prepare = _preparation(config, device)
     pixels = loader.put(pack.images, rows, px=PROBED_PX, device=device)
     with torch.inference_mode():
         seen = [
-            cast("torch.nn.Module", model.backbone)(prepare(augmentation.resize(pixels[part], px=PROBED_PX)))
+            cast("torch.nn.Module", model.backbone)(
+                prepare(augmentation.resize(pixels[part], px=PROBED_PX))
+            )
             for part in loader.batches(len(rows), EVALUATION_BATCH)
         ]
     return torch.cat(seen).numpy()
 
 
-def _preparation(config: TrialConfig, device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
+def _preparation(
+    config: TrialConfig, device: torch.device
+) -> Callable[[torch.Tensor], torch.Tensor]:
     """Return what turns augmented images [b, c, px, px] in 0..1 into inputs [b, in_channels, px, px]."""
     import torch
 
@@ -503,11 +619,15 @@ def _preparation(config: TrialConfig, device: torch.device) -> Callable[[torch.T
 
     def prepare(images: torch.Tensor) -> torch.Tensor:
         n, _, height, width = images.shape
-        inputs = torch.empty((n, config.in_channels, height, width), device=device, memory_format=_layout(config))
+        inputs = torch.empty(
+            (n, config.in_channels, height, width), device=device, memory_format=_layout(config)
+        )
         # a gray image broadcasts against three means: this is the expansion to three channels
         if device.type != "cpu":
             return torch.addcmul(offset, images, scale, out=inputs)
-        for channel in range(config.in_channels):  # one at a time: 1.6 to 1.8 times as fast, and the same bits
+        for channel in range(
+            config.in_channels
+        ):  # one at a time: 1.6 to 1.8 times as fast, and the same bits
             source = images[:, min(channel, images.shape[1] - 1)]
             torch.addcmul(offset[:, channel], source, scale[:, channel], out=inputs[:, channel])
         return inputs

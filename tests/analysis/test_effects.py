@@ -20,11 +20,24 @@ DEFAULTS = {f.name: f.default for f in fields(TrialConfig) if f.name not in ("ba
 
 def write(store: Store, cells: list[dict[str, Any]]) -> None:
     """Write completed cells that have the default settings where a cell does not say otherwise."""
-    base = DEFAULTS | dict.fromkeys(TOGGLES, False) | {"backbone": "vgg16", "attempt": 1, "status": "completed"}
+    base = (
+        DEFAULTS
+        | dict.fromkeys(TOGGLES, False)
+        | {"backbone": "vgg16", "attempt": 1, "status": "completed"}
+    )
     asked = []
     for i, cell in enumerate(cells):
         store.write("trials", "s", f"c{i}-1", [base | RUN | cell | {"cell_id": f"c{i}"}])
-        asked.append({"run_id": "r", "sweep": "s", "cell_id": f"c{i}", "kind": "cell", "position": i, "row": f"c{i}"})
+        asked.append(
+            {
+                "run_id": "r",
+                "sweep": "s",
+                "cell_id": f"c{i}",
+                "kind": "cell",
+                "position": i,
+                "row": f"c{i}",
+            }
+        )
     store.write("cells", "s", "r", asked)
 
 
@@ -34,19 +47,28 @@ def factorial(store: Store) -> Store:
     cells, base = list[dict[str, Any]](), {"vgg16": 0.80, "resnet50": 0.90}
     for backbone, flip, batch in itertools.product(base, (False, True), (4, 8)):
         accuracy = base[backbone] + (0.03 if flip else 0.0) + (0.01 if flip and batch == 8 else 0.0)
-        settings = {"backbone": backbone, "batch_size": batch, "flip": flip, "test_accuracy": accuracy}
+        settings = {
+            "backbone": backbone,
+            "batch_size": batch,
+            "flip": flip,
+            "test_accuracy": accuracy,
+        }
         cells.append(settings | {"augmentation": "only flip" if flip else "default"})
     write(store, cells)
     return store
 
 
-def test_a_toggles_effect_is_the_mean_over_cells_that_differ_in_nothing_else(factorial: Store) -> None:
+def test_a_toggles_effect_is_the_mean_over_cells_that_differ_in_nothing_else(
+    factorial: Store,
+) -> None:
     frame = effects.effects(factorial, "s").frame.set_index("level")
     flip = frame.loc["flip"]
     assert flip["effect"] == pytest.approx((0.03 + 0.04 + 0.03 + 0.04) / 4)
     assert flip["n"] == 4
     # t interval by hand: mean .035, sd .0057735, t(.975, 3) = 3.18245, half width .0091869
-    assert (flip["low"], flip["high"]) == pytest.approx((0.035 - 0.0091869, 0.035 + 0.0091869), abs=1e-6)
+    assert (flip["low"], flip["high"]) == pytest.approx(
+        (0.035 - 0.0091869, 0.035 + 0.0091869), abs=1e-6
+    )
 
 
 @pytest.mark.parametrize("name", [name for name in DEFAULTS if name not in MAGNITUDES])
@@ -60,23 +82,37 @@ def test_cells_that_differ_in_another_setting_are_no_pair(store: Store, name: st
 @pytest.mark.parametrize("name", MAGNITUDES)
 def test_a_pair_may_differ_in_the_strength_of_its_own_toggle_only(store: Store, name: str) -> None:
     toggle, changed = MAGNITUDES[name], {name: OTHER[name]}
-    write(store, [{toggle: True, "test_accuracy": 0.9} | changed, {toggle: False, "test_accuracy": 0.8}])
+    write(
+        store,
+        [{toggle: True, "test_accuracy": 0.9} | changed, {toggle: False, "test_accuracy": 0.8}],
+    )
     assert effects.effects(store, "s").frame["n"].tolist() == [1]
     other = Store(store.root / "other")
-    write(other, [{"flip": True, "test_accuracy": 0.9} | changed, {"flip": False, "test_accuracy": 0.8}])
+    write(
+        other,
+        [{"flip": True, "test_accuracy": 0.9} | changed, {"flip": False, "test_accuracy": 0.8}],
+    )
     assert effects.effects(other, "s").frame.empty
 
 
 def test_a_precision_that_follows_from_the_backbone_is_a_part_of_it(store: Store) -> None:
     rows = {("vgg16", "bf16"): 0.8, ("resnet50", "fp32"): 0.9}
-    write(store, [{"backbone": b, "precision": p, "test_accuracy": a} for (b, p), a in rows.items()])
+    write(
+        store, [{"backbone": b, "precision": p, "test_accuracy": a} for (b, p), a in rows.items()]
+    )
     frame = effects.effects(store, "s").frame.set_index("level")
     assert frame["effect"].to_dict() == pytest.approx({"vgg16": -0.05, "resnet50": 0.05})
 
 
 def test_an_image_size_that_varies_within_a_backbone_is_matched(store: Store) -> None:
-    rows = {("vgg16", 64): 0.8, ("resnet50", 64): 0.9, ("resnet50", 96): 1.0}  # vgg16 at 96 px has not completed
-    write(store, [{"backbone": b, "image_px": px, "test_accuracy": a} for (b, px), a in rows.items()])
+    rows = {
+        ("vgg16", 64): 0.8,
+        ("resnet50", 64): 0.9,
+        ("resnet50", 96): 1.0,
+    }  # vgg16 at 96 px has not completed
+    write(
+        store, [{"backbone": b, "image_px": px, "test_accuracy": a} for (b, px), a in rows.items()]
+    )
     frame = effects.effects(store, "s").frame.set_index("level")
     assert frame["effect"].to_dict() == pytest.approx({"vgg16": -0.05, "resnet50": 0.05})
     assert frame["n"].to_list() == [1, 1]
@@ -86,7 +122,9 @@ def test_a_toggle_that_never_varies_has_no_effect(factorial: Store) -> None:
     assert "hue" not in set(effects.effects(factorial, "s").frame["level"])
 
 
-def test_a_backbones_effect_is_against_the_mean_of_all_at_the_same_settings(factorial: Store) -> None:
+def test_a_backbones_effect_is_against_the_mean_of_all_at_the_same_settings(
+    factorial: Store,
+) -> None:
     frame = effects.effects(factorial, "s").frame.set_index("level")
     assert frame.loc["resnet50", "effect"] == pytest.approx(0.05)
     assert frame.loc["vgg16", "effect"] == pytest.approx(-0.05)

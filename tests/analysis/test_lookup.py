@@ -24,7 +24,14 @@ LABELS = [1, 1, 1, 0, 0, 0]  # A is wrong on image 3 alone; B on 1, 2, 3 and 5
 def filled(store: Store) -> Store:
     """A sweep of four cells: A and B done, C failed, D not run."""
     when = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
-    base = {"dataset_id": "d1", "sweep": "s", "backbone": "vgg16", "epochs": 2, "seed": 0, "started_at": when}
+    base = {
+        "dataset_id": "d1",
+        "sweep": "s",
+        "backbone": "vgg16",
+        "epochs": 2,
+        "seed": 0,
+        "started_at": when,
+    }
     for cell, label, validation in ((A, "one", 0.9), (B, "two", 0.95)):
         images = [
             {
@@ -35,11 +42,33 @@ def filled(store: Store) -> Store:
         ]  # fmt: skip
         store.write("predictions", "s", f"{cell}-2", images)
         for epoch in (1, 2):
-            row = {"cell_id": cell, "attempt": 2, "sweep": "s", "epoch": epoch, "validation_accuracy": 0.4 + epoch / 10}
+            row = {
+                "cell_id": cell,
+                "attempt": 2,
+                "sweep": "s",
+                "epoch": epoch,
+                "validation_accuracy": 0.4 + epoch / 10,
+            }
             store.write("epochs", "s", f"{cell}-2-{epoch}", [row])
-        ended = {"status": "completed", "validation_accuracy": validation, "n_test": 6, "duration_s": 2.0}
-        store.write("trials", "s", f"{cell}-2", [base | ended | {"cell_id": cell, "attempt": 2, "label": label}])
-    failed = {"cell_id": C, "attempt": 1, "label": "three", "status": "error", "error": "it [/broke]"}
+        ended = {
+            "status": "completed",
+            "validation_accuracy": validation,
+            "n_test": 6,
+            "duration_s": 2.0,
+        }
+        store.write(
+            "trials",
+            "s",
+            f"{cell}-2",
+            [base | ended | {"cell_id": cell, "attempt": 2, "label": label}],
+        )
+    failed = {
+        "cell_id": C,
+        "attempt": 1,
+        "label": "three",
+        "status": "error",
+        "error": "it [/broke]",
+    }
     store.write("trials", "s", f"{C}-1", [base | failed])
     asked = [
         {
@@ -58,9 +87,18 @@ def test_a_run_counts_its_cells_and_names_the_best_row_on_validation(filled: Sto
     assert (run["best"], run["best_validation"]) == ("two", 0.95)
 
 
-def test_a_cell_that_a_scheduler_stopped_has_not_failed(filled: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_cell_that_a_scheduler_stopped_has_not_failed(
+    filled: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert " stopped" not in call(capsys, "list", "--results", filled.root)[1]
-    stopped = {"cell_id": D, "attempt": 1, "sweep": "s", "label": "four", "dataset_id": "d1", "status": "stopped"}
+    stopped = {
+        "cell_id": D,
+        "attempt": 1,
+        "sweep": "s",
+        "label": "four",
+        "dataset_id": "d1",
+        "status": "stopped",
+    }
     filled.write("trials", "s", f"{D}-1", [stopped])
     (run,) = lookup.runs(filled).to_dict("records")
     assert (run["done"], run["stopped"], run["failed"], run["missing"]) == (2, 1, 1, 0)
@@ -70,7 +108,13 @@ def test_a_cell_that_a_scheduler_stopped_has_not_failed(filled: Store, capsys: p
 def test_a_run_without_a_completed_cell_is_listed_without_a_best_row(
     filled: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cell = {"run_id": "r2", "sweep": "t", "asked_at": datetime(2026, 1, 3, tzinfo=UTC), "cell_id": D, "row": "four"}
+    cell = {
+        "run_id": "r2",
+        "sweep": "t",
+        "asked_at": datetime(2026, 1, 3, tzinfo=UTC),
+        "cell_id": D,
+        "row": "four",
+    }
     filled.write("cells", "t", "r2", [cell | {"kind": "cell", "quick": False}])
     code, out, err = call(capsys, "list", "--results", filled.root)
     assert (code, err) == (0, "")
@@ -80,11 +124,27 @@ def test_a_run_without_a_completed_cell_is_listed_without_a_best_row(
     assert [(run["run_id"], run["best"]) for run in listed] == [("r1", "two"), ("r2", None)]
 
 
-def test_images_without_a_path_are_compared_too(filled: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_images_without_a_path_are_compared_too(
+    filled: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
     for cell, score in ((A, 0.9), (B, 0.1)):
-        image = {"cell_id": cell, "attempt": 3, "split": "test", "image": 0, "sha256": "0", "y_true": 1, "score": score}
+        image = {
+            "cell_id": cell,
+            "attempt": 3,
+            "split": "test",
+            "image": 0,
+            "sha256": "0",
+            "y_true": 1,
+            "score": score,
+        }
         filled.write("predictions", "s", f"{cell}-3", [image])
-        row = {"cell_id": cell, "attempt": 3, "sweep": "s", "status": "completed", "dataset_id": "d1"}
+        row = {
+            "cell_id": cell,
+            "attempt": 3,
+            "sweep": "s",
+            "status": "completed",
+            "dataset_id": "d1",
+        }
         filled.write("trials", "s", f"{cell}-3", [row])
     code, out, err = call(capsys, "compare", A, B, "--results", filled.root)
     assert (code, err) == (0, "")
@@ -94,10 +154,25 @@ def test_images_without_a_path_are_compared_too(filled: Store, capsys: pytest.Ca
 def test_of_a_cell_that_was_trained_again_the_newest_training_counts(filled: Store) -> None:
     """Attempt 10 and another sweep's folder stand before attempt 2 in the order of names."""
     for attempt, sweep, validation, score in ((3, "another", 0.5, 0.2), (10, "s", 0.99, 0.7)):
-        told = {"cell_id": A, "attempt": attempt, "sweep": sweep, "status": "completed", "dataset_id": "d1"}
-        image = {"cell_id": A, "attempt": attempt, "split": "test", "image": 0, "y_true": 1, "score": score}
+        told = {
+            "cell_id": A,
+            "attempt": attempt,
+            "sweep": sweep,
+            "status": "completed",
+            "dataset_id": "d1",
+        }
+        image = {
+            "cell_id": A,
+            "attempt": attempt,
+            "split": "test",
+            "image": 0,
+            "y_true": 1,
+            "score": score,
+        }
         filled.write("predictions", sweep, f"{A}-{attempt}", [image])
-        filled.write("trials", sweep, f"{A}-{attempt}", [told | {"validation_accuracy": validation}])
+        filled.write(
+            "trials", sweep, f"{A}-{attempt}", [told | {"validation_accuracy": validation}]
+        )
     assert lookup.predictions(filled, A)["score"].tolist() == pytest.approx([0.7])
     (run,) = lookup.runs(filled).to_dict("records")
     assert (run["best"], run["best_validation"]) == ("one", 0.99)
@@ -120,16 +195,29 @@ def test_a_cell_is_shown_with_its_attempts_epochs_files_and_intervals(filled: St
     assert [epoch["epoch"] for epoch in found.epochs] == [1, 2]
     assert len(found.files) == 4
     rates = {(m.split, m.name): (m.k, m.n) for m in found.metrics}
-    assert rates == {("test", "accuracy"): (2, 6), ("test", "escape rate"): (2, 3), ("test", "overkill rate"): (2, 3)}
+    assert rates == {
+        ("test", "accuracy"): (2, 6),
+        ("test", "escape rate"): (2, 3),
+        ("test", "overkill rate"): (2, 3),
+    }
     escape = next(m for m in found.metrics if m.name == "escape rate")
     assert (escape.low, escape.high) == pytest.approx(statistics.clopper_pearson(2, 3))
     assert lookup.show(filled, D).status == "not run"
     assert lookup.show(filled, C).attempts[0]["error"] == "it [/broke]"
 
 
-def test_show_prints_the_traceback_of_a_failed_attempt(filled: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_prints_the_traceback_of_a_failed_attempt(
+    filled: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
     trace = 'Traceback (most recent call last):\n  File "k.py", line 3, in step\nRuntimeError: \x1b[31mbroken\n'
-    failed = {"cell_id": D, "attempt": 1, "sweep": "s", "label": "four", "dataset_id": "d1", "status": "error"}
+    failed = {
+        "cell_id": D,
+        "attempt": 1,
+        "sweep": "s",
+        "label": "four",
+        "dataset_id": "d1",
+        "status": "error",
+    }
     when = {"started_at": datetime(2026, 1, 2, tzinfo=UTC), "error": "RuntimeError: broken"}
     filled.write("trials", "s", f"{D}-1", [failed | when | {"traceback": trace}])
     _, out, _ = call(capsys, "show", D, "--results", filled.root)
@@ -142,8 +230,17 @@ def test_show_prints_the_traceback_of_a_failed_attempt(filled: Store, capsys: py
 
 
 def test_every_setting_of_a_cell_is_shown(filled: Store) -> None:
-    settings = {f.name: OTHER[f.name] for f in fields(TrialConfig) if f.name not in ("weights", "toggles")}
-    row = settings | {"cell_id": D, "attempt": 1, "sweep": "s", "label": "four", "dataset_id": "d1", "flip": True}
+    settings = {
+        f.name: OTHER[f.name] for f in fields(TrialConfig) if f.name not in ("weights", "toggles")
+    }
+    row = settings | {
+        "cell_id": D,
+        "attempt": 1,
+        "sweep": "s",
+        "label": "four",
+        "dataset_id": "d1",
+        "flip": True,
+    }
     filled.write("trials", "s", f"{D}-1", [row | {"status": "completed", "weights": "none"}])
     assert lookup.show(filled, D).settings == settings | {"weights": "none", "toggles": ["flip"]}
 
@@ -167,17 +264,25 @@ def test_rows_of_a_sweep_give_what_their_cells_give(filled: Store) -> None:
 
 
 def test_a_row_is_found_by_a_part_of_its_label_that_no_other_row_has(filled: Store) -> None:
-    quick, full = ([cell.row for cell in space.read("backbone_grid", quick=quick).cells] for quick in (True, False))
+    quick, full = (
+        [cell.row for cell in space.read("backbone_grid", quick=quick).cells]
+        for quick in (True, False)
+    )
     assert compare._row("vgg16", quick) == "vgg16, default, batch 8"
-    assert compare._row("resnet50", quick) == "resnet50, default, batch 8"  # no part of "inception_resnet_v2"
+    assert (
+        compare._row("resnet50", quick) == "resnet50, default, batch 8"
+    )  # no part of "inception_resnet_v2"
     assert compare._row("vgg16, default, batch 4", full) == "vgg16, default, batch 4"
     assert compare._row("Batch 4, vgg16, default", full) == "vgg16, default, batch 4"
     assert compare._row("inceptionv", quick) == "inceptionv3, default, batch 8"
     with pytest.raises(
-        UsageError, match=r"'vgg16' matches 6 rows: 'vgg16, default, batch 2', 'vgg16, default, batch 4', "
+        UsageError,
+        match=r"'vgg16' matches 6 rows: 'vgg16, default, batch 2', 'vgg16, default, batch 4', ",
     ):
         compare._row("vgg16", full)
-    with pytest.raises(UsageError, match=r"'default' matches 30 rows: .* and 18 more\. Give more of the label\."):
+    with pytest.raises(
+        UsageError, match=r"'default' matches 30 rows: .* and 18 more\. Give more of the label\."
+    ):
         compare._row("default", full)
     found = compare.rows(filled, "s", "on", "tw")
     assert (found.a, found.b) == ("one", "two")
@@ -188,7 +293,9 @@ def test_a_cell_that_has_not_completed_cannot_be_compared(filled: Store) -> None
         compare.cells(filled, A, C)
 
 
-@pytest.mark.parametrize("words", [("list",), ("show", B), ("show", C), ("show", D), ("compare", A, B)])
+@pytest.mark.parametrize(
+    "words", [("list",), ("show", B), ("show", C), ("show", D), ("compare", A, B)]
+)
 def test_the_commands_fit_80_columns_and_come_as_json(
     words: tuple[str, ...], filled: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -200,6 +307,8 @@ def test_the_commands_fit_80_columns_and_come_as_json(
     json.loads(out)
 
 
-def test_an_empty_store_is_said_to_be_empty(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_empty_store_is_said_to_be_empty(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     code, _, err = call(capsys, "list", "--results", tmp_path / "none")
     assert (code, "There is no run in" in err) == (2, True)

@@ -31,7 +31,10 @@ APART = scored({0.8: 20}, {0.2: 10})
 
 
 def test_between_classes_that_stand_apart_the_threshold_is_the_middle_of_the_gap():
-    for point in (at_most_escape(*APART, *APART, max_escape=0), least_cost(*APART, *APART, **COSTS)):
+    for point in (
+        at_most_escape(*APART, *APART, max_escape=0),
+        least_cost(*APART, *APART, **COSTS),
+    ):
         assert point.threshold == pytest.approx(0.5, abs=1e-7)
         assert point.validation == Counts(tp=20, fp=0, tn=10, fn=0)
 
@@ -46,7 +49,9 @@ def test_between_classes_that_stand_apart_the_threshold_is_the_middle_of_the_gap
         (0.9, 0.75, 1, 0),  # an escape that spares no good casting buys nothing
     ],
 )
-def test_the_least_overkill_is_taken_among_the_thresholds_that_keep_the_escape_rate(max_escape, threshold, fn, fp):
+def test_the_least_overkill_is_taken_among_the_thresholds_that_keep_the_escape_rate(
+    max_escape, threshold, fn, fp
+):
     validation = scored({0.9: 19, 0.3: 1}, {0.1: 5, 0.4: 4, 0.6: 1})
     point = at_most_escape(*validation, *APART, max_escape=max_escape)
     assert point.threshold == pytest.approx(threshold, abs=1e-7)
@@ -63,18 +68,25 @@ def test_29_misses_of_100_are_an_escape_rate_of_29_per_cent_though_029_times_100
 @pytest.mark.parametrize(
     ("cost_escape", "prevalence", "fn", "fp"),
     [
-        # One of 20 defects at 0.3, one of 10 good castings at 0.4: an escape weighs prevalence * cost / 20, an overkill
-        # (1 - prevalence) / 10.
+        # One of 20 defects at 0.3, one of 10 good castings at 0.4: an escape weighs prevalence *
+        # cost / 20, an overkill (1 - prevalence) / 10.
         (3, 0.5, 0, 1),  # 0.075 > 0.05
         (1, 0.5, 1, 0),  # 0.025 < 0.05
         (2, 0.5, 0, 1),  # equal: the fewest escapes
-        (98, 0.02, 0, 1),  # 0.098 = 0.098, though in floating point 0.02 * 98 / 20 and 0.98 / 10 need not be
+        (
+            98,
+            0.02,
+            0,
+            1,
+        ),  # 0.098 = 0.098, though in floating point 0.02 * 98 / 20 and 0.98 / 10 need not be
         (97, 0.02, 1, 0),
     ],
 )
 def test_the_least_cost_weighs_rates_by_the_prevalence_of_the_line(cost_escape, prevalence, fn, fp):
     validation = scored({0.9: 19, 0.3: 1}, {0.1: 9, 0.4: 1})
-    point = least_cost(*validation, *APART, cost_escape=cost_escape, cost_overkill=1, prevalence=prevalence)
+    point = least_cost(
+        *validation, *APART, cost_escape=cost_escape, cost_overkill=1, prevalence=prevalence
+    )
     assert (point.validation.fn, point.validation.fp) == (fn, fp)
 
 
@@ -82,16 +94,22 @@ def test_the_least_cost_weighs_rates_by_the_prevalence_of_the_line(cost_escape, 
 def test_no_threshold_at_all_costs_less_or_rejects_fewer_good_castings(seed):
     rng = np.random.default_rng(seed)
     y = np.repeat([1, 0], [30, 25])
-    score = np.clip(np.round(rng.normal(0.35 + 0.3 * y, 0.2), 1), 0, 1).astype(np.float32)  # many ties
+    score = np.clip(np.round(rng.normal(0.35 + 0.3 * y, 0.2), 1), 0, 1).astype(
+        np.float32
+    )  # many ties
     tried = [metrics.counts(y, score, threshold=t) for t in np.arange(-0.05, 1.2, 0.1)]
     escape, overkill = [c.fn / 30 for c in tried], [c.fp / 25 for c in tried]
     cheapest = least_cost(y, score, y, score, cost_escape=5, cost_overkill=2, prevalence=0.3).test
     cost = 0.3 * 5 * cheapest.fn / 30 + 0.7 * 2 * cheapest.fp / 25
-    assert cost == pytest.approx(min(1.5 * e + 1.4 * o for e, o in zip(escape, overkill, strict=True)), abs=1e-12)
+    assert cost == pytest.approx(
+        min(1.5 * e + 1.4 * o for e, o in zip(escape, overkill, strict=True)), abs=1e-12
+    )
     for max_escape in (0, 0.1, 0.5):
         found = at_most_escape(y, score, y, score, max_escape=max_escape).test
         assert found.fn / 30 <= max_escape
-        assert found.fp / 25 == min(o for e, o in zip(escape, overkill, strict=True) if e <= max_escape)
+        assert found.fp / 25 == min(
+            o for e, o in zip(escape, overkill, strict=True) if e <= max_escape
+        )
 
 
 def test_a_gap_without_a_number_inside_still_parts_its_two_sides():
@@ -109,7 +127,9 @@ def test_where_nothing_is_to_be_gained_every_casting_is_rejected_or_passed_and_t
     assert point.threshold == 0
     assert point.test == Counts(tp=3, fp=3, tn=0, fn=0)
     assert "rejects every casting" in " ".join(point.sentences)
-    point = least_cost(*same, *scored({1.0: 3}, {1.0: 3}), cost_escape=1, cost_overkill=1, prevalence=0.1)
+    point = least_cost(
+        *same, *scored({1.0: 3}, {1.0: 3}), cost_escape=1, cost_overkill=1, prevalence=0.1
+    )
     assert point.test == Counts(tp=0, fp=0, tn=3, fn=3)
     assert "passes every casting" in " ".join(point.sentences)
 
@@ -123,10 +143,14 @@ def test_the_test_images_have_no_part_in_the_choice():
     assert len({point.test for point in points}) == len(points)
 
 
-def study(misses: int = 0, *, max_escape: float = 0.001, n_groups_defective: int | None = None) -> OperatingPoint:
+def study(
+    misses: int = 0, *, max_escape: float = 0.001, n_groups_defective: int | None = None
+) -> OperatingPoint:
     """Return the point of a test set of 453 defects, some missed, and 262 good castings."""
     test = scored({0.9: 453 - misses, 0.1: misses}, {0.1: 262})
-    return at_most_escape(*APART, *test, max_escape=max_escape, n_groups_defective=n_groups_defective)
+    return at_most_escape(
+        *APART, *test, max_escape=max_escape, n_groups_defective=n_groups_defective
+    )
 
 
 def test_0_misses_of_453_show_066_per_cent_and_01_per_cent_takes_2995_defects():
@@ -183,14 +207,28 @@ def test_without_a_count_of_photographs_it_is_said_what_the_bounds_take_for_gran
 
 def test_a_test_set_without_defects_shows_nothing_of_escapes():
     point = at_most_escape(*APART, *scored({}, {0.1: 5}), max_escape=0.01)
-    assert (point.escape_rate, point.escape_low, point.escape_upper, point.resolution) == (None, 0, 1, 1)
-    assert "This test set says nothing of the escape rate: it holds no such casting." in point.sentences
+    assert (point.escape_rate, point.escape_low, point.escape_upper, point.resolution) == (
+        None,
+        0,
+        1,
+        1,
+    )
+    assert (
+        "This test set says nothing of the escape rate: it holds no such casting."
+        in point.sentences
+    )
 
 
 def test_below_20_validation_defects_no_threshold_is_chosen():
     few = scored({0.8: 19}, {0.2: 500})
-    for choose in (lambda: at_most_escape(*few, *APART, max_escape=0.1), lambda: least_cost(*few, *APART, **COSTS)):
-        with pytest.raises(UsageError, match=r"at least 20 defects in validation, and there are 19\. Train with more"):
+    for choose in (
+        lambda: at_most_escape(*few, *APART, max_escape=0.1),
+        lambda: least_cost(*few, *APART, **COSTS),
+    ):
+        with pytest.raises(
+            UsageError,
+            match=r"at least 20 defects in validation, and there are 19\. Train with more",
+        ):
             choose()
 
 
@@ -232,6 +270,9 @@ def test_20_defects_cannot_come_from_more_photographs_or_from_none(n):
 
 
 def test_the_rule_is_said_in_the_numbers_that_were_asked():
-    assert at_most_escape(*APART, *APART, max_escape=0.07).rule == "escape rate at most 7 % on validation"
+    assert (
+        at_most_escape(*APART, *APART, max_escape=0.07).rule
+        == "escape rate at most 7 % on validation"
+    )
     said = least_cost(*APART, *APART, **COSTS).rule
     assert said == "least cost on validation: 100 an escape, 1 an overkill, prevalence 0.02"

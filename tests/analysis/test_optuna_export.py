@@ -23,7 +23,9 @@ def opened(file: Path) -> optuna.storages.JournalStorage:
     return optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(file)))
 
 
-def test_optuna_finds_every_trial_with_its_settings_values_epochs_and_cell(trained: Store, tmp_path: Path) -> None:
+def test_optuna_finds_every_trial_with_its_settings_values_epochs_and_cell(
+    trained: Store, tmp_path: Path
+) -> None:
     n = optuna_export.write(trained, "tiny", tmp_path / "s.log", wanted=ONE)
     study = optuna.load_study(study_name="tiny", storage=opened(tmp_path / "s.log"))
     trials = trained.read("trials").to_pandas().set_index("cell_id")
@@ -33,7 +35,10 @@ def test_optuna_finds_every_trial_with_its_settings_values_epochs_and_cell(train
     for trial in study.trials:
         row = trials.loc[trial.user_attrs["cell_id"]]
         assert trial.value == row["validation_accuracy"]
-        assert trial.params == {"flip": row["flip"], "seed": row["seed"]}  # all that the tiny sweep varies
+        assert trial.params == {
+            "flip": row["flip"],
+            "seed": row["seed"],
+        }  # all that the tiny sweep varies
         assert sorted(trial.intermediate_values) == [1, 2]
     assert study.best_value == trials.loc[asked]["validation_accuracy"].max()
 
@@ -42,29 +47,53 @@ def test_two_objectives_make_a_pareto_study_and_trials_that_did_not_complete_are
     store: Store, tmp_path: Path
 ) -> None:
     told = {"completed": 0.9, "stopped": None, "oom": None}
-    cells = [{"run_id": "r", "sweep": "s", "position": i, "cell_id": f"c{i}", "kind": "cell"} for i in range(3)]
+    cells = [
+        {"run_id": "r", "sweep": "s", "position": i, "cell_id": f"c{i}", "kind": "cell"}
+        for i in range(3)
+    ]
     store.write("cells", "s", "r", cells)
     for i, (status, accuracy) in enumerate(told.items()):
-        row = {"cell_id": f"c{i}", "attempt": 1, "status": status, "base_lr": 10.0**-i, "latency_one_s": 0.1}
+        row = {
+            "cell_id": f"c{i}",
+            "attempt": 1,
+            "status": status,
+            "base_lr": 10.0**-i,
+            "latency_one_s": 0.1,
+        }
         store.write("trials", "s", f"c{i}-1", [row | {"validation_accuracy": accuracy}])
     wanted = ONE | {"latency_one_s": "min"}
     optuna_export.write(store, "s", tmp_path / "s.log", wanted=wanted)  # type: ignore[arg-type]
     study = optuna.load_study(study_name="s", storage=opened(tmp_path / "s.log"))
     assert [direction.name for direction in study.directions] == ["MAXIMIZE", "MINIMIZE"]
-    states = {trial.user_attrs["status"]: (trial.state.name, trial.values) for trial in study.trials}
-    assert states == {"completed": ("COMPLETE", [0.9, 0.1]), "stopped": ("PRUNED", None), "oom": ("FAIL", None)}
+    states = {
+        trial.user_attrs["status"]: (trial.state.name, trial.values) for trial in study.trials
+    }
+    assert states == {
+        "completed": ("COMPLETE", [0.9, 0.1]),
+        "stopped": ("PRUNED", None),
+        "oom": ("FAIL", None),
+    }
     assert sorted(trial.params["base_lr"] for trial in study.trials) == [0.01, 0.1, 1.0]
 
 
 def test_every_setting_that_differs_is_a_parameter(store: Store, tmp_path: Path) -> None:
-    asked = [{"run_id": "r", "sweep": "s", "position": i, "cell_id": f"c{i}", "kind": "cell"} for i in range(2)]
+    asked = [
+        {"run_id": "r", "sweep": "s", "position": i, "cell_id": f"c{i}", "kind": "cell"}
+        for i in range(2)
+    ]
     store.write("cells", "s", "r", asked)
     config = TrialConfig(backbone="vgg16")
     for i, changed in enumerate((OTHER | {"weights": "imagenet"}, {})):
         settings = {f.name: changed.get(f.name, getattr(config, f.name)) for f in fields(config)}
         toggles = settings.pop("toggles")
-        row = settings | {toggle: toggle in toggles for toggle in TOGGLES} | {"cell_id": f"c{i}", "attempt": 1}
-        store.write("trials", "s", f"c{i}-1", [row | {"status": "completed", "validation_accuracy": 0.9}])
+        row = (
+            settings
+            | {toggle: toggle in toggles for toggle in TOGGLES}
+            | {"cell_id": f"c{i}", "attempt": 1}
+        )
+        store.write(
+            "trials", "s", f"c{i}-1", [row | {"status": "completed", "validation_accuracy": 0.9}]
+        )
     optuna_export.write(store, "s", tmp_path / "s.log", wanted=ONE)
     trials = optuna.load_study(study_name="s", storage=opened(tmp_path / "s.log")).trials
     chosen = {f.name for f in fields(config)} - {"toggles", "weights_id", "split_id"} | {"flip"}
@@ -74,15 +103,27 @@ def test_every_setting_that_differs_is_a_parameter(store: Store, tmp_path: Path)
 def test_every_attempt_has_the_losses_of_its_own_epochs_and_of_those_that_it_went_on_from(
     store: Store, tmp_path: Path
 ) -> None:
-    store.write("cells", "s", "r", [{"run_id": "r", "sweep": "s", "position": 0, "cell_id": "c", "kind": "cell"}])
-    # attempt 1 fails in epoch 3; 2 goes on from epoch 2 and fails in 4; 3 begins anew and fails; 4 begins anew
+    store.write(
+        "cells",
+        "s",
+        "r",
+        [{"run_id": "r", "sweep": "s", "position": 0, "cell_id": "c", "kind": "cell"}],
+    )
+    # attempt 1 fails in epoch 3; 2 goes on from epoch 2 and fails in 4; 3 begins anew and fails; 4
+    # begins anew
     written = {(1, 1): 0.9, (1, 2): 0.8, (2, 3): 0.7, (4, 4): 0.6}
     for (attempt, number), loss in written.items():
         epoch = {"cell_id": "c", "attempt": attempt, "epoch": number, "validation_loss": loss}
         store.write("epochs", "s", f"c-{attempt}-{number}", [epoch])
     ended = {1: ("error", None), 2: ("error", 2), 3: ("error", None), 4: ("completed", None)}
     for attempt, (status, resumed_from) in ended.items():
-        row = {"cell_id": "c", "attempt": attempt, "status": status, "epochs": 4, "resumed_from": resumed_from}
+        row = {
+            "cell_id": "c",
+            "attempt": attempt,
+            "status": status,
+            "epochs": 4,
+            "resumed_from": resumed_from,
+        }
         store.write("trials", "s", f"c-{attempt}", [row | {"validation_accuracy": 0.5}])
     optuna_export.write(store, "s", tmp_path / "s.log", wanted=ONE)
     trials = optuna.load_study(study_name="s", storage=opened(tmp_path / "s.log")).trials
@@ -96,7 +137,10 @@ def test_every_attempt_has_the_losses_of_its_own_epochs_and_of_those_that_it_wen
 
 def test_an_objective_stands_once() -> None:
     asked = ["latency_one_s=min", "validation_accuracy=max"]
-    assert list(optuna_export.parse_all(asked).items()) == [("latency_one_s", "min"), ("validation_accuracy", "max")]
+    assert list(optuna_export.parse_all(asked).items()) == [
+        ("latency_one_s", "min"),
+        ("validation_accuracy", "max"),
+    ]
     with pytest.raises(UsageError, match="--objective latency_one_s stands twice"):
         optuna_export.parse_all([*asked, "latency_one_s=max"])
 
@@ -129,7 +173,9 @@ def test_objectives_are_measured_on_validation_and_never_on_test() -> None:
         optuna_export.parse("latency_one_s")
 
 
-def test_a_sweep_without_trials_and_a_file_that_is_there_are_refused(trained: Store, tmp_path: Path) -> None:
+def test_a_sweep_without_trials_and_a_file_that_is_there_are_refused(
+    trained: Store, tmp_path: Path
+) -> None:
     with pytest.raises(UsageError, match="Sweep 'other' has no trial"):
         optuna_export.write(trained, "other", tmp_path / "s.log", wanted=ONE)
     (tmp_path / "s.log").write_text("")

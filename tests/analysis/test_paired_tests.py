@@ -10,7 +10,12 @@ import pytest
 from scipy import stats as peer
 
 from casting_tune.analysis import paired_tests
-from casting_tune.analysis.paired_tests import all_pairs, bootstrap_interval, letters, paired_bootstrap
+from casting_tune.analysis.paired_tests import (
+    all_pairs,
+    bootstrap_interval,
+    letters,
+    paired_bootstrap,
+)
 from casting_tune.analysis.statistics import holm, mcnemar, wilson
 
 N = 715  # test images of the published set
@@ -20,7 +25,9 @@ PHOTOS = 84  # about as many castings do they show
 def groups_of(rng: np.random.Generator, n_groups: int) -> np.ndarray:
     """N images in groups of unequal size, each at least one; sizes vary by about 60 % of their mean."""
     share = rng.gamma(3, size=n_groups)
-    return np.concatenate([np.arange(n_groups), rng.choice(n_groups, N - n_groups, p=share / share.sum())])
+    return np.concatenate(
+        [np.arange(n_groups), rng.choice(n_groups, N - n_groups, p=share / share.sum())]
+    )
 
 
 def trained(
@@ -37,16 +44,24 @@ def trained(
 ) -> list[np.ndarray]:
     """Rows [n_seeds_i, N] of right decisions: an image is right where its latent ease is above zero.
 
-    Photos and images have an ease that all rows share; a seed shifts all of its images and each of its photos; each
-    decision has luck of its own, sd 1. With ease 3.2 about 98 % are right; by_seed 0.2, 0.4 and 0.8 spread the accuracy
-    of seeds by about 0.9, 1.5 and 4 points.
+    Photos and images have an ease that all rows share; a seed shifts all of its images and each of
+    its photos; each decision has luck of its own, sd 1. With ease 3.2 about 98 % are right; by_seed
+    0.2, 0.4 and 0.8 spread the accuracy of seeds by about 0.9, 1.5 and 4 points.
     """
-    photo, image = rng.normal(0, by_photo, groups.max() + 1)[groups], rng.normal(0, 0.5, groups.size)
+    photo, image = (
+        rng.normal(0, by_photo, groups.max() + 1)[groups],
+        rng.normal(0, 0.5, groups.size),
+    )
     rows = []
     for s, less in zip(seeds, drop or (0.0,) * len(seeds), strict=True):
         own = rng.normal(0, by_row_and_photo, groups.max() + 1)[groups]
-        seed = rng.normal(0, by_seed, (s, 1)) + rng.normal(0, by_seed_and_photo, (s, groups.max() + 1))[:, groups]
-        rows.append(ease - less + photo + image + own + seed + rng.normal(size=(s, groups.size)) > 0)
+        seed = (
+            rng.normal(0, by_seed, (s, 1))
+            + rng.normal(0, by_seed_and_photo, (s, groups.max() + 1))[:, groups]
+        )
+        rows.append(
+            ease - less + photo + image + own + seed + rng.normal(size=(s, groups.size)) > 0
+        )
     return rows
 
 
@@ -61,19 +76,28 @@ def test_groups_of_one_image_make_a_pair_of_trainings_mcnemars():
 
 
 def test_a_pair_of_trainings_on_groups_is_fishers_test_of_darwins_maize():
-    """Fisher 1935, The Design of Experiments, sec. 21: 863 of 2^15 sign patterns give a sum of 314 or more."""
+    """Fisher 1935, The Design of Experiments, sec.
+
+    21: 863 of 2^15 sign patterns give a sum of 314 or more.
+    """
     gaps = [49, -67, 8, 16, 6, 23, 28, 41, 14, 29, 56, 24, 75, 60, -48]
     groups = np.repeat(np.arange(15), np.abs(gaps))
     a = np.repeat(np.array(gaps) > 0, np.abs(gaps))[None]
-    assert all_pairs([a, ~a], groups, n_resamples=10).p == pytest.approx([2 * 863 / 2**15], rel=1e-12)
+    assert all_pairs([a, ~a], groups, n_resamples=10).p == pytest.approx(
+        [2 * 863 / 2**15], rel=1e-12
+    )
 
 
 def test_a_copied_image_counts_once_when_its_copies_are_one_group():
     b = np.ones((1, 28), dtype=bool)
     a = np.arange(28)[None] >= 5  # five discordant images, all one way
     once = paired_bootstrap(a, b, np.arange(28), n_resamples=10)[3]
-    copied = paired_bootstrap(np.tile(a, 20), np.tile(b, 20), np.tile(np.arange(28), 20), n_resamples=10)[3]
-    as_witnesses = paired_bootstrap(np.tile(a, 20), np.tile(b, 20), np.arange(560), n_resamples=10)[3]
+    copied = paired_bootstrap(
+        np.tile(a, 20), np.tile(b, 20), np.tile(np.arange(28), 20), n_resamples=10
+    )[3]
+    as_witnesses = paired_bootstrap(np.tile(a, 20), np.tile(b, 20), np.arange(560), n_resamples=10)[
+        3
+    ]
     assert once == copied == 2 / 32
     assert as_witnesses < 1e-20
 
@@ -97,7 +121,10 @@ def test_a_copied_image_counts_once_when_its_copies_are_one_group():
     ],
 )
 def test_two_copies_of_one_cell_share_a_letter_in_95_of_100_simulations(n_groups, seeds, regime):
-    """The issue's acceptance. One seed each is tested only where seeds spread no more than images do (see `about`)."""
+    """The issue's acceptance.
+
+    One seed each is tested only where seeds spread no more than images do (see `about`).
+    """
     rng = np.random.default_rng(n_groups + 100 * sum(seeds))
     shared = 0
     for _ in range(200):
@@ -171,7 +198,9 @@ def test_the_interval_of_a_row_covers_the_mean_over_all_castings_and_seeds(n_see
 
 def test_the_interval_of_one_training_on_single_images_is_nearly_wilsons():
     right = np.arange(N)[None] >= 36
-    assert bootstrap_interval(right, np.arange(N), n_resamples=20_000) == pytest.approx(wilson(N - 36, N), abs=0.004)
+    assert bootstrap_interval(right, np.arange(N), n_resamples=20_000) == pytest.approx(
+        wilson(N - 36, N), abs=0.004
+    )
 
 
 def test_a_row_without_an_error_gets_the_exact_interval_of_its_castings():
@@ -229,13 +258,17 @@ def test_where_every_image_has_the_same_gap_only_seeds_decide_and_the_test_is_we
     a = np.array([image < 900, image >= 900, image >= 0, image >= 0])
     b = np.array([image < 600, image >= 600, image < 0])
     p = paired_bootstrap(a, b, image)[3]
-    assert p == pytest.approx(peer.ttest_ind(a.mean(axis=1), b.mean(axis=1), equal_var=False).pvalue, rel=1e-9)
+    assert p == pytest.approx(
+        peer.ttest_ind(a.mean(axis=1), b.mean(axis=1), equal_var=False).pvalue, rel=1e-9
+    )
 
 
 def test_beside_one_training_the_test_on_seeds_is_crawford_and_howells():
     """t = (1 - mean) / (sd sqrt((n + 1) / n)) with n - 1 degrees of freedom; the image gaps are equal as above."""
     image = np.arange(1000)
-    b = np.array([image < 300, image >= 300, image < 0])  # accuracies 0.3, 0.7, 0: mean 1/3, variance 37/300
+    b = np.array(
+        [image < 300, image >= 300, image < 0]
+    )  # accuracies 0.3, 0.7, 0: mean 1/3, variance 37/300
     t = (1 - 1 / 3) / math.sqrt(37 / 300 * 4 / 3)
     expected = 1 - t / math.sqrt(2 + t * t)  # Student's t with two degrees of freedom has this tail
     assert paired_bootstrap(np.ones((1, 1000)), b, image)[3] == pytest.approx(expected, rel=1e-9)
@@ -246,8 +279,12 @@ def test_a_table_of_pairs_is_in_order_and_its_letters_follow_holm():
     groups = groups_of(rng, PHOTOS)
     rows = trained(rng, groups, (5, 1, 5, 1), drop=(1.5, 0, 0.1, 0.2), by_seed=0.1)
     table = all_pairs(rows, groups, seed=1)
-    assert list(zip(table.first.tolist(), table.second.tolist(), strict=True)) == list(combinations(range(4), 2))
-    assert table.difference == pytest.approx([a.mean() - b.mean() for a, b in combinations(rows, 2)])
+    assert list(zip(table.first.tolist(), table.second.tolist(), strict=True)) == list(
+        combinations(range(4), 2)
+    )
+    assert table.difference == pytest.approx(
+        [a.mean() - b.mean() for a, b in combinations(rows, 2)]
+    )
     assert table.about == ("cells", "cells", "cells", "cells", "trainings", "cells")
     assert (table.low <= table.difference).all()
     assert (table.difference <= table.high).all()
@@ -279,7 +316,10 @@ def test_more_seeds_of_the_same_spread_make_a_gap_surer():
     rng = np.random.default_rng(15)
     groups = groups_of(rng, PHOTOS)
     a, b = trained(rng, groups, (3, 3), drop=(0, 0.4), by_seed=0.1)
-    p = [paired_bootstrap(np.tile(a, (k, 1)), np.tile(b, (k, 1)), groups, n_resamples=2)[3] for k in (1, 2, 4)]
+    p = [
+        paired_bootstrap(np.tile(a, (k, 1)), np.tile(b, (k, 1)), groups, n_resamples=2)[3]
+        for k in (1, 2, 4)
+    ]
     assert p[0] > p[1] >= p[2]
 
 
@@ -321,8 +361,14 @@ def test_halves_that_add_up_to_whole_castings_are_still_no_decisions():
 @pytest.mark.parametrize("seed", range(24))
 def test_letters_from_rough_p_values_are_those_of_every_exact_p(seed):
     rng = np.random.default_rng(seed)
-    n_rows, n_images, n_castings = rng.integers(2, 14), rng.choice([30, 200, 700]), rng.choice([8, 80, 700])
-    n_seeds = rng.choice([1, 1, 2, 3, 10], n_rows) if seed % 3 else np.full(n_rows, (seed % 2) * 9 + 1)
+    n_rows, n_images, n_castings = (
+        rng.integers(2, 14),
+        rng.choice([30, 200, 700]),
+        rng.choice([8, 80, 700]),
+    )
+    n_seeds = (
+        rng.choice([1, 1, 2, 3, 10], n_rows) if seed % 3 else np.full(n_rows, (seed % 2) * 9 + 1)
+    )
     easy = 1 - 0.3 * rng.random(n_images)
     rows = [rng.random((n, n_images)) < easy * rng.uniform(0.85, 1) for n in n_seeds]
     rows.append(rows[0])
@@ -346,7 +392,9 @@ def test_a_pair_in_a_table_has_the_interval_and_the_p_of_the_pair_alone():
     table = all_pairs(rows, groups, seed=3)
     for k, (a, b) in enumerate(combinations(rows, 2)):
         alone = paired_bootstrap(a, b, groups, seed=3)
-        assert alone == pytest.approx((table.difference[k], table.low[k], table.high[k], table.p[k]), rel=1e-9)
+        assert alone == pytest.approx(
+            (table.difference[k], table.low[k], table.high[k], table.p[k]), rel=1e-9
+        )
 
 
 @pytest.mark.parametrize("seeds", [1, 4])
@@ -356,7 +404,10 @@ def test_a_thousand_pairs_at_once_have_the_p_of_each_alone(seeds):
     rows = trained(rng, groups, (seeds,) * 46, drop=tuple(np.linspace(0, 1.5, 46)))
     table = all_pairs(rows, groups, n_resamples=2)
     some = rng.choice(table.p.size, 60, replace=False)
-    alone = [paired_bootstrap(rows[table.first[k]], rows[table.second[k]], groups, n_resamples=2)[3] for k in some]
+    alone = [
+        paired_bootstrap(rows[table.first[k]], rows[table.second[k]], groups, n_resamples=2)[3]
+        for k in some
+    ]
     assert table.p[some] == pytest.approx(np.array(alone), rel=1e-9, abs=0)
     assert min(alone) < 1e-4 < 0.1 < max(alone)
 
@@ -369,9 +420,13 @@ def test_the_interval_of_a_gap_is_that_of_its_definition_written_out():
     sizes = np.bincount(groups).astype(float)
     draws = np.random.default_rng(5)
     weights = draws.multinomial(PHOTOS, np.full(PHOTOS, 1 / PHOTOS), size=500)
-    gaps = np.array([(weights[:, groups] @ (a.mean(axis=0) - b.mean(axis=0))) / (weights @ sizes)])[0]
+    gaps = np.array([(weights[:, groups] @ (a.mean(axis=0) - b.mean(axis=0))) / (weights @ sizes)])[
+        0
+    ]
     for row in (a, b):
-        gaps += draws.standard_t(len(row) - 1, 500) * row.mean(axis=1).std(ddof=1) / math.sqrt(len(row))
+        gaps += (
+            draws.standard_t(len(row) - 1, 500) * row.mean(axis=1).std(ddof=1) / math.sqrt(len(row))
+        )
     n = sizes.sum() ** 2 / (sizes**2).sum()
     tail = peer.norm.cdf(math.sqrt(n / (n - 1)) * peer.t.ppf(0.025, n - 1))
     _, low, high, _ = paired_bootstrap(a, b, groups, n_resamples=500, seed=5)
@@ -383,5 +438,7 @@ def test_intervals_of_rows_together_are_those_of_each_alone():
     rows = [rng.random((n, 60)) < 0.9 for n in (1, 3, 5)] + [np.ones((2, 60), dtype=bool)]
     groups = rng.integers(0, 20, 60)
     together = paired_tests.bootstrap_intervals(rows, groups)
-    assert np.array(together) == pytest.approx(np.array([bootstrap_interval(row, groups) for row in rows]))
+    assert np.array(together) == pytest.approx(
+        np.array([bootstrap_interval(row, groups) for row in rows])
+    )
     assert together[0] != pytest.approx(together[1])

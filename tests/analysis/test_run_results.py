@@ -18,7 +18,11 @@ def test_decisions_are_those_of_the_predictions_image_by_image(trained: Store) -
     assert right.shape == (2, len(images))
     for seed, decided in enumerate(right):
         cell = cells.loc[cells["seed"] == seed, "cell_id"].iloc[0]
-        rows = [r for r in trained.read("predictions", cell_ids=[cell]).to_pylist() if r["split"] == "test"]
+        rows = [
+            r
+            for r in trained.read("predictions", cell_ids=[cell]).to_pylist()
+            if r["split"] == "test"
+        ]
         expected = {r["image"]: (r["score"] >= 0.5) == bool(r["y_true"]) for r in rows}
         assert [expected[image] for image in images] == decided.tolist()
 
@@ -28,16 +32,24 @@ def test_a_threshold_moves_decisions(trained: Store) -> None:
     _, cells = found.rows()[0]
     _, strict = found.decisions(cells, threshold=0.0)
     positives = found.predictions.drop_duplicates("image")["y_true"].mean()
-    assert strict.mean() == pytest.approx(positives)  # everything is rejected: right on the defects alone
+    assert strict.mean() == pytest.approx(
+        positives
+    )  # everything is rejected: right on the defects alone
 
 
 def test_all_thresholds_at_once_count_what_each_counts_alone(store: Store) -> None:
-    asked = [{"run_id": "r", "sweep": "s", "cell_id": c, "position": i} for i, c in enumerate("abcd")]
+    asked = [
+        {"run_id": "r", "sweep": "s", "cell_id": c, "position": i} for i, c in enumerate("abcd")
+    ]
     store.write("cells", "s", "r", asked)
     random, scores = np.random.default_rng(0), {}
     for cell in "abc":
-        store.write("trials", "s", f"{cell}-1", [{"cell_id": cell, "attempt": 1, "status": "completed"}])
-        scores[cell] = random.choice(np.array([0.1, 0.3, 0.5, 0.7, 0.9], np.float32), 40)  # often on a threshold
+        store.write(
+            "trials", "s", f"{cell}-1", [{"cell_id": cell, "attempt": 1, "status": "completed"}]
+        )
+        scores[cell] = random.choice(
+            np.array([0.1, 0.3, 0.5, 0.7, 0.9], np.float32), 40
+        )  # often on a threshold
     scores["c"][3] = np.nan
     for cell, score in scores.items():
         store.write(
@@ -45,14 +57,23 @@ def test_all_thresholds_at_once_count_what_each_counts_alone(store: Store) -> No
             "s",
             f"{cell}-1",
             [
-                {"cell_id": cell, "attempt": 1, "split": "test", "image": i, "y_true": i % 3 % 2, "leaked": i % 5 == 0}
+                {
+                    "cell_id": cell,
+                    "attempt": 1,
+                    "split": "test",
+                    "image": i,
+                    "y_true": i % 3 % 2,
+                    "leaked": i % 5 == 0,
+                }
                 | {"score": value, "sha256": str(i)}
                 for i, value in enumerate(score.tolist())
             ],
         )
     y_true, leaked = np.arange(40) % 3 % 2, np.arange(40) % 5 == 0
     thresholds = [0.9, 0.1, 0.7, 0.1, 1.5, 0.0]  # in any order, and twice
-    for threshold, counted in zip(thresholds, run_results.load(store, "s").counted(thresholds), strict=True):
+    for threshold, counted in zip(
+        thresholds, run_results.load(store, "s").counted(thresholds), strict=True
+    ):
         assert counted == {
             cell: tuple(
                 astuple(metrics.counts(y_true[part], scores[cell][part], threshold=threshold))
@@ -70,9 +91,17 @@ def test_without_an_audit_every_different_file_is_its_own_group(trained: Store) 
 
 
 def test_with_an_audit_images_of_one_photograph_share_a_group(store: Store) -> None:
-    rows = [{"dataset_id": "d", "image": image, "group_id": group} for image, group in ((0, 7), (1, 7), (2, 9))]
+    rows = [
+        {"dataset_id": "d", "image": image, "group_id": group}
+        for image, group in ((0, 7), (1, 7), (2, 9))
+    ]
     store.write("images", "d", "audit-1", rows)
-    store.write("cells", "s", "r", [{"run_id": "r", "sweep": "s", "dataset_id": "d", "cell_id": "a", "position": 0}])
+    store.write(
+        "cells",
+        "s",
+        "r",
+        [{"run_id": "r", "sweep": "s", "dataset_id": "d", "cell_id": "a", "position": 0}],
+    )
     found = run_results.load(store, "s")
     assert found.groups(np.array([2, 0, 1])).tolist() == [9, 7, 7]
 
@@ -88,7 +117,16 @@ def test_predictions_of_an_attempt_that_was_cut_off_are_not_those_of_the_cell(st
 
 def test_a_row_whose_predictions_are_gone_has_no_interval_and_that_is_said(store: Store) -> None:
     asked = [
-        {"run_id": "r", "sweep": "s", "cell_id": c, "position": i, "row": c, "kind": "cell", "fold": 0, "seed": 0}
+        {
+            "run_id": "r",
+            "sweep": "s",
+            "cell_id": c,
+            "position": i,
+            "row": c,
+            "kind": "cell",
+            "fold": 0,
+            "seed": 0,
+        }
         for i, c in enumerate("ab")
     ]
     store.write("cells", "s", "r", asked)
@@ -96,7 +134,12 @@ def test_a_row_whose_predictions_are_gone_has_no_interval_and_that_is_said(store
         trial = {"cell_id": cell, "attempt": 1, "status": "completed", "n_test": 2, "seed": 0}
         store.write("trials", "s", f"{cell}-1", [trial])
         image = {"cell_id": cell, "attempt": 1, "split": "test", "y_true": 1, "score": 0.9}
-        store.write("predictions", "s", f"{cell}-1", [image | {"image": i, "sha256": str(i)} for i in range(kept)])
+        store.write(
+            "predictions",
+            "s",
+            f"{cell}-1",
+            [image | {"image": i, "sha256": str(i)} for i in range(kept)],
+        )
     found = run_results.load(store, "s")
     rows = [cells for _, cells in found.rows()]
     assert found.decisions(rows[1])[1].shape == (0, 0)

@@ -18,7 +18,16 @@ def scored(store: Store) -> Store:
         defects = [0.4, *([0.9] * 29)]
         good = [0.6, *([0.1] * 29)]
         for i, (y, score) in enumerate([*((1, s) for s in defects), *((0, s) for s in good)]):
-            rows.append({"cell_id": "abc1", "attempt": 1, "split": split, "image": i, "y_true": y, "score": score})
+            rows.append(
+                {
+                    "cell_id": "abc1",
+                    "attempt": 1,
+                    "split": split,
+                    "image": i,
+                    "y_true": y,
+                    "score": score,
+                }
+            )
     store.write("predictions", "s", "abc1-1", rows)
     row = {"cell_id": "abc1", "attempt": 1, "status": "completed", "dataset_id": "d"}
     store.write("trials", "s", "abc1-1", [row])
@@ -35,9 +44,13 @@ def test_no_escape_on_validation_costs_an_overkill_and_some_escape_none(scored: 
 
 
 def test_costs_choose_as_they_weigh(scored: Store) -> None:
-    dear_escape = selection.threshold(scored, "abc1", cost_escape=100, cost_overkill=1, prevalence=0.5)
+    dear_escape = selection.threshold(
+        scored, "abc1", cost_escape=100, cost_overkill=1, prevalence=0.5
+    )
     assert dear_escape.validation.fn == 0
-    dear_overkill = selection.threshold(scored, "abc1", cost_escape=1, cost_overkill=100, prevalence=0.5)
+    dear_overkill = selection.threshold(
+        scored, "abc1", cost_escape=1, cost_overkill=100, prevalence=0.5
+    )
     assert dear_overkill.validation.fp == 0
 
 
@@ -59,7 +72,9 @@ def test_photographs_are_counted_where_the_dataset_was_audited(scored: Store) ->
         ("abc1", {"max_escape": "1%x"}, "0.5% or 0.005"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(scored: Store, cell: str, rule: dict[str, object], message: str) -> None:
+def test_what_cannot_be_meant_is_refused(
+    scored: Store, cell: str, rule: dict[str, object], message: str
+) -> None:
     with pytest.raises(UsageError, match=message):
         selection.threshold(scored, cell, **rule)  # type: ignore[arg-type]
 
@@ -69,10 +84,23 @@ def run_of(store: Store, trainings: list[tuple[str, str, float, float]]) -> None
     noon, asked = datetime(2026, 1, 1, 12, tzinfo=UTC), []
     for position, (cell, row, defect, good) in enumerate(trainings):
         common = {"cell_id": cell, "dataset_id": "d", "seed": position, "fold": 0}
-        names = {"run_id": "r", "sweep": "s", "asked_at": noon, "position": position, "row": row, "label": row}
+        names = {
+            "run_id": "r",
+            "sweep": "s",
+            "asked_at": noon,
+            "position": position,
+            "row": row,
+            "label": row,
+        }
         asked.append(common | names | {"kind": "cell", "quick": False, "backbone": "vgg16"})
         right = ((defect >= 0.5) + (good < 0.5)) / 2
-        trial = {"attempt": 1, "status": "completed", "started_at": noon, "n_validation": 60, "n_test": 60}
+        trial = {
+            "attempt": 1,
+            "status": "completed",
+            "started_at": noon,
+            "n_validation": 60,
+            "n_test": 60,
+        }
         store.write("trials", "s", f"{cell}-1", [common | trial | {"validation_accuracy": right}])
         images = [
             {"cell_id": cell, "attempt": 1, "split": split, "image": i, "sha256": str(i), "y_true": i % 2}
@@ -109,7 +137,9 @@ def test_every_table_report_and_command_names_the_same_best_row_and_cell(
     assert lookup.runs(store)["best"].tolist() == [row]
     assert (found[0], found[2]) == (row, cell)
     assert selection.best(store, "s")[0] == cell
-    code, out, err = call(capsys, "threshold", "best", "--sweep", "s", "--max-escape", "1%", "--results", store.root)
+    code, out, err = call(
+        capsys, "threshold", "best", "--sweep", "s", "--max-escape", "1%", "--results", store.root
+    )
     assert (code, err) == (0, "")
     assert f"cell {cell} ({row})" in out
 
@@ -129,6 +159,8 @@ def test_a_tie_is_told_with_how_it_was_decided(store: Store) -> None:
 
 def test_best_needs_the_name_of_a_sweep(scored: Store, capsys: pytest.CaptureFixture[str]) -> None:
     for words in (("best",), ("abc1", "--sweep", "s"), ("abc1", "--run", "r")):
-        code, _, err = call(capsys, "threshold", *words, "--max-escape", "1%", "--results", scored.root)
+        code, _, err = call(
+            capsys, "threshold", *words, "--max-escape", "1%", "--results", scored.root
+        )
         assert code == 2
         assert "best --sweep NAME [--run ID]" in err

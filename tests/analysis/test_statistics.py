@@ -88,7 +88,9 @@ def test_defects_needed_are_those_of_reliability_tables(rate, misses, n):
 def test_one_defect_less_than_needed_does_not_show_the_rate():
     for rate, misses, confidence in ((0.03, 0, 0.9), (0.007, 3, 0.95), (0.5, 1, 0.99)):
         n = defects_needed(rate, misses=misses, confidence=confidence)
-        assert peer.binom.cdf(misses, n, rate) <= 1 - confidence < peer.binom.cdf(misses, n - 1, rate)
+        assert (
+            peer.binom.cdf(misses, n, rate) <= 1 - confidence < peer.binom.cdf(misses, n - 1, rate)
+        )
 
 
 @pytest.mark.parametrize("rate", [0, 1, -0.1, math.nan])
@@ -98,7 +100,12 @@ def test_a_rate_of_zero_or_one_cannot_be_shown(rate):
 
 
 def discordant(only_a: int, only_b: int, both: int = 3) -> tuple[np.ndarray, np.ndarray]:
-    wrong = [(True, False)] * only_a + [(False, True)] * only_b + [(True, True)] * both + [(False, False)] * 20
+    wrong = (
+        [(True, False)] * only_a
+        + [(False, True)] * only_b
+        + [(True, True)] * both
+        + [(False, False)] * 20
+    )
     return tuple(np.array(wrong).T)
 
 
@@ -120,9 +127,13 @@ def test_mcnemar_is_the_binomial_test_of_the_discordant_images(only_a, only_b, p
 @pytest.mark.parametrize("largest", [1, 3, 40])
 def test_many_sign_flips_are_each_ones_exact_p(largest):
     rng = np.random.default_rng(largest)
-    gaps = np.round(rng.normal(rng.uniform(-0.5, 0.5, (300, 1)), 0.5, (300, 60)) * largest).astype(np.int64)
+    gaps = np.round(rng.normal(rng.uniform(-0.5, 0.5, (300, 1)), 0.5, (300, 60)) * largest).astype(
+        np.int64
+    )
     gaps[:3] = [[0], [largest], [-largest]]  # no gap; all one way
-    assert sign_flips(gaps) == pytest.approx(np.array([sign_flip(row) for row in gaps]), abs=1e-12, rel=0)
+    assert sign_flips(gaps) == pytest.approx(
+        np.array([sign_flip(row) for row in gaps]), abs=1e-12, rel=0
+    )
 
 
 def test_sign_flips_of_nothing_are_sure_of_nothing():
@@ -139,7 +150,11 @@ def test_mcnemar_agrees_with_scipy_and_does_not_mind_the_order_of_the_two():
     for _ in range(20):
         a, b = rng.random((2, 300)) < rng.uniform(0.01, 0.6, (2, 1))
         only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
-        assert mcnemar(a, b) == mcnemar(b, a) == pytest.approx(peer.binomtest(only_a, only_a + only_b).pvalue, rel=1e-9)
+        assert (
+            mcnemar(a, b)
+            == mcnemar(b, a)
+            == pytest.approx(peer.binomtest(only_a, only_a + only_b).pvalue, rel=1e-9)
+        )
 
 
 def test_mcnemar_refuses_arrays_of_different_images():
@@ -189,7 +204,12 @@ def test_letters_are_given_out_from_the_best_row():
 
 def test_letters_of_a_ring_of_four_need_four():
     """Each row is like its two neighbours only: no letter can stand for more than one such pair."""
-    assert compact_letters(["1", "2", "3", "4"], {("1", "3"), ("2", "4")}) == ["ab", "ac", "cd", "bd"]
+    assert compact_letters(["1", "2", "3", "4"], {("1", "3"), ("2", "4")}) == [
+        "ab",
+        "ac",
+        "cd",
+        "bd",
+    ]
 
 
 def test_no_row_and_one_row_have_their_letters():

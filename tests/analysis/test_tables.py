@@ -48,7 +48,9 @@ def finish(
     } | more  # fmt: skip
     store.write("trials", sweep, f"{cell}-{row['attempt']}", [row])
     decided = [(1, 0.9)] * tp + [(0, 0.9)] * fp + [(0, 0.1)] * tn + [(1, 0.1)] * fn
-    decided.sort(key=lambda decision: -decision[0])  # the images of two trainings are the same: defects first
+    decided.sort(
+        key=lambda decision: -decision[0]
+    )  # the images of two trainings are the same: defects first
     images = [
         {
             "cell_id": cell,
@@ -93,7 +95,9 @@ def test_a_row_is_the_mean_over_its_trainings_with_their_spread(known: Store) ->
     row = by_row(tables.comparison(known, "s"))["A"]
     assert row["n"] == 2
     assert row["accuracy"] == pytest.approx((710 / 716 + 700 / 716) / 2)
-    assert row["accuracy_sd"] == pytest.approx((10 / 716) / 2**0.5)  # two values: half their distance, times sqrt 2
+    assert row["accuracy_sd"] == pytest.approx(
+        (10 / 716) / 2**0.5
+    )  # two values: half their distance, times sqrt 2
     assert row["recall"] == pytest.approx((450 + 440) / 2 / 453)
     assert row["escape_rate"] == pytest.approx((3 + 13) / 2 / 453)
     assert row["overkill_rate"] == pytest.approx(3 / 263)
@@ -189,7 +193,18 @@ def test_text_never_runs_over_the_terminals_edge(known: Store, width: int) -> No
 
 
 def test_hostile_names_steer_neither_terminal_nor_markdown_nor_html(store: Store) -> None:
-    ask(store, "r1", [{"cell_id": "a", "row": "\x1b[31m[/foo]|<script>", "seed": 0, "backbone": "\x1b[2Jx|<script>"}])
+    ask(
+        store,
+        "r1",
+        [
+            {
+                "cell_id": "a",
+                "row": "\x1b[31m[/foo]|<script>",
+                "seed": 0,
+                "backbone": "\x1b[2Jx|<script>",
+            }
+        ],
+    )
     table = tables.comparison(store, "s")
     for form in ("text", "markdown", "html", "latex"):
         assert "\x1b" not in render.render(table, form) or form == "html"
@@ -197,10 +212,21 @@ def test_hostile_names_steer_neither_terminal_nor_markdown_nor_html(store: Store
     assert "\\|" in render.render(table, "markdown")
 
 
-def test_rows_with_names_of_their_own_keep_them_and_others_show_their_settings(store: Store) -> None:
-    ask(store, "r1", [{"cell_id": "a0", "row": "No Flip", "seed": 0}, {"cell_id": "b0", "row": "Base", "seed": 0}])
+def test_rows_with_names_of_their_own_keep_them_and_others_show_their_settings(
+    store: Store,
+) -> None:
+    ask(
+        store,
+        "r1",
+        [
+            {"cell_id": "a0", "row": "No Flip", "seed": 0},
+            {"cell_id": "b0", "row": "Base", "seed": 0},
+        ],
+    )
     assert list(render.shown(tables.comparison(store, "s"))["row"]) == ["No Flip", "Base"]
-    settings = [{"cell_id": f"c{b}", "row": f"vgg16, batch {b}", "batch_size": b, "seed": 0} for b in (4, 8)]
+    settings = [
+        {"cell_id": f"c{b}", "row": f"vgg16, batch {b}", "batch_size": b, "seed": 0} for b in (4, 8)
+    ]
     ask(store, "r2", settings, hour=13)
     assert list(render.shown(tables.comparison(store, "s"))["batch"]) == ["4", "8"]
 
@@ -217,11 +243,17 @@ def test_every_figure_of_a_store_is_that_of_scikit_learn_and_of_sql(trained: Sto
     tested = predictions[predictions["split"] == "test"]
     for row, cells in asked[asked["kind"] != "timing"].groupby("row"):
         each = [tested[tested["cell_id"] == cell] for cell in cells["cell_id"]]
-        for name, peer in (("accuracy", sk.accuracy_score), ("recall", sk.recall_score), ("f1", sk.f1_score)):
+        for name, peer in (
+            ("accuracy", sk.accuracy_score),
+            ("recall", sk.recall_score),
+            ("f1", sk.f1_score),
+        ):
             values = [peer(one["y_true"], one["score"] >= 0.5) for one in each]
             assert frame.loc[row, name] == pytest.approx(sum(values) / len(values), abs=1e-12)
         escapes = [1 - sk.recall_score(one["y_true"], one["score"] >= 0.5) for one in each]
-        assert frame.loc[row, "escape_rate"] == pytest.approx(sum(escapes) / len(escapes), abs=1e-12)
+        assert frame.loc[row, "escape_rate"] == pytest.approx(
+            sum(escapes) / len(escapes), abs=1e-12
+        )
     query = f"""
         select cell_id, avg(((score >= 0.5) = (y_true = 1))::int) from '{trained.root}/predictions/*/*.parquet'
         where split = 'test' group by cell_id
@@ -245,7 +277,9 @@ def test_five_thresholds_come_from_one_set_of_predictions(trained: Store) -> Non
 
 def test_thresholds_tell_clean_from_leaked_test_images(store: Store) -> None:
     ask(store, "r1", [{"cell_id": "a0", "row": "A", "seed": 0}])
-    finish(store, "a0", (1, 0, 1, 2), leaked=(True, False, False, True))  # defects first: found, missed, missed; good
+    finish(
+        store, "a0", (1, 0, 1, 2), leaked=(True, False, False, True)
+    )  # defects first: found, missed, missed; good
     frame = tables.thresholds(store, "s").frame.set_index("threshold")
     assert frame.loc[0.5, "accuracy"] == 0.5
     assert frame.loc[0.5, "leaked_accuracy"] == 1.0

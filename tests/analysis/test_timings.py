@@ -40,18 +40,26 @@ def test_trials_beside_others_and_passes_alone_have_rows_of_their_own(store: Sto
     assert list(rows.index) == [(4, 1), (4, 2), (8, 2)]
     row = rows.loc[(4, 1)]
     assert (row["n"], row["step_s"], row["image_s"]) == (1, 0.8, 0.2)
-    assert row["epoch_s"] == pytest.approx(0.2 * 5307)  # of the sweep's own epochs, not of the short pass
+    assert row["epoch_s"] == pytest.approx(
+        0.2 * 5307
+    )  # of the sweep's own epochs, not of the short pass
     assert row["n_steps"] == 1327  # ceil(5307 / 4): every image once
     assert row["latency_image_s"] == pytest.approx(0.05)
     assert rows["step_s"].tolist() == [0.8, 9.0, 9.0]
-    assert any(note.startswith("1 of 2 settings were timed beside other trials only") for note in table.notes)
+    assert any(
+        note.startswith("1 of 2 settings were timed beside other trials only")
+        for note in table.notes
+    )
 
 
 def test_a_sweep_without_timing_passes_has_its_trials_seconds_marked_with_how_many_ran_at_once(
     store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
     beside = {"n_at_once": 4, "image_s": 0.1}
-    write(store, [beside | {"step_s": 0.2}, beside | {"step_s": 0.4}, beside | {"step_s": 9.0, "batch": 8}])
+    write(
+        store,
+        [beside | {"step_s": 0.2}, beside | {"step_s": 0.4}, beside | {"step_s": 9.0, "batch": 8}],
+    )
     frame = timings.timing(store, "s").frame
     assert frame["n"].tolist() == [2, 1]
     assert frame["step_s"].tolist() == [pytest.approx(0.3), 9.0]  # the median of 0.2 and 0.4
@@ -74,8 +82,12 @@ def test_a_search_that_has_chosen_no_cell_yet_has_an_empty_table(store: Store) -
     assert timings.timing(store, "s").frame.empty
 
 
-def test_the_studys_seconds_a_step_are_its_seconds_an_epoch_over_its_own_steps(store: Store) -> None:
+def test_the_studys_seconds_a_step_are_its_seconds_an_epoch_over_its_own_steps(
+    store: Store,
+) -> None:
     write(store, [{"n_at_once": 1, "step_s": 0.8, "image_s": 0.2, "study": '{"epoch_s": 194}'}])
     table = timings.timing(store, "s")
-    assert table.frame["study_step_s"].iloc[0] == pytest.approx(0.5861, abs=1e-4)  # the deck prints 0.586102719
+    assert table.frame["study_step_s"].iloc[0] == pytest.approx(
+        0.5861, abs=1e-4
+    )  # the deck prints 0.586102719
     assert any("a half, a quarter and an eighth" in note for note in table.notes)

@@ -1,8 +1,9 @@
 """How long the first things take: `python -m tests.benchmarks.cold --data DIR`.
 
-Packing all images from nothing, the files in the system's cache (and how fast they decode on one thread), opening the
-pack again, `--help`, `--plan` of 330 cells with the pack there, and the time from the command to the first training
-step of a small network, by the trial's own row. Each in a fresh process, --repeats times.
+Packing all images from nothing, the files in the system's cache (and how fast they decode on one
+thread), opening the pack again, `--help`, `--plan` of 330 cells with the pack there, and the time
+from the command to the first training step of a small network, by the trial's own row. Each in a
+fresh process, --repeats times.
 """
 
 from __future__ import annotations
@@ -65,7 +66,15 @@ def first_step(python: str, data: Path, results: Path, folder: Path) -> float:
     file = folder / "first_step.toml"
     file.write_text(SMALL)
     begun = datetime.now(UTC)
-    more = ["--data", str(data), "--results", str(results), "--no-baselines", "--trials-at-once", "1"]
+    more = [
+        "--data",
+        str(data),
+        "--results",
+        str(results),
+        "--no-baselines",
+        "--trials-at-once",
+        "1",
+    ]
     said([python, "-m", "casting_tune.sweep", str(file), *more])
     (epoch,) = Store(results).read("epochs").to_pylist()
     taken = (epoch["ended_at"] - begun).total_seconds()
@@ -86,19 +95,29 @@ def main(words: Sequence[str] | None = None) -> None:
         command = str(Path(python).with_name("casting-tune"))
         for turn in range(asked.repeats):
             results = Path(folder) / f"results{turn}"
-            seconds, dataset, n_images = said([python, "-c", PACK, str(data), str(results / "packs")])[1].split()
+            seconds, dataset, n_images = said(
+                [python, "-c", PACK, str(data), str(results / "packs")]
+            )[1].split()
             measured.setdefault(f"{int(n_images):,} images to a pack", []).append(float(seconds))
             opened = said([python, "-c", OPEN, str(results / "packs" / dataset)])[1]
             measured.setdefault("a pack opened again", []).append(float(opened))
             measured.setdefault("casting-tune --help", []).append(said([command, "--help"])[0])
-            plan = [python, "-m", "casting_tune.sweep", "full_factorial", "--plan", "--no-baselines"]
+            plan = [
+                python,
+                "-m",
+                "casting_tune.sweep",
+                "full_factorial",
+                "--plan",
+                "--no-baselines",
+            ]
             planned = said([*plan, "--data", str(data), "--results", str(results)])
             measured.setdefault("--plan of 330 cells", []).append(planned[0])
             began = first_step(python, data, results, Path(folder))
             measured.setdefault("command to first training step", []).append(began)
     aims = ["2 s", "0.05 s", "0.5 s", "1 s", "8 s"]
     rows = [
-        (name, figures.spread(seconds, 3), aim) for (name, seconds), aim in zip(measured.items(), aims, strict=True)
+        (name, figures.spread(seconds, 3), aim)
+        for (name, seconds), aim in zip(measured.items(), aims, strict=True)
     ]
     told = f"{asked.repeats} fresh processes each, the images' files in the system's cache, "
     told += f"{ray_cluster.cpus_here()} threads. {figures.conditions('torch', 'pillow', 'ray')}"

@@ -1,7 +1,7 @@
 """Two trainings on the same cores: `python -m tests.benchmarks.contention`.
 
-One training with a thread a core, then two at once with as many each, as two sweeps on one machine are. Ours
-(`startup.SPINS`) against the waiting of GNU OpenMP, which torch comes with, in turn.
+One training with a thread a core, then two at once with as many each, as two sweeps on one machine
+are. Ours (`startup.SPINS`) against the waiting of GNU OpenMP, which torch comes with, in turn.
 """
 
 from __future__ import annotations
@@ -11,7 +11,11 @@ from collections.abc import Sequence
 from casting_tune.execution import ray_cluster
 from tests.benchmarks import figures, precision
 
-CASES = tuple((*network, n) for network in (("timm:resnet18", 128, 32), ("mobilenetv2", 224, 4)) for n in (1, 2))
+CASES = tuple(
+    (*network, n)
+    for network in (("timm:resnet18", 128, 32), ("mobilenetv2", 224, 4))
+    for n in (1, 2)
+)
 """Network, px, batch, trainings at once."""
 WAYS = (ray_cluster.SPINS, "")
 
@@ -29,7 +33,15 @@ def main(words: Sequence[str] | None = None) -> None:
             for spins, measured in zip(WAYS, of_case, strict=True):
                 wish = {"backbone": backbone, "px": px, "batch": batch, "spins": spins}
                 measured.append(precision.at_once(n, **told, **wish))  # type: ignore[arg-type]
-    header = ("network", "px", "batch", "trainings at once", "images/s together", "as GNU OpenMP waits", "times")
+    header = (
+        "network",
+        "px",
+        "batch",
+        "trainings at once",
+        "images/s together",
+        "as GNU OpenMP waits",
+        "times",
+    )
     table = figures.table(header, [
         (*case, figures.spread(ours, 1), figures.spread(theirs, 1), figures.ratios(ours, theirs, 2))
         for case, (ours, theirs) in rates.items()

@@ -1,9 +1,11 @@
-"""Is latency measured as it should be, and what does it cost a trial? `python -m tests.benchmarks.evaluation`.
+"""Is latency measured as it should be, and what does it cost a trial?
+
+`python -m tests.benchmarks.evaluation`.
 
 `train.latency` (a warm-up, then the median of passes whose scores are read back) beside torch's own
-`benchmark.Timer.blocked_autorange` of the same forward pass, for one image and for 32; and the share of a trial of the
-real set (5,307 images, 10 epochs) that test predictions and latency take together, after training, from the seconds
-measured here.
+`benchmark.Timer.blocked_autorange` of the same forward pass, for one image and for 32; and the
+share of a trial of the real set (5,307 images, 10 epochs) that test predictions and latency take
+together, after training, from the seconds measured here.
 """
 
 from __future__ import annotations
@@ -40,7 +42,9 @@ def main(words: Sequence[str] | None = None) -> None:
         precision = resolve(config, "cpu")
         model = registry.build(backbone, weights="none", dense=0, dropout=0, in_channels=3, seed=0)
         model = model.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-        images = torch.rand(32, 3, config.image_px, config.image_px).contiguous(memory_format=torch.channels_last)
+        images = torch.rand(32, 3, config.image_px, config.image_px).contiguous(
+            memory_format=torch.channels_last
+        )
         step_s = config.batch_size / training.bare_step(config, seconds=asked.seconds)
         for n in (1, 32):
             ours, theirs, cost = [], [], []
@@ -50,7 +54,12 @@ def main(words: Sequence[str] | None = None) -> None:
                 cost.append(time.perf_counter() - began)
                 timer = Timer(
                     "predict(model, [(x, x)], precision=precision)",
-                    globals={"predict": loop.predict, "model": model, "x": images[:n], "precision": precision},
+                    globals={
+                        "predict": loop.predict,
+                        "model": model,
+                        "x": images[:n],
+                        "precision": precision,
+                    },
                     num_threads=torch.get_num_threads(),
                 )
                 theirs.append(timer.blocked_autorange(min_run_time=asked.seconds / 2).median * 1e3)
@@ -61,7 +70,16 @@ def main(words: Sequence[str] | None = None) -> None:
                 backbone, config.image_px, precision, n, figures.spread(ours, 1), figures.spread(theirs, 1),
                 figures.ratios(ours, theirs, 2), f"{share:.2%}",
             ))  # fmt: skip
-    header = ("network", "px", "precision", "images", "latency, ms", "torch's Timer, ms", "ratio", "of a trial's time")
+    header = (
+        "network",
+        "px",
+        "precision",
+        "images",
+        "latency, ms",
+        "torch's Timer, ms",
+        "ratio",
+        "of a trial's time",
+    )
     told = f"{asked.repeats} turns, {ray_cluster.cpus_here()} threads; the trial is {EPOCHS} epochs of 5,307 images. "
     text = f"{figures.table(header, rows)}\n\n{told}{figures.conditions('torch', 'timm')}"
     figures.publish("evaluation", text, write_readme=asked.write_readme)

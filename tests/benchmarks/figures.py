@@ -1,7 +1,8 @@
 """How a benchmark's figures are written: median and spread, what measured them, and their place in README.
 
-Comes in: what a script measured. Goes out: a Markdown table on the terminal and, with --write-readme, between the
-script's two markers in README, so that no figure there was typed by hand. Measures nothing.
+Comes in: what a script measured. Goes out: a Markdown table on the terminal and, with
+--write-readme, between the script's two markers in README, so that no figure there was typed by
+hand. Measures nothing.
 """
 
 from __future__ import annotations
@@ -21,9 +22,15 @@ README = ROOT / "README.md"
 
 def parser(doc: str | None, *, repeats: int) -> argparse.ArgumentParser:
     """Return a parser with what all benchmarks share: --repeats and --write-readme."""
-    made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--repeats", type=int, default=repeats, help="how often each side is measured, in turn")
-    made.add_argument("--write-readme", action="store_true", help="put the table between its markers in README")
+    made = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument(
+        "--repeats", type=int, default=repeats, help="how often each side is measured, in turn"
+    )
+    made.add_argument(
+        "--write-readme", action="store_true", help="put the table between its markers in README"
+    )
     return made
 
 
@@ -45,8 +52,14 @@ def ratios(ours: Sequence[float], theirs: Sequence[float], digits: int = 1) -> s
 def conditions(*packages: str) -> str:
     """Return the hardware, the load before the run, and the versions that a figure needs beside it."""
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
-    beside = f"; load of the machine {os.getloadavg()[0]:.1f} at the end" if hasattr(os, "getloadavg") else ""
-    return f"{_cores()} cores, {_processor()}, Python {platform.python_version()}, {versions}{beside}."
+    beside = (
+        f"; load of the machine {os.getloadavg()[0]:.1f} at the end"
+        if hasattr(os, "getloadavg")
+        else ""
+    )
+    return (
+        f"{_cores()} cores, {_processor()}, Python {platform.python_version()}, {versions}{beside}."
+    )
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -67,7 +80,9 @@ def placed(readme: str, name: str, text: str) -> str:
     """Return README with the text between the markers of that name; ValueError where it lacks them."""
     begin, end = f"<!-- measured: {name} -->\n", f"<!-- end: {name} -->"
     if begin not in readme or end not in readme:
-        raise ValueError(f"README.md has no place for '{name}': it needs the lines {begin.strip()} and {end}.")
+        raise ValueError(
+            f"README.md has no place for '{name}': it needs the lines {begin.strip()} and {end}."
+        )
     before, _, rest = readme.partition(begin)
     _, _, after = rest.partition(end)
     return f"{before}{begin}{text.strip()}\n{end}{after}"
@@ -80,7 +95,11 @@ def _cores() -> int:
 def _processor() -> str:
     known = Path("/proc/cpuinfo")
     lines = known.read_text().splitlines() if known.exists() else []
-    said = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    said = {
+        name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)
+    }
     has = {"avx2": "AVX2", "avx512f": "AVX-512", "avx512_bf16": "bf16", "amx_bf16": "bf16 in tiles"}
     flags = [word for flag, word in has.items() if flag in said.get("flags", "").split()]
-    return " with ".join(part for part in (said.get("model name") or platform.machine(), ", ".join(flags)) if part)
+    return " with ".join(
+        part for part in (said.get("model name") or platform.machine(), ", ".join(flags)) if part
+    )

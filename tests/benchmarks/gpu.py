@@ -7,7 +7,8 @@ out from images a second. peers: EfficientNetB4 at batch size 4 as a user would 
 together: several processes of it on one GPU. trial: a trial of one epoch on --data, as its own row
 tells it.
 
-Each figure is the median of some runs of steps, the host waiting once at the end of each, after steps that warm up.
+Each figure is the median of some runs of steps, the host waiting once at the end of each, after
+steps that warm up.
 """
 
 from __future__ import annotations
@@ -38,7 +39,11 @@ from casting_tune.training.records import Place
 from tests.benchmarks import figures
 
 REAL, NATIVE_PX, N_IMAGES = 5307, 300, 512
-STUDY_STEPS = {2: 1327, 4: 331, 8: 83}  # the study's "epochs": a half, a quarter, an eighth of the images
+STUDY_STEPS = {
+    2: 1327,
+    4: 331,
+    8: 83,
+}  # the study's "epochs": a half, a quarter, an eighth of the images
 MODES = ("as written", "recorded")
 CHILD = """
 import sys
@@ -56,13 +61,17 @@ def configure(backbone: str, batch: int, px: int, device: Literal["cpu", "cuda"]
 
 def build(config: TrialConfig, device: torch.device) -> torch.nn.Module:
     """Return the network of a cell on the device."""
-    made = registry.build(config.backbone, weights="none", dense=0, dropout=0, in_channels=3, seed=0)
+    made = registry.build(
+        config.backbone, weights="none", dense=0, dropout=0, in_channels=3, seed=0
+    )
     return made.to(device, memory_format=run._layout(config))  # type: ignore[call-overload, no-any-return]
 
 
 def launcher(mode: str, device: torch.device) -> Callable[[loop.Step], loop.Step]:
     """Return how steps are launched; on a CPU, where the script is only tried, there is one way."""
-    return cuda_graph.Recorder() if mode == "recorded" and device.type == "cuda" else loop.as_written
+    return (
+        cuda_graph.Recorder() if mode == "recorded" and device.type == "cuda" else loop.as_written
+    )
 
 
 def bare(config: TrialConfig, device: torch.device) -> tuple[Any, Any]:
@@ -78,10 +87,14 @@ def whole(config: TrialConfig, device: torch.device) -> tuple[Any, Any]:
     """Return batches and `make` of a trial: order, draws, all toggles, normalisation, from uint8 on the device."""
     stream = torch.Generator().manual_seed(0)
     side = min(NATIVE_PX, config.image_px)
-    pixels = torch.randint(0, 256, (N_IMAGES, 1, side, side), dtype=torch.uint8, generator=stream).to(device)
+    pixels = torch.randint(
+        0, 256, (N_IMAGES, 1, side, side), dtype=torch.uint8, generator=stream
+    ).to(device)
     y_true = (torch.arange(N_IMAGES, device=device) % 2).float()
     batches, make = run._feed(config, pixels, y_true, run._preparation(config, device))
-    return lambda epoch: itertools.chain.from_iterable(map(batches, itertools.count(epoch * 1000))), make
+    return lambda epoch: itertools.chain.from_iterable(
+        map(batches, itertools.count(epoch * 1000))
+    ), make
 
 
 def rates(
@@ -99,7 +112,9 @@ def rates(
         epochs=10**6, n_steps=1, precision="bf16" if config.precision == "bf16" else "fp32",
     )  # fmt: skip
     n_steps = [5]
-    inputs = torch.zeros(2, 3, config.image_px, config.image_px, device=next(model.parameters()).device)
+    inputs = torch.zeros(
+        2, 3, config.image_px, config.image_px, device=next(model.parameters()).device
+    )
     validation = [(inputs, inputs[:, 0, 0, 0])]
     for epoch in loop.fit(
         model, loop.make_optimiser(model, recipe), recipe, make=make, launch=launch, validation=lambda: validation,
@@ -111,11 +126,15 @@ def rates(
             yield epoch.n_images / epoch.train_s
 
 
-def ours(asked: Any, model: torch.nn.Module, config: TrialConfig, kind: str, mode: str) -> list[float]:
+def ours(
+    asked: Any, model: torch.nn.Module, config: TrialConfig, kind: str, mode: str
+) -> list[float]:
     """Return images a second of our steps, `kind` bare or whole, `mode` one of MODES."""
     device = torch.device(asked.device)
     fed = bare(config, device) if kind == "bare" else whole(config, device)
-    return some(rates(config, model, fed, launcher(mode, device), seconds=asked.seconds), asked.repeats)
+    return some(
+        rates(config, model, fed, launcher(mode, device), seconds=asked.seconds), asked.repeats
+    )
 
 
 def some(found: Iterator[float], n: int) -> list[float]:
@@ -127,10 +146,16 @@ def some(found: Iterator[float], n: int) -> list[float]:
 
 def study_s(config: TrialConfig) -> float | None:
     """Return the study's seconds for 5,307 images of a network and batch size, from its own epoch and images."""
-    parts = tomllib.loads((figures.ROOT / "sweeps" / "backbone_grid.toml").read_text(encoding="utf-8"))["study"]
+    parts = tomllib.loads(
+        (figures.ROOT / "sweeps" / "backbone_grid.toml").read_text(encoding="utf-8")
+    )["study"]
     batch = config.batch_size
     for part in parts:
-        if part["part"] == 4 and part["match"]["batch_size"] == batch and config.backbone in part["rows"]:
+        if (
+            part["part"] == 4
+            and part["match"]["batch_size"] == batch
+            and config.backbone in part["rows"]
+        ):
             return float(part["rows"][config.backbone][0]) / (STUDY_STEPS[batch] * batch) * REAL
     return None
 
@@ -144,7 +169,9 @@ def networks(asked: Any) -> str:
         "times contiguous",
     )  # fmt: skip
     rows: list[Sequence[Any]] = []
-    for name, batch in [(name, 4) for name in asked.backbones] + [("efficientnetb4", n) for n in asked.b4]:
+    for name, batch in [(name, 4) for name in asked.backbones] + [
+        ("efficientnetb4", n) for n in asked.b4
+    ]:
         config = configure(name, batch, asked.px, asked.device)
         model = build(config, device)
         memory.reset_peak(device)
@@ -154,9 +181,13 @@ def networks(asked: Any) -> str:
         alone = ours(asked, model, config, "bare", "recorded")
         others = ["", ""]
         if batch == 4:
-            others[0] = figures.ratios(alone, ours(asked, model, replace(config, precision="fp32"), "bare", "recorded"))
+            others[0] = figures.ratios(
+                alone, ours(asked, model, replace(config, precision="fp32"), "bare", "recorded")
+            )
             config = replace(config, layout="contiguous")
-            others[1] = figures.ratios(alone, ours(asked, build(config, device), config, "bare", "recorded"))
+            others[1] = figures.ratios(
+                alone, ours(asked, build(config, device), config, "bare", "recorded")
+            )
         study = study_s(config)
         rows.append((
             name, config.image_px, batch, figures.spread(recorded, 0), figures.ratios(recorded, alone, 2),
@@ -165,17 +196,25 @@ def networks(asked: Any) -> str:
         ))  # fmt: skip
         print(rows[-1], file=sys.stderr, flush=True)
         if asked.out:
-            (asked.out / "gpu_networks.md").write_text(figures.table(header, rows), encoding="utf-8")
+            (asked.out / "gpu_networks.md").write_text(
+                figures.table(header, rows), encoding="utf-8"
+            )
     return figures.table(header, rows)
 
 
 def in_a_loop(
-    asked: Any, steps: Iterator[tuple[torch.Tensor, torch.Tensor]], *, bf16: bool, channels_last: bool
+    asked: Any,
+    steps: Iterator[tuple[torch.Tensor, torch.Tensor]],
+    *,
+    bf16: bool,
+    channels_last: bool,
 ) -> Iterator[float]:
     """Yield images a second of an ordinary PyTorch loop over batches [b, 3, px, px] in 0..1 or normalised."""
     device = torch.device(asked.device)
     config = configure("efficientnetb4", 4, asked.px, asked.device)
-    model = build(replace(config, layout="channels_last" if channels_last else "contiguous"), device)
+    model = build(
+        replace(config, layout="channels_last" if channels_last else "contiguous"), device
+    )
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4)
 
     def taken() -> Iterator[int]:
@@ -242,7 +281,9 @@ def one_module_each(px: int, device: torch.device) -> Iterator[tuple[torch.Tenso
 
     from tests.benchmarks import peers
 
-    pixels = torch.randint(0, 256, (N_IMAGES, 3, NATIVE_PX, NATIVE_PX), dtype=torch.uint8, device=device)
+    pixels = torch.randint(
+        0, 256, (N_IMAGES, 3, NATIVE_PX, NATIVE_PX), dtype=torch.uint8, device=device
+    )
     shift, zoom, shear = (peers.SHIFT, peers.SHIFT), peers.ZOOM, (-peers.SHEAR, peers.SHEAR)
     steps = torch.nn.Sequential(
         K.RandomAffine(0, translate=shift, p=1), K.RandomRotation(peers.ROTATION, p=1), K.RandomShear(shear, p=1),
@@ -263,7 +304,8 @@ def peers_table(asked: Any, data: Path) -> str:
     device, n_workers = torch.device(asked.device), asked.workers
     config = configure("efficientnetb4", 4, asked.px, asked.device)
     recorded, written = (
-        ours(asked, build(config, device), config, "whole", mode) for mode in ("recorded", "as written")
+        ours(asked, build(config, device), config, "whole", mode)
+        for mode in ("recorded", "as written")
     )
     sides = {"casting_tune, recorded": recorded, "casting_tune, kernel by kernel": written}
     for name, made, fast in (
@@ -274,7 +316,10 @@ def peers_table(asked: Any, data: Path) -> str:
          lambda: loaded(data, asked.px, n_workers), False),
     ):  # fmt: skip
         sides[name] = some(in_a_loop(asked, made(), bf16=fast, channels_last=fast), asked.repeats)
-    rows = [(name, figures.spread(found, 0), figures.ratios(recorded, found, 1)) for name, found in sides.items()]
+    rows = [
+        (name, figures.spread(found, 0), figures.ratios(recorded, found, 1))
+        for name, found in sides.items()
+    ]
     return figures.table(("training EfficientNetB4, batch 4", "images/s", "recorded over it"), rows)
 
 
@@ -282,7 +327,13 @@ def child(backbone: str, mode: str, *, px: int, seconds: float) -> None:
     """Measure one run of steps for each line of stdin, and print its images a second; say when ready."""
     config = configure(backbone, 4, px, "cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    found = rates(config, build(config, device), whole(config, device), launcher(mode, device), seconds=seconds)
+    found = rates(
+        config,
+        build(config, device),
+        whole(config, device),
+        launcher(mode, device),
+        seconds=seconds,
+    )
     next(found)
     print("ready", flush=True)
     for _ in sys.stdin:
@@ -296,14 +347,26 @@ def together(asked: Any) -> str:
     rows: list[Sequence[Any]] = []
     try:
         for backbone, mode in itertools.product(asked.shared, MODES):
-            words = [sys.executable, "-c", CHILD, backbone, mode, str(asked.px), str(asked.seconds * 2)]
+            words = [
+                sys.executable,
+                "-c",
+                CHILD,
+                backbone,
+                mode,
+                str(asked.px),
+                str(asked.seconds * 2),
+            ]
             pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-            started[backbone, mode] = [subprocess.Popen(words, text=True, **pipes) for _ in range(most)]
+            started[backbone, mode] = [
+                subprocess.Popen(words, text=True, **pipes) for _ in range(most)
+            ]
         for process in itertools.chain(*started.values()):
             if _line(process) != "ready":
                 raise RuntimeError("A process did not get ready.")
         for (backbone, mode), processes in started.items():
-            found = {n: [_at_once(processes[:n]) for _ in range(asked.repeats)] for n in asked.at_once}
+            found = {
+                n: [_at_once(processes[:n]) for _ in range(asked.repeats)] for n in asked.at_once
+            }
             alone = found[asked.at_once[0]]
             rows += [
                 (backbone, mode, n, figures.spread(values, 0), figures.ratios(values, alone, 2))
@@ -312,7 +375,9 @@ def together(asked: Any) -> str:
     finally:
         for process in itertools.chain(*started.values()):
             process.communicate()
-    return figures.table(("network, batch 4", "steps", "processes", "images/s together", "times one"), rows)
+    return figures.table(
+        ("network, batch 4", "steps", "processes", "images/s together", "times one"), rows
+    )
 
 
 def _at_once(processes: Sequence[subprocess.Popen[str]]) -> float:
@@ -340,13 +405,19 @@ def trial(asked: Any, data: Path) -> str:
             raise RuntimeError(row["error"])
         (epoch,) = store.read("epochs").to_pylist()
     rows = [
-        ("images trained on, validated on, tested", f"{row['n_train']:,}, {row['n_validation']:,}, {row['n_test']:,}"),
+        (
+            "images trained on, validated on, tested",
+            f"{row['n_train']:,}, {row['n_validation']:,}, {row['n_test']:,}",
+        ),
         ("the epoch with its warm-up and recording, s", f"{epoch['train_s']:.1f}"),
         ("validation, s", f"{epoch['validation_s']:.2f}"),
         ("whole trial, s", f"{row['duration_s']:.1f}"),
         ("accuracy of the test images", f"{row['test_accuracy']:.2%}"),
         ("latency of 1 image, ms", f"{row['latency_one_s'] * 1e3:.1f}"),
-        (f"latency of {row['latency_batch_images']} images, ms", f"{row['latency_batch_s'] * 1e3:.1f}"),
+        (
+            f"latency of {row['latency_batch_images']} images, ms",
+            f"{row['latency_batch_s'] * 1e3:.1f}",
+        ),
         ("most GPU memory, GiB", f"{row['peak_memory_bytes'] / 2**30:.1f}"),
         ("steps recorded", "yes" if row["cuda_graph"] else "no"),
     ]
@@ -362,8 +433,12 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--px", type=int, default=512)
     parser.add_argument("--seconds", type=float, default=0.7, help="of each run of steps")
     parser.add_argument("--backbones", nargs="*", default=list(registry.BACKBONES))
-    parser.add_argument("--b4", type=int, nargs="*", default=[2, 8], help="more batch sizes of EfficientNetB4")
-    parser.add_argument("--shared", nargs="+", default=["efficientnetb4"], help="networks of part together")
+    parser.add_argument(
+        "--b4", type=int, nargs="*", default=[2, 8], help="more batch sizes of EfficientNetB4"
+    )
+    parser.add_argument(
+        "--shared", nargs="+", default=["efficientnetb4"], help="networks of part together"
+    )
     parser.add_argument("--at-once", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="of the DataLoader")
     parser.add_argument("--out", type=Path, help="folder for the tables, beside printing them")

@@ -1,13 +1,14 @@
 """Images a second up to the network: `python -m tests.benchmarks.input_pipeline --data DIR [--px 224 512] [--batch 4]`.
 
-All nine toggles on; files in, batches of normalised floats out. Ours (pack, loader, augmentation, normalisation)
-against Keras' ImageDataGenerator (which the study used), torchvision v2, albumentations (also given our ideas: gray, no
-hue) and one kornia module a toggle; two workers or two threads each. Every side lives in a process of its own
-(tests/benchmarks/peers.py); they are asked in turn, --repeats times. Ratios are ours over the peer's in the same turn.
+All nine toggles on; files in, batches of normalised floats out. Ours (pack, loader, augmentation,
+normalisation) against Keras' ImageDataGenerator (which the study used), torchvision v2,
+albumentations (also given our ideas: gray, no hue) and one kornia module a toggle; two workers or
+two threads each. Every side lives in a process of its own (tests/benchmarks/peers.py); they are
+asked in turn, --repeats times. Ratios are ours over the peer's in the same turn.
 
-Keras needs Python with keras and tensorflow-cpu: --keras-python; albumentations (MIT, below 2.1) one with it, torch and
-torchvision: --peers-python. Without these an environment is made in a temporary folder; where that fails the side is
-left out and the table says why.
+Keras needs Python with keras and tensorflow-cpu: --keras-python; albumentations (MIT, below 2.1)
+one with it, torch and torchvision: --peers-python. Without these an environment is made in a
+temporary folder; where that fails the side is left out and the table says why.
 """
 
 from __future__ import annotations
@@ -35,14 +36,30 @@ NAMES = {
     "albumentations_gray": "albumentations, gray, no hue",
     "kornia": "kornia, a module a toggle",
 }
-TARGETS = {"keras": 15, "torchvision": 12, "albumentations": 5, "albumentations_gray": 1.5, "kornia": 20}  # at batch 4
+TARGETS = {
+    "keras": 15,
+    "torchvision": 12,
+    "albumentations": 5,
+    "albumentations_gray": 1.5,
+    "kornia": 20,
+}  # at batch 4
 
 
-def environment(folder: Path, packages: tuple[str, ...], *, shared: bool) -> tuple[Path | None, str]:
-    """Make an environment; return its Python, or None and why not. `shared`: it sees this one's packages (torch)."""
+def environment(
+    folder: Path, packages: tuple[str, ...], *, shared: bool
+) -> tuple[Path | None, str]:
+    """Make an environment; return its Python, or None and why not.
+
+    `shared`: it sees this one's packages (torch).
+    """
     python = folder / "bin" / "python"
     try:
-        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True, capture_output=True, timeout=120)
+        subprocess.run(
+            [sys.executable, "-m", "venv", str(folder)],
+            check=True,
+            capture_output=True,
+            timeout=120,
+        )
         if shared:
             inside = next(folder.glob("lib/python*/site-packages"))
             (inside / "shared.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
@@ -50,7 +67,10 @@ def environment(folder: Path, packages: tuple[str, ...], *, shared: bool) -> tup
         subprocess.run(pip, check=True, capture_output=True, text=True, timeout=600)
     except (OSError, subprocess.SubprocessError) as error:
         said = getattr(error, "stderr", "") or str(error)
-        return None, f"no environment with {packages[0]}: {str(said).strip().splitlines()[-1][:120]}"
+        return (
+            None,
+            f"no environment with {packages[0]}: {str(said).strip().splitlines()[-1][:120]}",
+        )
     return python, ""
 
 
@@ -58,15 +78,24 @@ class Side:
     """A process that measures one side when it is asked."""
 
     def __init__(self, side: str, python: Path, data: Path) -> None:
-        self.why, words = "", [str(python), str(Path(__file__).with_name("peers.py")), side, "--data", str(data)]
-        more = {"TF_CPP_MIN_LOG_LEVEL": "3", "NO_ALBUMENTATIONS_UPDATE": "1", "CUDA_VISIBLE_DEVICES": ""}
+        self.why, words = (
+            "",
+            [str(python), str(Path(__file__).with_name("peers.py")), side, "--data", str(data)],
+        )
+        more = {
+            "TF_CPP_MIN_LOG_LEVEL": "3",
+            "NO_ALBUMENTATIONS_UPDATE": "1",
+            "CUDA_VISIBLE_DEVICES": "",
+        }
         if side == "ours":
             more |= {
                 "GLIBC_TUNABLES": ray_cluster.MALLOC,
                 "GOMP_SPINCOUNT": ray_cluster.SPINS,
             }  # as our workers have it
             root = str(Path(__file__).parent.parent.parent)
-            more["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
+            more["PYTHONPATH"] = os.pathsep.join(
+                filter(None, [root, os.environ.get("PYTHONPATH", "")])
+            )
         self.process = subprocess.Popen(
             words,
             stdin=subprocess.PIPE,
@@ -101,12 +130,23 @@ def sides(asked: Any, data: Path, packed: Path) -> Iterator[tuple[dict[str, Side
         pythons["torchvision"] = pythons["kornia"]
         if "keras" in asked.sides:
             wanted = ("keras", "tensorflow-cpu", "scipy", "pillow")
-            made = environment(Path(scratch) / "keras", wanted, shared=False) if not asked.keras_python else None
+            made = (
+                environment(Path(scratch) / "keras", wanted, shared=False)
+                if not asked.keras_python
+                else None
+            )
             pythons["keras"] = made or (asked.keras_python, "")
         if {"albumentations", "albumentations_gray"} & set(asked.sides):
             wanted = ("albumentations>=2,<2.1",)
-            made = environment(Path(scratch) / "peers", wanted, shared=True) if not asked.peers_python else None
-            pythons["albumentations"] = pythons["albumentations_gray"] = made or (asked.peers_python, "")
+            made = (
+                environment(Path(scratch) / "peers", wanted, shared=True)
+                if not asked.peers_python
+                else None
+            )
+            pythons["albumentations"] = pythons["albumentations_gray"] = made or (
+                asked.peers_python,
+                "",
+            )
         started = {"ours": Side("ours", Path(sys.executable), packed)}
         missing = {}
         for side in asked.sides:
@@ -126,7 +166,12 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="image folder; left out: castings are drawn")
     parser.add_argument("--px", type=int, nargs="+", default=[224, 512])
     parser.add_argument("--batch", type=int, nargs="+", default=[2, 4, 8, 64])
-    parser.add_argument("--seconds", type=float, default=2.0, help="of a measurement, after half of that as a warm-up")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=2.0,
+        help="of a measurement, after half of that as a warm-up",
+    )
     parser.add_argument("--sides", nargs="*", choices=list(NAMES), default=list(NAMES))
     parser.add_argument("--keras-python", type=Path)
     parser.add_argument("--peers-python", type=Path)
@@ -152,8 +197,16 @@ def main() -> None:
                                 missing[name] = side.why
                             else:
                                 of_setting[name].append(rate)
-    rows = [_row(px, batch, of_setting, pack_s / n_train) for (px, batch), of_setting in measured.items()]
-    header = ["px", "batch", "images/s: median (min to max)", "with the pack's one-off time, 1 and 10 epochs"]
+    rows = [
+        _row(px, batch, of_setting, pack_s / n_train)
+        for (px, batch), of_setting in measured.items()
+    ]
+    header = [
+        "px",
+        "batch",
+        "images/s: median (min to max)",
+        "with the pack's one-off time, 1 and 10 epochs",
+    ]
     text = figures.table([*header, *(f"times {NAMES[side]}" for side in asked.sides)], [
         [*row[:4], *(row[4].get(side, "") for side in asked.sides)] for row in rows
     ])  # fmt: skip
@@ -163,10 +216,16 @@ def main() -> None:
     targets = ", ".join(f"{TARGETS[side]:g} x {NAMES[side]}" for side in asked.sides)
     notes.append(f"Aimed at, at batch 4: {targets}." if targets else "")
     notes += [f"Left out: {NAMES.get(side, side)} ({why})." for side, why in missing.items()]
-    figures.publish("input_pipeline", text + "\n\n" + " ".join(filter(None, notes)), write_readme=asked.write_readme)
+    figures.publish(
+        "input_pipeline",
+        text + "\n\n" + " ".join(filter(None, notes)),
+        write_readme=asked.write_readme,
+    )
 
 
-def _row(px: int, batch: int, rates: dict[str, list[float]], pack_image_s: float) -> tuple[Any, ...]:
+def _row(
+    px: int, batch: int, rates: dict[str, list[float]], pack_image_s: float
+) -> tuple[Any, ...]:
     ours = rates["ours"]
     times = {
         side: figures.ratios(ours, theirs)

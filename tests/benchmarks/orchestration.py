@@ -1,9 +1,9 @@
 """What scheduling costs a trial: `python -m tests.benchmarks.orchestration [--trials 200] [--repeats 3]`.
 
-Every trial sleeps for a known time and writes all its rows (an epoch, 715 predictions, the trial), so that wall minus
-ideal is what orchestration takes. Ours against Ray Tune as it comes (a new process a trial, its own loggers), plain Ray
-tasks and a plain loop, in turn, in one run. Workers' start and imports are told apart: the clock runs from the first
-trial's start to the last's end.
+Every trial sleeps for a known time and writes all its rows (an epoch, 715 predictions, the trial),
+so that wall minus ideal is what orchestration takes. Ours against Ray Tune as it comes (a new
+process a trial, its own loggers), plain Ray tasks and a plain loop, in turn, in one run. Workers'
+start and imports are told apart: the clock runs from the first trial's start to the last's end.
 """
 
 from __future__ import annotations
@@ -29,15 +29,26 @@ from tests.benchmarks import figures
 SLEEP_S, WORKERS = 0.1, 2
 
 
-def sleeping_trial(config: TrialConfig, packed: pack.Pack, store: Store, **more: Any) -> dict[str, Any]:
+def sleeping_trial(
+    config: TrialConfig, packed: pack.Pack, store: Store, **more: Any
+) -> dict[str, Any]:
     """Sleep, and write the rows of a trial."""
     started = datetime.now(UTC)
     time.sleep(SLEEP_S)
     cell, sweep = cell_id(config, packed.dataset_id), str(more["sweep"])
     store.write("epochs", sweep, f"{cell}-1-1", [{"cell_id": cell, "attempt": 1, "epoch": 1}])
-    images = [{"cell_id": cell, "attempt": 1, "split": "test", "image": i, "score": 0.5} for i in range(715)]
+    images = [
+        {"cell_id": cell, "attempt": 1, "split": "test", "image": i, "score": 0.5}
+        for i in range(715)
+    ]
     store.write("predictions", sweep, f"{cell}-1", images)
-    row = {"cell_id": cell, "attempt": 1, "status": "completed", "started_at": started, "duration_s": SLEEP_S}
+    row = {
+        "cell_id": cell,
+        "attempt": 1,
+        "status": "completed",
+        "started_at": started,
+        "duration_s": SLEEP_S,
+    }
     store.write("trials", sweep, f"{cell}-1", [row])
     return row
 
@@ -60,7 +71,13 @@ def ours(packed: pack.Pack, n_trials: int) -> tuple[float, float]:
         def on_event(event: Event) -> None:
             clock.append((event.kind, time.time()))
 
-        ray_tune.run_ray(work, packed, resources=Resources(cpus=1, n_at_once=WORKERS), address=None, on_event=on_event)
+        ray_tune.run_ray(
+            work,
+            packed,
+            resources=Resources(cpus=1, n_at_once=WORKERS),
+            address=None,
+            on_event=on_event,
+        )
         rows = work.store.read("trials").to_pylist()
         assert len(rows) == n_trials
     first = min(row["started_at"].timestamp() for row in rows)
@@ -76,10 +93,18 @@ def tune_as_it_comes(packed: pack.Pack, n_trials: int) -> tuple[float, float]:
         store = Store(Path(folder) / "store")
 
         def trainable(config: dict[str, int]) -> None:
-            sleeping_trial(TrialConfig(backbone="vgg16", seed=config["seed"]), packed, store, sweep="bench")
+            sleeping_trial(
+                TrialConfig(backbone="vgg16", seed=config["seed"]), packed, store, sweep="bench"
+            )
             tune.report({"done_at": time.time()})
 
-        ray.init("local", num_cpus=WORKERS, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        ray.init(
+            "local",
+            num_cpus=WORKERS,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="ERROR",
+        )
         called = time.time()
         try:
             results = tune.Tuner(
@@ -99,10 +124,18 @@ def ray_tasks(packed: pack.Pack, n_trials: int) -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as folder:
         store = Store(Path(folder))
         called = time.time()
-        ray.init("local", num_cpus=WORKERS, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        ray.init(
+            "local",
+            num_cpus=WORKERS,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="ERROR",
+        )
         try:
             images = ray.put(packed)
-            task = ray.remote(lambda seed, packed: sleeping_trial(_config(seed), packed, store, sweep="bench"))
+            task = ray.remote(
+                lambda seed, packed: sleeping_trial(_config(seed), packed, store, sweep="bench")
+            )
             ray.get([task.remote(seed, images) for seed in range(n_trials)])
             last = time.time()
         finally:
@@ -130,7 +163,12 @@ def main() -> None:
     """Measure in turn and print a table."""
     parser = figures.parser(__doc__, repeats=3)
     parser.add_argument("--trials", type=int, default=200)
-    parser.add_argument("--peer-trials", type=int, default=20, help="of Ray Tune's defaults, which take a second each")
+    parser.add_argument(
+        "--peer-trials",
+        type=int,
+        default=20,
+        help="of Ray Tune's defaults, which take a second each",
+    )
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         synthetic.draw(Path(folder) / "castings", n_images=40, size_px=64)
@@ -148,7 +186,14 @@ def main() -> None:
     rows = []
     for name, (_, n_trials) in sides.items():
         beyond, start = (list(values) for values in zip(*measured[name], strict=True))
-        rows.append((name, f"{n_trials} x {asked.repeats}", figures.spread(beyond, 3), figures.spread(start, 1)))
+        rows.append(
+            (
+                name,
+                f"{n_trials} x {asked.repeats}",
+                figures.spread(beyond, 3),
+                figures.spread(start, 1),
+            )
+        )
     header = (
         "scheduler",
         "trials x repeats",

@@ -1,8 +1,9 @@
 """What packing trials on a GPU gives: `python -m tests.benchmarks.packed [--data DIR] [--repeats 1]`.
 
-Twelve unlike cells, three networks at four batch sizes, by `--gpus-per-trial auto` and one at a time (`--gpus-per-trial
-1`), in turn, each in a store of its own. The networks' memory is measured before, and told apart: a store keeps it. The
-clock runs from the first trial's start to the last one's end.
+Twelve unlike cells, three networks at four batch sizes, by `--gpus-per-trial auto` and one at a
+time (`--gpus-per-trial 1`), in turn, each in a store of its own. The networks' memory is measured
+before, and told apart: a store keeps it. The clock runs from the first trial's start to the last
+one's end.
 """
 
 from __future__ import annotations
@@ -51,7 +52,9 @@ def ran(asked: Options) -> dict[str, float]:
     return {
         "completed": float(done.sum()),
         "tries that ran out of memory": float((trials["status"] == "oom").sum()),
-        "most at once": float(max(((begun <= moment) & (moment < ended)).sum() for moment in begun)),
+        "most at once": float(
+            max(((begun <= moment) & (moment < ended)).sum() for moment in begun)
+        ),
         "wall": wall,
         "images a second": images / wall,
     }
@@ -65,7 +68,9 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--train-images", type=int, default=1600)
     parser.add_argument("--test-images", type=int, default=320)
-    parser.add_argument("--backbones", nargs="+", default=["resnet50", "mobilenetv2", "efficientnetb4"])
+    parser.add_argument(
+        "--backbones", nargs="+", default=["resnet50", "mobilenetv2", "efficientnetb4"]
+    )
     parser.add_argument("--batches", type=int, nargs="+", default=[4, 8, 16, 32])
     asked = parser.parse_args(words)
     ways: dict[str, float | Literal["auto"]] = {"packed by memory": "auto", "one at a time": 1}
@@ -86,7 +91,11 @@ def main(words: Sequence[str] | None = None) -> None:
         for turn in range(asked.repeats):
             for way, gpus in ways.items():
                 options = Options(
-                    sweep=str(file), data=data, results=folder / f"{gpus}-{turn}", gpus_per_trial=gpus, baselines=False
+                    sweep=str(file),
+                    data=data,
+                    results=folder / f"{gpus}-{turn}",
+                    gpus_per_trial=gpus,
+                    baselines=False,
                 )
                 if gpus == "auto":
                     began = time.perf_counter()
@@ -98,8 +107,15 @@ def main(words: Sequence[str] | None = None) -> None:
     for way, turns in found.items():
         taken = {name: [turn[name] for turn in turns] for name in turns[0]}
         counts = (figures.spread(taken[name], 0) for name in COUNTED)
-        rows.append((way, *counts, figures.spread(taken["wall"], 1), figures.ratios(alone, taken["wall"])))
-    header = ("cells", *COUNTED, "s from the first's start to the last's end", "times one at a time")
+        rows.append(
+            (way, *counts, figures.spread(taken["wall"], 1), figures.ratios(alone, taken["wall"]))
+        )
+    header = (
+        "cells",
+        *COUNTED,
+        "s from the first's start to the last's end",
+        "times one at a time",
+    )
     told = f"{len(asked.backbones)} networks x {len(asked.batches)} batch sizes, {asked.px} px, {asked.epochs} epochs "
     told += f"of {asked.train_images:,} images each; their memory was measured in {figures.spread(probing, 0)} s. "
     text = f"{figures.table(header, rows)}\n\n{_device()}{told}{figures.conditions('torch', 'ray', 'timm')}"

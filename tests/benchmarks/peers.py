@@ -1,9 +1,10 @@
 """One side of the input-pipeline benchmark, alone in a process: `python tests/benchmarks/peers.py SIDE --data DIR`.
 
-Reads lines of JSON, {"px": 224, "batch": 4, "seconds": 2}, and answers each with {"images_s": ...}: the images a second
-that a training loop would be handed, all nine augmentations on, after a warm-up. Runs in the environment that has the
-side's library, so it imports nothing of casting_tune. Each side is written as its own documentation has it: files from
-class folders, two workers, RGB, batches of normalised floats.
+Reads lines of JSON, {"px": 224, "batch": 4, "seconds": 2}, and answers each with {"images_s": ...}:
+the images a second that a training loop would be handed, all nine augmentations on, after a
+warm-up. Runs in the environment that has the side's library, so it imports nothing of casting_tune.
+Each side is written as its own documentation has it: files from class folders, two workers, RGB,
+batches of normalised floats.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ def keras(data: Path, px: int, batch: int) -> Iterator[int]:
         zoom_range=ZOOM, brightness_range=BRIGHTNESS, horizontal_flip=True, vertical_flip=True,
         fill_mode="constant", rescale=1 / 255, preprocessing_function=colours,
     )  # fmt: skip
-    flow = made.flow_from_directory(data / "train", target_size=(px, px), batch_size=batch, class_mode="binary")
+    flow = made.flow_from_directory(
+        data / "train", target_size=(px, px), batch_size=batch, class_mode="binary"
+    )
     queue: Queue[int] = Queue(maxsize=10)
     stopped = threading.Event()
 
@@ -101,7 +104,9 @@ def _albumented(data: Path, px: int, batch: int, *, gray: bool) -> Iterator[int]
         return cv2.cvtColor(cv2.imread(file), cv2.COLOR_BGR2RGB)
 
     def transform(image: Any) -> Any:
-        return torch.from_numpy(np.ascontiguousarray(steps(image=image)["image"].transpose(2, 0, 1)))
+        return torch.from_numpy(
+            np.ascontiguousarray(steps(image=image)["image"].transpose(2, 0, 1))
+        )
 
     yield from _loaded(ImageFolder(str(data / "train"), loader=load, transform=transform), batch)
 
@@ -150,7 +155,9 @@ def ours(data: Path, px: int, batch: int) -> Iterator[int]:
     device, toggles = torch.device("cpu"), tuple(augmentation.TOGGLES)
     packed = pack.open_pack(data)
     rows = (packed.splits == "train").nonzero()[0]
-    prepare = trial._preparation(TrialConfig(backbone="resnet50", image_px=px, toggles=toggles), device)
+    prepare = trial._preparation(
+        TrialConfig(backbone="resnet50", image_px=px, toggles=toggles), device
+    )
     pixels = loader.put(packed.images, rows, px=px, device=device)
     epoch = 0
     while True:
@@ -208,7 +215,9 @@ def main() -> None:
         batches = SIDES[asked.side](asked.data, wish["px"], wish["batch"])
         try:
             told: dict[str, Any] = {"images_s": measure(batches, seconds=wish["seconds"])}
-        except Exception as error:  # of whatever library: the benchmark says why this side is missing
+        except (
+            Exception
+        ) as error:  # of whatever library: the benchmark says why this side is missing
             told = {"error": f"{type(error).__name__}: {error}"[:200]}
         finally:
             batches.close()  # type: ignore[attr-defined]

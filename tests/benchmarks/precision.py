@@ -1,8 +1,9 @@
 """Which precision and layout suit a backbone on this CPU: `python -m tests.benchmarks.precision [--px 96]`.
 
-Training steps in fp32 and bf16, channels last and contiguous, in turn, one thread: the evidence behind
-`precision.gains` and the default layout. What a sweep uses is settled from that table, never by a probe: a cell's key
-must not change with a machine's noise. Then two trials at once on a thread each against one on two threads.
+Training steps in fp32 and bf16, channels last and contiguous, in turn, one thread: the evidence
+behind `precision.gains` and the default layout. What a sweep uses is settled from that table, never
+by a probe: a cell's key must not change with a machine's noise. Then two trials at once on a thread
+each against one on two threads.
 """
 
 from __future__ import annotations
@@ -48,10 +49,22 @@ def at_once(
     spins: str = ray_cluster.SPINS,
 ) -> float:
     """Return the images a second of `n` processes together, each with `n_threads`; "" spins as GNU OpenMP does."""
-    words = [sys.executable, "-c", ALONE, str(n_threads), backbone, str(px), str(batch), str(seconds)]
+    words = [
+        sys.executable,
+        "-c",
+        ALONE,
+        str(n_threads),
+        backbone,
+        str(px),
+        str(batch),
+        str(seconds),
+    ]
     environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
     environment |= {"GOMP_SPINCOUNT": spins} if spins else {}
-    started = [subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment) for _ in range(n)]
+    started = [
+        subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment)
+        for _ in range(n)
+    ]
     return sum(float(process.communicate(timeout=600)[0]) for process in started)
 
 
@@ -61,7 +74,9 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--px", type=int, default=96)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=1.0)
-    parser.add_argument("--backbones", nargs="+", default=[*registry.BACKBONES, *sorted(TIMM_CPU_BF16)])
+    parser.add_argument(
+        "--backbones", nargs="+", default=[*registry.BACKBONES, *sorted(TIMM_CPU_BF16)]
+    )
     asked = parser.parse_args(words)
     torch.set_num_threads(1)
     rows: list[Sequence[Any]] = []
@@ -75,7 +90,12 @@ def main(words: Sequence[str] | None = None) -> None:
         base = rates[CASES[0]]
         used = "bf16" if gains(name) else "fp32"
         rows.append(
-            (name, figures.spread(base, 1), *(figures.ratios(rates[case], base, 2) for case in CASES[1:]), used)
+            (
+                name,
+                figures.spread(base, 1),
+                *(figures.ratios(rates[case], base, 2) for case in CASES[1:]),
+                used,
+            )
         )
     header = (
         "backbone",
@@ -94,7 +114,9 @@ def main(words: Sequence[str] | None = None) -> None:
         (n, n_threads, figures.spread(rates_of, 0), figures.ratios(rates_of, alone, 2))
         for (n, n_threads), rates_of in sides.items()
     ])  # fmt: skip
-    told = f"Training steps at {asked.px} px, batch {asked.batch}, one thread, {asked.repeats} turns; "
+    told = (
+        f"Training steps at {asked.px} px, batch {asked.batch}, one thread, {asked.repeats} turns; "
+    )
     told += f"below it resnet18, 128 px, batch 32, fp32. {figures.conditions('torch', 'timm')}"
     text = f"{figures.table(header, rows)}\n\n{threads}\n\n{told}"
     figures.publish("precision", text, write_readme=asked.write_readme)

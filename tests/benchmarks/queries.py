@@ -1,10 +1,11 @@
 """How long a table takes: `python -m tests.benchmarks.queries [--trials 10000] [--images 715] [--repeats 3]`.
 
-Makes a store of 10,000 completed trials with 7.15 million predictions, a file a trial as the store writes them: a grid
-of 60 cells as in the study, ten trainings of one model, and a factorial of 330 rows with up to 30 seeds each. Then, in
-processes of their own, times every table of those sweeps from nothing to the frame, and the memory it takes; first
-without the cache, then with it. Beside it the same number of runs in MLflow (a file store and SQLite, `search_runs`)
-and in Ray Tune (`ResultGrid.get_dataframe`): those answer with a row a run, and hold no predictions.
+Makes a store of 10,000 completed trials with 7.15 million predictions, a file a trial as the store
+writes them: a grid of 60 cells as in the study, ten trainings of one model, and a factorial of 330
+rows with up to 30 seeds each. Then, in processes of their own, times every table of those sweeps
+from nothing to the frame, and the memory it takes; first without the cache, then with it. Beside it
+the same number of runs in MLflow (a file store and SQLite, `search_runs`) and in Ray Tune
+(`ResultGrid.get_dataframe`): those answer with a row a run, and hold no predictions.
 """
 
 from __future__ import annotations
@@ -46,7 +47,12 @@ def make(root: Path, *, n_trials: int, n_images: int) -> None:
     same_for_all = {
         "split": pa.array(["test"] * n_images),
         "image": pa.array(images),
-        "path": pa.array([f"test/{'def' if bad else 'ok'}_front/cast_{i}.jpeg" for i, bad in enumerate(defective)]),
+        "path": pa.array(
+            [
+                f"test/{'def' if bad else 'ok'}_front/cast_{i}.jpeg"
+                for i, bad in enumerate(defective)
+            ]
+        ),
         "sha256": pa.array([f"{i:064x}" for i in images]),
         "leaked": pa.array(images % 100 == 0),
         "y_true": pa.array(defective),
@@ -56,7 +62,10 @@ def make(root: Path, *, n_trials: int, n_images: int) -> None:
             (root / table / sweep).mkdir(parents=True, exist_ok=True)
         keyed = [(cell, cell_id(cell.config, DATASET)) for cell in cells]
         asked = [_asked(sweep, cell, key, position) for position, (cell, key) in enumerate(keyed)]
-        _write(pa.Table.from_pylist(asked, schema=schema.CELLS), root / "cells" / sweep / f"{RUN}.parquet")
+        _write(
+            pa.Table.from_pylist(asked, schema=schema.CELLS),
+            root / "cells" / sweep / f"{RUN}.parquet",
+        )
         for cell, key in keyed:
             # rows differ by a few points, seeds by less
             skill = 2.0 + sum(map(ord, cell.row)) % 7 / 4 + random.normal(0, 0.1)
@@ -70,9 +79,14 @@ def make(root: Path, *, n_trials: int, n_images: int) -> None:
             )
             columns = same_for_all | {"score": pa.array(predicted.score)}
             columns |= {"cell_id": pa.array([key] * n_images), "attempt": pa.array([1] * n_images)}
-            ordered = pa.table({name: columns[name] for name in schema.PREDICTIONS.names}, schema=schema.PREDICTIONS)
+            ordered = pa.table(
+                {name: columns[name] for name in schema.PREDICTIONS.names},
+                schema=schema.PREDICTIONS,
+            )
             _write(ordered, root / "predictions" / sweep / f"{key}-1.parquet")
-            trial = pa.Table.from_pylist([_trial(sweep, cell, key, predicted)], schema=schema.TRIALS)
+            trial = pa.Table.from_pylist(
+                [_trial(sweep, cell, key, predicted)], schema=schema.TRIALS
+            )
             _write(trial, root / "trials" / sweep / f"{key}-1.parquet")
 
 
@@ -82,7 +96,9 @@ def _cells(n_trials: int) -> Iterator[tuple[str, list[Cell]]]:
         cells = list(space.read(sweep).cells)
         if sweep == BIG:
             repeated = [
-                replace(cell, config=replace(cell.config, seed=seed), label=f"{cell.label}, seed {seed}")
+                replace(
+                    cell, config=replace(cell.config, seed=seed), label=f"{cell.label}, seed {seed}"
+                )
                 for cell in cells
                 for seed in range(100, 100 + left // len(cells) + 1)
             ]
@@ -124,7 +140,9 @@ def _scored(predicted: Predictions) -> dict[str, Any]:
         counted = metrics.counts(predicted.y_true[part], predicted.score[part])
         columns |= {f"{prefix}_{name}": n for name, n in asdict(counted).items()}
         if prefix == "test":
-            columns |= {f"test_{name}": measure(counted) for name, measure in metrics.METRICS.items()}
+            columns |= {
+                f"test_{name}": measure(counted) for name, measure in metrics.METRICS.items()
+            }
     return columns
 
 
@@ -204,10 +222,14 @@ def main(words: Sequence[str] | None = None) -> None:
     parser = figures.parser(__doc__, repeats=3)
     parser.add_argument("--trials", type=int, default=10_000)
     parser.add_argument("--images", type=int, default=715)
-    parser.add_argument("--store", type=Path, help="keep the store here, or use the one that is here")
+    parser.add_argument(
+        "--store", type=Path, help="keep the store here, or use the one that is here"
+    )
     parser.add_argument("--sweeps", nargs="+", default=list(SWEEPS))
     parser.add_argument("--tables", nargs="+", default=list(tables.TABLES))
-    parser.add_argument("--peer-runs", type=int, default=500, help="runs in MLflow and Tune; 0 leaves them out")
+    parser.add_argument(
+        "--peer-runs", type=int, default=500, help="runs in MLflow and Tune; 0 leaves them out"
+    )
     asked = parser.parse_args(words)
     with tempfile.TemporaryDirectory() as folder:
         root = asked.store or Path(folder) / "results"
@@ -221,8 +243,12 @@ def main(words: Sequence[str] | None = None) -> None:
             for table in asked.tables:
                 turns = [asked_alone(ONE, root, sweep, table) for _ in range(asked.repeats)]
                 answered = [turn for turn in turns if turn]
-                seconds, _, peak, n_rows = zip(*answered, strict=True) if answered else ((), (), (), ("",))
-                rows.append((sweep, table, n_rows[0], figures.spread(seconds), figures.spread(peak)))
+                seconds, _, peak, n_rows = (
+                    zip(*answered, strict=True) if answered else ((), (), (), ("",))
+                )
+                rows.append(
+                    (sweep, table, n_rows[0], figures.spread(seconds), figures.spread(peak))
+                )
         peers: list[Sequence[Any]] = []
         n = asked.peer_runs
         for name, code, words_ in (
@@ -235,13 +261,23 @@ def main(words: Sequence[str] | None = None) -> None:
         if peers:
             alone = [asked_alone(TRIALS, root) for _ in range(asked.repeats)]
             each = figures.spread((took / asked.trials * 1e3 for took in alone if took), 3)
-            peers.insert(0, ("casting_tune, all trials as a frame", f"{asked.trials:,}", figures.spread(alone), each))
-    told = (
-        f"{asked.trials:,} trials, {asked.trials * asked.images:,} predictions; {asked.repeats} fresh processes each, "
-    )
-    told += f"imports not counted. Without the cache the first table took {first[0] if first else float('nan'):.1f} s. "
+            peers.insert(
+                0,
+                (
+                    "casting_tune, all trials as a frame",
+                    f"{asked.trials:,}",
+                    figures.spread(alone),
+                    each,
+                ),
+            )
+    told = f"{asked.trials:,} trials, {asked.trials * asked.images:,} predictions; "
+    told += f"{asked.repeats} fresh processes each, "
+    uncached = first[0] if first else float("nan")
+    told += f"imports not counted. Without the cache the first table took {uncached:.1f} s. "
     told += f"Aimed at: 2 s and 1 GiB each. {figures.conditions('pyarrow', 'pandas', 'mlflow-skinny', 'ray')}"
-    text = figures.table(("sweep", "table", "rows", "s: median (min to max)", "peak memory, GiB"), rows)
+    text = figures.table(
+        ("sweep", "table", "rows", "s: median (min to max)", "peak memory, GiB"), rows
+    )
     if peers:
         beside = figures.table(("rows of runs, no predictions", "runs", "s", "ms a run"), peers)
         text += f"\n\n{beside}"

@@ -1,11 +1,12 @@
 """Ten thousand cells: `python -m tests.benchmarks.scale [--cells 1000 10000] [--workers 16]`.
 
-Runs sweeps of so many cells of a trial of one millisecond that writes all its rows (an epoch, 715 predictions, the
-trial), each in a process and a store of its own, the whole way from sweep file to rows. Ray is told of so many CPUs,
-whatever there are: its workers are real processes that share what the machine has. The clock runs from the first
-trial's end to the last's, without the workers' start; the driver's CPU time is told apart, since a loaded machine
-stretches the clock and hardly that. Then the table of five thresholds over each store, in fresh processes: without the
-cache, which it makes, and with it.
+Runs sweeps of so many cells of a trial of one millisecond that writes all its rows (an epoch, 715
+predictions, the trial), each in a process and a store of its own, the whole way from sweep file to
+rows. Ray is told of so many CPUs, whatever there are: its workers are real processes that share
+what the machine has. The clock runs from the first trial's end to the last's, without the workers'
+start; the driver's CPU time is told apart, since a loaded machine stretches the clock and hardly
+that. Then the table of five thresholds over each store, in fresh processes: without the cache,
+which it makes, and with it.
 """
 
 from __future__ import annotations
@@ -68,7 +69,9 @@ def millisecond_trial(
         epoch=1, n_images=16, n_steps=2, learning_rate=1e-3, train_loss=0.5, validation_loss=0.5,
         validation_accuracy=0.75, train_s=TRIAL_S, validation_s=0.0,
     )  # fmt: skip
-    store.write("epochs", sweep, f"{cell}-{attempt}-1", [{"cell_id": cell, "attempt": attempt, "epoch": 1}])
+    store.write(
+        "epochs", sweep, f"{cell}-{attempt}-1", [{"cell_id": cell, "attempt": attempt, "epoch": 1}]
+    )
     more["on_epoch"](epoch)
     parts = _parts()
     defective = packed.labels[parts.test]
@@ -93,7 +96,9 @@ def millisecond_trial(
         "cell_id": pa.array([cell] * N_TEST),
         "attempt": pa.array([attempt] * N_TEST),
     }
-    table = pa.table({name: columns[name] for name in schema.PREDICTIONS.names}).cast(schema.PREDICTIONS)
+    table = pa.table({name: columns[name] for name in schema.PREDICTIONS.names}).cast(
+        schema.PREDICTIONS
+    )
     store.write_table(f"predictions/{sweep}/{cell}-{attempt}.parquet", table)
     row = records.describe(config, packed, parts) | _scored(predicted)
     row |= records.begin(cell, attempt, sweep=sweep, label=label, place=place, started_at=started)
@@ -105,7 +110,9 @@ def millisecond_trial(
 def _parts() -> Folds:
     """Return the images of the splits: paths are sorted, and "train" stands behind "test"."""
     train, end = N_TEST + 16, N_TEST + N_TRAIN
-    return Folds(train=np.arange(N_TEST, train), validation=np.arange(train, end), test=np.arange(N_TEST))
+    return Folds(
+        train=np.arange(N_TEST, train), validation=np.arange(train, end), test=np.arange(N_TEST)
+    )
 
 
 def _scored(predicted: Predictions) -> dict[str, Any]:
@@ -125,7 +132,9 @@ def draw(folder: Path) -> None:
         for i in range(n):
             place = folder / part / ("def_front" if i % 5 < 3 else "ok_front")
             place.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(random.integers(0, 256, (16, 16), dtype=np.uint8)).save(place / f"{i:03}.png")
+            Image.fromarray(random.integers(0, 256, (16, 16), dtype=np.uint8)).save(
+                place / f"{i:03}.png"
+            )
 
 
 def run(folder: Path, n_cells: int, n_workers: int) -> dict[str, float]:
@@ -137,7 +146,12 @@ def run(folder: Path, n_cells: int, n_workers: int) -> dict[str, float]:
     file.write_text(f'question = "How many?"\ntype = "grid"\n[fixed]\n{fixed}\n[axes]\n{axes}\n')
     draw(folder / "images")
     asked = Options(
-        sweep=str(file), data=folder / "images", results=folder / "results", baselines=False, yes=True, retries=0
+        sweep=str(file),
+        data=folder / "images",
+        results=folder / "results",
+        baselines=False,
+        yes=True,
+        retries=0,
     )
     ends: list[tuple[float, float]] = []
 
@@ -170,7 +184,11 @@ def _alone(folder: Path, n_cells: int, n_workers: int) -> dict[str, float]:
     """Return what `run` tells in a process of its own, and the seconds of the table, twice."""
     words = ["-m", "tests.benchmarks.scale", "--cells", str(n_cells), "--workers", str(n_workers)]
     ended = subprocess.run(
-        [sys.executable, *words, "--in", str(folder)], stdout=subprocess.PIPE, text=True, check=True, cwd=figures.ROOT
+        [sys.executable, *words, "--in", str(folder)],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        cwd=figures.ROOT,
     )
     told: dict[str, float] = json.loads(ended.stdout.strip().splitlines()[-1])
     for name in ("first_s", "again_s"):
@@ -182,9 +200,16 @@ def _alone(folder: Path, n_cells: int, n_workers: int) -> dict[str, float]:
 def main(words: Sequence[str] | None = None) -> None:
     """Run the sweeps in turn and print a table."""
     parser = figures.parser(__doc__, repeats=1)
-    parser.add_argument("--cells", type=int, nargs="+", default=[1_000, 10_000], help="of a sweep, in tens")
+    parser.add_argument(
+        "--cells", type=int, nargs="+", default=[1_000, 10_000], help="of a sweep, in tens"
+    )
     parser.add_argument("--workers", type=int, default=16)
-    parser.add_argument("--in", dest="folder", type=Path, help="run one sweep there, in this process, and tell as JSON")
+    parser.add_argument(
+        "--in",
+        dest="folder",
+        type=Path,
+        help="run one sweep there, in this process, and tell as JSON",
+    )
     asked = parser.parse_args(words)
     if asked.folder:
         print(json.dumps(run(asked.folder, asked.cells[0], asked.workers)))
@@ -197,7 +222,10 @@ def main(words: Sequence[str] | None = None) -> None:
     columns = ("trial_s", "driver_s", "prepare_s", "peak_mib", "first_s", "again_s")
     table = []
     for told in measured.values():
-        spreads = [figures.spread((one[name] for one in told), 0 if name == "peak_mib" else 3) for name in columns]
+        spreads = [
+            figures.spread((one[name] for one in told), 0 if name == "peak_mib" else 3)
+            for name in columns
+        ]
         table.append((f"{told[0]['n']:,} x {asked.repeats}", *spreads))
     header = (
         "cells x repeats", "s a trial", "s of the driver's CPU a trial", "s of CPU to prepare",
@@ -205,14 +233,17 @@ def main(words: Sequence[str] | None = None) -> None:
     )  # fmt: skip
     few, many = measured[min(asked.cells)], measured[max(asked.cells)]
     by_clock, by_cpu = (
-        figures.ratios([one[name] for one in many], [one[name] for one in few], 2) for name in ("trial_s", "driver_s")
+        figures.ratios([one[name] for one in many], [one[name] for one in few], 2)
+        for name in ("trial_s", "driver_s")
     )
     told = (
         f"A trial of {max(asked.cells):,} costs {by_clock} times one of {min(asked.cells):,} by the clock, {by_cpu} "
         f"times by the driver's CPU. {asked.workers} workers on what there is, trials of {TRIAL_S} s that write all "
         f"their rows, {N_TEST} predictions each. Aimed at: 1 time, 1,536 MiB. {figures.conditions('ray', 'pyarrow')}"
     )
-    figures.publish("scale", f"{figures.table(header, table)}\n\n{told}", write_readme=asked.write_readme)
+    figures.publish(
+        "scale", f"{figures.table(header, table)}\n\n{told}", write_readme=asked.write_readme
+    )
 
 
 if __name__ == "__main__":

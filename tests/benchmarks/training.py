@@ -1,9 +1,10 @@
 """What a whole epoch reaches of the bare step: `python -m tests.benchmarks.training [--data DIR] [--images 320]`.
 
-The bare step is forward, backward and optimiser on one preloaded batch. The epoch is what `run.run_trial` does: order,
-all nine augmentations, normalisation, the step, losses; its seconds are those of the trial's own rows. Both in turn, in
-one process. Then what validation, checkpoint and rows add to an epoch of the real set (5,307 images to train on, 1,326
-to validate on), worked out from the seconds that were measured.
+The bare step is forward, backward and optimiser on one preloaded batch. The epoch is what
+`run.run_trial` does: order, all nine augmentations, normalisation, the step, losses; its seconds
+are those of the trial's own rows. Both in turn, in one process. Then what validation, checkpoint
+and rows add to an epoch of the real set (5,307 images to train on, 1,326 to validate on), worked
+out from the seconds that were measured.
 """
 
 from __future__ import annotations
@@ -50,7 +51,9 @@ def bare_step(config: TrialConfig, *, seconds: float) -> float:
         )  # fmt: skip
         optimiser = loop.make_optimiser(model, recipe)
         steps = [batch] * n_steps
-        for epoch in loop.fit(model, optimiser, recipe, batches=lambda _, of=steps: of, validation=lambda: [batch]):
+        for epoch in loop.fit(
+            model, optimiser, recipe, batches=lambda _, of=steps: of, validation=lambda: [batch]
+        ):
             spent = epoch.train_s
         n_steps = max(n_steps + 1, round(n_steps * seconds / spent) + 1)
     return epoch.n_images / epoch.train_s
@@ -67,7 +70,9 @@ def whole_epoch(config: TrialConfig, packed: Pack, n_threads: int) -> tuple[floa
     if row["status"] != "completed":
         raise RuntimeError(row["error"])
     (_, first_at), (second, second_at), _ = seen
-    files_s = second_at - first_at - second.train_s - second.validation_s  # checkpoint and row of the second epoch
+    files_s = (
+        second_at - first_at - second.train_s - second.validation_s
+    )  # checkpoint and row of the second epoch
     return second.n_images / second.train_s, second.validation_s / row["n_validation"], files_s
 
 
@@ -96,10 +101,15 @@ def main(words: Sequence[str] | None = None) -> None:
                 )  # fmt: skip
                 config = replace(config, precision=resolve(config, "cpu"))
                 turns = [
-                    (bare_step(config, seconds=asked.seconds), *whole_epoch(config, packed, n_threads))
+                    (
+                        bare_step(config, seconds=asked.seconds),
+                        *whole_epoch(config, packed, n_threads),
+                    )
                     for _ in range(asked.repeats)
                 ]
-                bare, epoch, validation_s, files_s = (list(values) for values in zip(*turns, strict=True))
+                bare, epoch, validation_s, files_s = (
+                    list(values) for values in zip(*turns, strict=True)
+                )
                 beside = statistics.median(validation_s) * REAL[1] + statistics.median(files_s)
                 share = beside / (REAL[0] / statistics.median(epoch))
                 rows.append((

@@ -10,7 +10,9 @@ import pytest
 from casting_tune.cli import main
 
 
-def offered(words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def offered(
+    words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> list[str]:
     """What bash is offered at the end of a line, through the variables by which it asks."""
     monkeypatch.setenv("_CASTING_TUNE_COMPLETE", "complete_bash")
     monkeypatch.setenv("COMP_WORDS", f"casting-tune {words}")
@@ -53,7 +55,11 @@ def results(tmp_path: Path) -> Path:
     ],
 )
 def test_tab_offers_names(
-    words: str, expected: list[str], results: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    words: str,
+    expected: list[str],
+    results: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert offered(words.format(results), capsys, monkeypatch) == expected
 
@@ -69,7 +75,11 @@ def test_tab_loads_no_heavy_library(results: Path) -> None:
         "COMP_CWORD": "4",
     }
     ended = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | asked, check=False
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env=os.environ | asked,
+        check=False,
     )
     assert ended.stdout.split() == ["abc", "abd"]
     assert ended.stderr.strip() == "set()"

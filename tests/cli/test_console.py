@@ -28,8 +28,12 @@ class Found:
     when: datetime
 
 
-def test_json_knows_frames_times_paths_and_numbers_and_never_says_nan(capsys: pytest.CaptureFixture[str]) -> None:
-    frame = pd.DataFrame({"a": [1.5, float("nan")], "t": [pd.Timestamp("2026-01-02", tz="UTC"), pd.NaT]})
+def test_json_knows_frames_times_paths_and_numbers_and_never_says_nan(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    frame = pd.DataFrame(
+        {"a": [1.5, float("nan")], "t": [pd.Timestamp("2026-01-02", tz="UTC"), pd.NaT]}
+    )
     value = {
         "frame": frame,
         "found": Found(rate=float("inf"), when=datetime(2026, 1, 2, tzinfo=UTC)),
@@ -53,12 +57,17 @@ def test_values_read_as_a_person_writes_them() -> None:
     assert [console.cell(value) for value in (True, 1234567, "x")] == ["yes", "1,234,567", "x"]
 
 
-def test_records_are_shown_once_line_by_line_and_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_records_are_shown_once_line_by_line_and_cannot_steer_the_terminal(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     logger = logging.getLogger("casting_tune.somewhere")
     with console.records(), console.records():
         logger.info("first\n\x1b[31msecond")
         logger.debug("too fine")
     logger.warning("nobody asked")
     lines = capsys.readouterr().err.splitlines()
-    assert [line.partition(" INFO ")[2] or line for line in lines] == ["casting_tune.somewhere: first", "?[31msecond"]
+    assert [line.partition(" INFO ")[2] or line for line in lines] == [
+        "casting_tune.somewhere: first",
+        "?[31msecond",
+    ]
     assert logging.getLogger("casting_tune").level == logging.NOTSET

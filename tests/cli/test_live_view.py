@@ -31,9 +31,13 @@ ABOUT = live_view.About(
 )
 
 
-def shown(*, terminal: bool, width: int = 80, labels: tuple[str, str] = ("first [/foo]", "second")) -> str:
+def shown(
+    *, terminal: bool, width: int = 80, labels: tuple[str, str] = ("first [/foo]", "second")
+) -> str:
     out = io.StringIO()
-    console = Console(file=out, width=width, force_terminal=terminal, highlight=False, color_system=None)
+    console = Console(
+        file=out, width=width, force_terminal=terminal, highlight=False, color_system=None
+    )
     tasks = [live_view.Shown(label=label, row=label, epochs=1) for label in labels]
     with live_view.follow(console, ABOUT, tasks) as on_event:
         for event in EVENTS:
@@ -59,11 +63,14 @@ def test_on_a_terminal_endings_stay_and_the_running_cells_are_live() -> None:
 
 @pytest.mark.parametrize("width", [40, 80, 140])
 def test_no_line_is_wider_than_the_terminal_and_what_matters_stays(width: int) -> None:
-    text = re.sub(r"\x1b\[[?0-9;]*[A-Za-z]", "\n", shown(terminal=True, width=width, labels=(LONG, "second")))
+    text = re.sub(
+        r"\x1b\[[?0-9;]*[A-Za-z]", "\n", shown(terminal=True, width=width, labels=(LONG, "second"))
+    )
     lines = text.replace("\r", "\n").splitlines()
     assert max(map(len, lines)) <= width
     assert width < 80 or any(
-        line.startswith("  1/2  a very") and line.endswith("test accuracy 90.00%, 3.0 s") for line in lines
+        line.startswith("  1/2  a very") and line.endswith("test accuracy 90.00%, 3.0 s")
+        for line in lines
     )
 
 
@@ -73,7 +80,9 @@ def screen(events: list[Event], *, width: int = 80, encoding: str = "utf-8") -> 
     console = Console(file=out, width=width, force_terminal=True, color_system=None)
     state = live_view._State(
         about=ABOUT,
-        tasks=[live_view.Shown(label=f"row {n} {LONG}", row=f"row {n}", epochs=4) for n in range(3)],
+        tasks=[
+            live_view.Shown(label=f"row {n} {LONG}", row=f"row {n}", epochs=4) for n in range(3)
+        ],
         rows={"old": [0.7]},
     )
     for event in events:
@@ -92,8 +101,13 @@ def test_the_live_view_has_a_header_running_cells_leading_rows_and_the_time_left
     assert lines[0] == "grid: 4 of 6 cells | 80 images, dataset abc"
     assert lines[1] == "copies!"
     assert lines[2].startswith("row 1 a very")
-    assert lines[2].endswith("  epoch 2/4  5 images/s  best 75.0%  8 s left")  # three epochs of 2.5 s
-    assert lines[3:5] == ["leading on validation: row 0 75.0%, n = 1", "leading on validation: old 70.0%, n = 1"]
+    assert lines[2].endswith(
+        "  epoch 2/4  5 images/s  best 75.0%  8 s left"
+    )  # three epochs of 2.5 s
+    assert lines[3:5] == [
+        "leading on validation: row 0 75.0%, n = 1",
+        "leading on validation: old 70.0%, n = 1",
+    ]
     assert lines[-1].endswith(" 1/3, about 18 s left")  # seven epochs of 2.5 s
     assert max(map(len, lines)) <= 100
 
@@ -103,7 +117,8 @@ def test_a_plain_locale_gets_plain_characters() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "words"), [("stopped", "stopped early"), ("timeout", "ran out of time"), ("oom", "ran out of memory")]
+    ("status", "words"),
+    [("stopped", "stopped early"), ("timeout", "ran out of time"), ("oom", "ran out of memory")],
 )
 def test_every_ending_is_said_in_words(status: str, words: str) -> None:
     state = live_view._State(about=ABOUT, tasks=[live_view.Shown(label="x", row="x", epochs=1)])

@@ -40,10 +40,21 @@ def call(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, 
 
 @pytest.fixture(scope="module")
 def swept(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A results folder in which the tiny sweep has run, and what that printed. Read it, never write to it."""
+    """A results folder in which the tiny sweep has run, and what that printed.
+
+    Read it, never write to it.
+    """
     folder = tmp_path_factory.mktemp("swept")
     (folder / "tiny.toml").write_text(TINY)
-    words = ["sweep", folder / "tiny.toml", "--data", drawn, "--results", folder / "results", "--inline"]
+    words = [
+        "sweep",
+        folder / "tiny.toml",
+        "--data",
+        drawn,
+        "--results",
+        folder / "results",
+        "--inline",
+    ]
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.setattr(sys, "argv", ["casting-tune", *map(str, words), "--no-baselines"])
@@ -73,12 +84,32 @@ def test_the_plan_lists_every_cell_with_its_state_and_starts_nothing(
     results, _ = swept
     n_rows = len(list(results.rglob("*.parquet")))
     code, out, _ = call(
-        capsys, "sweep", tiny, "--data", drawn, "--results", results, "--no-baselines", "--plan", "--only", "seed=1"
+        capsys,
+        "sweep",
+        tiny,
+        "--data",
+        drawn,
+        "--results",
+        results,
+        "--no-baselines",
+        "--plan",
+        "--only",
+        "seed=1",
     )
     assert code == 0
     assert [line.split()[1] for line in out.splitlines()[-2:]] == ["done", "done"]
     code, out, _ = call(
-        capsys, "sweep", tiny, "--data", drawn, "--results", results, "--no-baselines", "--plan", "--set", "epochs=3"
+        capsys,
+        "sweep",
+        tiny,
+        "--data",
+        drawn,
+        "--results",
+        results,
+        "--no-baselines",
+        "--plan",
+        "--set",
+        "epochs=3",
     )
     assert "4 cells: 0 done, 4 to do" in out
     assert len(list(results.rglob("*.parquet"))) == n_rows
@@ -92,7 +123,9 @@ def test_the_table_comes_in_the_studys_view_and_as_json(
     defect = json.loads(call(capsys, *words)[1])
     ok = json.loads(call(capsys, *words, "--positive", "ok_front")[1])
     assert [row["accuracy"] for row in ok] == pytest.approx([row["accuracy"] for row in defect])
-    assert [row["recall"] for row in ok] == pytest.approx([1 - row["overkill_rate"] for row in defect])
+    assert [row["recall"] for row in ok] == pytest.approx(
+        [1 - row["overkill_rate"] for row in defect]
+    )
 
 
 def test_a_sweep_with_a_failed_cell_prints_its_table_and_exits_1(
@@ -100,7 +133,8 @@ def test_a_sweep_with_a_failed_cell_prints_its_table_and_exits_1(
 ) -> None:
     tiny.write_text(
         tiny.read_text().replace(
-            "epochs = 2\n\n[axes]", "epochs = 2\nlr_schedule = 'constant'\n\n[axes]\nbase_lr = [1e-3, 1e30]"
+            "epochs = 2\n\n[axes]",
+            "epochs = 2\nlr_schedule = 'constant'\n\n[axes]\nbase_lr = [1e-3, 1e30]",
         )
     )
     words = (
@@ -125,12 +159,20 @@ def test_a_sweep_with_a_failed_cell_prints_its_table_and_exits_1(
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (("sweep", "backbone_gird"), 2, "Unknown sweep 'backbone_gird'. Did you mean 'backbone_grid'?"),
+        (
+            ("sweep", "backbone_gird"),
+            2,
+            "Unknown sweep 'backbone_gird'. Did you mean 'backbone_grid'?",
+        ),
         (("table", "backbone_grid", "--results", "/nowhere"), 2, "There is no run in '/nowhere'."),
         (("table", "x", "--kind", "comparisn"), 2, "Did you mean 'comparison'?"),
         (("table", "x", "--positive", "okfront"), 2, "Did you mean 'ok_front'?"),
         (("swep", "backbone_grid"), 2, "Did you mean 'sweep'"),
-        (("sweep", "backbone_grid", "--qick"), 2, "Unknown option '--qick'. Did you mean '--quick'?"),
+        (
+            ("sweep", "backbone_grid", "--qick"),
+            2,
+            "Unknown option '--qick'. Did you mean '--quick'?",
+        ),
         (("sweeps", "--jsn"), 2, "Unknown option '--jsn'. Did you mean '--json'?"),
         (("summary", "resnet5"), 2, "Unknown backbone 'resnet5'. Did you mean 'resnet50'?"),
         (("summary",), 2, "Missing argument 'backbone'. See 'casting-tune summary --help'."),
@@ -149,7 +191,9 @@ def test_an_error_is_one_line_on_stderr_with_its_exit_code(
     assert err.count("\n") == 1
 
 
-def every_command(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+def every_command(
+    command: Any, path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Yield a command and all below it, each with the words that call it."""
     yield path, command
     for name, below in getattr(command, "commands", {}).items():
@@ -171,10 +215,14 @@ def test_every_help_text_is_printed_whole_with_its_brackets(
             text = (part.help or "").strip()
             assert squeezed(text) in squeezed(out), (path, text)
             brackets += len(re.findall(r"\[[a-z]+\]", text))
-    assert brackets >= 2  # `[quick]` of sweep and of study: without one of them this test would show nothing
+    assert (
+        brackets >= 2
+    )  # `[quick]` of sweep and of study: without one of them this test would show nothing
 
 
-def test_the_backbones_are_listed_with_the_studys_counts(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_backbones_are_listed_with_the_studys_counts(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     code, out, _ = call(capsys, "backbones")
     assert code == 0
     for count in ("17,548,616", "4,232,978", "20,806,952"):
@@ -196,7 +244,9 @@ def document(capsys: pytest.CaptureFixture[str], *words: object) -> Any:
 
 
 def test_every_command_takes_json() -> None:
-    below = [command.callback for app in (cluster.app, store.app) for command in app.registered_commands]
+    below = [
+        command.callback for app in (cluster.app, store.app) for command in app.registered_commands
+    ]
     assert None not in below
     for command in (*main.COMMANDS, *(command for command in below if command is not None)):
         assert "as_json" in inspect.signature(command).parameters, command.__name__
@@ -205,7 +255,18 @@ def test_every_command_takes_json() -> None:
 def test_a_sweep_as_json_is_its_table_and_run_and_its_progress_goes_to_stderr(
     tiny: Path, drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ("sweep", tiny, "--data", drawn, "--results", tmp_path / "r", "--inline", "--quick", "--only", "seed=0")
+    words = (
+        "sweep",
+        tiny,
+        "--data",
+        drawn,
+        "--results",
+        tmp_path / "r",
+        "--inline",
+        "--quick",
+        "--only",
+        "seed=0",
+    )
     plan = document(capsys, *words, "--plan")
     assert {cell["state"] for cell in plan["cells"]} == {"to do"}
     code, out, err = call(capsys, *words, "--json")
@@ -214,7 +275,9 @@ def test_a_sweep_as_json_is_its_table_and_run_and_its_progress_goes_to_stderr(
     assert (found["sweep"], found["n_cells"], found["n_missing"]) == ("tiny", 5, 0)
     again = document(capsys, *found["again"].split()[1:])
     assert again == found["table"]
-    assert again["rows"][0]["accuracy_sd"] is None  # one training has no spread, and NaN is not JSON
+    assert (
+        again["rows"][0]["accuracy_sd"] is None
+    )  # one training has no spread, and NaN is not JSON
 
 
 def test_lists_drawings_packs_audits_and_files_come_as_json(
@@ -224,13 +287,27 @@ def test_lists_drawings_packs_audits_and_files_come_as_json(
     assert grid["cells"] == 60
     assert {row["name"] for row in document(capsys, "backbones")} >= {"resnet50", "vgg16"}
     layers = document(capsys, "summary", "resnet50", "--px", "64")
-    assert sum(layer["n_parameters"] for layer in layers["layers"]) == layers["n_trainable"] + layers["n_statistics"]
-    assert document(capsys, "synthetic", tmp_path / "c", "--images", "40", "--size", "32")["images"] == 40
+    assert (
+        sum(layer["n_parameters"] for layer in layers["layers"])
+        == layers["n_trainable"] + layers["n_statistics"]
+    )
+    assert (
+        document(capsys, "synthetic", tmp_path / "c", "--images", "40", "--size", "32")["images"]
+        == 40
+    )
     packed = document(capsys, "pack", tmp_path / "c", "--results", tmp_path / "r")
     assert sum(row["images"] for row in packed["counts"]) == packed["images"] == 40
     audit = document(capsys, "audit", "--data", tmp_path / "c", "--results", tmp_path / "r")
     assert (audit["dataset_id"], audit["n_test_copies_in_train"]) == (packed["dataset_id"], 0)
-    words = ("preview", "--data", tmp_path / "c", "--results", tmp_path / "r", "--out", tmp_path / "preview")
+    words = (
+        "preview",
+        "--data",
+        tmp_path / "c",
+        "--results",
+        tmp_path / "r",
+        "--out",
+        tmp_path / "preview",
+    )
     assert all(Path(file).is_file() for file in document(capsys, *words)["files"])
 
 
@@ -242,7 +319,9 @@ def test_castings_are_drawn_and_packed(tmp_path: Path, capsys: pytest.CaptureFix
     assert "40 images, gray, 48 x 48 px" in out
 
 
-def test_hostile_text_in_an_error_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_hostile_text_in_an_error_cannot_steer_the_terminal(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     _, _, err = call(capsys, "sweep", "\x1b[31m[/foo]")
     assert "\x1b" not in err
     assert "[/foo]" in err
@@ -251,13 +330,27 @@ def test_hostile_text_in_an_error_cannot_steer_the_terminal(capsys: pytest.Captu
 def python(*words: object, **more: str) -> subprocess.CompletedProcess[str]:
     environment = os.environ | more
     return subprocess.run(
-        [sys.executable, *map(str, words)], capture_output=True, text=True, env=environment, timeout=120, check=False
+        [sys.executable, *map(str, words)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=120,
+        check=False,
     )
 
 
 @pytest.mark.slow
 def test_python_m_casting_tune_sweep_is_the_same_command(tiny: Path, drawn: Path) -> None:
-    words = ("-m", "casting_tune.sweep", tiny, "--results", tiny.parent / "r", "--inline", "--quick", "--verbose")
+    words = (
+        "-m",
+        "casting_tune.sweep",
+        tiny,
+        "--results",
+        tiny.parent / "r",
+        "--inline",
+        "--quick",
+        "--verbose",
+    )
     ended = python(*words, CASTING_TUNE_DATA=str(drawn), COLUMNS="80")
     assert ended.returncode == 0, ended.stderr
     assert "No dataset given" not in ended.stdout  # the environment named one
@@ -265,7 +358,9 @@ def test_python_m_casting_tune_sweep_is_the_same_command(tiny: Path, drawn: Path
     assert " INFO casting_tune.execution.tasks: default, seed 1: completed after " in ended.stderr
 
 
-@pytest.mark.parametrize("words", [("--verbose", "sweep"), ("sweep", "--verbose"), ("--verbose", "sweep", "--verbose")])
+@pytest.mark.parametrize(
+    "words", [("--verbose", "sweep"), ("sweep", "--verbose"), ("--verbose", "sweep", "--verbose")]
+)
 def test_verbose_shows_the_steps_and_a_failures_traceback_on_stderr_and_nothing_does_without_it(
     words: tuple[str, ...],
     tiny: Path,
@@ -278,7 +373,17 @@ def test_verbose_shows_the_steps_and_a_failures_traceback_on_stderr_and_nothing_
         raise RuntimeError("kernel broke")
 
     monkeypatch.setattr("casting_tune.models.registry.build", broken_build)
-    more = ("--data", drawn, "--inline", "--no-baselines", "--quick", "--only", "seed=0", "--retries", "0")
+    more = (
+        "--data",
+        drawn,
+        "--inline",
+        "--no-baselines",
+        "--quick",
+        "--only",
+        "seed=0",
+        "--retries",
+        "0",
+    )
     code, out, err = call(capsys, *words, tiny, *more, "--results", tmp_path / "a")
     assert code == 1
     assert err.count("INFO casting_tune.data.pack: pack ") == 1
@@ -291,16 +396,28 @@ def test_verbose_shows_the_steps_and_a_failures_traceback_on_stderr_and_nothing_
     assert ", in broken_build\n" in err
     assert "Traceback" not in out
     assert call(capsys, "sweep", tiny, *more, "--results", tmp_path / "b")[2] == ""
-    assert [type(handler) for handler in logging.getLogger("casting_tune").handlers] == [logging.NullHandler]
+    assert [type(handler) for handler in logging.getLogger("casting_tune").handlers] == [
+        logging.NullHandler
+    ]
 
 
 @pytest.mark.parametrize("wanted", [None, pytest.param("7", marks=pytest.mark.slow)])
-def test_a_waiting_thread_of_torch_sleeps_soon_unless_the_environment_says_otherwise(wanted: str | None) -> None:
+def test_a_waiting_thread_of_torch_sleeps_soon_unless_the_environment_says_otherwise(
+    wanted: str | None,
+) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
     environment |= {"OMP_DISPLAY_ENV": "verbose"} | ({"GOMP_SPINCOUNT": wanted} if wanted else {})
-    words = [sys.executable, "-c", "from casting_tune.cli.main import main; main()", "summary", "mobilenetv2"]
+    words = [
+        sys.executable,
+        "-c",
+        "from casting_tune.cli.main import main; main()",
+        "summary",
+        "mobilenetv2",
+    ]
     said = subprocess.run(words, check=True, capture_output=True, text=True, env=environment).stderr
-    assert "GOMP_SPINCOUNT" in said, "torch came without GNU OpenMP: what `startup.SPINS` says no longer holds"
+    assert "GOMP_SPINCOUNT" in said, (
+        "torch came without GNU OpenMP: what `startup.SPINS` says no longer holds"
+    )
     assert f"GOMP_SPINCOUNT = '{wanted or ray_cluster.SPINS}'" in said
 
 
@@ -308,7 +425,9 @@ def test_a_waiting_thread_of_torch_sleeps_soon_unless_the_environment_says_other
 def test_a_command_has_one_thread_of_blas_unless_the_environment_says_otherwise(
     wanted: str | None, n_threads: str
 ) -> None:
-    environment = {name: value for name, value in os.environ.items() if name != "OPENBLAS_NUM_THREADS"}
+    environment = {
+        name: value for name, value in os.environ.items() if name != "OPENBLAS_NUM_THREADS"
+    }
     environment |= {"OPENBLAS_NUM_THREADS": wanted} if wanted else {}
     code = (
         "import sys; from casting_tune.cli import main as cli\n"
@@ -324,14 +443,25 @@ def test_a_command_has_one_thread_of_blas_unless_the_environment_says_otherwise(
 
 def test_a_closed_pipe_ends_quietly(swept: tuple[Path, str]) -> None:
     code = f"{sys.executable} -m casting_tune.cli.main table tiny --results {swept[0]} | head -1"
-    ended = subprocess.run(["bash", "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    ended = subprocess.run(
+        ["bash", "-c", code], capture_output=True, text=True, timeout=120, check=False
+    )
     assert "Traceback" not in ended.stderr
     assert "BrokenPipe" not in ended.stderr
 
 
 @pytest.mark.slow
 def test_a_plain_locale_and_no_color_are_honoured(swept: tuple[Path, str]) -> None:
-    ended = python("-m", "casting_tune.cli.main", "table", "tiny", "--results", swept[0], LC_ALL="C", NO_COLOR="1")
+    ended = python(
+        "-m",
+        "casting_tune.cli.main",
+        "table",
+        "tiny",
+        "--results",
+        swept[0],
+        LC_ALL="C",
+        NO_COLOR="1",
+    )
     assert ended.returncode == 0, ended.stderr
     assert "\x1b" not in ended.stdout
 
@@ -339,9 +469,15 @@ def test_a_plain_locale_and_no_color_are_honoured(swept: tuple[Path, str]) -> No
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["/x/sweep.py", "tiny", "--results", "sweep"], "python -m casting_tune.sweep tiny --results sweep"),
+        (
+            ["/x/sweep.py", "tiny", "--results", "sweep"],
+            "python -m casting_tune.sweep tiny --results sweep",
+        ),
         (["/x/casting-tune", "sweep", "tiny"], "casting-tune sweep tiny"),
-        (["/x/casting-tune", "study", "--data", "my castings"], "casting-tune study --data 'my castings'"),
+        (
+            ["/x/casting-tune", "study", "--data", "my castings"],
+            "casting-tune study --data 'my castings'",
+        ),
     ],
 )
 def test_a_stopped_run_goes_on_with_the_command_that_began_it(
@@ -352,16 +488,29 @@ def test_a_stopped_run_goes_on_with_the_command_that_began_it(
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+    ("number", "code"),
+    [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)],
 )
 def test_a_signal_stops_a_sweep_keeps_what_has_ended_and_leaves_nothing_running(
     tiny: Path, drawn: Path, number: int, code: int
 ) -> None:
     tiny.write_text(tiny.read_text().replace("epochs = 2\n\n[axes]", "epochs = 2000\n\n[axes]"))
     results = tiny.parent / "r"
-    words = ["-m", "casting_tune.sweep", tiny, "--data", drawn, "--results", results, "--no-baselines"]
+    words = [
+        "-m",
+        "casting_tune.sweep",
+        tiny,
+        "--data",
+        drawn,
+        "--results",
+        results,
+        "--no-baselines",
+    ]
     driver = subprocess.Popen(
-        [sys.executable, *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, *map(str, words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     try:
         assert driver.stdout is not None
@@ -409,7 +558,16 @@ def short() -> Iterator[Path]:
 def test_a_signal_while_ray_starts_ends_it_and_leaves_nothing(
     tiny: Path, drawn: Path, number: int, code: int, after_s: float, short: Path
 ) -> None:
-    words = ["-m", "casting_tune.sweep", tiny, "--data", drawn, "--results", tiny.parent / "r", "--no-baselines"]
+    words = [
+        "-m",
+        "casting_tune.sweep",
+        tiny,
+        "--data",
+        drawn,
+        "--results",
+        tiny.parent / "r",
+        "--no-baselines",
+    ]
     driver = subprocess.Popen(
         [sys.executable, *map(str, words)],
         stdout=subprocess.DEVNULL,
@@ -436,8 +594,11 @@ def test_a_signal_while_ray_starts_ends_it_and_leaves_nothing(
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_in_pythons_import_machinery_ends_the_command_a_moment_later(number: int, code: int) -> None:
-    # raised there, the lock of all imports can stay taken: Ray's import in its thread, and our end, waited for ever
+def test_a_signal_in_pythons_import_machinery_ends_the_command_a_moment_later(
+    number: int, code: int
+) -> None:
+    # raised there, the lock of all imports can stay taken: Ray's import in its thread, and our end,
+    # waited for ever
     written = "def load(module):\n    module()\n    return 'loaded'\ndef _call_with_frames_removed(f): f()"
     bootstrap: dict[str, Any] = {}
     exec(compile(written, "<frozen importlib._bootstrap>", "exec"), bootstrap)
@@ -449,7 +610,9 @@ def test_a_signal_in_pythons_import_machinery_ends_the_command_a_moment_later(nu
         done.append("slept")
 
     def in_a_module() -> None:  # whose own code, imported there, is ended at once
-        bootstrap["load"](lambda: bootstrap["_call_with_frames_removed"](lambda: signal.raise_signal(number)))
+        bootstrap["load"](
+            lambda: bootstrap["_call_with_frames_removed"](lambda: signal.raise_signal(number))
+        )
         done.append("loaded twice")
 
     before = signal.getsignal(number)
@@ -462,7 +625,9 @@ def test_a_signal_in_pythons_import_machinery_ends_the_command_a_moment_later(nu
 
 def test_a_signal_in_a_call_of_ray_ends_the_command_with_its_own_code_too() -> None:
     with pytest.raises(SystemExit) as ended, sweep._ahead():
-        raise SystemError("returned a result with an exception set") from SystemExit(143)  # as Cython wraps it
+        raise SystemError("returned a result with an exception set") from SystemExit(
+            143
+        )  # as Cython wraps it
     assert ended.value.code == 143
     with pytest.raises(SystemError), sweep._ahead():
         raise SystemError("a fault of an extension")
@@ -501,7 +666,9 @@ def test_the_audit_exits_3_where_test_images_stand_in_train_unless_that_is_accep
 
 
 @pytest.fixture(scope="module")
-def mislabelled(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple[str, str]]]:
+def mislabelled(
+    drawn: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[tuple[str, str]]]:
     """The drawn castings with seven good training images among the defective ones too, and which pairs these are."""
     folder = tmp_path_factory.mktemp("mislabelled") / "castings"
     shutil.copytree(drawn, folder)
@@ -515,7 +682,9 @@ def mislabelled(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
 
 
 def test_the_audit_lists_every_file_that_both_classes_hold_and_exits_3(
-    mislabelled: tuple[Path, list[tuple[str, str]]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    mislabelled: tuple[Path, list[tuple[str, str]]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     folder, pairs = mislabelled
     words = ("audit", "--data", folder, "--results", tmp_path)
@@ -530,14 +699,20 @@ def test_the_audit_lists_every_file_that_both_classes_hold_and_exits_3(
 
 
 def test_pack_and_a_sweep_name_five_files_that_both_classes_hold_before_the_first_trial(
-    mislabelled: tuple[Path, list[tuple[str, str]]], tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    mislabelled: tuple[Path, list[tuple[str, str]]],
+    tiny: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     folder, pairs = mislabelled
     for words in (("pack", folder), ("sweep", tiny, "--data", folder, "--plan", "--inline")):
         code, out, _ = call(capsys, *words, "--results", tmp_path / "r")
         assert code == 0
         said = " ".join(out.split())
-        assert "14 files have the same bytes in both classes, so one of their labels is wrong: " in said
+        assert (
+            "14 files have the same bytes in both classes, so one of their labels is wrong: "
+            in said
+        )
         assert [f"'{bad}' = '{good}'" in said for bad, good in pairs] == [True] * 5 + [False] * 2
         assert "; and 2 more (casting-tune audit)" in said
 
@@ -547,12 +722,20 @@ def test_the_pictures_of_images_and_sweeps_are_written(
     swept: tuple[Path, str], drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     results, _ = swept
-    code, out, _ = call(capsys, "preview", "--data", drawn, "--results", results, "--out", tmp_path / "preview")
+    code, out, _ = call(
+        capsys, "preview", "--data", drawn, "--results", results, "--out", tmp_path / "preview"
+    )
     assert code == 0
-    code, charts, _ = call(capsys, "plot", "tiny", "--results", results, "--out", tmp_path / "plots")
+    code, charts, _ = call(
+        capsys, "plot", "tiny", "--results", results, "--out", tmp_path / "plots"
+    )
     assert code == 0
-    files = [Path(line) for line in (out + charts).replace("\n/", "\0/").replace("\n", "").split("\0")]
-    assert len(files) == 5 + 6  # 4 previews and the counts; metrics, counts, times, three over the thresholds
+    files = [
+        Path(line) for line in (out + charts).replace("\n/", "\0/").replace("\n", "").split("\0")
+    ]
+    assert (
+        len(files) == 5 + 6
+    )  # 4 previews and the counts; metrics, counts, times, three over the thresholds
     assert all(file.read_bytes().startswith(b"\x89PNG") for file in files)
 
 
@@ -575,14 +758,20 @@ def test_the_layer_table_is_printed_with_its_totals(capsys: pytest.CaptureFixtur
 
 @pytest.mark.slow
 def test_the_whole_study_is_one_command_and_leaves_every_table(
-    tiny: Path, drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tiny: Path,
+    drawn: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (tmp_path / "sweeps").mkdir()
     (tmp_path / "sweeps" / "part.toml").write_text('study_part = "1"\n' + tiny.read_text())
     (tmp_path / "sweeps" / "other.toml").write_text(tiny.read_text())
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("casting_tune.planning.sweep_file.names", lambda: ["other", "part"])
-    code, out, err = call(capsys, "study", "--data", drawn, "--quick", "--results", "r", "--out", "tables")
+    code, out, err = call(
+        capsys, "study", "--data", drawn, "--quick", "--results", "r", "--out", "tables"
+    )
     assert (code, err) == (0, "")
     assert "of the 16 test images" in out  # the audit came first
     kinds = ("comparison", "pairs", "effects", "timing", "thresholds", "trainings")

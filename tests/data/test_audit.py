@@ -20,7 +20,9 @@ def _save(file: Path, image: Image.Image) -> None:
 
 
 def _casting(i: int, *, size_px: int = 96, defect: str | None = None) -> Image.Image:
-    return Image.fromarray(synthetic.casting(np.random.default_rng([11, i]), size_px=size_px, defect=defect))
+    return Image.fromarray(
+        synthetic.casting(np.random.default_rng([11, i]), size_px=size_px, defect=defect)
+    )
 
 
 def _turned(image: Image.Image, degrees: float) -> Image.Image:
@@ -56,8 +58,14 @@ def _named(pack: Pack, mark: np.ndarray) -> set[str]:
     return {f"{Path(path).parts[0]}/{Path(path).stem}" for path in pack.paths[mark]}
 
 
-def test_a_byte_copy_of_a_train_image_is_found_on_both_sides_of_the_split(flawed: Pack, told: Audit) -> None:
-    assert _named(flawed, told.copy_in_train) == {"test/flaw_copy", "train/casting_05", "train/flaw_double"}
+def test_a_byte_copy_of_a_train_image_is_found_on_both_sides_of_the_split(
+    flawed: Pack, told: Audit
+) -> None:
+    assert _named(flawed, told.copy_in_train) == {
+        "test/flaw_copy",
+        "train/casting_05",
+        "train/flaw_double",
+    }
 
 
 def test_a_turned_and_mirrored_copy_has_a_twin_in_train(flawed: Pack, told: Audit) -> None:
@@ -77,10 +85,14 @@ def test_a_photograph_of_both_labels_is_a_conflict(flawed: Pack, told: Audit) ->
 
 
 def blas_threads() -> set[int]:
-    return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
+    return {
+        library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"
+    }
 
 
-def test_blas_has_one_thread_while_images_are_compared_and_its_own_number_afterwards(packed: Pack) -> None:
+def test_blas_has_one_thread_while_images_are_compared_and_its_own_number_afterwards(
+    packed: Pack,
+) -> None:
     seen: list[set[int]] = []
     with threadpool_limits(2, user_api="blas"):
         audit(packed, on_progress=lambda *_: seen.append(blas_threads()))
@@ -106,7 +118,9 @@ def test_an_image_of_something_else_is_an_outlier(flawed: Pack, told: Audit) -> 
 
 def test_the_first_finding_says_what_it_means_for_a_score(told: Audit) -> None:
     first = told.findings[0]
-    assert first.startswith("2 of the 10 test images show a photograph that stands in train too (1 byte for byte)")
+    assert first.startswith(
+        "2 of the 10 test images show a photograph that stands in train too (1 byte for byte)"
+    )
     assert "split by group" in first
 
 
@@ -145,7 +159,10 @@ def _stripes(folder: Path, *, good: list[int], bad: list[int]) -> None:
             rng = np.random.default_rng([level, i])
             stripes = np.repeat(rng.permutation([-20] * 8 + [20] * 8), 4)
             image = (level + np.tile(stripes, (64, 1))).astype(np.uint8)
-            _save(folder / ("test" if i == 0 else "train") / label / f"{i}.png", Image.fromarray(image))
+            _save(
+                folder / ("test" if i == 0 else "train") / label / f"{i}.png",
+                Image.fromarray(image),
+            )
 
 
 @pytest.mark.parametrize(
@@ -163,14 +180,18 @@ def test_brightness_separates_the_classes_as_counted_by_hand(
     _stripes(tmp_path / "images", good=good, bad=bad)
     told = audit(pack_room.pack(tmp_path / "images", tmp_path / "packs"))
     assert told.brightness_auc == pytest.approx(auc)
-    assert told.brightness_mean == pytest.approx({"def_front": np.mean(bad), "ok_front": np.mean(good)}, abs=1e-6)
+    assert told.brightness_mean == pytest.approx(
+        {"def_front": np.mean(bad), "ok_front": np.mean(good)}, abs=1e-6
+    )
 
 
 def test_a_black_frame_around_the_content_is_not_measured(tmp_path: Path) -> None:
     for i in range(8):
         split, label = ("train" if i < 4 else "test"), ("def_front", "ok_front")[i % 2]
         rng = np.random.default_rng(i)
-        image = np.tile(100 + rng.permutation([-20] * 32 + [20] * 32)[:, None], (1, 32)).astype(np.uint8)  # [64, 32]
+        image = np.tile(100 + rng.permutation([-20] * 32 + [20] * 32)[:, None], (1, 32)).astype(
+            np.uint8
+        )  # [64, 32]
         _save(tmp_path / "images" / split / label / f"{i}.png", Image.fromarray(image))
     packed = pack_room.pack(tmp_path / "images", tmp_path / "packs", size_px=64)
     assert packed.images[0].mean() == pytest.approx(50)  # half of the square is frame
@@ -183,7 +204,9 @@ def test_a_colour_set_is_audited_by_its_luminance(tmp_path: Path) -> None:
         gray = np.asarray(_casting(i))
         colour = np.stack([gray, gray // 2, gray // 3], axis=-1)
         _save(tmp_path / "images" / split / label / f"{i:02d}.png", Image.fromarray(colour))
-    twin = Image.open(tmp_path / "images/train/ok_front/01.png").transpose(Image.Transpose.ROTATE_90)
+    twin = Image.open(tmp_path / "images/train/ok_front/01.png").transpose(
+        Image.Transpose.ROTATE_90
+    )
     _save(tmp_path / "images/test/ok_front/twin.png", twin)
     packed = pack_room.pack(tmp_path / "images", tmp_path / "packs")
     assert packed.images.ndim == 4
@@ -193,7 +216,9 @@ def test_a_colour_set_is_audited_by_its_luminance(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_sixty_four_real_test_images_are_byte_copies_and_all_are_good(real: Pack, real_audit: Audit) -> None:
+def test_sixty_four_real_test_images_are_byte_copies_and_all_are_good(
+    real: Pack, real_audit: Audit
+) -> None:
     copied = real_audit.copy_in_train & (real.splits == "test")
     assert copied.sum() == 64
     assert not real.labels[copied].any()
@@ -207,7 +232,9 @@ def test_all_real_test_images_but_eight_have_a_twin_in_train(real: Pack, real_au
 
 
 @pytest.mark.slow
-def test_the_real_images_are_about_131_photographs_and_one_carries_both_labels(real: Pack, real_audit: Audit) -> None:
+def test_the_real_images_are_about_131_photographs_and_one_carries_both_labels(
+    real: Pack, real_audit: Audit
+) -> None:
     assert 120 <= len(np.unique(real_audit.group)) <= 145
     assert len(np.unique(real_audit.group[real_audit.conflict])) == 1
     assert np.bincount(real.labels[real_audit.conflict]).tolist() == [127, 16]
@@ -217,5 +244,7 @@ def test_the_real_images_are_about_131_photographs_and_one_carries_both_labels(r
 def test_real_brightness_is_as_measured_elsewhere(real: Pack, real_audit: Audit) -> None:
     # casting_data/README.md: AUC .88, ok 149.9, def 139.3
     assert real_audit.brightness_auc == pytest.approx(0.88, abs=0.01)
-    assert real_audit.brightness_mean == pytest.approx({"ok_front": 149.9, "def_front": 139.3}, abs=0.3)
+    assert real_audit.brightness_mean == pytest.approx(
+        {"ok_front": 149.9, "def_front": 139.3}, abs=0.3
+    )
     assert not real_audit.constant.any()

@@ -23,21 +23,28 @@ GEOMETRIC = tuple(name for name in ALL if augment.TOGGLES[name].acts_on == "geom
 KERAS = np.load(Path(__file__).parent.parent / "reference" / "keras_augment.npz")
 KERAS_NAMES = [str(name) for name in KERAS["names"]]
 KERAS_CASES = [
-    f"{case}, {'black' if fill else 'edge'}" for case, fill in zip(KERAS["case"], KERAS["constant_fill"], strict=True)
+    f"{case}, {'black' if fill else 'edge'}"
+    for case, fill in zip(KERAS["case"], KERAS["constant_fill"], strict=True)
 ]
 
 
 def noise(n: int = 6, channels: int = 1, height: int = 16, width: int = 16) -> Tensor:
     generator = torch.Generator().manual_seed(3)
-    return torch.randint(0, 256, (n, channels, height, width), generator=generator, dtype=torch.uint8)
+    return torch.randint(
+        0, 256, (n, channels, height, width), generator=generator, dtype=torch.uint8
+    )
 
 
 def given(*, constant_fill: bool = False, n: int = 1, **parameters: float) -> augment.Draws:
-    drawn = {name: torch.full((n,), value, dtype=torch.float64) for name, value in parameters.items()}
+    drawn = {
+        name: torch.full((n,), value, dtype=torch.float64) for name, value in parameters.items()
+    }
     return augment.prepare(drawn, constant_fill=constant_fill, device=CPU)
 
 
-def augmented(toggles: tuple[str, ...], images: Tensor, *, px: int = 16, seed: int = 0, epoch: int = 0) -> Tensor:
+def augmented(
+    toggles: tuple[str, ...], images: Tensor, *, px: int = 16, seed: int = 0, epoch: int = 0
+) -> Tensor:
     draws = augment.draw(toggles, len(images), seed=seed, epoch=epoch, device=CPU)
     return augment.apply(images, draws, px=px)
 
@@ -54,13 +61,21 @@ def test_the_nine_toggles_stand_in_the_canonical_order() -> None:
     [
         ("default", ()),
         ("additional", ALL),
-        ("no rotation", ("hue", "contrast", "shift", "brightness", "shear", "zoom", "fill_mode", "flip")),
-        ("no hue contrast", ("shift", "rotation", "brightness", "shear", "zoom", "fill_mode", "flip")),
+        (
+            "no rotation",
+            ("hue", "contrast", "shift", "brightness", "shear", "zoom", "fill_mode", "flip"),
+        ),
+        (
+            "no hue contrast",
+            ("shift", "rotation", "brightness", "shear", "zoom", "fill_mode", "flip"),
+        ),
         ("only hue contrast", ("hue", "contrast")),
         ("only flip", ("flip",)),
     ],
 )
-def test_a_canonical_name_reads_as_its_toggles_and_is_written_back(augmentation: str, toggles: tuple[str, ...]) -> None:
+def test_a_canonical_name_reads_as_its_toggles_and_is_written_back(
+    augmentation: str, toggles: tuple[str, ...]
+) -> None:
     assert augment.parse(augmentation) == toggles
     assert augment.name(toggles) == augmentation
 
@@ -73,7 +88,10 @@ def test_every_choice_of_toggles_survives_its_name() -> None:
 
 def test_the_order_and_the_longer_spelling_do_not_matter() -> None:
     assert augment.parse("only contrast hue") == ("hue", "contrast")
-    assert augment.parse("no shift rotation brightness shear zoom fill_mode flip") == ("hue", "contrast")
+    assert augment.parse("no shift rotation brightness shear zoom fill_mode flip") == (
+        "hue",
+        "contrast",
+    )
     assert augment.name(("contrast", "hue")) == "only hue contrast"
 
 
@@ -81,7 +99,10 @@ def test_the_order_and_the_longer_spelling_do_not_matter() -> None:
     ("augmentation", "says"),
     [
         ("no rotatoin", "Unknown toggle 'rotatoin'. Did you mean 'rotation'?"),
-        ("only blur", "Unknown toggle 'blur'. Known: brightness, contrast, fill_mode, flip, hue, rotation"),
+        (
+            "only blur",
+            "Unknown toggle 'blur'. Known: brightness, contrast, fill_mode, flip, hue, rotation",
+        ),
         ("defualt", "Unknown augmentation 'defualt'. Did you mean 'default'?"),
         ("no", "Unknown augmentation 'no'."),
         ("", "Unknown augmentation ''."),
@@ -127,8 +148,8 @@ def test_parameters_fill_the_studys_range_and_never_leave_it(toggle: str) -> Non
     for column in augment.parameters((toggle,), 4000, seed=1, epoch=2).values():
         assert low <= column.min() < low + 0.01 * (high - low)
         assert high - 0.01 * (high - low) < column.max() <= high
-        # Even over the range: 4000 draws have a mean within 4 standard errors, 4 / sqrt(12 * 4000) = 0.018 of the
-        # range; a coin within 4 / sqrt(4 * 4000) = 0.032.
+        # Even over the range: 4000 draws have a mean within 4 standard errors, 4 / sqrt(12 * 4000)
+        # = 0.018 of the range; a coin within 4 / sqrt(4 * 4000) = 0.032.
         assert abs(column.mean() - (low + high) / 2) < 0.032 * (high - low)
 
 
@@ -188,7 +209,11 @@ def test_switching_one_toggle_off_leaves_the_draws_of_the_others_as_they_were(to
 
 def test_no_two_parameters_share_a_stream() -> None:
     drawn = augment.parameters(ALL, 50, seed=4, epoch=1)
-    ranks = [tuple(column.argsort().tolist()) for name, column in drawn.items() if not name.startswith("flip")]
+    ranks = [
+        tuple(column.argsort().tolist())
+        for name, column in drawn.items()
+        if not name.startswith("flip")
+    ]
     assert len(set(ranks)) == len(ranks) == 9
 
 
@@ -216,7 +241,9 @@ def test_the_global_random_state_is_neither_read_nor_moved() -> None:
 
 
 @pytest.mark.parametrize("rows", [slice(2, 5), torch.tensor([4, 0, 0])])
-def test_a_part_of_the_draws_does_to_a_part_of_the_images_what_the_whole_does(rows: slice | Tensor) -> None:
+def test_a_part_of_the_draws_does_to_a_part_of_the_images_what_the_whole_does(
+    rows: slice | Tensor,
+) -> None:
     images = noise(channels=3)
     draws = augment.draw(ALL, 6, seed=0, epoch=0, device=CPU)
     part = augment.apply(images[rows], draws[rows], px=16)
@@ -239,7 +266,10 @@ def test_a_toggle_does_nothing_when_off_and_something_when_on(toggle: str) -> No
     rest = tuple(name for name in ALL if name != toggle)
     assert not torch.equal(augmented(ALL, images), augmented(rest, images))
     neutral = {"zx": 1.0, "zy": 1.0, "brightness": 1.0, "contrast": 1.0}
-    off = {name: torch.full((6,), neutral.get(name, 0.0)) for name in augment.TOGGLES[toggle].parameters}
+    off = {
+        name: torch.full((6,), neutral.get(name, 0.0))
+        for name in augment.TOGGLES[toggle].parameters
+    }
     still = augment.prepare(off, constant_fill=True, device=CPU)
     # A warp that moves nothing still rounds: 2e-6 here. Hue goes to HSV and back: 1e-6.
     torch.testing.assert_close(augment.apply(images, still, px=16), images / 255, rtol=0, atol=1e-5)
@@ -247,7 +277,9 @@ def test_a_toggle_does_nothing_when_off_and_something_when_on(toggle: str) -> No
 
 @pytest.mark.parametrize("toggles", [(), ALL, *((name,) for name in ALL)])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_inputs_are_float32_in_0_to_1_of_the_asked_size(toggles: tuple[str, ...], channels: int) -> None:
+def test_inputs_are_float32_in_0_to_1_of_the_asked_size(
+    toggles: tuple[str, ...], channels: int
+) -> None:
     inputs = augmented(toggles, noise(n=40, channels=channels, height=20, width=13), px=15)
     assert inputs.shape == (40, channels, 15, 15)
     assert inputs.dtype == torch.float32
@@ -266,8 +298,11 @@ def test_the_images_are_never_written_to(toggles: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("toggles", [(), ALL, *((name,) for name in ALL)])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_work_stays_on_the_images_device_and_never_waits_for_it(toggles: tuple[str, ...], channels: int) -> None:
-    # Tensors on "meta" have no values: reading one on the host, or mixing in a tensor of another device, raises.
+def test_work_stays_on_the_images_device_and_never_waits_for_it(
+    toggles: tuple[str, ...], channels: int
+) -> None:
+    # Tensors on "meta" have no values: reading one on the host, or mixing in a tensor of another
+    # device, raises.
     meta = torch.device("meta")
     draws = augment.draw(toggles, 8, seed=0, epoch=0, device=meta)[2:6]
     inputs = augment.apply(noise(4, channels).to(meta), draws, px=24)
@@ -291,7 +326,9 @@ def test_cuda_gives_what_the_cpu_gives_without_waiting(channels: int) -> None:
     torch.testing.assert_close(inputs.cpu(), augmented(ALL, images, px=24), rtol=0, atol=1e-3)
 
 
-def test_a_large_batch_in_lots_equals_its_images_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_batch_in_lots_equals_its_images_one_by_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     images = noise(n=5)
     whole = augmented(ALL, images)
     monkeypatch.setattr(augment, "_CPU_PIXELS", 2 * 16 * 16)
@@ -313,7 +350,9 @@ def test_hue_on_a_gray_picture_in_three_channels_changes_no_bit() -> None:
 def test_three_equal_channels_are_augmented_as_one() -> None:
     gray = noise()
     expanded = augmented(ALL, gray.expand(-1, 3, -1, -1), px=24)
-    torch.testing.assert_close(expanded, augmented(ALL, gray, px=24).expand(-1, 3, -1, -1), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        expanded, augmented(ALL, gray, px=24).expand(-1, 3, -1, -1), rtol=0, atol=1e-6
+    )
 
 
 def test_brightness_and_contrast_equal_kornias_own() -> None:
@@ -333,7 +372,9 @@ def test_contrast_spreads_about_the_mean_and_clips() -> None:
 
 
 def test_contrast_of_a_colour_picture_is_about_each_channels_own_mean() -> None:
-    images = torch.tensor([[[[0, 102]], [[51, 51]], [[51, 153]]]], dtype=torch.uint8)  # means 0.2, 0.2, 0.4
+    images = torch.tensor(
+        [[[[0, 102]], [[51, 51]], [[51, 153]]]], dtype=torch.uint8
+    )  # means 0.2, 0.2, 0.4
     inputs = augment.apply(images.expand(-1, -1, 2, -1), given(contrast=0.75), px=2)
     known = torch.tensor([[[[0.05, 0.35]], [[0.2, 0.2]], [[0.25, 0.55]]]]).expand(-1, -1, 2, -1)
     torch.testing.assert_close(inputs, known)
@@ -368,7 +409,9 @@ def test_a_shift_by_whole_pixels_blackens_what_is_outside_and_no_pixel_more(step
 def test_resizing_is_bilinear_between_half_pixel_centres() -> None:
     ramp = torch.tensor([0, 40, 80, 120], dtype=torch.uint8).expand(1, 1, 4, 4)
     known = torch.tensor([0, 10, 30, 50, 70, 90, 110, 120.0])
-    torch.testing.assert_close(augment.resize(ramp, px=8) * 255, known.expand(1, 1, 8, 8), rtol=0, atol=1e-4)
+    torch.testing.assert_close(
+        augment.resize(ramp, px=8) * 255, known.expand(1, 1, 8, 8), rtol=0, atol=1e-4
+    )
 
 
 def test_resizing_within_the_warp_equals_resizing_alone() -> None:
@@ -385,8 +428,9 @@ def test_resizing_within_the_warp_equals_resizing_alone() -> None:
 def test_a_reduction_does_not_alias(toggles: tuple[str, ...]) -> None:
     stripes = (torch.arange(48) % 2 * 255).to(torch.uint8).expand(4, 1, 48, 48)
     inputs = augmented(toggles, stripes, px=16)
-    # Every third stripe alone would be black or white, 0.5 from the mean. The antialiasing filter weighs five stripes
-    # by 1, 2, 3, 2, 1 ninths: 0.056 from it, and 0.125 at the edge, where it is cut off to 3, 2, 2, 1 eighths.
+    # Every third stripe alone would be black or white, 0.5 from the mean. The antialiasing filter
+    # weighs five stripes by 1, 2, 3, 2, 1 ninths: 0.056 from it, and 0.125 at the edge, where it is
+    # cut off to 3, 2, 2, 1 eighths.
     assert (inputs - 0.5).abs().max() < 0.13
 
 
@@ -398,22 +442,30 @@ def test_the_pipeline_equals_keras_image_data_generator(i: int) -> None:
     draws = augment.prepare(drawn, constant_fill=bool(KERAS["constant_fill"][i]), device=CPU)
     inputs = augment.apply(picture, draws, px=picture.shape[-1])[0, 0].numpy() * 255
     difference = np.abs(inputs - KERAS["outputs"][i]).max()
-    # In grey levels of 255. Measured: 0.0009 at most, border and black outside included. With brightness Keras rounds
-    # down to whole levels before and after it (we do not); contrast then spreads that: measured 2.39.
+    # In grey levels of 255. Measured: 0.0009 at most, border and black outside included. With
+    # brightness Keras rounds down to whole levels before and after it (we do not); contrast then
+    # spreads that: measured 2.39.
     assert difference < (0.002 if parameters["brightness"] == 1 else 3)
 
 
-@pytest.mark.parametrize("i", [i for i, case in enumerate(KERAS["case"]) if case.startswith("brightness")])
+@pytest.mark.parametrize(
+    "i", [i for i, case in enumerate(KERAS["case"]) if case.startswith("brightness")]
+)
 def test_brightness_rounded_down_to_whole_levels_is_that_of_keras(i: int) -> None:
     picture = torch.from_numpy(KERAS["pictures"][KERAS["picture"][i]])[None, None]
     brightness = float(KERAS["parameters"][i][KERAS_NAMES.index("brightness")])
-    inputs = augment.apply(picture, given(brightness=brightness), px=picture.shape[-1])[0, 0].numpy() * 255
+    inputs = (
+        augment.apply(picture, given(brightness=brightness), px=picture.shape[-1])[0, 0].numpy()
+        * 255
+    )
     assert np.array_equal(np.floor(inputs + 1e-4), KERAS["outputs"][i])
 
 
 def test_hue_equals_tensorflows() -> None:
     images = torch.from_numpy(KERAS["colour"]).permute(2, 0, 1).expand(3, -1, -1, -1)
-    draws = augment.prepare({"hue": torch.from_numpy(KERAS["turns"])}, constant_fill=False, device=CPU)
+    draws = augment.prepare(
+        {"hue": torch.from_numpy(KERAS["turns"])}, constant_fill=False, device=CPU
+    )
     expected = torch.from_numpy(KERAS["hues"]).permute(0, 3, 1, 2)
     # Measured: 9e-7.
     torch.testing.assert_close(augment.apply(images, draws, px=20), expected, rtol=0, atol=5e-6)

@@ -23,14 +23,18 @@ def test_colour_keeps_its_three_channels() -> None:
 
 def test_a_reduction_averages_instead_of_skipping_pixels() -> None:
     stripes = np.zeros((1, 64, 64), dtype=np.uint8)
-    stripes[:, :, ::2] = 200  # every other column: a plain bilinear sample at a fifth would see stripes of its own
+    stripes[:, :, ::2] = (
+        200  # every other column: a plain bilinear sample at a fifth would see stripes of its own
+    )
     out = batches.put(stripes, np.array([0]), px=13, device=CPU)[0, 0, 2:-2, 2:-2].numpy()
     assert abs(float(out.mean()) - 100) < 3
     assert int(out.max()) - int(out.min()) < 25
 
 
 def test_smaller_images_are_not_enlarged_here() -> None:
-    assert batches.put(np.zeros((1, 8, 6), dtype=np.uint8), np.array([0]), px=16, device=CPU).shape == (1, 1, 8, 6)
+    assert batches.put(
+        np.zeros((1, 8, 6), dtype=np.uint8), np.array([0]), px=16, device=CPU
+    ).shape == (1, 1, 8, 6)
 
 
 def test_writing_to_what_was_put_leaves_a_read_only_pack_as_it_was() -> None:
@@ -50,7 +54,15 @@ def test_an_order_holds_every_image_once_and_repeats_from_its_seed() -> None:
 
 @pytest.mark.parametrize(
     ("n", "batch_size", "sizes"),
-    [(8, 4, [4, 4]), (9, 4, [4, 5]), (10, 4, [4, 4, 2]), (1, 4, [1]), (3, 1, [1, 2]), (5, 2, [2, 3]), (3, 8, [3])],
+    [
+        (8, 4, [4, 4]),
+        (9, 4, [4, 5]),
+        (10, 4, [4, 4, 2]),
+        (1, 4, [1]),
+        (3, 1, [1, 2]),
+        (5, 2, [2, 3]),
+        (3, 8, [3]),
+    ],
 )
 def test_every_image_is_in_one_batch_and_a_lone_last_one_joins_the_batch_before(
     n: int, batch_size: int, sizes: list[int]

@@ -64,7 +64,9 @@ def test_a_gray_jpeg_stored_as_r_g_b_is_one_plane(tmp_path: Path) -> None:
 def test_one_coloured_pixel_is_colour(tmp_path: Path) -> None:
     pixels = np.stack([GRAY] * 3, axis=-1)
     pixels[3, 4, 2] ^= 1
-    assert np.array_equal(_decoded(tmp_path / "a.png", Image.fromarray(pixels)), pixels.transpose(2, 0, 1))
+    assert np.array_equal(
+        _decoded(tmp_path / "a.png", Image.fromarray(pixels)), pixels.transpose(2, 0, 1)
+    )
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.tif"])
@@ -126,7 +128,9 @@ def test_a_picture_tells_the_hash_and_the_size_of_its_file(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("shape", [(20, 40), (10, 20), (40, 80)])
-def test_a_box_holds_the_picture_in_the_middle_of_black(tmp_path: Path, shape: tuple[int, int]) -> None:
+def test_a_box_holds_the_picture_in_the_middle_of_black(
+    tmp_path: Path, shape: tuple[int, int]
+) -> None:
     Image.fromarray(np.full(shape, 200, dtype=np.uint8)).save(tmp_path / "a.png")
     pixels = decode(tmp_path / "a.png", box=40).pixels
     assert pixels is not None
@@ -196,4 +200,6 @@ def test_gray_levels_without_a_known_range_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_read_is_told_so(tmp_path: Path) -> None:
-    assert decode(tmp_path / "nowhere.png", box=None) == Picture("", reason="cannot be read: No such file or directory")
+    assert decode(tmp_path / "nowhere.png", box=None) == Picture(
+        "", reason="cannot be read: No such file or directory"
+    )

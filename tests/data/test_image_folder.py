@@ -47,7 +47,9 @@ def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_unknown_positive_class_is_refused_with_the_classes(folder: Path) -> None:
-    with pytest.raises(ImagesError, match=r"Unknown positive class 'defect'.*'def_front', 'ok_front'"):
+    with pytest.raises(
+        ImagesError, match=r"Unknown positive class 'defect'.*'def_front', 'ok_front'"
+    ):
         survey(folder, "defect")
 
 

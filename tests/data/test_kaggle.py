@@ -20,9 +20,13 @@ from tests.cli.test_main import call
 def published(drawn: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Drawn castings as if they were what Kaggle publishes: coreutils say what they are."""
     command = "find train test -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum"
-    told = subprocess.run(command, shell=True, cwd=drawn, capture_output=True, text=True, check=True).stdout
+    told = subprocess.run(
+        command, shell=True, cwd=drawn, capture_output=True, text=True, check=True
+    ).stdout
     folders = [folder for split in ("train", "test") for folder in (drawn / split).iterdir()]
-    counts = {folder.relative_to(drawn).as_posix(): len(list(folder.iterdir())) for folder in folders}
+    counts = {
+        folder.relative_to(drawn).as_posix(): len(list(folder.iterdir())) for folder in folders
+    }
     monkeypatch.setattr(fetch, "DIGEST", told.split()[0])
     monkeypatch.setattr(fetch, "COUNTS", counts)
     return drawn
@@ -84,7 +88,9 @@ def test_a_folder_that_holds_something_is_never_written_to(kaggle: Kaggle, tmp_p
     assert kaggle.asked == 0
 
 
-def test_without_a_network_one_line_says_what_to_do_by_hand(kaggle: Kaggle, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_network_one_line_says_what_to_do_by_hand(
+    kaggle: Kaggle, capsys: pytest.CaptureFixture[str]
+) -> None:
     kaggle.given = ConnectionError("Max retries\nexceeded")
     code, _, err = call(capsys, "fetch", "--accept-licence")
     assert (code, err.count("\n")) == (4, 1)
@@ -99,7 +105,9 @@ def test_without_kagglehub_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -
         fetch.fetch(None, licence_accepted=True)
 
 
-def test_one_changed_byte_one_file_less_and_one_more_are_each_found(published: Path, tmp_path: Path) -> None:
+def test_one_changed_byte_one_file_less_and_one_more_are_each_found(
+    published: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "castings"
     shutil.copytree(published, folder)
     assert fetch.check(tmp_path).folder == folder
@@ -119,12 +127,16 @@ def test_one_changed_byte_one_file_less_and_one_more_are_each_found(published: P
         fetch.check(folder)
 
 
-def test_a_folder_without_castings_is_said_to_have_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_without_castings_is_said_to_have_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     code, _, err = call(capsys, "fetch", "--check", tmp_path)
     assert (code, "There are no castings in" in err) == (4, True)
 
 
-def test_the_real_castings_are_those_that_were_published(real_images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_real_castings_are_those_that_were_published(
+    real_images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     code, out, err = call(capsys, "fetch", "--check", real_images)
     assert (code, err) == (0, "")
     assert "7,348 images" in out
@@ -134,7 +146,10 @@ def test_the_real_castings_are_those_that_were_published(real_images: Path, caps
         for path in (real_images / split).glob("*/*")
     )
     assert len(names) == sum(fetch.COUNTS.values()) == 7348
-    lines = [f"{hashlib.sha256((real_images / name).read_bytes()).hexdigest()}  {name}\n" for name in names]
+    lines = [
+        f"{hashlib.sha256((real_images / name).read_bytes()).hexdigest()}  {name}\n"
+        for name in names
+    ]
     assert hashlib.sha256("".join(lines).encode()).hexdigest() == fetch.DIGEST
 
 

@@ -55,17 +55,31 @@ def test_every_row_is_its_file(folder: Path, tmp_path: Path) -> None:
         assert packed.labels[row] == (file.parts[-2] == "def_front")
     assert packed.images.dtype == np.uint8
     assert packed.sizes.tolist() == [[32, 32]] * 20
-    assert (packed.positive, packed.negative, packed.split_made, packed.skipped) == (*CLASSES, False, ())
+    assert (packed.positive, packed.negative, packed.split_made, packed.skipped) == (
+        *CLASSES,
+        False,
+        (),
+    )
 
 
 def test_nothing_of_a_pack_can_be_written_to(folder: Path, tmp_path: Path) -> None:
     packed = pack(folder, tmp_path / "packs")
-    for column in (packed.images, packed.labels, packed.splits, packed.sha256, packed.paths, packed.sizes):
+    for column in (
+        packed.images,
+        packed.labels,
+        packed.splits,
+        packed.sha256,
+        packed.paths,
+        packed.sizes,
+    ):
         assert not column.flags.writeable
 
 
 def test_the_other_class_can_be_the_positive_one(folder: Path, tmp_path: Path) -> None:
-    usual, turned = pack(folder, tmp_path / "packs"), pack(folder, tmp_path / "packs", positive="ok_front")
+    usual, turned = (
+        pack(folder, tmp_path / "packs"),
+        pack(folder, tmp_path / "packs", positive="ok_front"),
+    )
     assert np.array_equal(turned.labels, 1 - usual.labels)
     assert (turned.positive, turned.negative) == ("ok_front", "def_front")
     assert turned.dataset_id != usual.dataset_id
@@ -78,7 +92,9 @@ def test_opening_gives_what_packing_gave(folder: Path, tmp_path: Path) -> None:
         assert np.array_equal(getattr(made, name), getattr(opened, name)), name
 
 
-def test_the_same_content_in_another_folder_is_the_same_dataset(folder: Path, tmp_path: Path) -> None:
+def test_the_same_content_in_another_folder_is_the_same_dataset(
+    folder: Path, tmp_path: Path
+) -> None:
     first = pack(folder, tmp_path / "packs")
     shutil.copytree(folder, tmp_path / "elsewhere")  # new times
     shutil.move(folder, tmp_path / "renamed")
@@ -99,7 +115,9 @@ def _changes(folder: Path) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("change", ["content", "label", "split", "name", "fewer"])
-def test_a_change_of_the_folder_is_another_dataset(folder: Path, tmp_path: Path, change: str) -> None:
+def test_a_change_of_the_folder_is_another_dataset(
+    folder: Path, tmp_path: Path, change: str
+) -> None:
     changes = _changes(folder)
     before = pack(folder, tmp_path / "packs")
     changes[change]()  # type: ignore[operator]
@@ -108,7 +126,9 @@ def test_a_change_of_the_folder_is_another_dataset(folder: Path, tmp_path: Path,
     assert len(open_pack(tmp_path / "packs" / before.dataset_id).paths) == 20
 
 
-def test_a_second_call_decodes_nothing(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_call_decodes_nothing(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = pack(folder, tmp_path / "packs")
     monkeypatch.setattr("casting_tune.data.decode.read", None)  # a call would be a TypeError
     assert pack(folder, tmp_path / "packs").dataset_id == first.dataset_id
@@ -127,7 +147,9 @@ def test_new_times_alone_are_settled_by_hashes_without_decoding(
 
 
 @pytest.mark.parametrize("note", ["", "{}", "[]", "no json", '{"skipped": 3}'])
-def test_a_spoilt_note_only_costs_a_second_decoding(folder: Path, tmp_path: Path, note: str) -> None:
+def test_a_spoilt_note_only_costs_a_second_decoding(
+    folder: Path, tmp_path: Path, note: str
+) -> None:
     first = pack(folder, tmp_path / "packs")
     (file,) = (tmp_path / "packs" / "index").iterdir()
     file.write_text(note)
@@ -140,7 +162,9 @@ def test_a_removed_pack_is_made_again(folder: Path, tmp_path: Path) -> None:
     assert pack(folder, tmp_path / "packs").dataset_id == first.dataset_id
 
 
-def test_no_file_of_the_packs_names_the_folder_that_was_packed(folder: Path, tmp_path: Path) -> None:
+def test_no_file_of_the_packs_names_the_folder_that_was_packed(
+    folder: Path, tmp_path: Path
+) -> None:
     (folder / "train" / "ok_front" / "bad.png").write_bytes(b"x")
     pack(folder, tmp_path / "packs", skip_bad=True)
     for file in (tmp_path / "packs").rglob("*"):
@@ -163,8 +187,12 @@ def test_progress_ends_at_all_images(folder: Path, tmp_path: Path) -> None:
     assert calls[-1] == (20, 20)
 
 
-@pytest.mark.parametrize("damage", ["short", "empty", "other", "manifest", "shapeless", "missing", "version"])
-def test_a_damaged_pack_is_refused_with_a_way_out(folder: Path, tmp_path: Path, damage: str) -> None:
+@pytest.mark.parametrize(
+    "damage", ["short", "empty", "other", "manifest", "shapeless", "missing", "version"]
+)
+def test_a_damaged_pack_is_refused_with_a_way_out(
+    folder: Path, tmp_path: Path, damage: str
+) -> None:
     lies = tmp_path / "packs" / pack(folder, tmp_path / "packs").dataset_id
     array, manifest = lies / "castings.npy", lies / "manifest.json"
     if damage == "short":
@@ -197,11 +225,15 @@ def test_a_pack_that_may_not_be_read_is_not_called_damaged(
 
 
 def test_a_folder_that_never_was_a_pack_is_not_told_to_be_removed(folder: Path) -> None:
-    with pytest.raises(ImagesError, match=r"is not a pack: it lacks manifest\.json\. Name a folder in packs/"):
+    with pytest.raises(
+        ImagesError, match=r"is not a pack: it lacks manifest\.json\. Name a folder in packs/"
+    ):
         open_pack(folder)
 
 
-def test_a_draft_that_a_killed_process_left_goes_after_a_day_and_not_before(folder: Path, tmp_path: Path) -> None:
+def test_a_draft_that_a_killed_process_left_goes_after_a_day_and_not_before(
+    folder: Path, tmp_path: Path
+) -> None:
     old, new = tmp_path / "packs" / ".packing-old", tmp_path / "packs" / ".packing-new"
     for draft in (old, new):
         (draft / "pack").mkdir(parents=True)
@@ -210,10 +242,15 @@ def test_a_draft_that_a_killed_process_left_goes_after_a_day_and_not_before(fold
     assert (old.exists(), new.exists()) == (False, True)
 
 
-def test_files_lie_in_the_order_of_their_paths_where_class_names_would_sort_otherwise(tmp_path: Path) -> None:
+def test_files_lie_in_the_order_of_their_paths_where_class_names_would_sort_otherwise(
+    tmp_path: Path,
+) -> None:
     for name in ("bad", "bad not"):
         for i in range(10):
-            _save(Image.fromarray(GRAY ^ np.uint8(i + 10 * (name == "bad"))), tmp_path / "all" / name / f"{i}.png")
+            _save(
+                Image.fromarray(GRAY ^ np.uint8(i + 10 * (name == "bad"))),
+                tmp_path / "all" / name / f"{i}.png",
+            )
     paths = pack(tmp_path / "all", tmp_path / "packs", positive="bad").paths.tolist()
     assert paths == sorted(paths)
     assert paths[0] == "bad not/0.png"  # a space comes before a slash
@@ -239,7 +276,9 @@ def test_a_disk_that_fills_while_a_picture_is_written_is_the_same_error(
     def filling(descriptor: int, content: memoryview, offset: int) -> int:
         if not left[0]:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        n = really(descriptor, content[: left[0]], offset)  # the last bytes that fit are written, as Linux does
+        n = really(
+            descriptor, content[: left[0]], offset
+        )  # the last bytes that fit are written, as Linux does
         left[0] -= n
         return n
 
@@ -263,7 +302,8 @@ def test_two_class_folders_alone_get_a_stratified_split_that_is_recorded(tmp_pat
     for label, n in (("def_front", 60), ("ok_front", 40)):
         for i in range(n):
             _save(
-                Image.fromarray(GRAY ^ np.uint8(i + 100 * (label == "ok_front"))), tmp_path / "all" / label / f"{i}.png"
+                Image.fromarray(GRAY ^ np.uint8(i + 100 * (label == "ok_front"))),
+                tmp_path / "all" / label / f"{i}.png",
             )
     packed = pack(tmp_path / "all", tmp_path / "packs")
     assert packed.split_made
@@ -303,7 +343,9 @@ def test_a_made_split_does_not_hang_on_file_names(tmp_path: Path) -> None:
             _save(image, tmp_path / "one" / label / f"{i}.png")
             _save(image, tmp_path / "two" / label / f"{29 - i}.png")
     one, two = (pack(tmp_path / name, tmp_path / "packs") for name in ("one", "two"))
-    assert dict(zip(one.sha256, one.splits, strict=True)) == dict(zip(two.sha256, two.splits, strict=True))
+    assert dict(zip(one.sha256, one.splits, strict=True)) == dict(
+        zip(two.sha256, two.splits, strict=True)
+    )
 
 
 # Bad files
@@ -316,11 +358,17 @@ def _spoil(folder: Path) -> None:
     """Put the files of BAD beside the good ones."""
     inside = folder / "train" / "def_front"
     whole = next(inside.iterdir()).read_bytes()
-    for name, content in (("cut.png", whole[:-200]), ("empty.png", b""), ("text.jpg", b"not an image")):
+    for name, content in (
+        ("cut.png", whole[:-200]),
+        ("empty.png", b""),
+        ("text.jpg", b"not an image"),
+    ):
         (inside / name).write_bytes(content)
 
 
-def test_bad_files_are_named_at_once_with_their_reasons_in_one_line(folder: Path, tmp_path: Path) -> None:
+def test_bad_files_are_named_at_once_with_their_reasons_in_one_line(
+    folder: Path, tmp_path: Path
+) -> None:
     _spoil(folder)
     with pytest.raises(ImagesError, match=r"3 of 23 files .*--skip-bad") as caught:
         pack(folder, tmp_path / "packs")
@@ -336,13 +384,17 @@ def test_bad_files_can_be_left_out_and_are_recorded(folder: Path, tmp_path: Path
     _spoil(folder)
     packed = pack(folder, tmp_path / "packs", skip_bad=True)
     assert [path for path, _ in packed.skipped] == [f"train/def_front/{name}" for name in BAD]
-    assert all(part in reason for part, (_, reason) in zip(BAD.values(), packed.skipped, strict=True))
+    assert all(
+        part in reason for part, (_, reason) in zip(BAD.values(), packed.skipped, strict=True)
+    )
     assert packed.dataset_id == without.dataset_id  # the same images are the same dataset
     assert np.array_equal(packed.images, without.images)
     assert pack(folder, tmp_path / "packs", skip_bad=True).skipped == packed.skipped
 
 
-def test_what_was_left_out_once_is_an_error_again_without_skip_bad(folder: Path, tmp_path: Path) -> None:
+def test_what_was_left_out_once_is_an_error_again_without_skip_bad(
+    folder: Path, tmp_path: Path
+) -> None:
     (folder / "train" / "def_front" / "text.jpg").write_text("not an image")
     pack(folder, tmp_path / "packs", skip_bad=True)
     with pytest.raises(ImagesError, match=r"text\.jpg"):
@@ -356,7 +408,9 @@ def test_a_class_of_bad_files_only_is_refused(folder: Path, tmp_path: Path) -> N
         pack(folder, tmp_path / "packs", skip_bad=True)
 
 
-def test_control_characters_of_a_file_name_do_not_reach_the_message(folder: Path, tmp_path: Path) -> None:
+def test_control_characters_of_a_file_name_do_not_reach_the_message(
+    folder: Path, tmp_path: Path
+) -> None:
     (folder / "train" / "def_front" / "a\x1b[31m\nb.png").write_bytes(b"x")
     with pytest.raises(ImagesError) as caught:
         pack(folder, tmp_path / "packs")
@@ -368,14 +422,20 @@ def test_control_characters_of_a_file_name_do_not_reach_the_message(folder: Path
 
 
 def test_gray_images_among_colour_ones_have_three_equal_planes(tmp_path: Path) -> None:
-    packed = pack(_around(tmp_path / "images", Image.fromarray(COLOUR), "z.png"), tmp_path / "packs")
+    packed = pack(
+        _around(tmp_path / "images", Image.fromarray(COLOUR), "z.png"), tmp_path / "packs"
+    )
     assert packed.images.shape == (4, 3, 24, 32)
     gray = packed.images[list(packed.paths).index("train/ok_front/other.png")]
-    assert np.array_equal(gray, np.stack([np.asarray(Image.open(tmp_path / "images/train/ok_front/other.png"))] * 3))
+    assert np.array_equal(
+        gray, np.stack([np.asarray(Image.open(tmp_path / "images/train/ok_front/other.png"))] * 3)
+    )
 
 
 def test_images_of_one_size_keep_it_square_or_not(tmp_path: Path) -> None:
-    assert pack(_around(tmp_path / "images", Image.fromarray(GRAY), "a.png"), tmp_path / "packs").images.shape[1:] == (
+    assert pack(
+        _around(tmp_path / "images", Image.fromarray(GRAY), "a.png"), tmp_path / "packs"
+    ).images.shape[1:] == (
         24,
         32,
     )
@@ -399,7 +459,9 @@ def test_an_odd_last_image_is_noticed(tmp_path: Path) -> None:
 
 
 def test_a_size_asked_for_is_the_longest_side(tmp_path: Path) -> None:
-    root = _around(tmp_path / "images", Image.fromarray(np.full((24, 32), 200, dtype=np.uint8)), "a.png")
+    root = _around(
+        tmp_path / "images", Image.fromarray(np.full((24, 32), 200, dtype=np.uint8)), "a.png"
+    )
     packed = pack(root, tmp_path / "packs", size_px=64)
     row = list(packed.paths).index("train/def_front/a.png")
     assert packed.images.shape == (4, 64, 64)
@@ -409,7 +471,10 @@ def test_a_size_asked_for_is_the_longest_side(tmp_path: Path) -> None:
 
 
 def test_the_own_size_asked_for_changes_no_pixel_and_no_id(folder: Path, tmp_path: Path) -> None:
-    assert pack(folder, tmp_path / "packs", size_px=32).dataset_id == pack(folder, tmp_path / "other").dataset_id
+    assert (
+        pack(folder, tmp_path / "packs", size_px=32).dataset_id
+        == pack(folder, tmp_path / "other").dataset_id
+    )
 
 
 @pytest.mark.parametrize("size_px", [0, 15, 4097])
@@ -422,7 +487,11 @@ def test_a_pack_size_out_of_range_is_refused(folder: Path, tmp_path: Path, size_
 
 
 def test_the_real_set_has_its_published_counts(real: Pack) -> None:
-    counts = {(s, y): int(((real.splits == s) & (real.labels == y)).sum()) for s in ("train", "test") for y in (1, 0)}
+    counts = {
+        (s, y): int(((real.splits == s) & (real.labels == y)).sum())
+        for s in ("train", "test")
+        for y in (1, 0)
+    }
     assert counts == {("train", 1): 3758, ("train", 0): 2875, ("test", 1): 453, ("test", 0): 262}
 
 

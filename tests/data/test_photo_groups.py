@@ -20,16 +20,22 @@ def _drawn(n: int, *, size_px: int, seed: int) -> tuple[NDArray[np.uint8], NDArr
 
 def _turned(image: NDArray[np.uint8], degrees: float, *, mirror: bool) -> NDArray[np.uint8]:
     """The image turned about its middle, the corners filled with the table's gray."""
-    picture = Image.fromarray(image).rotate(degrees, Image.Resampling.BICUBIC, fillcolor=int(np.median(image[:3])))
+    picture = Image.fromarray(image).rotate(
+        degrees, Image.Resampling.BICUBIC, fillcolor=int(np.median(image[:3]))
+    )
     return np.asarray(picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirror else picture)
 
 
-def _copies(n: int, *, of_each: int, size_px: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.int64]]:
+def _copies(
+    n: int, *, of_each: int, size_px: int
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.int64]]:
     """n castings, each turned by any angle and every other copy mirrored, in mixed order; and whose they are."""
     castings, labels = _drawn(n, size_px=size_px, seed=3)
     rng = np.random.default_rng(5)
     whose = rng.permutation(np.repeat(np.arange(n), of_each))
-    images = [_turned(castings[k], rng.uniform(0, 360), mirror=bool(i % 2)) for i, k in enumerate(whose)]
+    images = [
+        _turned(castings[k], rng.uniform(0, 360), mirror=bool(i % 2)) for i, k in enumerate(whose)
+    ]
     return np.stack(images), labels[whose], whose
 
 
@@ -38,7 +44,9 @@ def _partition(numbers: NDArray[np.int64]) -> set[frozenset[int]]:
 
 
 @pytest.mark.parametrize("size_px", [64, 128, 300])
-def test_copies_turned_by_any_angle_and_mirrored_are_exactly_the_castings_they_came_from(size_px: int) -> None:
+def test_copies_turned_by_any_angle_and_mirrored_are_exactly_the_castings_they_came_from(
+    size_px: int,
+) -> None:
     images, labels, whose = _copies(20, of_each=6, size_px=size_px)
     assert _partition(photo_groups.find(images, labels).group) == _partition(whose)
 
@@ -94,8 +102,12 @@ def test_copies_of_two_sizes_inside_a_black_frame_are_grouped() -> None:
     packed, short_px = images.copy(), np.full(len(images), 160, dtype=np.float32)
     for i in range(0, len(images), 3):
         packed[i], short_px[i] = 0, 128
-        packed[i, 16:144, 16:144] = np.asarray(Image.fromarray(images[i]).resize((128, 128), Image.Resampling.BICUBIC))
-    assert _partition(photo_groups.find(packed, labels, short_px=short_px).group) == _partition(whose)
+        packed[i, 16:144, 16:144] = np.asarray(
+            Image.fromarray(images[i]).resize((128, 128), Image.Resampling.BICUBIC)
+        )
+    assert _partition(photo_groups.find(packed, labels, short_px=short_px).group) == _partition(
+        whose
+    )
 
 
 def test_images_of_one_gray_level_are_no_photograph_of_each_other() -> None:
@@ -123,7 +135,9 @@ def test_the_cut_stands_above_what_strangers_reach_and_inside_its_bounds() -> No
 
 def test_photographs_are_found_where_three_in_twenty_of_them_carry_both_labels() -> None:
     images, labels, whose = _copies(20, of_each=6, size_px=300)
-    mixed = np.where((whose < 3) & (np.arange(len(images)) % 2 == 0), 1 - labels, labels).astype(np.uint8)
+    mixed = np.where((whose < 3) & (np.arange(len(images)) % 2 == 0), 1 - labels, labels).astype(
+        np.uint8
+    )
     assert _partition(photo_groups.find(images, mixed).group) == _partition(whose)
 
 
@@ -140,9 +154,13 @@ def test_likeness_is_the_best_correlation_over_every_turn_and_mirror() -> None:
     rng = np.random.default_rng(0)
     maps = rng.normal(size=(3, photo_groups.N_RADII, photo_groups.N_ANGLES)).astype(np.float32)
     spectra = photo_groups.whitened(maps)
-    padded = np.zeros((3, photo_groups.N_RADII, photo_groups.N_ANGLES // 2 + 1), dtype=np.complex128)
+    padded = np.zeros(
+        (3, photo_groups.N_RADII, photo_groups.N_ANGLES // 2 + 1), dtype=np.complex128
+    )
     padded[:, :, 1 : photo_groups.N_WAVES + 1] = spectra
-    plain = np.fft.irfft(padded, n=photo_groups.N_ANGLES, axis=-1)  # the same patterns along the angle
+    plain = np.fft.irfft(
+        padded, n=photo_groups.N_ANGLES, axis=-1
+    )  # the same patterns along the angle
     one, other = plain[0], plain[1]
     length = float(np.linalg.norm(one) * np.linalg.norm(other))
     by_hand = max(
@@ -150,7 +168,9 @@ def test_likeness_is_the_best_correlation_over_every_turn_and_mirror() -> None:
         for view in (other, other[:, ::-1])
         for shift in range(photo_groups.N_ANGLES)
     )
-    assert photo_groups.likeness(spectra[:1], spectra[1:2])[0, 0] == pytest.approx(by_hand, abs=1e-5)
+    assert photo_groups.likeness(spectra[:1], spectra[1:2])[0, 0] == pytest.approx(
+        by_hand, abs=1e-5
+    )
     assert photo_groups.likeness(spectra[:1], spectra[:1])[0, 0] == pytest.approx(1, abs=1e-5)
 
 

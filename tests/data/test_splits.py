@@ -12,7 +12,10 @@ ALONE = np.arange(120)
 
 
 def _same(one: Folds, other: Folds) -> bool:
-    return all(np.array_equal(getattr(one, side), getattr(other, side)) for side in ("train", "validation", "test"))
+    return all(
+        np.array_equal(getattr(one, side), getattr(other, side))
+        for side in ("train", "validation", "test")
+    )
 
 
 def test_the_three_sides_are_disjoint_and_hold_every_row() -> None:
@@ -29,9 +32,15 @@ def test_validation_takes_its_share_of_each_class() -> None:
 
 
 def test_the_same_seed_draws_the_same_rows_and_another_seed_others() -> None:
-    first = split(LABELS, SPLITS, ALONE, validation_share=0.2, seed=7, train_images=50, test_images=10)
-    again = split(LABELS, SPLITS, ALONE, validation_share=0.2, seed=7, train_images=50, test_images=10)
-    other = split(LABELS, SPLITS, ALONE, validation_share=0.2, seed=8, train_images=50, test_images=10)
+    first = split(
+        LABELS, SPLITS, ALONE, validation_share=0.2, seed=7, train_images=50, test_images=10
+    )
+    again = split(
+        LABELS, SPLITS, ALONE, validation_share=0.2, seed=7, train_images=50, test_images=10
+    )
+    other = split(
+        LABELS, SPLITS, ALONE, validation_share=0.2, seed=8, train_images=50, test_images=10
+    )
     assert _same(first, again)
     assert not np.array_equal(first.validation, other.validation)
     assert not np.array_equal(first.test, other.test)
@@ -42,7 +51,10 @@ def test_copies_of_one_image_stay_on_one_side(seed: int) -> None:
     groups = np.array([f"photo{i // 4}" for i in range(120)])
     folds = split(LABELS, SPLITS, groups, validation_share=0.2, seed=seed)
     assert not set(groups[folds.train]) & set(groups[folds.validation])
-    assert np.bincount(LABELS[folds.validation]).tolist() == [8, 12]  # groups of 4 divide both targets
+    assert np.bincount(LABELS[folds.validation]).tolist() == [
+        8,
+        12,
+    ]  # groups of 4 divide both targets
 
 
 def test_a_group_that_holds_both_labels_is_not_torn() -> None:
@@ -66,7 +78,9 @@ def test_large_groups_leave_validation_near_its_share() -> None:
 
 
 def test_a_subset_is_stratified_and_no_larger_than_asked() -> None:
-    folds = split(LABELS, SPLITS, ALONE, validation_share=0.2, seed=0, train_images=50, test_images=10)
+    folds = split(
+        LABELS, SPLITS, ALONE, validation_share=0.2, seed=0, train_images=50, test_images=10
+    )
     learned = np.concatenate([folds.train, folds.validation])
     assert np.bincount(LABELS[learned]).tolist() == [20, 30]
     assert np.bincount(LABELS[folds.test]).tolist() == [4, 6]
@@ -76,7 +90,9 @@ def test_a_subset_is_stratified_and_no_larger_than_asked() -> None:
 
 def test_a_subset_larger_than_the_set_is_the_set() -> None:
     everything = split(LABELS, SPLITS, ALONE, validation_share=0.2, seed=0)
-    assert _same(everything, split(LABELS, SPLITS, ALONE, validation_share=0.2, seed=0, train_images=10**6))
+    assert _same(
+        everything, split(LABELS, SPLITS, ALONE, validation_share=0.2, seed=0, train_images=10**6)
+    )
 
 
 def test_fewer_test_images_change_no_training_row() -> None:

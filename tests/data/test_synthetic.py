@@ -14,7 +14,10 @@ from casting_tune.errors import ImagesError, UsageError
 
 def _content(folder: Path) -> dict[str, str]:
     files = sorted(file for file in folder.rglob("*") if file.is_file())
-    return {file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    return {
+        file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in files
+    }
 
 
 @pytest.fixture(scope="module")
@@ -36,12 +39,22 @@ def test_the_layout_and_the_counts_are_those_of_the_real_set_in_small(drawn: Pat
         for split in ("train", "test")
         for name in ("def_front", "ok_front")
     }
-    assert counts == {"train/def_front": 182, "train/ok_front": 138, "test/def_front": 46, "test/ok_front": 34}
+    assert counts == {
+        "train/def_front": 182,
+        "train/ok_front": 138,
+        "test/def_front": 46,
+        "test/ok_front": 34,
+    }
 
 
 def test_every_defect_is_drawn_about_as_often(drawn: Path) -> None:
     names = [file.name for file in (drawn / "train" / "def_front").iterdir()]
-    assert sorted(sum(name.startswith(defect) for name in names) for defect in DEFECTS) == [45, 45, 46, 46]
+    assert sorted(sum(name.startswith(defect) for name in names) for defect in DEFECTS) == [
+        45,
+        45,
+        46,
+        46,
+    ]
 
 
 def test_the_files_are_gray_squares_of_the_size_asked_for(drawn: Path) -> None:
@@ -62,19 +75,28 @@ def test_the_same_seed_draws_the_same_bytes_and_another_seed_others(tmp_path: Pa
 
 def test_progress_counts_up_to_all_images(tmp_path: Path) -> None:
     calls: list[tuple[int, int]] = []
-    draw(tmp_path, n_images=11, size_px=32, on_progress=lambda done, total: calls.append((done, total)))
+    draw(
+        tmp_path,
+        n_images=11,
+        size_px=32,
+        on_progress=lambda done, total: calls.append((done, total)),
+    )
     assert calls == [(done, 11) for done in range(1, 12)]
 
 
 def test_mean_brightness_tells_nothing_of_the_label(drawn: Path) -> None:
     images, labels = _read(drawn)
     auc = roc_auc_score(labels, images.mean(axis=(1, 2)))
-    assert abs(auc - 0.5) < 0.1  # three standard errors at 228 and 172 images are .09; the real set has .88
+    assert (
+        abs(auc - 0.5) < 0.1
+    )  # three standard errors at 228 and 172 images are .09; the real set has .88
 
 
 def test_local_contrast_on_the_flange_tells_something_of_the_label(drawn: Path) -> None:
     images, labels = _read(drawn)
-    smooth = [Image.fromarray(image.astype(np.uint8)).filter(ImageFilter.BoxBlur(3)) for image in images]
+    smooth = [
+        Image.fromarray(image.astype(np.uint8)).filter(ImageFilter.BoxBlur(3)) for image in images
+    ]
     detail = np.abs(images - np.stack([np.asarray(image) for image in smooth]))
     axis = np.arange(150) - 74.5
     middle = np.hypot(axis[:, None], axis[None, :]) / 150  # the flange goes from about .28 to .41
@@ -90,7 +112,8 @@ def test_a_defect_changes_a_small_part_of_the_casting(defect: str, size_px: int)
         image = casting(np.random.default_rng(seed), size_px=size_px, defect=defect)
         assert image.shape == (size_px, size_px)
         assert image.dtype == np.uint8
-        # What follows the defect is drawn anew, so both are brought to one brightness before they are compared.
+        # What follows the defect is drawn anew, so both are brought to one brightness before they
+        # are compared.
         levels = [(i - i.mean()) / i.std() for i in (sound.astype(float), image.astype(float))]
         assert 0.0005 < (np.abs(levels[0] - levels[1]) > 0.5).mean() < 0.1
 

@@ -23,20 +23,30 @@ from casting_tune.store.store import Store
 
 @pytest.fixture(scope="module")
 def cell(trained: Store) -> Cell:
-    row = next(row for row in trained.read("trials").to_pylist() if row["backbone"].startswith("timm:"))
+    row = next(
+        row for row in trained.read("trials").to_pylist() if row["backbone"].startswith("timm:")
+    )
     return completed.load(trained, row["cell_id"])
 
 
 @pytest.fixture(scope="module")
-def exported(cell: Cell, trained: Store, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, export.Checked]:
+def exported(
+    cell: Cell, trained: Store, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, export.Checked]:
     folder = tmp_path_factory.mktemp("exports") / "line"
-    return folder, export.export(cell, trained, folder, licence="CC0 [x](y)", chosen_how=("Named by hand.",))
+    return folder, export.export(
+        cell, trained, folder, licence="CC0 [x](y)", chosen_how=("Named by hand.",)
+    )
 
 
 def decider_of(name: str, *, px: int, in_channels: int = 3) -> onnx_graph.Decider:
     """A network whose batch norms have seen images, so that its scores spread."""
-    model = registry.build(name, weights="none", dense=0, dropout=0, in_channels=in_channels, seed=0)
-    decider = onnx_graph.Decider(model, px=px, in_channels=in_channels, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
+    model = registry.build(
+        name, weights="none", dense=0, dropout=0, in_channels=in_channels, seed=0
+    )
+    decider = onnx_graph.Decider(
+        model, px=px, in_channels=in_channels, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4)
+    )
     images = torch.from_numpy(some_images(16, (80, 80)))
     model.train()
     with torch.no_grad():
@@ -56,17 +66,21 @@ def some_images(n: int, shape: tuple[int, ...]) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("shape", "px"), [((80, 80), 32), ((48, 48), 96), ((80, 40), 64), ((64, 64), 64), ((3, 80, 60), 32)]
+    ("shape", "px"),
+    [((80, 80), 32), ((48, 48), 96), ((80, 40), 64), ((64, 64), 64), ((3, 80, 60), 32)],
 )
 def test_the_graph_sees_images_as_a_trial_does(shape: tuple[int, ...], px: int) -> None:
     images = some_images(4, shape)
     loaded = batches.put(images, np.arange(4), px=px, device=torch.device("cpu"))
     expected = augmentation.resize(loaded, px=px)
-    decider = onnx_graph.Decider(torch.nn.Identity(), px=px, in_channels=3, mean=(0.0,) * 3, std=(1.0,) * 3)
+    decider = onnx_graph.Decider(
+        torch.nn.Identity(), px=px, in_channels=3, mean=(0.0,) * 3, std=(1.0,) * 3
+    )
     found = decider.prepare(torch.from_numpy(images))[:, : loaded.shape[1]]
     away = (found - expected).abs()
     assert float(away.max()) <= 1.001 / 255  # one level, where a sum lies on the edge between two
-    # 80 to 64 px puts many sums on that edge, and enlarging spreads them: 0.03 there, under 0.005 elsewhere
+    # 80 to 64 px puts many sums on that edge, and enlarging spreads them: 0.03 there, under 0.005
+    # elsewhere
     assert float((away > 1e-5).float().mean()) < 0.05
 
 
@@ -80,7 +94,9 @@ NETWORKS = [
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_onnxruntime_scores_and_decides_as_torch_at_any_number_and_size(name: str, tmp_path: Path) -> None:
+def test_onnxruntime_scores_and_decides_as_torch_at_any_number_and_size(
+    name: str, tmp_path: Path
+) -> None:
     decider = decider_of(name, px=64)
     rows = np.arange(5)
     images = some_images(5, (80, 80))
@@ -98,19 +114,31 @@ def test_onnxruntime_scores_and_decides_as_torch_at_any_number_and_size(name: st
             assert 0 < decisions.sum() < 5
 
 
-def test_an_export_says_what_it_checked_and_sums_every_file(exported: tuple[Path, export.Checked], cell: Cell) -> None:
+def test_an_export_says_what_it_checked_and_sums_every_file(
+    exported: tuple[Path, export.Checked], cell: Cell
+) -> None:
     folder, checked = exported
     assert checked.n_images == len(cell.predictions.score)
     assert checked.largest_onnx <= 1e-5
     assert not checked.kept
-    lines = dict(reversed(line.split("  ")) for line in (folder / "SHA256SUMS").read_text().splitlines())
+    lines = dict(
+        reversed(line.split("  ")) for line in (folder / "SHA256SUMS").read_text().splitlines()
+    )
     assert set(lines) == {file.name for file in folder.iterdir()} - {"SHA256SUMS"}
     for name, digest in lines.items():
         assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
     card = (folder / "README.md").read_text()
     for name, value in asdict(cell.config).items():
-        assert f"{name} {cell.row['augmentation'] if name == 'toggles' else value}" in card.replace("\\", "")
-    for said in ("CC0 \\[x\\](y)", "Named by hand.", "0.5, chosen by no rule", cell.row["cell_id"], "95 % interval"):
+        assert f"{name} {cell.row['augmentation'] if name == 'toggles' else value}" in card.replace(
+            "\\", ""
+        )
+    for said in (
+        "CC0 \\[x\\](y)",
+        "Named by hand.",
+        "0.5, chosen by no rule",
+        cell.row["cell_id"],
+        "95 % interval",
+    ):
         assert said in card
 
 
@@ -138,7 +166,9 @@ def test_every_file_of_an_export_has_the_mode_that_the_umask_gives(
     assert stat.S_IMODE(exported[0].stat().st_mode) == given[1]
 
 
-def test_the_backbone_opens_as_weights_of_a_folder(exported: tuple[Path, export.Checked], cell: Cell) -> None:
+def test_the_backbone_opens_as_weights_of_a_folder(
+    exported: tuple[Path, export.Checked], cell: Cell
+) -> None:
     folder, _ = exported
     name, weights = cell.config.backbone, f"local-dir:{folder}"
     given = {"dense": 0, "dropout": 0.0, "in_channels": cell.config.in_channels, "seed": 9}
@@ -149,7 +179,9 @@ def test_the_backbone_opens_as_weights_of_a_folder(exported: tuple[Path, export.
     assert registry.normalisation(name, weights) == registry.normalisation(name, "none")
 
 
-def test_weights_of_another_training_are_refused(cell: Cell, trained: Store, tmp_path: Path) -> None:
+def test_weights_of_another_training_are_refused(
+    cell: Cell, trained: Store, tmp_path: Path
+) -> None:
     other = replace(cell, predictions=replace(cell.predictions, score=1 - cell.predictions.score))
     with pytest.raises(StoreError, match="otherwise than the stored training"):
         export.export(other, trained, tmp_path / "line")
@@ -171,7 +203,9 @@ def test_another_answer_of_onnxruntime_leaves_no_folder(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_in_use_and_a_baseline_are_refused(cell: Cell, trained: Store, tmp_path: Path) -> None:
+def test_a_folder_in_use_and_a_baseline_are_refused(
+    cell: Cell, trained: Store, tmp_path: Path
+) -> None:
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "file").touch()
     with pytest.raises(UsageError, match="is in use"):
@@ -182,11 +216,31 @@ def test_a_folder_in_use_and_a_baseline_are_refused(cell: Cell, trained: Store, 
 
 
 def test_the_best_cell_is_that_of_validation_whatever_the_test_images_say(store: Store) -> None:
-    scores = {"a": (0.9, 0.4), "b": (0.8, 0.1), "c": (0.6, 0.1)}  # of a defect and of a good casting, all right
+    scores = {
+        "a": (0.9, 0.4),
+        "b": (0.8, 0.1),
+        "c": (0.6, 0.1),
+    }  # of a defect and of a good casting, all right
     for position, (name, (defect, good)) in enumerate(scores.items()):
-        asked = {"run_id": "r", "sweep": "s", "position": position, "cell_id": name, "row": name, "label": name}
-        store.write("cells", "s", f"r-{name}", [asked | {"kind": "cell", "fold": 0, "dataset_id": "d"}])
-        row = {"cell_id": name, "attempt": 1, "status": "completed", "dataset_id": "d", "fold": 0, "split_seed": 0}
+        asked = {
+            "run_id": "r",
+            "sweep": "s",
+            "position": position,
+            "cell_id": name,
+            "row": name,
+            "label": name,
+        }
+        store.write(
+            "cells", "s", f"r-{name}", [asked | {"kind": "cell", "fold": 0, "dataset_id": "d"}]
+        )
+        row = {
+            "cell_id": name,
+            "attempt": 1,
+            "status": "completed",
+            "dataset_id": "d",
+            "fold": 0,
+            "split_seed": 0,
+        }
         counts = {"n_validation": 2, "n_test": 2, "validation_accuracy": 1.0}
         store.write("trials", "s", f"{name}-1", [row | counts | {"seed": 0}])
         rows = [

@@ -68,6 +68,8 @@ def test_a_picture_an_image_and_a_line_for_what_is_none(tmp_path: Path) -> None:
     good, bad = grad_cam.explain(decider_of([3.0, 1.0]), TOLD, files, tmp_path / "out")
     assert good.file is not None
     with Image.open(good.file) as drawn:
-        assert np.ptp(np.asarray(drawn.convert("RGB")).astype(int), axis=2).max() > 100  # heat has a colour
+        assert (
+            np.ptp(np.asarray(drawn.convert("RGB")).astype(int), axis=2).max() > 100
+        )  # heat has a colour
     assert (bad.file, bad.score) == (None, None)
     assert "not one of" in bad.reason

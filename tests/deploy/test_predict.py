@@ -26,7 +26,9 @@ from casting_tune.store.store import Store
 def line(trained: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An export of one of the tiny cells."""
     folder = tmp_path_factory.mktemp("exports") / "line"
-    row = next(row for row in trained.read("trials").to_pylist() if row["backbone"].startswith("timm:"))
+    row = next(
+        row for row in trained.read("trials").to_pylist() if row["backbone"].startswith("timm:")
+    )
     export.export(completed.load(trained, row["cell_id"]), trained, folder)
     return folder
 
@@ -43,7 +45,9 @@ def a_test_image(drawn: Path) -> Path:
     return predict.find([drawn / "test"])[0]
 
 
-def test_every_test_image_is_scored_as_the_store_has_it(line: Path, drawn: Path, trained: Store) -> None:
+def test_every_test_image_is_scored_as_the_store_has_it(
+    line: Path, drawn: Path, trained: Store
+) -> None:
     cell = json.loads((line / "decision.json").read_text())["cell_id"]
     stored = trained.read("predictions", cell_ids=[cell]).to_pandas()
     stored = stored[stored["split"] == "test"].set_index("sha256")["score"]
@@ -55,7 +59,9 @@ def test_every_test_image_is_scored_as_the_store_has_it(line: Path, drawn: Path,
         assert decision.defective == (np.float32(decision.score) >= np.float32(0.5))
 
 
-def test_predict_loads_no_torch_and_no_pandas_and_writes_parquet(line: Path, drawn: Path, tmp_path: Path) -> None:
+def test_predict_loads_no_torch_and_no_pandas_and_writes_parquet(
+    line: Path, drawn: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "rows.parquet"
     code = (
         "import sys; from casting_tune.cli import main as cli\n"
@@ -63,7 +69,9 @@ def test_predict_loads_no_torch_and_no_pandas_and_writes_parquet(line: Path, dra
         "try:\n    cli.main()\nexcept SystemExit as ended:\n    assert not ended.code, ended.code\n"
         "print('LOADED', *sys.modules)"
     )
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
     assert ended.returncode == 0, ended.stderr
     loaded = set(ended.stdout.rpartition("LOADED")[2].split())
     assert "onnxruntime" in loaded
@@ -118,7 +126,11 @@ def test_a_defect_ends_with_20_only_if_asked(
     assert found.reason == ""
     monkeypatch.setattr(predict, "open_network", open_strict)
     told = json.loads((line / "decision.json").read_text())
-    for defective, words, code in ((True, [], 0), (True, ["--fail-on-defect"], 20), (False, ["--fail-on-defect"], 0)):
+    for defective, words, code in (
+        (True, [], 0),
+        (True, ["--fail-on-defect"], 20),
+        (False, ["--fail-on-defect"], 0),
+    ):
         strict = predict.Network(told, Session(defective))
         assert call("predict", line, image, *words) == code
 
@@ -177,7 +189,12 @@ def test_a_watch_takes_files_once_they_are_whole_and_again_when_they_change(
     for decision in predict.watch(network, [folder], idle_s=8, sleep=time.sleep, clock=time.clock):
         found.append((Path(decision.path).name, bool(decision.reason)))
         at.append(time.now)
-    assert found == [("slow.png", False), ("moved.png", False), ("broken.png", True), ("moved.png", False)]
+    assert found == [
+        ("slow.png", False),
+        ("moved.png", False),
+        ("broken.png", True),
+        ("moved.png", False),
+    ]
     assert 3.0 < at[0] <= 3.5
     assert 10.0 <= at[2] <= 10.5
     assert time.now >= 20
@@ -209,19 +226,28 @@ def test_without_onnxruntime_predict_and_export_name_the_extra(
         assert 'pip install "casting-tune[export]"' in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["SHA256SUMS", "decision.json", "network.onnx", "model.safetensors"])
+@pytest.mark.parametrize(
+    "name", ["SHA256SUMS", "decision.json", "network.onnx", "model.safetensors"]
+)
 def test_a_file_of_an_export_that_may_not_be_read_is_not_called_missing(
-    line: Path, drawn: Path, name: str, refuse: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
+    line: Path,
+    drawn: Path,
+    name: str,
+    refuse: Callable[[Path], None],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     refuse(line / name)
     assert call("predict", line, a_test_image(drawn)) == StoreError.exit_code
     err = capsys.readouterr().err
-    assert f"Cannot read '{line / name}': permission denied. Give this account read permission." in " ".join(
-        err.split()
+    assert (
+        f"Cannot read '{line / name}': permission denied. Give this account read permission."
+        in " ".join(err.split())
     )
 
 
-def test_a_folder_that_may_not_be_read_is_not_called_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_may_not_be_read_is_not_called_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refused(folder: object) -> None:
         raise PermissionError(13, "Permission denied", str(folder))
 
@@ -230,16 +256,24 @@ def test_a_folder_that_may_not_be_read_is_not_called_empty(tmp_path: Path, monke
         predict.find([tmp_path])
 
 
-def test_threads_of_onnxruntime_sleep_while_they_wait(line: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_of_onnxruntime_sleep_while_they_wait(
+    line: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made: list[onnxruntime.SessionOptions] = []
-    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda _file, options, **_: made.append(options))
+    monkeypatch.setattr(
+        onnxruntime, "InferenceSession", lambda _file, options, **_: made.append(options)
+    )
     predict.open_network(line, n_threads=2)
     predict.open_session(line / "network.onnx")  # as an export checks its graph
     assert [options.intra_op_num_threads for options in made] == [2, 0]
-    assert [options.get_session_config_entry("session.intra_op.allow_spinning") for options in made] == ["0", "0"]
+    assert [
+        options.get_session_config_entry("session.intra_op.allow_spinning") for options in made
+    ] == ["0", "0"]
 
 
-@pytest.mark.parametrize(("installed", "refused"), [("1.25.1", True), ("1.9", True), ("1.26.0", False)])
+@pytest.mark.parametrize(
+    ("installed", "refused"), [("1.25.1", True), ("1.9", True), ("1.26.0", False)]
+)
 def test_an_onnxruntime_that_cannot_load_the_graph_is_refused_in_one_line(
     installed: str,
     refused: bool,
@@ -260,7 +294,9 @@ def test_an_onnxruntime_that_cannot_load_the_graph_is_refused_in_one_line(
 
 
 def test_the_extra_asks_for_the_onnxruntime_that_predict_requires() -> None:
-    project = tomllib.loads((Path(__file__).parent.parent.parent / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((Path(__file__).parent.parent.parent / "pyproject.toml").read_text())[
+        "project"
+    ]
     assert f"onnxruntime>={predict.LEAST_ONNXRUNTIME}" in project["optional-dependencies"]["export"]
 
 

@@ -37,7 +37,9 @@ def test_the_command_says_what_was_found_and_ends_with_0(
     trained: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("CASTING_TUNE_DATA", raising=False)
-    monkeypatch.setattr(sys, "argv", ["casting-tune", "reproduce", flipped(trained), "--results", str(trained.root)])
+    monkeypatch.setattr(
+        sys, "argv", ["casting-tune", "reproduce", flipped(trained), "--results", str(trained.root)]
+    )
     with pytest.raises(SystemExit) as ended:
         main.main()
     assert ended.value.code == 0

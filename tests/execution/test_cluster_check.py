@@ -64,11 +64,15 @@ def findings(text: str, tmp_path: Path, **more: float) -> list[str]:
         (LOCAL, ["FILL_IN_HEAD_IP", "FILL_IN_WORKER_IPS", "FILL_IN_USER", "FILL_IN_KEY"]),
     ],
 )
-def test_a_file_as_it_comes_lacks_exactly_its_placeholders_and_says_where(file: Path, expected: list[str]) -> None:
+def test_a_file_as_it_comes_lacks_exactly_its_placeholders_and_says_where(
+    file: Path, expected: list[str]
+) -> None:
     found = cluster_check.check(file)
     assert [finding.text.split()[0] for finding in found] == expected
     lines = file.read_text().splitlines()
-    assert all(name in lines[finding.line - 1] for name, finding in zip(expected, found, strict=True))
+    assert all(
+        name in lines[finding.line - 1] for name, finding in zip(expected, found, strict=True)
+    )
 
 
 @pytest.mark.parametrize("file", [AWS, LOCAL])
@@ -114,33 +118,78 @@ AWS_MISTAKES = [
         put("provider", "availability_zone", value="us-east-1a,eu-central-1b"),
         "zones us-east-1a are not in eu-central-1",
     ),
-    (put(*NODE, "InstanceTyp", value="g6.xlarge"), "refuse the node_config of 'worker': Unknown parameter in input"),
-    (put(*NODE, "BlockDeviceMappings", value="150"), "Invalid type for parameter BlockDeviceMappings"),
-    (put(*HEAD, "ImageId", value=None), "'head' has no ImageId: Ray would take an Ubuntu 18.04 of 2021"),
-    (put(*HEAD, "SecurityGroupIds", value=None), "'head' has no SecurityGroupIds: Ray would open SSH to 0.0.0.0/0"),
+    (
+        put(*NODE, "InstanceTyp", value="g6.xlarge"),
+        "refuse the node_config of 'worker': Unknown parameter in input",
+    ),
+    (
+        put(*NODE, "BlockDeviceMappings", value="150"),
+        "Invalid type for parameter BlockDeviceMappings",
+    ),
+    (
+        put(*HEAD, "ImageId", value=None),
+        "'head' has no ImageId: Ray would take an Ubuntu 18.04 of 2021",
+    ),
+    (
+        put(*HEAD, "SecurityGroupIds", value=None),
+        "'head' has no SecurityGroupIds: Ray would open SSH to 0.0.0.0/0",
+    ),
     (put(*NODE, "SecurityGroupIds", value=None), "'worker' has no SecurityGroupIds"),
-    (put("provider", "security_group", value={"IpPermissions": WORLD}), "everybody in (tcp 22-22 from 0.0.0.0/0)"),
-    (put("provider", "security_group", value={"IpPermissions": WORLD6}), "everybody in (-1 all ports from ::/0)"),
-    (swap(START, "host=127.0.0.1", "host=0.0.0.0"), "dashboard listens on 0.0.0.0, and who reaches it runs code"),
+    (
+        put("provider", "security_group", value={"IpPermissions": WORLD}),
+        "everybody in (tcp 22-22 from 0.0.0.0/0)",
+    ),
+    (
+        put("provider", "security_group", value={"IpPermissions": WORLD6}),
+        "everybody in (-1 all ports from ::/0)",
+    ),
+    (
+        swap(START, "host=127.0.0.1", "host=0.0.0.0"),
+        "dashboard listens on 0.0.0.0, and who reaches it runs code",
+    ),
     (put(START, value=None), "dashboard listens on 0.0.0.0"),  # Ray's default
-    (put(*HEAD, "IamInstanceProfile", value=None), "'head' has no IamInstanceProfile: Ray would give it all of EC2"),
-    (put(*NODE, "IamInstanceProfile", value=None), "'worker' has no IamInstanceProfile: it could not write results"),
+    (
+        put(*HEAD, "IamInstanceProfile", value=None),
+        "'head' has no IamInstanceProfile: Ray would give it all of EC2",
+    ),
+    (
+        put(*NODE, "IamInstanceProfile", value=None),
+        "'worker' has no IamInstanceProfile: it could not write results",
+    ),
     (put(*NODE, "MetadataOptions", value=None), "'worker' answers IMDSv1"),
     (put(*HEAD, "MetadataOptions", value={"HttpTokens": "optional"}), "'head' answers IMDSv1"),
-    (swap("setup_commands", "ray[default]==2.60.0", "ray[default]==2.1.0"), "The nodes get Ray 2.1.0, and here is Ray"),
-    (swap("setup_commands", "==2.60.0", ""), "No command pins Ray, and Ray's default would install a nightly Ray"),
+    (
+        swap("setup_commands", "ray[default]==2.60.0", "ray[default]==2.1.0"),
+        "The nodes get Ray 2.1.0, and here is Ray",
+    ),
+    (
+        swap("setup_commands", "==2.60.0", ""),
+        "No command pins Ray, and Ray's default would install a nightly Ray",
+    ),
     (put("setup_commands", value=None), "would install a nightly Ray"),
     (put("file_mounts", "~/.ray/auth_token", value=None), "No token goes to the nodes"),
-    (put("file_mounts", "~/.ray/auth_token", value="~/lost"), "The token ~/lost does not exist: ray get-auth-token"),
+    (
+        put("file_mounts", "~/.ray/auth_token", value="~/lost"),
+        "The token ~/lost does not exist: ray get-auth-token",
+    ),
     (put("file_mounts", "~/sweeps", value="sweps"), "sweps is not here, and is to go to the nodes"),
     (swap("setup_commands", "RAY_AUTH_MODE=token", ""), "Ray starts without a token on the worker"),
-    (swap("setup_commands", "s3://casting", "/home/ubuntu/"), "The worker keeps results on its own disk, in /home/ubu"),
-    (swap("setup_commands", "CASTING_TUNE_RESULTS", "RESULTS"), "The head does not learn where results go"),
+    (
+        swap("setup_commands", "s3://casting", "/home/ubuntu/"),
+        "The worker keeps results on its own disk, in /home/ubu",
+    ),
+    (
+        swap("setup_commands", "CASTING_TUNE_RESULTS", "RESULTS"),
+        "The head does not learn where results go",
+    ),
     (
         put("available_node_types", "worker", "resources", value={"CPU": 4, "GPU": -1}),
         "Ray refuses the file: available_n",
     ),
-    (put(*NODE, "InstanceType", value="m7i.xlarge"), "'worker' counts 1 GPU, and m7i.xlarge has none"),
+    (
+        put(*NODE, "InstanceType", value="m7i.xlarge"),
+        "'worker' counts 1 GPU, and m7i.xlarge has none",
+    ),
     (put("head_node_type", value="haed"), "Ray refuses the file: `head_node_type` must be one of"),
     (
         put("max_worker", value=3),
@@ -149,7 +198,10 @@ AWS_MISTAKES = [
 ]
 
 LOCAL_MISTAKES = [
-    (swap(START, "RAY_enable_autoscaler_v2=0", ""), "Autoscaler v2 starts one worker of several here"),
+    (
+        swap(START, "RAY_enable_autoscaler_v2=0", ""),
+        "Autoscaler v2 starts one worker of several here",
+    ),
     (
         swap("setup_commands", "mountpoint -q /mnt/castings", "true"),
         "The head keeps results on its own disk, in /mnt/c",
@@ -166,7 +218,10 @@ LOCAL_MISTAKES = [
 
 @pytest.mark.parametrize(
     ("file", "mistake", "expected"),
-    [*((AWS, *mistake) for mistake in AWS_MISTAKES), *((LOCAL, *mistake) for mistake in LOCAL_MISTAKES)],
+    [
+        *((AWS, *mistake) for mistake in AWS_MISTAKES),
+        *((LOCAL, *mistake) for mistake in LOCAL_MISTAKES),
+    ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_mistake_is_found(
@@ -206,7 +261,9 @@ def test_gpus_that_no_worker_has_are_found(tmp_path: Path) -> None:
         ("a: !!python/object/apply:os.system [ls]", "is not YAML"),
     ],
 )
-def test_what_is_no_cluster_file_is_refused_in_one_line(text: str, message: str, tmp_path: Path) -> None:
+def test_what_is_no_cluster_file_is_refused_in_one_line(
+    text: str, message: str, tmp_path: Path
+) -> None:
     file = tmp_path / "c.yaml"
     file.write_text(text)
     with pytest.raises(UsageError, match=message.replace("(", r"\(")) as refused:
@@ -220,7 +277,9 @@ def test_without_the_extra_the_command_says_which(monkeypatch: pytest.MonkeyPatc
         cluster_check.check(AWS)
 
 
-def test_the_command_names_line_and_way_out_and_exits_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_names_line_and_way_out_and_exits_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     code, out, err = call(capsys, "cluster", "check", AWS)
     assert (code, err) == (2, "")
     assert f"{AWS}:11: FILL_IN_REGION is still to fill in (for example eu-central-1).\n" in out
@@ -241,8 +300,14 @@ def cpu_s(*words: object) -> tuple[float, subprocess.CompletedProcess[bytes]]:
 
 
 def test_the_check_takes_no_network_and_no_longer_than_four_imports_of_ray() -> None:
-    words = ["unshare", "-rn"] if subprocess.run(["unshare", "-rn", "true"], check=False).returncode == 0 else []
-    took, ended = cpu_s(*words, sys.executable, "-m", "casting_tune.cli.main", "cluster", "check", AWS)
+    words = (
+        ["unshare", "-rn"]
+        if subprocess.run(["unshare", "-rn", "true"], check=False).returncode == 0
+        else []
+    )
+    took, ended = cpu_s(
+        *words, sys.executable, "-m", "casting_tune.cli.main", "cluster", "check", AWS
+    )
     assert ended.returncode == 2, ended.stderr
     assert ended.stderr == b""
     imports, _ = cpu_s(sys.executable, "-c", "import ray")
@@ -285,20 +350,33 @@ def test_the_rayjob_has_kuberays_fields_the_command_and_the_projects_ray() -> No
         "rayClusterSpec",
     }  # fmt: skip
     assert set(spec) <= known
-    assert spec["entrypoint"].startswith("python -m casting_tune.sweep backbone_grid --address auto")
+    assert spec["entrypoint"].startswith(
+        "python -m casting_tune.sweep backbone_grid --address auto"
+    )
     assert spec["shutdownAfterJobFinishes"] is True
     made = spec["rayClusterSpec"]
     assert made["rayVersion"] == ray
     assert made["authOptions"] == {"mode": "token"}
     assert made["headGroupSpec"]["rayStartParams"] == {"num-cpus": "0"}
     (workers,) = made["workerGroupSpecs"]
-    assert {"groupName", "replicas", "minReplicas", "maxReplicas", "rayStartParams", "template"} == set(workers)
+    assert {
+        "groupName",
+        "replicas",
+        "minReplicas",
+        "maxReplicas",
+        "rayStartParams",
+        "template",
+    } == set(workers)
     for group in (made["headGroupSpec"], workers):
         (container,) = group["template"]["spec"]["containers"]
         assert container["image"].endswith(f":ray-{ray}")
         assert {"name": "RAY_memory_monitor_refresh_ms", "value": "0"} in container["env"]
         mounts = {mount["name"] for mount in container["volumeMounts"]}
-        assert mounts == {volume["name"] for volume in group["template"]["spec"]["volumes"]} >= {"castings"}
+        assert (
+            mounts
+            == {volume["name"] for volume in group["template"]["spec"]["volumes"]}
+            >= {"castings"}
+        )
         assert container["resources"]["requests"] == container["resources"]["limits"]
     (container,) = workers["template"]["spec"]["containers"]
     assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"

@@ -69,8 +69,12 @@ def test_a_library_that_is_absent_or_too_old_fails_and_is_named(
     assert (found.state, seen in found.seen, found.way_out[:11]) == ("fail", True, "pip install")
 
 
-def test_a_library_that_does_not_load_fails_with_its_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "broken_wheel.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+def test_a_library_that_does_not_load_fails_with_its_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_wheel.py").write_text(
+        "raise RuntimeError('operator torchvision::nms does not exist')"
+    )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(doctor, "IMPORTED", ("json", "broken_wheel"))
     found = finding(tmp_path, "imports")
@@ -82,7 +86,9 @@ def test_a_library_that_does_not_load_fails_with_its_error(tmp_path: Path, monke
 def test_memory_is_enough_scarce_or_too_little(
     free_gib: float, state: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("psutil.virtual_memory", lambda: Memory(total=16 * 2**30, available=int(free_gib * 2**30)))
+    monkeypatch.setattr(
+        "psutil.virtual_memory", lambda: Memory(total=16 * 2**30, available=int(free_gib * 2**30))
+    )
     assert finding(tmp_path, "memory").state == state
 
 
@@ -96,13 +102,20 @@ def test_little_shared_memory_and_a_full_disk_are_warnings_with_a_way_out(
 
 
 def test_a_containers_limits_are_read_as_linux_writes_them(tmp_path: Path) -> None:
-    for text, expected in (("150000 100000", 1.5), ("max 100000", None), ("max", None), ("1073741824\n", 2**30)):
+    for text, expected in (
+        ("150000 100000", 1.5),
+        ("max 100000", None),
+        ("max", None),
+        ("1073741824\n", 2**30),
+    ):
         (tmp_path / "limit").write_text(text)
         assert doctor._quota(tmp_path / "limit") == expected
     assert doctor._quota(tmp_path / "absent") is None
 
 
-def test_a_gpu_device_that_torch_does_not_see_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_device_that_torch_does_not_see_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(ray_cluster, "shows_gpu", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     assert finding(tmp_path, "GPU").state == "warn"
@@ -116,8 +129,15 @@ def test_weights_that_are_not_in_the_cache_are_named(tmp_path: Path) -> None:
     assert found.seen == "1 of 2 pretrained backbones are in the cache; not resnet50"
 
 
-def test_extras_are_told_apart_by_whether_all_their_libraries_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    wanted = ["torch>=2", 'pytest>=1; extra == "export"', 'pytest>=1; extra == "wandb"', 'none-x; extra == "wandb"']
+def test_extras_are_told_apart_by_whether_all_their_libraries_are_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wanted = [
+        "torch>=2",
+        'pytest>=1; extra == "export"',
+        'pytest>=1; extra == "wandb"',
+        'none-x; extra == "wandb"',
+    ]
     monkeypatch.setattr(doctor, "_requirements", lambda: [Requirement(text) for text in wanted])
 
     class Metadata:

@@ -18,7 +18,12 @@ from casting_tune.training.records import Place
 
 GIB = 2**30
 CONFIG = TrialConfig(
-    backbone="timm:test_resnet.r160_in1k", image_px=32, batch_size=16, epochs=1, precision="fp32", dense=64
+    backbone="timm:test_resnet.r160_in1k",
+    image_px=32,
+    batch_size=16,
+    epochs=1,
+    precision="fp32",
+    dense=64,
 )
 PEAK = Peak(like=gpu_sharing.like(CONFIG), n_images=100, peak_bytes=4 * GIB)
 
@@ -28,10 +33,14 @@ def shares(*peaks: Peak) -> Shares:
     return Shares(peaks=peaks, devices=devices, n_images=lambda config: config.train_images or 100)
 
 
-def test_a_configuration_gets_what_its_like_took_a_baseline_nothing_and_the_unknown_a_whole_gpu() -> None:
+def test_a_configuration_gets_what_its_like_took_a_baseline_nothing_and_the_unknown_a_whole_gpu() -> (
+    None
+):
     known = shares(PEAK)
     assert known.of(CONFIG) == 0.25  # 5.75 of 24 GiB
-    assert known.of(replace(CONFIG, dense=32)) == 0.25  # chosen by a search between two that were probed
+    assert (
+        known.of(replace(CONFIG, dense=32)) == 0.25
+    )  # chosen by a search between two that were probed
     assert known.of(replace(CONFIG, dense=128)) == 1.0
     assert known.of(replace(CONFIG, train_images=200)) == 1.0
     assert known.of(TrialConfig(backbone="baseline:majority")) == 0.0
@@ -55,10 +64,14 @@ def test_a_probe_counts_all_images_of_its_cell_and_says_of_which_device(packed: 
     assert row["device_memory_bytes"] > row["peak_memory_bytes"] > 0
 
 
-def test_images_that_a_probe_leaves_out_are_added_to_its_peak(packed: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_that_a_probe_leaves_out_are_added_to_its_peak(
+    packed: Pack, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(memory, "peak", lambda _: 1_000_000)
     config = replace(CONFIG, batch_size=2)
-    n_probed = sum(trial.check(replace(config, train_images=8, test_images=trial.EVALUATION_BATCH), packed))
+    n_probed = sum(
+        trial.check(replace(config, train_images=8, test_images=trial.EVALUATION_BATCH), packed)
+    )
     added = trial.probe(config, packed, Place())["peak_memory_bytes"] - 1_000_000
     assert added == (len(packed.labels) - n_probed) * 32 * 32 > 0
 

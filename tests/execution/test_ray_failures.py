@@ -30,10 +30,26 @@ TIMED_OUT = "The current node timed out during startup. This could happen becaus
             QUIET,
             "The limit of 256 open files is too low. Raise it: ulimit -n 4096.",
         ),
-        ("can't start new thread", QUIET, "The limit of processes and threads is reached. End other programs, or"),
-        ("[Errno 11] Resource temporarily unavailable", QUIET, "The limit of processes and threads is reached."),
-        ("[Errno 28] No space left on device: '/dev/shm/plasma'", QUIET, "/dev/shm is full (1024 MiB free)."),
-        ("[Errno 28] No space left on device", QUIET, "The disk of '/tmp/ct-1' is full (1024.00 GiB free)."),
+        (
+            "can't start new thread",
+            QUIET,
+            "The limit of processes and threads is reached. End other programs, or",
+        ),
+        (
+            "[Errno 11] Resource temporarily unavailable",
+            QUIET,
+            "The limit of processes and threads is reached.",
+        ),
+        (
+            "[Errno 28] No space left on device: '/dev/shm/plasma'",
+            QUIET,
+            "/dev/shm is full (1024 MiB free).",
+        ),
+        (
+            "[Errno 28] No space left on device",
+            QUIET,
+            "The disk of '/tmp/ct-1' is full (1024.00 GiB free).",
+        ),
         ("bind: Address already in use", QUIET, "A port that Ray uses is taken."),
         ("[Errno 13] Permission denied: '/tmp/ct-1/x'", QUIET, "Ray cannot write to '/tmp/ct-1'."),
         (
@@ -44,8 +60,16 @@ TIMED_OUT = "The current node timed out during startup. This could happen becaus
         (TIMED_OUT, QUIET, "The machine may be overloaded: try again when it has less to do."),
         (TIMED_OUT, replace(QUIET, shm_free_bytes=2**20), "/dev/shm is full (1 MiB free)."),
         (TIMED_OUT, replace(QUIET, shm_free_bytes=None), "The machine may be overloaded"),
-        (TIMED_OUT, replace(QUIET, folder_free_bytes=2**20), "The disk of '/tmp/ct-1' is full (0.00 GiB free)."),
-        (TIMED_OUT, replace(QUIET, logs="bind: Address already in use"), "A port that Ray uses is taken."),
+        (
+            TIMED_OUT,
+            replace(QUIET, folder_free_bytes=2**20),
+            "The disk of '/tmp/ct-1' is full (0.00 GiB free).",
+        ),
+        (
+            TIMED_OUT,
+            replace(QUIET, logs="bind: Address already in use"),
+            "A port that Ray uses is taken.",
+        ),
         ("Something else went wrong", QUIET, "The cause is not known."),
     ],
 )
@@ -53,18 +77,26 @@ def test_a_failed_start_gets_the_advice_for_its_cause(error: str, known: Facts, 
     assert ray_failures.advice(error, known).startswith(told)
 
 
-def test_the_error_has_rays_first_line_and_names_the_kept_logs_only_if_the_cause_is_not_known(tmp_path: Path) -> None:
+def test_the_error_has_rays_first_line_and_names_the_kept_logs_only_if_the_cause_is_not_known(
+    tmp_path: Path,
+) -> None:
     logs = tmp_path / "session_latest" / "logs"
     logs.mkdir(parents=True)
-    (logs / "raylet.out").write_text("[2026-01-01 00:00:00,000 I 1 1] started, Permission denied counts for nothing\n")
+    (logs / "raylet.out").write_text(
+        "[2026-01-01 00:00:00,000 I 1 1] started, Permission denied counts for nothing\n"
+    )
     told = str(ray_failures.not_started(Exception("Broken.\nMore."), tmp_path))
-    begins = "Ray does not start on this machine: Broken. The cause is not known. Ray's logs are in '"
+    begins = (
+        "Ray does not start on this machine: Broken. The cause is not known. Ray's logs are in '"
+    )
     assert told.startswith(begins)
     assert told.endswith("'. Or run without Ray: --inline.")
     kept = Path(told.removeprefix(begins).partition("'")[0])
     assert [file.name for file in kept.iterdir()] == ["raylet.out"]
     (logs / "raylet.err").write_text("")
-    (logs / "raylet.out").write_text("[2026-01-01 00:00:00,000 E 1 1] bind: Address already in use\n")
+    (logs / "raylet.out").write_text(
+        "[2026-01-01 00:00:00,000 E 1 1] bind: Address already in use\n"
+    )
     told = str(ray_failures.not_started(Exception("Broken."), tmp_path))
     assert "A port that Ray uses is taken" in told
     assert "logs" not in told
@@ -97,11 +129,18 @@ def listening(answer: bytes | None) -> Iterator[int]:
             thread.join()
 
 
-def test_a_head_that_answers_is_told_from_other_servers_and_from_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_head_that_answers_is_told_from_other_servers_and_from_silence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(ray_failures, "ANSWER_S", 0.3)
-    with listening(b"\x00\x00\x00\x04\x00\x00\x00\x00\x00") as port:  # the settings of an HTTP/2 server
+    with listening(
+        b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
+    ) as port:  # the settings of an HTTP/2 server
         ray_failures.check_answers("127.0.0.1", port)
-    with listening(b"HTTP/1.1 400 Bad Request\r\n") as port, pytest.raises(ConnectionError, match="not a Ray head"):
+    with (
+        listening(b"HTTP/1.1 400 Bad Request\r\n") as port,
+        pytest.raises(ConnectionError, match="not a Ray head"),
+    ):
         ray_failures.check_answers("127.0.0.1", port)
     started = time.monotonic()
     with listening(None) as port:

@@ -34,7 +34,12 @@ from casting_tune.training import trial
 from casting_tune.training.records import Place
 
 CONFIG = TrialConfig(
-    backbone="timm:test_resnet.r160_in1k", image_px=32, batch_size=16, epochs=1, precision="fp32", test_images=10
+    backbone="timm:test_resnet.r160_in1k",
+    image_px=32,
+    batch_size=16,
+    epochs=1,
+    precision="fp32",
+    test_images=10,
 )
 TWO = Resources(cpus=1, gpus=0, n_at_once=2)
 
@@ -52,9 +57,13 @@ def endings(events: list[Event]) -> dict[int, list[str | None]]:
     return found
 
 
-def test_a_plain_loop_runs_every_task_once_and_tells_of_it_in_order(packed: Pack, store: Store) -> None:
+def test_a_plain_loop_runs_every_task_once_and_tells_of_it_in_order(
+    packed: Pack, store: Store
+) -> None:
     events: list[Event] = []
-    ray_tune.run_inline(work(store, [CONFIG, replace(CONFIG, seed=1)]), packed, on_event=events.append)
+    ray_tune.run_inline(
+        work(store, [CONFIG, replace(CONFIG, seed=1)]), packed, on_event=events.append
+    )
     assert [(e.task, e.kind) for e in events] == [
         (0, "started"), (0, "epoch"), (0, "ended"), (1, "started"), (1, "epoch"), (1, "ended"),
     ]  # fmt: skip
@@ -73,16 +82,27 @@ def test_a_failing_trial_is_retried_and_then_given_up_and_the_next_one_runs(
         return real(name, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(registry, "build", build)
-    ray_tune.run_inline(work(store, [CONFIG, replace(CONFIG, seed=1)], retries=2), packed, on_event=events.append)
+    ray_tune.run_inline(
+        work(store, [CONFIG, replace(CONFIG, seed=1)], retries=2), packed, on_event=events.append
+    )
     assert endings(events) == {0: ["error"] * 3, 1: ["completed"]}
     assert [e.retried for e in events if e.kind == "ended"] == [True, True, False, False]
 
 
-def test_ray_runs_tasks_on_two_workers_fails_one_and_keeps_the_rows(packed: Pack, store: Store) -> None:
+def test_ray_runs_tasks_on_two_workers_fails_one_and_keeps_the_rows(
+    packed: Pack, store: Store
+) -> None:
     events: list[Event] = []
     poison = replace(CONFIG, base_lr=1e30, warmup_share=0.0, lr_schedule="constant", epochs=3)
     broken = replace(CONFIG, weights="local-dir:/nowhere", weights_id="local-dir:0")
-    configs = [CONFIG, replace(CONFIG, seed=1), poison, broken, replace(CONFIG, seed=2), replace(CONFIG, seed=3)]
+    configs = [
+        CONFIG,
+        replace(CONFIG, seed=1),
+        poison,
+        broken,
+        replace(CONFIG, seed=2),
+        replace(CONFIG, seed=3),
+    ]
     niceness: set[int] = set()
 
     def follow(event: Event) -> None:
@@ -93,7 +113,9 @@ def test_ray_runs_tasks_on_two_workers_fails_one_and_keeps_the_rows(packed: Pack
                     niceness.add(process.nice())
 
     before = set(psutil.Process().children(recursive=True))
-    ray_tune.run_ray(work(store, configs, retries=1), packed, resources=TWO, address=None, on_event=follow)
+    ray_tune.run_ray(
+        work(store, configs, retries=1), packed, resources=TWO, address=None, on_event=follow
+    )
     assert niceness == {psutil.Process().nice()}  # else trials starve where another program is busy
     assert endings(events) == {
         0: ["completed"], 1: ["completed"], 2: ["diverged"], 3: ["error", "error"], 4: ["completed"], 5: ["completed"],
@@ -103,9 +125,13 @@ def test_ray_runs_tasks_on_two_workers_fails_one_and_keeps_the_rows(packed: Pack
     assert {e.task for e in events if e.kind == "epoch"} == {0, 1, 4, 5}
     busy = trials[trials["status"] == "completed"].sort_values("started_at")
     ends = busy["started_at"] + pd.to_timedelta(busy["duration_s"], unit="s")
-    assert (busy["started_at"].iloc[1:].to_numpy() < ends.iloc[:-1].to_numpy()).any()  # two were at work at once
+    assert (
+        busy["started_at"].iloc[1:].to_numpy() < ends.iloc[:-1].to_numpy()
+    ).any()  # two were at work at once
     left = set(psutil.Process().children(recursive=True)) - before
-    assert not [process for process in left if "ray" in " ".join(process.cmdline()) and process.is_running()]
+    assert not [
+        process for process in left if "ray" in " ".join(process.cmdline()) and process.is_running()
+    ]
 
 
 @pytest.mark.slow
@@ -117,7 +143,11 @@ def test_a_worker_that_is_killed_does_not_cost_its_cell(packed: Pack, store: Sto
         events.append(event)
         if event.kind == "epoch" and not killed.is_set():
             killed.set()
-            workers = [p for p in psutil.Process().children(recursive=True) if "ImplicitFunc" in " ".join(p.cmdline())]
+            workers = [
+                p
+                for p in psutil.Process().children(recursive=True)
+                if "ImplicitFunc" in " ".join(p.cmdline())
+            ]
             assert workers
             for worker in workers:
                 os.kill(worker.pid, signal.SIGKILL)
@@ -140,7 +170,9 @@ def fatal(config: TrialConfig, packed: Pack, store: Store, **more: object) -> di
 
 
 @pytest.mark.slow
-def test_a_cell_whose_process_always_dies_is_given_up_and_the_others_are_trained(packed: Pack, store: Store) -> None:
+def test_a_cell_whose_process_always_dies_is_given_up_and_the_others_are_trained(
+    packed: Pack, store: Store
+) -> None:
     events: list[Event] = []
     asked = replace(work(store, [replace(CONFIG, seed=1), CONFIG]), trial=fatal)
     ray_tune.run_ray(asked, packed, resources=TWO, address=None, on_event=events.append)
@@ -157,14 +189,18 @@ def test_a_cell_whose_process_always_dies_is_given_up_and_the_others_are_trained
 def test_what_ray_reports_of_a_failure_is_kept_whole_and_without_colours() -> None:
     assert ray_tune._report(None) == ""
     try:
-        raise RuntimeError("\x1b[36mray::f\x1b[39m\nWorker exit type: SYSTEM_ERROR") from ValueError("cause")
+        raise RuntimeError(
+            "\x1b[36mray::f\x1b[39m\nWorker exit type: SYSTEM_ERROR"
+        ) from ValueError("cause")
     except RuntimeError as error:
         lines = ray_tune._report(error).splitlines()
     assert lines[0] == "ValueError: cause"
     assert lines[-2:] == ["RuntimeError: ray::f", "Worker exit type: SYSTEM_ERROR"]
 
 
-def dies_once_its_row_is_written(config: TrialConfig, packed: Pack, store: Store, **more: object) -> dict[str, object]:
+def dies_once_its_row_is_written(
+    config: TrialConfig, packed: Pack, store: Store, **more: object
+) -> dict[str, object]:
     row = trial.run_trial(config, packed, store, **more)  # type: ignore[arg-type]
     if row["attempt"] == 1:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -195,18 +231,29 @@ def followed(packed: Pack, store: Store, events: list[Event], more: list[int] | 
     source = Claimed(InOrder(asked.tasks), store, packed.dataset_id, Halt(), events.append)
     assert source.next_task() == 0
     give_more = (more if more is not None else []).append
-    return ray_tune._follower(asked, source, packed, on_event=events.append, give_more=give_more, broken=[])
+    return ray_tune._follower(
+        asked, source, packed, on_event=events.append, give_more=give_more, broken=[]
+    )
 
 
 def told(event: Event) -> tuple[int, list[object], Named, dict[str, object]]:
     return 0, [], Named(), {"event": asdict(event)}
 
 
-def test_a_trial_that_asha_stops_at_its_second_try_gets_its_row_too(packed: Pack, store: Store) -> None:
+def test_a_trial_that_asha_stops_at_its_second_try_gets_its_row_too(
+    packed: Pack, store: Store
+) -> None:
     events: list[Event] = []
     follower, cell = followed(packed, store, events), cell_id(CONFIG, packed.dataset_id)
     follower.on_trial_result(*told(Event(task=0, kind="ended", status="error", retried=True)))
-    epoch = {"cell_id": cell, "attempt": 1, "sweep": "s", "epoch": 1, "train_s": 1.0, "validation_s": 0.5}
+    epoch = {
+        "cell_id": cell,
+        "attempt": 1,
+        "sweep": "s",
+        "epoch": 1,
+        "train_s": 1.0,
+        "validation_s": 0.5,
+    }
     store.write("epochs", "s", f"{cell}-1-1", [epoch])
     follower.on_trial_complete(0, [], Named())
     assert endings(events) == {0: ["error", "stopped"]}
@@ -240,11 +287,17 @@ def test_a_task_that_tells_its_end_twice_ended_once(packed: Pack, store: Store) 
     assert store.read("trials").num_rows == 0
 
 
-def test_a_request_that_no_node_can_meet_is_refused_and_not_waited_for(packed: Pack, store: Store) -> None:
+def test_a_request_that_no_node_can_meet_is_refused_and_not_waited_for(
+    packed: Pack, store: Store
+) -> None:
     started = time.monotonic()
     with pytest.raises(ResourcesError, match="A trial asks for 9999 CPU"):
         ray_tune.run_ray(
-            work(store, [CONFIG]), packed, resources=Resources(cpus=9999), address=None, on_event=lambda _: None
+            work(store, [CONFIG]),
+            packed,
+            resources=Resources(cpus=9999),
+            address=None,
+            on_event=lambda _: None,
         )
     assert time.monotonic() - started < 60
     assert store.read("trials").num_rows == 0
@@ -259,8 +312,16 @@ class Uneven:
     def nodes(self) -> list[dict[str, Any]]:
         return [
             {"NodeID": "head", "Alive": True, "Resources": {"object_store_memory": 1e6}},
-            {"NodeID": "worker", "Alive": True, "Resources": {"object_store_memory": 2e6, "CPU": 4.0}},
-            {"NodeID": "gone", "Alive": False, "Resources": {"object_store_memory": 1e3, "CPU": 4.0}},
+            {
+                "NodeID": "worker",
+                "Alive": True,
+                "Resources": {"object_store_memory": 2e6, "CPU": 4.0},
+            },
+            {
+                "NodeID": "gone",
+                "Alive": False,
+                "Resources": {"object_store_memory": 1e3, "CPU": 4.0},
+            },
         ]
 
     def get_runtime_context(self) -> Uneven:
@@ -283,10 +344,18 @@ def test_images_go_into_the_store_of_the_drivers_node_and_of_those_that_train(pa
 
 
 @pytest.mark.slow
-def test_images_too_large_for_rays_object_store_are_refused_before_the_first_trial(packed: Pack, store: Store) -> None:
-    with pytest.raises(ResourcesError, match=r"take 1024.00 GiB, and a node's Ray object store holds .*--pack-size"):
+def test_images_too_large_for_rays_object_store_are_refused_before_the_first_trial(
+    packed: Pack, store: Store
+) -> None:
+    with pytest.raises(
+        ResourcesError, match=r"take 1024.00 GiB, and a node's Ray object store holds .*--pack-size"
+    ):
         ray_tune.run_ray(
-            work(store, [CONFIG]), images_of(2**40, packed), resources=TWO, address=None, on_event=lambda _: None
+            work(store, [CONFIG]),
+            images_of(2**40, packed),
+            resources=TWO,
+            address=None,
+            on_event=lambda _: None,
         )
     assert store.read("trials").num_rows == 0
 
@@ -316,7 +385,9 @@ def test_a_cluster_that_asks_for_no_token_is_named_where_one_is_sent(tmp_path: P
     token.parent.mkdir()
     token.write_text("0123456789abcdef" * 4)
     token.chmod(0o600)
-    home = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_MODE"} | {"HOME": str(tmp_path)}
+    home = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_MODE"} | {
+        "HOME": str(tmp_path)
+    }
     open_cluster = subprocess.Popen(
         [sys.executable, "-c", CLUSTER],
         env=home | {"RAY_AUTH_MODE": "disabled"},
@@ -328,9 +399,16 @@ def test_a_cluster_that_asks_for_no_token_is_named_where_one_is_sent(tmp_path: P
     with open_cluster:
         assert open_cluster.stdout is not None
         address = open_cluster.stdout.readline().strip()
-        for more, told in (({}, "refused: The Ray cluster at"), ({"RAY_AUTH_MODE": "disabled"}, "CPUs, GPUs: 1 0")):
+        for more, told in (
+            ({}, "refused: The Ray cluster at"),
+            ({"RAY_AUTH_MODE": "disabled"}, "CPUs, GPUs: 1 0"),
+        ):
             asked = subprocess.run(
-                [sys.executable, "-c", JOIN, address], env=home | more, capture_output=True, text=True, check=False
+                [sys.executable, "-c", JOIN, address],
+                env=home | more,
+                capture_output=True,
+                text=True,
+                check=False,
             )
             assert asked.stdout.startswith(told), asked.stdout + asked.stderr
             assert ("asks for no token" in asked.stdout) == (not more)
@@ -352,7 +430,12 @@ def test_what_workers_import_ahead_asks_for_no_gpu_before_a_trial_is_given_one()
 def imports_nothing(config: TrialConfig, packed: Pack, store: Store, **more: Any) -> dict[str, Any]:
     row = {"cell_id": cell_id(config, packed.dataset_id), "attempt": 1, "status": "completed"}
     missing = {ray_cluster.PRELOADED, "timm", "ray.tune"} - set(sys.modules)
-    store.write("trials", "s", "row", [row | {"error": f"{missing or 'nothing'} is missing in {os.getpid()}"}])
+    store.write(
+        "trials",
+        "s",
+        "row",
+        [row | {"error": f"{missing or 'nothing'} is missing in {os.getpid()}"}],
+    )
     return row
 
 
@@ -368,20 +451,32 @@ def test_a_ray_that_is_started_ahead_is_used_its_workers_have_imported_and_it_en
         ray = ahead.ray()
         assert ray.cluster_resources()["CPU"] == 1
         while not (
-            idle := [p.pid for p in psutil.Process().children(recursive=True) if p.cmdline()[:1] == ["ray::IDLE"]]
+            idle := [
+                p.pid
+                for p in psutil.Process().children(recursive=True)
+                if p.cmdline()[:1] == ["ray::IDLE"]
+            ]
         ):
             time.sleep(0.1)
         asked = replace(work(store, [CONFIG]), trial=imports_nothing)
-        ray_tune.run_ray(asked, packed, resources=TWO, address=None, on_event=events.append, ahead=ahead)
+        ray_tune.run_ray(
+            asked, packed, resources=TWO, address=None, on_event=events.append, ahead=ahead
+        )
         assert not ray.is_initialized()
     assert endings(events) == {0: ["completed"]}
-    assert store.read("trials")["error"].to_pylist() == [f"nothing is missing in {pid}" for pid in idle]
-    _, alive = psutil.wait_procs(set(psutil.Process().children(recursive=True)) - before, timeout=30)
+    assert store.read("trials")["error"].to_pylist() == [
+        f"nothing is missing in {pid}" for pid in idle
+    ]
+    _, alive = psutil.wait_procs(
+        set(psutil.Process().children(recursive=True)) - before, timeout=30
+    )
     assert not alive
 
 
 @pytest.mark.slow
-def test_sigterm_stays_whose_it_was_where_ray_was_imported_before_and_one_ahead_starts_twice() -> None:
+def test_sigterm_stays_whose_it_was_where_ray_was_imported_before_and_one_ahead_starts_twice() -> (
+    None
+):
     code = (
         "import ray, signal\n"
         "def mine(*_): pass\n"
@@ -427,7 +522,9 @@ def test_a_ray_that_does_not_start_is_tried_twice_and_then_said(
 ) -> None:
     caplog.set_level(logging.INFO, "casting_tune")
     ray = Failing(n_failures)
-    told = pytest.raises(ResourcesError, match=r"^Ray does not start .*: .* timed out during startup\. .*--inline\.$")
+    told = pytest.raises(
+        ResourcesError, match=r"^Ray does not start .*: .* timed out during startup\. .*--inline\.$"
+    )
     with told if n_failures == 2 else contextlib.nullcontext():
         ray_cluster._start(ray, 2, str(tmp_path), over=threading.Event())
     assert ray.tried == ["local", "gone", "local", "gone"][: n_failures + 2]
@@ -458,9 +555,13 @@ def test_a_start_that_fails_leaves_no_process_and_no_handle_of_one(tmp_path: Pat
     with tempfile.TemporaryDirectory(prefix="ct-") as scratch:
         words = [sys.executable, "-W", "error", "-c", code, scratch]
         environment = os.environ | ray_cluster.ENVIRONMENT
-        ran = subprocess.run(words, check=True, capture_output=True, text=True, timeout=200, env=environment)
+        ran = subprocess.run(
+            words, check=True, capture_output=True, text=True, timeout=200, env=environment
+        )
     error, found = ran.stdout.splitlines()
-    assert error.startswith("Ray does not start on this machine: no raylet. The cause is not known. Ray's logs are in")
+    assert error.startswith(
+        "Ray does not start on this machine: no raylet. The cause is not known. Ray's logs are in"
+    )
     shutil.rmtree(error.partition("Ray's logs are in '")[2].partition("'")[0])
     assert found == "True []"
     assert "ResourceWarning" not in ran.stderr
@@ -473,7 +574,9 @@ def test_a_ray_of_the_caller_is_refused_and_left_alone(monkeypatch: pytest.Monke
     for name in ("init", "shutdown"):
         monkeypatch.setattr(ray, name, lambda *_, **__: pytest.fail("the caller's Ray was changed"))
     for address in (None, "auto"):
-        refused = pytest.raises(ResourcesError, match=r"already connected to a Ray\. Call ray\.shutdown\(\) first")
+        refused = pytest.raises(
+            ResourcesError, match=r"already connected to a Ray\. Call ray\.shutdown\(\) first"
+        )
         with refused, ray_cluster.running(address, n_slots=1):
             pass
 
@@ -489,12 +592,21 @@ def test_a_halt_while_ray_starts_does_not_wait_for_it(
     monkeypatch.setattr(ray_cluster, "_start", never_up)
     halt, started = Halt(), time.monotonic()
     threading.Timer(0.5, halt.wished.set).start()
-    ray_tune.run_ray(work(store, [CONFIG]), packed, resources=TWO, address=None, on_event=lambda _: None, halt=halt)
+    ray_tune.run_ray(
+        work(store, [CONFIG]),
+        packed,
+        resources=TWO,
+        address=None,
+        on_event=lambda _: None,
+        halt=halt,
+    )
     assert time.monotonic() - started < 20
     assert store.read("trials").num_rows == 0
 
 
-def test_the_end_waits_for_a_start_that_hangs_no_longer_than_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_end_waits_for_a_start_that_hangs_no_longer_than_its_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     let_go = threading.Event()
     monkeypatch.setattr(ray_cluster, "END_S", 0.2)
     monkeypatch.setattr(ray_cluster, "_start", lambda *_, over: let_go.wait(60))
@@ -509,34 +621,84 @@ def test_the_end_waits_for_a_start_that_hangs_no_longer_than_its_limit(monkeypat
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense"])
-def test_an_address_of_nobodys_is_answered_at_once(packed: Pack, store: Store, address: str) -> None:
+def test_an_address_of_nobodys_is_answered_at_once(
+    packed: Pack, store: Store, address: str
+) -> None:
     started = time.monotonic()
-    with pytest.raises(ResourcesError, match=f"No Ray cluster answers at '{address}' \\(from --address\\)"):
-        ray_tune.run_ray(work(store, [CONFIG]), packed, resources=TWO, address=address, on_event=lambda _: None)
+    with pytest.raises(
+        ResourcesError, match=f"No Ray cluster answers at '{address}' \\(from --address\\)"
+    ):
+        ray_tune.run_ray(
+            work(store, [CONFIG]), packed, resources=TWO, address=address, on_event=lambda _: None
+        )
     assert time.monotonic() - started < 60
 
 
 @pytest.mark.parametrize(
     ("address", "variable", "found", "told"),
     [
-        ("{silent}", None, None, "No Ray cluster answers at '{silent}' (from --address): timed out."),
-        ("auto", "{silent}", None, "No Ray cluster answers at '{silent}' (from RAY_ADDRESS): timed out."),
-        ("auto", None, "{silent}", "No Ray cluster answers at '{silent}' (from --address auto, the newest cluster on"),
-        ("auto", "127.0.0.1:1", None, "No Ray cluster answers at '127.0.0.1:1' (from RAY_ADDRESS): [Errno 111]"),
-        ("auto", "local", None, "No Ray cluster answers at 'local' (from RAY_ADDRESS): not host:port."),
-        ("auto", "http://h:8265", None, "No Ray cluster answers at 'http://h:8265' (from RAY_ADDRESS): not host:port."),
-        ("auto", "127.0.0.1:99999", None, "No Ray cluster answers at '127.0.0.1:99999' (from RAY_ADDRESS): "),
+        (
+            "{silent}",
+            None,
+            None,
+            "No Ray cluster answers at '{silent}' (from --address): timed out.",
+        ),
+        (
+            "auto",
+            "{silent}",
+            None,
+            "No Ray cluster answers at '{silent}' (from RAY_ADDRESS): timed out.",
+        ),
+        (
+            "auto",
+            None,
+            "{silent}",
+            "No Ray cluster answers at '{silent}' (from --address auto, the newest cluster on",
+        ),
+        (
+            "auto",
+            "127.0.0.1:1",
+            None,
+            "No Ray cluster answers at '127.0.0.1:1' (from RAY_ADDRESS): [Errno 111]",
+        ),
+        (
+            "auto",
+            "local",
+            None,
+            "No Ray cluster answers at 'local' (from RAY_ADDRESS): not host:port.",
+        ),
+        (
+            "auto",
+            "http://h:8265",
+            None,
+            "No Ray cluster answers at 'http://h:8265' (from RAY_ADDRESS): not host:port.",
+        ),
+        (
+            "auto",
+            "127.0.0.1:99999",
+            None,
+            "No Ray cluster answers at '127.0.0.1:99999' (from RAY_ADDRESS): ",
+        ),
         (
             "auto",
             "ray://10.0.0.1:10001",
             None,
             "Ray Client is not supported: 'ray://10.0.0.1:10001' (from RAY_ADD",
         ),
-        ("ray://10.0.0.1:10001", None, None, "Ray Client is not supported: 'ray://10.0.0.1:10001' (from --address)"),
+        (
+            "ray://10.0.0.1:10001",
+            None,
+            None,
+            "Ray Client is not supported: 'ray://10.0.0.1:10001' (from --address)",
+        ),
     ],
 )
 def test_an_address_is_checked_within_seconds_wherever_it_comes_from(
-    address: str, variable: str | None, found: str | None, told: str, monkeypatch: pytest.MonkeyPatch
+    address: str,
+    variable: str | None,
+    found: str | None,
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def no_init(*_: object, **__: object) -> None:
         pytest.fail("Ray would wait for minutes")
@@ -544,22 +706,31 @@ def test_an_address_is_checked_within_seconds_wherever_it_comes_from(
     monkeypatch.setattr(ray_failures, "ANSWER_S", 0.3)
     monkeypatch.setattr("ray.init", no_init)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    with socket.create_server(("127.0.0.2", 0)) as server:  # accepts, and says nothing; Ray resolves 127.0.0.1
+    with socket.create_server(
+        ("127.0.0.2", 0)
+    ) as server:  # accepts, and says nothing; Ray resolves 127.0.0.1
         silent = f"127.0.0.2:{server.getsockname()[1]}"
         if variable is not None:
             monkeypatch.setenv("RAY_ADDRESS", variable.format(silent=silent))
         if found is not None:
             monkeypatch.setattr(ray_private, "resolve", lambda _: silent)
         started = time.monotonic()
-        with pytest.raises(ResourcesError) as refused, ray_cluster.running(address.format(silent=silent), n_slots=1):
+        with (
+            pytest.raises(ResourcesError) as refused,
+            ray_cluster.running(address.format(silent=silent), n_slots=1),
+        ):
             pass
     assert str(refused.value).startswith(told.format(silent=silent))
     assert time.monotonic() - started < 5
 
 
-def test_a_cluster_of_another_ray_or_python_is_named_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_of_another_ray_or_python_is_named_in_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def mismatch(*_: object, **__: object) -> None:
-        raise RuntimeError("Version mismatch: The cluster was started with:\n    Ray: 2.9.0\n    Python: 3.12.1")
+        raise RuntimeError(
+            "Version mismatch: The cluster was started with:\n    Ray: 2.9.0\n    Python: 3.12.1"
+        )
 
     monkeypatch.setattr(ray_failures, "check_answers", lambda *_: None)
     monkeypatch.setattr("ray.init", mismatch)
@@ -589,14 +760,18 @@ class Halted(InOrder):
         return super().next_task()
 
 
-def test_a_halt_ends_trials_that_wait_for_a_worker_within_seconds(packed: Pack, store: Store) -> None:
+def test_a_halt_ends_trials_that_wait_for_a_worker_within_seconds(
+    packed: Pack, store: Store
+) -> None:
     events: list[Event] = []
     halt, asked = Halt(), work(store, [CONFIG, CONFIG])
     source = Halted(asked, halt)
     with ray_cluster.Ahead() as ahead:
         ahead.start(1)
         ray = ahead.ray()
-        taken = ray.remote(num_cpus=1)(threading.Event).remote()  # the only CPU, as if another driver had it
+        taken = ray.remote(num_cpus=1)(
+            threading.Event
+        ).remote()  # the only CPU, as if another driver had it
         ray.get(taken.is_set.remote())
         ray_tune.run_ray(
             replace(asked, source=source), packed, resources=TWO, address=None, on_event=events.append, halt=halt,
@@ -608,7 +783,9 @@ def test_a_halt_ends_trials_that_wait_for_a_worker_within_seconds(packed: Pack, 
     assert took < 25  # Ray's own end included
 
 
-def test_a_halt_stops_everything_only_once_no_trial_trains_any_more(packed: Pack, store: Store) -> None:
+def test_a_halt_stops_everything_only_once_no_trial_trains_any_more(
+    packed: Pack, store: Store
+) -> None:
     halt, events = Halt(), []
     follower = followed(packed, store, events)
     stopper = ray_tune._stopper(halt, follower.training)
@@ -635,7 +812,9 @@ def test_a_store_that_fails_under_ray_is_the_stores_error(
     def full(*_: object, **__: object) -> None:
         raise StoreError("No space left")
 
-    monkeypatch.setattr(Store, "write", full)  # the driver's own writes; the workers' trial is full_disk
+    monkeypatch.setattr(
+        Store, "write", full
+    )  # the driver's own writes; the workers' trial is full_disk
     broken = replace(work(store, [CONFIG]), trial=full_disk)
     with pytest.raises(StoreError, match="No space left"):
         ray_tune.run_ray(broken, packed, resources=TWO, address=None, on_event=lambda _: None)
@@ -646,7 +825,11 @@ def test_ray_leaves_the_environment_as_it_was(packed: Pack, store: Store, tmp_pa
     before = {name: os.environ.get(name) for name in ray_cluster.ENVIRONMENT}
     with pytest.raises(ResourcesError):
         ray_tune.run_ray(
-            work(store, [CONFIG]), packed, resources=Resources(cpus=9999), address=None, on_event=lambda _: None
+            work(store, [CONFIG]),
+            packed,
+            resources=Resources(cpus=9999),
+            address=None,
+            on_event=lambda _: None,
         )
     assert {name: os.environ.get(name) for name in ray_cluster.ENVIRONMENT} == before
 
@@ -686,7 +869,9 @@ def test_asha_stops_the_worse_trials_keeps_what_they_did_and_uses_their_worker_a
     assert len(workers) <= 2  # one trains; Ray may hold the next one ready
 
 
-def test_a_stopped_trial_goes_on_from_its_checkpoint_when_nothing_stops_it_any_more(packed: Pack, store: Store) -> None:
+def test_a_stopped_trial_goes_on_from_its_checkpoint_when_nothing_stops_it_any_more(
+    packed: Pack, store: Store
+) -> None:
     long = replace(CONFIG, epochs=3)
 
     class _Stop(BaseException):
@@ -699,7 +884,15 @@ def test_a_stopped_trial_goes_on_from_its_checkpoint_when_nothing_stops_it_any_m
     with pytest.raises(_Stop):
         ray_tune.run_inline(work(store, [long]), packed, on_event=stop)
     row = trial.lost(
-        long, packed, store, sweep="s", label="l", place=Place(), groups=None, error=None, status="stopped"
+        long,
+        packed,
+        store,
+        sweep="s",
+        label="l",
+        place=Place(),
+        groups=None,
+        error=None,
+        status="stopped",
     )
     assert (row["status"], row["attempt"], row["resumed_from"]) == ("stopped", 1, 0)
     ray_tune.run_inline(work(store, [long]), packed, on_event=lambda _: None)
@@ -715,7 +908,9 @@ class Headed:
         return [{"Alive": True, "Resources": {"memory": 1e9}}]
 
 
-def test_nodes_that_the_cluster_would_start_count_as_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nodes_that_the_cluster_would_start_count_as_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(ResourcesError, match="asks for 1 CPU, and the largest node has 0"):
         nodes.check_resources(Headed(), Resources(cpus=1), "auto")
@@ -723,7 +918,9 @@ def test_nodes_that_the_cluster_would_start_count_as_there(tmp_path: Path, monke
         "head": {"resources": {"CPU": 0}, "max_workers": 0},
         "worker": {"resources": {"CPU": 4, "GPU": 1}, "max_workers": 8},
     }
-    (tmp_path / "ray_bootstrap_config.yaml").write_text(json.dumps({"available_node_types": kinds}))  # JSON is YAML
+    (tmp_path / "ray_bootstrap_config.yaml").write_text(
+        json.dumps({"available_node_types": kinds})
+    )  # JSON is YAML
     nodes.check_resources(Headed(), Resources(cpus=1, gpus=1), "auto")
     with pytest.raises(ResourcesError, match="asks for 2 GPU, and the largest node has 1"):
         nodes.check_resources(Headed(), Resources(cpus=1, gpus=2), "auto")
@@ -734,7 +931,9 @@ def test_a_cluster_whose_workers_are_on_their_way_is_waited_for(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr("time.sleep", lambda _: joined.append({"Alive": True, "Resources": {"CPU": 2.0}}))
+    monkeypatch.setattr(
+        "time.sleep", lambda _: joined.append({"Alive": True, "Resources": {"CPU": 2.0}})
+    )
     joined: list[dict[str, Any]] = Headed().nodes()
 
     class Joining:
@@ -751,7 +950,9 @@ def hang(config: TrialConfig, packed: Pack, store: Store, **more: object) -> dic
 
 
 @pytest.mark.slow
-def test_a_hanging_trial_ends_as_a_timeout_and_the_others_are_trained(packed: Pack, store: Store) -> None:
+def test_a_hanging_trial_ends_as_a_timeout_and_the_others_are_trained(
+    packed: Pack, store: Store
+) -> None:
     events: list[Event] = []
     asked = work(store, [replace(CONFIG, seed=seed) for seed in (0, 1, 2)])
     asked = replace(asked, trial=hang, allowance=Allowance(max_seconds=20.0), hang_s=1.0)
@@ -779,13 +980,17 @@ def test_a_halt_lets_running_epochs_end_keeps_their_checkpoints_and_the_same_run
             halt.wished.set()
 
     long = [replace(CONFIG, seed=seed, epochs=30) for seed in range(3)]
-    ray_tune.run_ray(work(store, long), packed, resources=TWO, address=None, on_event=wish, halt=halt)
+    ray_tune.run_ray(
+        work(store, long), packed, resources=TWO, address=None, on_event=wish, halt=halt
+    )
     assert not [e for e in events if e.kind == "ended"]
     assert store.read("trials").num_rows == 0
     n_epochs = store.read("epochs").num_rows
     assert 1 <= n_epochs < 60
     assert not list(store.root.glob(".running-*"))
-    ray_tune.run_ray(work(store, long), packed, resources=TWO, address=None, on_event=lambda _: None)
+    ray_tune.run_ray(
+        work(store, long), packed, resources=TWO, address=None, on_event=lambda _: None
+    )
     trials = store.read("trials").to_pandas()
     assert list(trials["status"]) == ["completed"] * 3
     assert trials["resumed_from"].max() >= 1

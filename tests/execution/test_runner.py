@@ -10,7 +10,14 @@ import pytest
 
 from casting_tune.analysis import run_results, tables
 from casting_tune.data import synthetic
-from casting_tune.errors import CastingTuneError, ImagesError, ResourcesError, StoreError, UsageError, WeightsError
+from casting_tune.errors import (
+    CastingTuneError,
+    ImagesError,
+    ResourcesError,
+    StoreError,
+    UsageError,
+    WeightsError,
+)
 from casting_tune.execution import nodes, ray_cluster, runner
 from casting_tune.execution.tasks import Event
 from casting_tune.planning import plan
@@ -21,7 +28,14 @@ from casting_tune.training import trial
 
 
 def options(tiny: Path, drawn: Path, **more: object) -> Options:
-    return Options(sweep=str(tiny), data=drawn, results=tiny.parent / "results", inline=True, baselines=False, **more)  # type: ignore[arg-type]
+    return Options(
+        sweep=str(tiny),
+        data=drawn,
+        results=tiny.parent / "results",
+        inline=True,
+        baselines=False,
+        **more,
+    )  # type: ignore[arg-type]
 
 
 def go(asked: Options) -> tuple[runner.Prepared, int, list[Event], list[str]]:
@@ -32,7 +46,10 @@ def go(asked: Options) -> tuple[runner.Prepared, int, list[Event], list[str]]:
 
 
 def digest(folder: Path) -> dict[str, str]:
-    return {str(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.rglob("*.parquet")}
+    return {
+        str(file): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in folder.rglob("*.parquet")
+    }
 
 
 class Noted(ray_cluster.Ahead):
@@ -52,7 +69,11 @@ class Noted(ray_cluster.Ahead):
     ],
 )
 def test_ray_starts_ahead_with_a_worker_a_trial_at_once_where_trials_go_to_it(
-    tiny: Path, drawn: Path, change: dict[str, Any], n_slots: int | None, monkeypatch: pytest.MonkeyPatch
+    tiny: Path,
+    drawn: Path,
+    change: dict[str, Any],
+    n_slots: int | None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(nodes, "capacity", lambda address, inline: (2, 0))
     asked = replace(options(tiny, drawn), **({"inline": False} | change))
@@ -68,12 +89,17 @@ def test_no_ray_starts_ahead_where_nothing_is_left_to_train(tiny: Path, drawn: P
     assert not hasattr(ahead, "n_slots")
 
 
-def test_a_size_that_a_network_of_timm_does_not_take_is_refused_and_a_plan_lists_it(tiny: Path, drawn: Path) -> None:
-    text = tiny.read_text().replace("image_px = 32\n", "").replace("[axes]", "[axes]\nimage_px = [32, 224]")
-    tiny.write_text(text.replace("timm:test_resnet.r160_in1k", "timm:vit_tiny_patch16_224"))
-    told = (
-        "image_px 32 does not go through 'timm:vit_tiny_patch16_224': the smallest is 224 .* 4 cells are invalid in all"
+def test_a_size_that_a_network_of_timm_does_not_take_is_refused_and_a_plan_lists_it(
+    tiny: Path, drawn: Path
+) -> None:
+    text = (
+        tiny.read_text()
+        .replace("image_px = 32\n", "")
+        .replace("[axes]", "[axes]\nimage_px = [32, 224]")
     )
+    tiny.write_text(text.replace("timm:test_resnet.r160_in1k", "timm:vit_tiny_patch16_224"))
+    told = "image_px 32 does not go through 'timm:vit_tiny_patch16_224': "
+    told += "the smallest is 224 .* 4 cells are invalid in all"
     with pytest.raises(UsageError, match=told):
         runner.prepare(options(tiny, drawn), say=lambda _: None)
     planned = runner.prepare(options(tiny, drawn, plan=True), say=lambda _: None)
@@ -99,7 +125,9 @@ def test_two_sweeps_that_draw_the_castings_of_a_new_store_at_once_both_go_on(
         real(results / "synthetic-400x300", n_images=40, size_px=32)
 
     monkeypatch.setattr(synthetic, "draw", meanwhile)
-    prepared = runner.prepare(Options(sweep=str(tiny), results=results, inline=True), say=lambda _: None)
+    prepared = runner.prepare(
+        Options(sweep=str(tiny), results=results, inline=True), say=lambda _: None
+    )
     assert len(prepared.pack.labels) == 40
     assert not list(results.glob(".drawing-*"))
 
@@ -140,7 +168,9 @@ def test_a_cell_that_two_sweeps_share_is_trained_once(tiny: Path, drawn: Path) -
     assert list(tables.comparison(prepared.store, "other").frame["n"]) == [2]
 
 
-def test_quick_rows_are_other_cells_and_stand_in_a_table_of_their_own(tiny: Path, drawn: Path) -> None:
+def test_quick_rows_are_other_cells_and_stand_in_a_table_of_their_own(
+    tiny: Path, drawn: Path
+) -> None:
     full, *_ = go(options(tiny, drawn))
     quick, _, events, _ = go(options(tiny, drawn, quick=True))
     assert sum(event.kind == "ended" for event in events) == 2
@@ -171,7 +201,9 @@ def test_a_failed_trial_ends_nothing_and_is_tried_again_when_that_is_asked_for(
     assert sum(event.kind == "ended" for event in events) == 2
 
 
-def test_fresh_trains_every_cell_again_and_the_newest_result_stands_in_the_table(tiny: Path, drawn: Path) -> None:
+def test_fresh_trains_every_cell_again_and_the_newest_result_stands_in_the_table(
+    tiny: Path, drawn: Path
+) -> None:
     prepared, *_ = go(options(tiny, drawn))
     _, n_missing, events, _ = go(options(tiny, drawn, fresh=True))
     assert n_missing == 0
@@ -182,7 +214,9 @@ def test_fresh_trains_every_cell_again_and_the_newest_result_stands_in_the_table
     assert not epochs.duplicated(["cell_id", "epoch"]).any()
 
 
-def test_the_plan_of_a_sweep_that_has_been_says_what_more_of_it_costs(tiny: Path, drawn: Path) -> None:
+def test_the_plan_of_a_sweep_that_has_been_says_what_more_of_it_costs(
+    tiny: Path, drawn: Path
+) -> None:
     go(options(tiny, drawn))
     tiny.write_text(tiny.read_text().replace("seed = [0, 1]", "seed = [0, 1, 2, 3]"))
     prepared = runner.prepare(options(tiny, drawn, plan=True), say=lambda _: None)
@@ -191,7 +225,9 @@ def test_the_plan_of_a_sweep_that_has_been_says_what_more_of_it_costs(tiny: Path
     assert min(took) <= prepared.costs.trial_s / 4 <= max(took)
 
 
-def test_a_probe_tells_the_cost_of_networks_that_the_store_does_not_know_and_is_kept(tiny: Path, drawn: Path) -> None:
+def test_a_probe_tells_the_cost_of_networks_that_the_store_does_not_know_and_is_kept(
+    tiny: Path, drawn: Path
+) -> None:
     before = runner.prepare(options(tiny, drawn, plan=True), say=lambda _: None)
     assert before.costs.sources == {"unknown": 4}
     probed = runner.prepare(options(tiny, drawn, plan=True, probe=True), say=lambda _: None)
@@ -204,11 +240,22 @@ def test_a_probe_tells_the_cost_of_networks_that_the_store_does_not_know_and_is_
 
 def test_known_long_cells_start_first(tiny: Path, drawn: Path) -> None:
     go(options(tiny, drawn))
-    tiny.write_text(tiny.read_text().replace("epochs = 2\n", "").replace("[axes]", "[axes]\nepochs = [4, 6, 3]"))
+    tiny.write_text(
+        tiny.read_text().replace("epochs = 2\n", "").replace("[axes]", "[axes]\nepochs = [4, 6, 3]")
+    )
     prepared = runner.prepare(options(tiny, drawn), say=lambda _: None)
     configs = [planned.cell.config for planned in prepared.to_do]
-    for toggles in {config.toggles for config in configs}:  # which of two augmentations is slower is chance
-        assert [config.epochs for config in configs if config.toggles == toggles] == [6, 6, 4, 4, 3, 3]
+    for toggles in {
+        config.toggles for config in configs
+    }:  # which of two augmentations is slower is chance
+        assert [config.epochs for config in configs if config.toggles == toggles] == [
+            6,
+            6,
+            4,
+            4,
+            3,
+            3,
+        ]
 
 
 def test_a_run_of_more_cells_than_the_limit_asks_for_a_yes(
@@ -216,16 +263,22 @@ def test_a_run_of_more_cells_than_the_limit_asks_for_a_yes(
 ) -> None:
     assert plan.MANY == 10_000
     monkeypatch.setattr(plan, "MANY", 3)
-    with pytest.raises(UsageError, match=r"4 cells are to be trained. If so many are meant, add --yes."):
+    with pytest.raises(
+        UsageError, match=r"4 cells are to be trained. If so many are meant, add --yes."
+    ):
         runner.prepare(options(tiny, drawn), say=lambda _: None)
     assert len(runner.prepare(options(tiny, drawn, yes=True), say=lambda _: None).to_do) == 4
 
 
-def test_the_limits_of_a_sweep_file_hold_unless_the_command_line_says_otherwise(tiny: Path, drawn: Path) -> None:
+def test_the_limits_of_a_sweep_file_hold_unless_the_command_line_says_otherwise(
+    tiny: Path, drawn: Path
+) -> None:
     tiny.write_text(tiny.read_text() + "\n[limits]\nmax_seconds = 60\nmemory_gib = 2\n")
     told = runner.prepare(options(tiny, drawn), say=lambda _: None).allowance
     assert (told.max_seconds, told.memory_bytes) == (60, 2 * 2**30)
-    told = runner.prepare(options(tiny, drawn, max_seconds=5.0, memory_gib=1.0), say=lambda _: None).allowance
+    told = runner.prepare(
+        options(tiny, drawn, max_seconds=5.0, memory_gib=1.0), say=lambda _: None
+    ).allowance
     assert (told.max_seconds, told.memory_bytes) == (5, 2**30)
 
 
@@ -245,7 +298,9 @@ def test_that_hue_changes_nothing_on_gray_is_said_once_up_front(tiny: Path, draw
     assert sum("hue changes no pixel" in line for line in said) == 1
 
 
-def test_test_images_that_stand_in_train_are_said_up_front(tiny: Path, drawn: Path, tmp_path: Path) -> None:
+def test_test_images_that_stand_in_train_are_said_up_front(
+    tiny: Path, drawn: Path, tmp_path: Path
+) -> None:
     import shutil
 
     leaky = tmp_path / "leaky"
@@ -254,7 +309,9 @@ def test_test_images_that_stand_in_train_are_said_up_front(tiny: Path, drawn: Pa
     shutil.copy(source, leaky / "test" / "ok_front" / f"copy{source.suffix}")
     said: list[str] = []
     runner.prepare(options(tiny, leaky), say=said.append)
-    assert any("1 of 17 test images are byte-for-byte copies of training images" in line for line in said)
+    assert any(
+        "1 of 17 test images are byte-for-byte copies of training images" in line for line in said
+    )
 
 
 @pytest.mark.parametrize(
@@ -263,12 +320,20 @@ def test_test_images_that_stand_in_train_are_said_up_front(tiny: Path, drawn: Pa
         ({"sweep": "backbone_gird"}, UsageError, "backbone_grid"),
         ({"data": Path("/nowhere")}, ImagesError, "There is no image folder"),
         ({"positive": "def_frnt"}, ImagesError, "def_front"),
-        ({"trials_at_once": 0, "inline": False}, UsageError, "--trials-at-once is 1 or more, not 0"),
+        (
+            {"trials_at_once": 0, "inline": False},
+            UsageError,
+            "--trials-at-once is 1 or more, not 0",
+        ),
         ({"gpus_per_trial": -1.0}, UsageError, "--gpus-per-trial is 0 or more"),
         ({"retries": -1}, UsageError, "--retries"),
         ({"pack_size": 4}, UsageError, "--pack-size"),
         ({"address": "auto"}, UsageError, "--inline"),
-        ({"address": "auto", "inline": False, "timing": True}, UsageError, "--timing measures the device of this mach"),
+        (
+            {"address": "auto", "inline": False, "timing": True},
+            UsageError,
+            "--timing measures the device of this mach",
+        ),
         ({"results": Path("/proc/nowhere")}, StoreError, "--results"),
     ],
 )
@@ -280,13 +345,17 @@ def test_what_cannot_run_is_refused_before_the_first_trial(
     assert not list((tiny.parent / "results").rglob("*.parquet"))
 
 
-def test_a_gpu_that_is_not_there_is_refused(tiny: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_that_is_not_there_is_refused(
+    tiny: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     with pytest.raises(ResourcesError, match="there is no GPU here"):
         runner.prepare(options(tiny, drawn, gpus_per_trial=0.5), say=lambda _: None)
 
 
-def test_weights_that_are_not_to_be_had_are_refused_before_the_first_trial(tiny: Path, drawn: Path) -> None:
+def test_weights_that_are_not_to_be_had_are_refused_before_the_first_trial(
+    tiny: Path, drawn: Path
+) -> None:
     tiny.write_text(tiny.read_text().replace('"none"', '"local-dir:/nowhere"'))
     with pytest.raises(WeightsError, match="/nowhere"):
         runner.prepare(options(tiny, drawn), say=lambda _: None)
@@ -306,7 +375,9 @@ def test_a_plan_asks_nobody_for_weights_and_has_the_keys_of_the_run(
     assert [p.cell_id for p in plan.planned] == [p.cell_id for p in run_plan.planned]
 
 
-def test_nothing_of_this_machine_reaches_the_store(tiny: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_of_this_machine_reaches_the_store(
+    tiny: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import platform
 
     monkeypatch.setenv("CASTING_TUNE_CANARY", "canary-5d1f")
@@ -321,27 +392,37 @@ def test_nothing_of_this_machine_reaches_the_store(tiny: Path, drawn: Path, monk
             assert secret not in text
 
 
-def test_baselines_stand_below_the_rows_and_are_scored_on_the_same_images(tiny: Path, drawn: Path) -> None:
+def test_baselines_stand_below_the_rows_and_are_scored_on_the_same_images(
+    tiny: Path, drawn: Path
+) -> None:
     prepared, n_missing, _, _ = go(replace(options(tiny, drawn, quick=True), baselines=True))
     assert n_missing == 0
     frame = tables.comparison(prepared.store, "tiny").frame
     assert list(frame["kind"]) == ["cell"] + ["baseline"] * 4
     majority = frame.set_index("row").loc["majority class"]
-    assert majority["accuracy"] == max(prepared.pack.labels[prepared.pack.splits == "test"].mean(), 0.5)
+    assert majority["accuracy"] == max(
+        prepared.pack.labels[prepared.pack.splits == "test"].mean(), 0.5
+    )
     assert (majority["escape_rate"], majority["overkill_rate"]) == (0.0, 1.0)
     assert frame["letters"].str.len().gt(0).all()
 
 
-def test_a_timing_pass_runs_alone_after_the_others_and_fills_the_timing_table(tiny: Path, drawn: Path) -> None:
+def test_a_timing_pass_runs_alone_after_the_others_and_fills_the_timing_table(
+    tiny: Path, drawn: Path
+) -> None:
     prepared, _, events, _ = go(options(tiny, drawn, quick=True, timing=True))
     assert [event.task for event in events if event.kind == "ended"] == [0, 1, 2]
     frame = tables.TABLES["timing"](prepared.store, "tiny").frame
     assert list(frame["n"]) == [3]  # inline trials had their device alone too
     assert frame["n_images"].iloc[0] == int((prepared.pack.splits == "train").sum() * 0.8 + 0.5)
-    assert frame["epoch_s"].iloc[0] == pytest.approx(frame["image_s"].iloc[0] * frame["n_images"].iloc[0])
+    assert frame["epoch_s"].iloc[0] == pytest.approx(
+        frame["image_s"].iloc[0] * frame["n_images"].iloc[0]
+    )
 
 
-def test_folds_of_a_grouped_split_test_every_image_once_and_keep_copies_together(tiny: Path, drawn: Path) -> None:
+def test_folds_of_a_grouped_split_test_every_image_once_and_keep_copies_together(
+    tiny: Path, drawn: Path
+) -> None:
     tiny.write_text(
         tiny.read_text()
         .replace('augmentation = ["default", "only flip"]', "fold = [0, 1, 2]")
@@ -359,7 +440,9 @@ def test_folds_of_a_grouped_split_test_every_image_once_and_keep_copies_together
     assert prepared.groups is not None
 
 
-def test_a_second_driver_of_the_same_sweep_is_refused_with_the_first_ones_number(tiny: Path, drawn: Path) -> None:
+def test_a_second_driver_of_the_same_sweep_is_refused_with_the_first_ones_number(
+    tiny: Path, drawn: Path
+) -> None:
     prepared = runner.prepare(options(tiny, drawn), say=lambda _: None)
     with (
         prepared.store.running("tiny"),
@@ -389,7 +472,9 @@ def test_a_whole_sweep_lives_in_a_bucket_and_the_same_command_goes_on_there(
 
 @pytest.mark.slow
 def test_ray_workers_write_to_a_bucket_too(tiny: Path, drawn: Path, bucket: str) -> None:
-    asked = replace(options(tiny, drawn), results=f"{bucket}/results", inline=False, trials_at_once=2)
+    asked = replace(
+        options(tiny, drawn), results=f"{bucket}/results", inline=False, trials_at_once=2
+    )
     _, n_missing, events, _ = go(asked)
     assert (n_missing, sum(event.kind == "ended" for event in events)) == (0, 4)
     assert go(asked)[1:3] == (0, [])

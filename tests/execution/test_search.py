@@ -45,10 +45,22 @@ def quick_trial(config: TrialConfig, packed: Pack, store: Store, **more: Any) ->
     """Write the row of a trial whose escape rate is known by hand: the share of 1e-2 that its learning rate is."""
     cell = cell_id(config, packed.dataset_id)
     status = "diverged" if config.dense == 64 else "completed"
-    row: dict[str, Any] = {"cell_id": cell, "attempt": store.next_attempt(cell), "sweep": more["sweep"]}
-    row |= {"label": more["label"], "status": status, "base_lr": config.base_lr, "dense": config.dense}
+    row: dict[str, Any] = {
+        "cell_id": cell,
+        "attempt": store.next_attempt(cell),
+        "sweep": more["sweep"],
+    }
+    row |= {
+        "label": more["label"],
+        "status": status,
+        "base_lr": config.base_lr,
+        "dense": config.dense,
+    }
     if status == "completed":
-        row |= {"validation_escape_rate": config.base_lr / 1e-2, "latency_one_s": 1e-3 * (1 + config.dense)}
+        row |= {
+            "validation_escape_rate": config.base_lr / 1e-2,
+            "latency_one_s": 1e-3 * (1 + config.dense),
+        }
     store.write("trials", more["sweep"], f"{cell}-{row['attempt']}", [row])
     return row
 
@@ -60,7 +72,11 @@ def go(
     monkeypatch.setattr(runner, "Work", lambda **given: tasks.Work(**given, trial=trial))
     events: list[Event] = []
     asked = Options(
-        sweep=str(hunt), data=drawn, results=hunt.parent / "results", baselines=False, **{"inline": True, **more}
+        sweep=str(hunt),
+        data=drawn,
+        results=hunt.parent / "results",
+        baselines=False,
+        **{"inline": True, **more},
     )
     prepared = runner.prepare(asked, say=lambda _: None)
     runner.execute(prepared, on_event=events.append)
@@ -94,7 +110,9 @@ def test_the_same_command_again_trains_nothing_and_its_run_names_all_cells(
     hunt: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(search, "MOST_REPEATS", 3)
-    hunt.write_text(hunt.read_text().replace("step = 32", "step = 16"))  # 64 diverges, and is tried again
+    hunt.write_text(
+        hunt.read_text().replace("step = 32", "step = 16")
+    )  # 64 diverges, and is tried again
     hunt.write_text(hunt.read_text().replace("high = 64, step = 16", "high = 32, step = 16"))
     go(hunt, drawn, monkeypatch)
     prepared, events = go(hunt, drawn, monkeypatch)
@@ -108,7 +126,9 @@ def test_a_search_that_was_cut_off_goes_on_and_ends_with_all_its_trials(
 ) -> None:
     begun: list[str] = []
 
-    def dies_at_the_fourth(config: TrialConfig, packed: Pack, store: Store, **more: Any) -> dict[str, Any]:
+    def dies_at_the_fourth(
+        config: TrialConfig, packed: Pack, store: Store, **more: Any
+    ) -> dict[str, Any]:
         begun.append(cell_id(config, packed.dataset_id))
         if len(begun) == 4:
             raise KeyboardInterrupt
@@ -119,7 +139,12 @@ def test_a_search_that_was_cut_off_goes_on_and_ends_with_all_its_trials(
     prepared, _ = go(hunt, drawn, monkeypatch, trial=dies_at_the_fourth)
     assert begun[3] in begun[4:]  # the one that was cut off runs again
     assert len(set(begun)) == 6
-    assert prepared.store.read("trials").to_pandas().query("status == 'completed'")["cell_id"].is_unique
+    assert (
+        prepared.store.read("trials")
+        .to_pandas()
+        .query("status == 'completed'")["cell_id"]
+        .is_unique
+    )
     asked = prepared.store.read("cells").to_pandas()
     assert asked[asked["run_id"] == prepared.run_id]["cell_id"].nunique() == 6
 
@@ -127,7 +152,13 @@ def test_a_search_that_was_cut_off_goes_on_and_ends_with_all_its_trials(
 def test_ray_starts_ahead_for_a_search_that_has_cells_to_choose_and_for_no_other(
     hunt: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = Options(sweep=str(hunt), data=drawn, results=hunt.parent / "results", baselines=False, trials_at_once=2)
+    asked = Options(
+        sweep=str(hunt),
+        data=drawn,
+        results=hunt.parent / "results",
+        baselines=False,
+        trials_at_once=2,
+    )
     for n_slots in (2, None):
         ahead = Noted()
         runner.prepare(asked, say=lambda _: None, ahead=ahead)
@@ -135,29 +166,45 @@ def test_ray_starts_ahead_for_a_search_that_has_cells_to_choose_and_for_no_other
         go(hunt, drawn, monkeypatch)
 
 
-def test_a_size_that_no_cell_of_a_search_could_train_is_refused_in_its_plan_too(hunt: Path, drawn: Path) -> None:
+def test_a_size_that_no_cell_of_a_search_could_train_is_refused_in_its_plan_too(
+    hunt: Path, drawn: Path
+) -> None:
     small = {"backbone=timm:vit_tiny_patch16_224", "image_px=32"}
     for plan in (True, False):
         asked = Options(
-            sweep=str(hunt), data=drawn, results=hunt.parent / "results", plan=plan, overrides=tuple(sorted(small))
+            sweep=str(hunt),
+            data=drawn,
+            results=hunt.parent / "results",
+            plan=plan,
+            overrides=tuple(sorted(small)),
         )
-        with pytest.raises(UsageError, match="image_px 32 does not go through 'timm:vit_tiny_patch16_224'"):
+        with pytest.raises(
+            UsageError, match="image_px 32 does not go through 'timm:vit_tiny_patch16_224'"
+        ):
             runner.prepare(asked, say=lambda _: None)
     assert not (hunt.parent / "results" / "packs").exists()  # and before images are packed
 
 
-def test_of_a_wide_space_all_sizes_of_batches_are_checked_together(hunt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_a_wide_space_all_sizes_of_batches_are_checked_together(
+    hunt: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(search, "MOST_CORNERS", 1)
     sizes = 'backbone = { choices = ["vgg16", "resnet50"] }\nimage_px = { choices = [64, 32] }\n'
     hunt.write_text(
-        (HEAD + SEARCH).replace('backbone = "timm:test_resnet.r160_in1k"\n', "").replace("image_px = 32\n", "")
+        (HEAD + SEARCH)
+        .replace('backbone = "timm:test_resnet.r160_in1k"\n', "")
+        .replace("image_px = 32\n", "")
         + sizes
         + "batch_size = { low = 1, high = 8 }\n"
     )
     read = space.read(str(hunt)).search
     assert read is not None
-    found = {(config.backbone, config.image_px, config.batch_size) for config in search.corners(read)}
-    assert found == {(name, px, n) for name in ("vgg16", "resnet50") for px in (32, 64) for n in (1, 8)}
+    found = {
+        (config.backbone, config.image_px, config.batch_size) for config in search.corners(read)
+    }
+    assert found == {
+        (name, px, n) for name in ("vgg16", "resnet50") for px in (32, 64) for n in (1, 8)
+    }
 
 
 def test_more_trials_in_the_file_are_more_trials_and_the_old_ones_stay(
@@ -175,7 +222,9 @@ def test_more_trials_in_the_file_are_more_trials_and_the_old_ones_stay(
 def said(hunt: Path, drawn: Path) -> list[str]:
     """What a plan of a search says."""
     lines: list[str] = []
-    asked = Options(sweep=str(hunt), data=drawn, results=hunt.parent / "results", baselines=False, plan=True)
+    asked = Options(
+        sweep=str(hunt), data=drawn, results=hunt.parent / "results", baselines=False, plan=True
+    )
     runner.prepare(asked, say=lines.append)
     return lines
 
@@ -183,7 +232,10 @@ def said(hunt: Path, drawn: Path) -> list[str]:
 def test_a_space_that_changed_leaves_out_trials_by_count_and_reason_and_new_rows_have_new_numbers(
     hunt: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small = HEAD + "[search]\nn_trials = 4\nobjective = { validation_escape_rate = 'min' }\n[search.space]\n"
+    small = (
+        HEAD
+        + "[search]\nn_trials = 4\nobjective = { validation_escape_rate = 'min' }\n[search.space]\n"
+    )
     hunt.write_text(small + "base_lr = { choices = [1e-3, 2e-3, 3e-3, 4e-3] }\n")
     go(hunt, drawn, monkeypatch)
     assert not [line for line in said(hunt, drawn) if "earlier trial" in line]
@@ -195,7 +247,9 @@ def test_a_space_that_changed_leaves_out_trials_by_count_and_reason_and_new_rows
     )
     prepared, events = go(hunt, drawn, monkeypatch)
     assert ended(events) == 1
-    rows = [row for row in prepared.store.read("cells").to_pylist() if row["run_id"] == prepared.run_id]
+    rows = [
+        row for row in prepared.store.read("cells").to_pylist() if row["run_id"] == prepared.run_id
+    ]
     assert len({row["row"].split(":")[0] for row in rows}) == 4
     (new,) = [row for row in rows if json.loads(row["chosen"])["base_lr"] > 4e-3]
     assert new["row"].startswith("5: base_lr ")
@@ -205,7 +259,10 @@ def test_a_space_that_changed_leaves_out_trials_by_count_and_reason_and_new_rows
     ("space", "told"),
     [
         ("base_lr = { low = 5e-3, high = 1e-2 }", "4 with base_lr outside 0.005 to 0.01."),
-        ("base_lr = { low = 1e-3, high = 1e-2 }\ndropout = { low = 0.0, high = 0.5 }", "4 with no dropout."),
+        (
+            "base_lr = { low = 1e-3, high = 1e-2 }\ndropout = { low = 0.0, high = 0.5 }",
+            "4 with no dropout.",
+        ),
         ("dropout = { low = 0.0, high = 0.5 }", "4 with no dropout."),
         (
             "base_lr = { low = 1.5e-3, high = 3.5e-3, step = 1e-3 }",
@@ -216,7 +273,10 @@ def test_a_space_that_changed_leaves_out_trials_by_count_and_reason_and_new_rows
 def test_each_way_out_of_a_space_is_named(
     space: str, told: str, hunt: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small = HEAD + "[search]\nn_trials = 4\nobjective = { validation_escape_rate = 'min' }\n[search.space]\n"
+    small = (
+        HEAD
+        + "[search]\nn_trials = 4\nobjective = { validation_escape_rate = 'min' }\n[search.space]\n"
+    )
     hunt.write_text(small + "base_lr = { choices = [1e-3, 2e-3, 3e-3, 4e-3] }\n")
     go(hunt, drawn, monkeypatch)
     hunt.write_text(small + space + "\n")
@@ -230,12 +290,15 @@ def test_earlier_trials_of_other_fixed_settings_are_counted(
     hunt.write_text(hunt.read_text().replace("high = 64, step = 32", "high = 32, step = 32"))
     go(hunt, drawn, monkeypatch)
     hunt.write_text(hunt.read_text().replace("epochs = 1", "epochs = 2"))
-    assert "6 earlier trials of this search are of other fixed settings or other images and not used." in said(
-        hunt, drawn
+    assert (
+        "6 earlier trials of this search are of other fixed settings or other images and not used."
+        in said(hunt, drawn)
     )
 
 
-def test_a_search_finds_the_better_half_of_its_range(hunt: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_search_finds_the_better_half_of_its_range(
+    hunt: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     text = HEAD + SEARCH.replace("n_trials = 6", "n_trials = 40").split("rotation =")[0]
     hunt.write_text(text)
     prepared, _ = go(hunt, drawn, monkeypatch)
@@ -249,7 +312,9 @@ def test_two_objectives_and_failed_trials_are_told_to_optuna(
 ) -> None:
     goal = '{ validation_escape_rate = "min", latency_one_s = "min" }'
     hunt.write_text(
-        hunt.read_text().replace('{ validation_escape_rate = "min" }', goal).replace("n_trials = 6", "n_trials = 15")
+        hunt.read_text()
+        .replace('{ validation_escape_rate = "min" }', goal)
+        .replace("n_trials = 6", "n_trials = 15")
     )
     studies: list[search.Study] = []
     real = search.Study.__init__
@@ -266,7 +331,10 @@ def test_two_objectives_and_failed_trials_are_told_to_optuna(
         if trial.params["dense"] == 64:
             assert trial.state.name == "FAIL"
         else:
-            assert trial.values == [trial.params["base_lr"] / 1e-2, 1e-3 * (1 + trial.params["dense"])]
+            assert trial.values == [
+                trial.params["base_lr"] / 1e-2,
+                1e-3 * (1 + trial.params["dense"]),
+            ]
     assert {trial.state.name for trial in told} == {"FAIL", "COMPLETE"}
     assert prepared.sweep.n_cells == 15
 
@@ -274,7 +342,10 @@ def test_two_objectives_and_failed_trials_are_told_to_optuna(
 def test_a_cell_that_another_sweep_trained_is_answered_from_the_store(
     hunt: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small = HEAD + "[search]\nn_trials = 4\nobjective = { validation_escape_rate = 'min' }\n[search.space]\n"
+    small = (
+        HEAD
+        + "[search]\nn_trials = 4\nobjective = { validation_escape_rate = 'min' }\n[search.space]\n"
+    )
     hunt.write_text(small + "base_lr = { choices = [1e-3, 2e-3, 3e-3, 4e-3] }\n")
     grid = hunt.with_name("grid.toml")
     grid.write_text(HEAD + "[axes]\nbase_lr = [1e-3, 2e-3, 3e-3]\n")
@@ -284,15 +355,22 @@ def test_a_cell_that_another_sweep_trained_is_answered_from_the_store(
     assert len([row for row in prepared.store.read("cells").to_pylist() if row["chosen"]]) == 4
 
 
-def test_a_space_that_is_used_up_ends_the_search(hunt: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    small = HEAD + "[search]\nn_trials = 10\nobjective = { validation_escape_rate = 'min' }\n[search.space]\n"
+def test_a_space_that_is_used_up_ends_the_search(
+    hunt: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = (
+        HEAD
+        + "[search]\nn_trials = 10\nobjective = { validation_escape_rate = 'min' }\n[search.space]\n"
+    )
     hunt.write_text(small + "base_lr = { choices = [1e-3, 2e-3] }\n")
     _, events = go(hunt, drawn, monkeypatch)
     assert ended(events) == 2
 
 
 @pytest.mark.slow
-def test_under_ray_a_search_ends_with_all_its_trials(hunt: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_under_ray_a_search_ends_with_all_its_trials(
+    hunt: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     prepared, events = go(hunt, drawn, monkeypatch, inline=False, trials_at_once=2, retries=0)
     assert ended(events) == 6
     assert prepared.store.read("cells").to_pandas()["cell_id"].nunique() == 6
@@ -317,15 +395,22 @@ RANGES = [
     ("epochs = { low = 1, high = 2 }", "stands in [fixed]"),
     ("base_rl = { low = 0.1, high = 0.5 }", "Did you mean 'base_lr'"),
     ("base_lr = { low = 0.1, high = 0.5, lgo = true }", "Unknown key 'lgo'"),
-    ("rotation_deg = { low = 1, high = 2, when = { rotation = true } }", "neither fixed nor searched above"),
+    (
+        "rotation_deg = { low = 1, high = 2, when = { rotation = true } }",
+        "neither fixed nor searched above",
+    ),
     ("", "[search.space] is empty"),
 ]
 
 
 @pytest.mark.parametrize(("objective", "message"), BAD)
-def test_an_objective_that_cannot_be_meant_is_refused(tmp_path: Path, objective: str, message: str) -> None:
+def test_an_objective_that_cannot_be_meant_is_refused(
+    tmp_path: Path, objective: str, message: str
+) -> None:
     file = tmp_path / "bad.toml"
-    file.write_text(HEAD + SEARCH.replace('objective = { validation_escape_rate = "min" }', objective))
+    file.write_text(
+        HEAD + SEARCH.replace('objective = { validation_escape_rate = "min" }', objective)
+    )
     with pytest.raises(UsageError) as caught:
         space.read(str(file))
     assert message in str(caught.value)
@@ -362,7 +447,12 @@ def test_a_stopped_cell_is_settled_under_asha_and_goes_on_without_it(
 ) -> None:
     def stops(config: TrialConfig, packed: Pack, store: Store, **more: Any) -> dict[str, Any]:
         cell = cell_id(config, packed.dataset_id)
-        row = {"cell_id": cell, "attempt": store.next_attempt(cell), "sweep": more["sweep"], "status": "stopped"}
+        row = {
+            "cell_id": cell,
+            "attempt": store.next_attempt(cell),
+            "sweep": more["sweep"],
+            "status": "stopped",
+        }
         store.write("trials", more["sweep"], f"{cell}-{row['attempt']}", [row])
         return row
 
@@ -380,7 +470,10 @@ def test_a_stopped_cell_is_settled_under_asha_and_goes_on_without_it(
 def test_a_schedule_that_can_stop_nothing_is_said(tiny: Path, drawn: Path) -> None:
     tiny.write_text(tiny.read_text() + '[schedule]\nscheduler = "asha"\n')
     asked = Options(sweep=str(tiny), data=drawn, results=tiny.parent / "results")
-    assert "grace_epochs = 3 of 2 epochs: no trial will be stopped." in runner.prepare(asked, say=lambda _: None).notes
+    assert (
+        "grace_epochs = 3 of 2 epochs: no trial will be stopped."
+        in runner.prepare(asked, say=lambda _: None).notes
+    )
 
 
 @pytest.mark.parametrize(
@@ -393,7 +486,9 @@ def test_a_schedule_that_can_stop_nothing_is_said(tiny: Path, drawn: Path) -> No
         ("graceepochs = 1", "Did you mean 'grace_epochs'"),
     ],
 )
-def test_a_schedule_that_cannot_be_meant_is_refused(tmp_path: Path, line: str, message: str) -> None:
+def test_a_schedule_that_cannot_be_meant_is_refused(
+    tmp_path: Path, line: str, message: str
+) -> None:
     file = tmp_path / "bad.toml"
     file.write_text(HEAD + f"[schedule]\n{line}\n")
     with pytest.raises(UsageError, match=message):

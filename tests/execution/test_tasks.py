@@ -21,7 +21,12 @@ from casting_tune.training import trial
 from casting_tune.training.records import Place
 
 CONFIG = TrialConfig(
-    backbone="timm:test_resnet.r160_in1k", image_px=32, batch_size=16, epochs=3, precision="fp32", test_images=10
+    backbone="timm:test_resnet.r160_in1k",
+    image_px=32,
+    batch_size=16,
+    epochs=3,
+    precision="fp32",
+    test_images=10,
 )
 
 
@@ -44,10 +49,14 @@ def short_of_memory(config: TrialConfig, packed: Pack, store: Store, **more: Any
     return row | {"micro_batch": allowed.micro_batch}
 
 
-def test_a_trial_out_of_memory_is_its_end_and_not_that_of_the_sweep(packed: Pack, store: Store) -> None:
+def test_a_trial_out_of_memory_is_its_end_and_not_that_of_the_sweep(
+    packed: Pack, store: Store
+) -> None:
     events: list[Event] = []
     fits = replace(CONFIG, batch_size=4)
-    ray_tune.run_inline(work(store, CONFIG, fits, trial=short_of_memory), packed, on_event=events.append)
+    ray_tune.run_inline(
+        work(store, CONFIG, fits, trial=short_of_memory), packed, on_event=events.append
+    )
     assert endings(events) == [(0, "oom", False), (1, "completed", False)]
 
 
@@ -76,12 +85,16 @@ def never_fits(config: TrialConfig, packed: Pack, store: Store, **more: Any) -> 
 def test_accumulation_gives_up_at_one_image_at_a_time(packed: Pack, store: Store) -> None:
     events: list[Event] = []
     wide = replace(CONFIG, image_px=64)  # 2 x 2 maps: batch normalisation takes one image
-    ray_tune.run_inline(work(store, wide, trial=never_fits, on_oom="accumulate"), packed, on_event=events.append)
+    ray_tune.run_inline(
+        work(store, wide, trial=never_fits, on_oom="accumulate"), packed, on_event=events.append
+    )
     assert [status for _, status, _ in endings(events)] == ["oom"] * 5  # 16, 8, 4, 2, 1
     assert endings(events)[-1] == (0, "oom", False)
 
 
-def test_accumulation_gives_up_at_the_fewest_images_that_can_be_trained_with(packed: Pack, store: Store) -> None:
+def test_accumulation_gives_up_at_the_fewest_images_that_can_be_trained_with(
+    packed: Pack, store: Store
+) -> None:
     events: list[Event] = []
     asked = work(store, replace(CONFIG, batch_size=8), trial=never_fits, on_oom="accumulate")
     ray_tune.run_inline(asked, packed, on_event=events.append)
@@ -95,9 +108,24 @@ def test_accumulation_gives_up_at_the_fewest_images_that_can_be_trained_with(pac
 @pytest.mark.parametrize(
     ("backbone", "image_px", "batch_size", "told"),
     [
-        ("timm:resnet10t", 32, 2, "Memory ran out with 2 images at a time, the fewest with which 'timm:resnet10t' can"),
-        ("timm:resnet10t", 64, 1, "Memory ran out with 1 image at a time, the fewest with which 'timm:resnet10t' can"),
-        ("timm:resnet10t", 64, 2, "MemoryError: no more"),  # halves of one image can be trained with
+        (
+            "timm:resnet10t",
+            32,
+            2,
+            "Memory ran out with 2 images at a time, the fewest with which 'timm:resnet10t' can",
+        ),
+        (
+            "timm:resnet10t",
+            64,
+            1,
+            "Memory ran out with 1 image at a time, the fewest with which 'timm:resnet10t' can",
+        ),
+        (
+            "timm:resnet10t",
+            64,
+            2,
+            "MemoryError: no more",
+        ),  # halves of one image can be trained with
         ("timm:resnet10t", 32, 4, "MemoryError: no more"),
     ],
 )
@@ -132,7 +160,15 @@ def test_what_another_sweep_failed_at_meanwhile_is_tried_here_all_the_same(
 ) -> None:
     asked = work(store, CONFIG, trial=completes)  # no retries
     trial.lost(
-        CONFIG, packed, store, sweep="another", label="l", place=Place(), groups=None, status=status, error="it broke"
+        CONFIG,
+        packed,
+        store,
+        sweep="another",
+        label="l",
+        place=Place(),
+        groups=None,
+        status=status,
+        error="it broke",
     )
     events: list[Event] = []
     ray_tune.run_inline(asked, packed, on_event=events.append)
@@ -143,17 +179,29 @@ def test_what_another_sweep_failed_at_meanwhile_is_tried_here_all_the_same(
     ]  # fmt: skip
 
 
-def test_what_this_run_failed_at_before_its_process_was_lost_counts_among_its_tries(packed: Pack, store: Store) -> None:
+def test_what_this_run_failed_at_before_its_process_was_lost_counts_among_its_tries(
+    packed: Pack, store: Store
+) -> None:
     asked = work(store, CONFIG, trial=completes)
     trial.lost(
-        CONFIG, packed, store, sweep="s", label="l", place=Place(), groups=None, status="error", error="it broke"
+        CONFIG,
+        packed,
+        store,
+        sweep="s",
+        label="l",
+        place=Place(),
+        groups=None,
+        status="error",
+        error="it broke",
     )
     events: list[Event] = []
     ray_tune.run_inline(asked, packed, on_event=events.append)
     assert endings(events) == [(0, "error", False)]
 
 
-def test_a_halt_ends_the_plain_loop_after_the_epoch_and_the_cell_goes_on_from_there(packed: Pack, store: Store) -> None:
+def test_a_halt_ends_the_plain_loop_after_the_epoch_and_the_cell_goes_on_from_there(
+    packed: Pack, store: Store
+) -> None:
     halt, events = Halt(), list[Event]()
 
     def wish(event: Event) -> None:
@@ -161,7 +209,9 @@ def test_a_halt_ends_the_plain_loop_after_the_epoch_and_the_cell_goes_on_from_th
         if event.kind == "epoch":
             halt.wished.set()
 
-    ray_tune.run_inline(work(store, CONFIG, replace(CONFIG, seed=1)), packed, on_event=wish, halt=halt)
+    ray_tune.run_inline(
+        work(store, CONFIG, replace(CONFIG, seed=1)), packed, on_event=wish, halt=halt
+    )
     assert [(e.task, e.kind) for e in events] == [(0, "started"), (0, "epoch")]
     assert store.read("trials").num_rows == 0
     ray_tune.run_inline(work(store, CONFIG), packed, on_event=lambda _: None)
@@ -169,7 +219,9 @@ def test_a_halt_ends_the_plain_loop_after_the_epoch_and_the_cell_goes_on_from_th
     assert store.read("epochs").sort_by("epoch")["epoch"].to_pylist() == [1, 2, 3]
 
 
-def test_a_cell_that_another_process_holds_is_waited_for_and_not_trained_twice(packed: Pack, store: Store) -> None:
+def test_a_cell_that_another_process_holds_is_waited_for_and_not_trained_twice(
+    packed: Pack, store: Store
+) -> None:
     other = Store(store.root)
     held = other.claim(cell_id(CONFIG, packed.dataset_id))
     assert held is not None
@@ -183,7 +235,9 @@ def test_a_cell_that_another_process_holds_is_waited_for_and_not_trained_twice(p
     elsewhere.start()
     events: list[Event] = []
     try:
-        ray_tune.run_inline(work(store, CONFIG, replace(CONFIG, seed=1)), packed, on_event=events.append)
+        ray_tune.run_inline(
+            work(store, CONFIG, replace(CONFIG, seed=1)), packed, on_event=events.append
+        )
     finally:
         elsewhere.join()
     assert [task for task, _, _ in endings(events)] == [1, 0]  # the free one went first
@@ -225,7 +279,9 @@ def test_a_cell_costs_no_listing_of_the_store_however_many_cells_it_holds(
 ) -> None:
     listed: list[str] = []
     names = Folder.names
-    monkeypatch.setattr(Folder, "names", lambda place, under: listed.append(under) or names(place, under))
+    monkeypatch.setattr(
+        Folder, "names", lambda place, under: listed.append(under) or names(place, under)
+    )
     seeds = (replace(CONFIG, seed=seed, epochs=2) for seed in range(3))
     events: list[Event] = []
     ray_tune.run_inline(work(store, *seeds), packed, on_event=events.append)
@@ -246,7 +302,9 @@ with tasks.watched(work, None, None) as begin_again:
         {again}
         time.sleep(1.8)
 """
-    ended = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True)
+    ended = subprocess.run(
+        [sys.executable, "-c", program], check=False, capture_output=True, text=True
+    )
     assert ended.returncode == code
     if code:  # what is kept of a trial that hangs: where it does
         assert "timeout The trial hung" in ended.stdout

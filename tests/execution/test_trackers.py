@@ -45,7 +45,9 @@ def tell(words: Sequence[str], beside: Path, events: Sequence[Event] = EVENTS) -
     """Tell events to the loggers that the words name; return the warnings."""
     warnings: list[str] = []
     wanted = trackers.read(words)
-    with trackers.follow(wanted, TRIALS, beside=beside, sweep="s", run_id="r", warn=warnings.append) as on_event:
+    with trackers.follow(
+        wanted, TRIALS, beside=beside, sweep="s", run_id="r", warn=warnings.append
+    ) as on_event:
         for event in events:
             on_event(event)
     return warnings
@@ -61,21 +63,33 @@ def test_tensorboard_reads_back_every_epoch_and_the_end(tmp_path: Path) -> None:
     read.Reload()
     losses = [(row.step, row.tensor_proto.float_val[0]) for row in read.Tensors("train_loss")]
     assert losses == [(1, 0.5), (2, 0.25)]
-    assert [(row.step, row.tensor_proto.float_val[0]) for row in read.Tensors("test_accuracy")] == [(2, 0.875)]
-    assert len(list((tmp_path / "tensorboard" / "s" / "r").iterdir())) == 2  # a trial that is tried again is one run
+    assert [(row.step, row.tensor_proto.float_val[0]) for row in read.Tensors("test_accuracy")] == [
+        (2, 0.875)
+    ]
+    assert (
+        len(list((tmp_path / "tensorboard" / "s" / "r").iterdir())) == 2
+    )  # a trial that is tried again is one run
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("address", [False, True])
-def test_mlflow_has_a_run_a_trial_with_settings_figures_and_status(address: bool, tmp_path: Path) -> None:
+def test_mlflow_has_a_run_a_trial_with_settings_figures_and_status(
+    address: bool, tmp_path: Path
+) -> None:
     word = f"mlflow:sqlite:///{tmp_path}/mlflow/mlflow.db" if address else "mlflow"
     (tmp_path / "mlflow").mkdir()
     assert tell([word], tmp_path) == []
     with sqlite3.connect(tmp_path / "mlflow" / "mlflow.db") as rows:
         runs = rows.execute("select name, status from runs order by name").fetchall()
-        losses = rows.execute("select step, value from metrics where key = 'train_loss' order by step").fetchall()
-        seeds = rows.execute("select value from params where key = 'seed' order by value").fetchall()
-        cells = rows.execute("select value from tags where key = 'cell_id' order by value").fetchall()
+        losses = rows.execute(
+            "select step, value from metrics where key = 'train_loss' order by step"
+        ).fetchall()
+        seeds = rows.execute(
+            "select value from params where key = 'seed' order by value"
+        ).fetchall()
+        cells = rows.execute(
+            "select value from tags where key = 'cell_id' order by value"
+        ).fetchall()
     rows.close()
     assert runs == [("one ../[x]", "FINISHED"), ("two", "FAILED")]
     assert losses == [(1, 0.5), (2, 0.25)]
@@ -83,10 +97,15 @@ def test_mlflow_has_a_run_a_trial_with_settings_figures_and_status(address: bool
 
 
 def test_no_tool_is_told_the_folder_of_the_weights() -> None:
-    config = TrialConfig(backbone="vgg16", weights="local-dir:/home/ada/secret", weights_id="local-dir:0a1b2c")
+    config = TrialConfig(
+        backbone="vgg16", weights="local-dir:/home/ada/secret", weights_id="local-dir:0a1b2c"
+    )
     told = trackers.logged("a" * 16, "one", config)
     assert "ada" not in repr(told)
-    assert (told.settings["weights"], told.settings["weights_id"]) == ("local-dir", "local-dir:0a1b2c")
+    assert (told.settings["weights"], told.settings["weights_id"]) == (
+        "local-dir",
+        "local-dir:0a1b2c",
+    )
     assert told.settings["backbone"] == "vgg16"
 
 
@@ -139,7 +158,11 @@ def test_a_logger_that_fails_is_one_warning_and_the_others_go_on(
 
 
 def test_a_missing_extra_an_unknown_kind_and_a_bad_folder_are_one_line_up_front(
-    tmp_path: Path, tiny: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    tiny: Path,
+    drawn: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     code, _, err = call(capsys, "sweep", tiny, "--log", "tensorbord")
     assert (code, "Did you mean 'tensorboard'?" in err) == (2, True)
@@ -159,11 +182,24 @@ def test_a_missing_extra_an_unknown_kind_and_a_bad_folder_are_one_line_up_front(
 def test_a_sweep_tells_a_logger_each_trial_once(
     tiny: Path, drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ("sweep", tiny, "--data", drawn, "--results", tmp_path / "r", "--inline", "--no-baselines", "--quick")
+    words = (
+        "sweep",
+        tiny,
+        "--data",
+        drawn,
+        "--results",
+        tmp_path / "r",
+        "--inline",
+        "--no-baselines",
+        "--quick",
+    )
     code, _, err = call(capsys, *words, "--log", "tensorboard")
     assert (code, err) == (0, "")
     folders = sorted((tmp_path / "r" / "logs" / "tensorboard" / "tiny").glob("*/*"))
     assert len(folders) == 2
     assert all(list(folder.glob("events.*")) for folder in folders)
-    cells = {row.split("-")[0] for row in (path.stem for path in (tmp_path / "r" / "trials").glob("*/*.parquet"))}
+    cells = {
+        row.split("-")[0]
+        for row in (path.stem for path in (tmp_path / "r" / "trials").glob("*/*.parquet"))
+    }
     assert {folder.name.split()[0] for folder in folders} == cells

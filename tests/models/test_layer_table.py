@@ -8,7 +8,8 @@ from casting_tune.models import layer_table
 
 def test_efficientnetb4_with_the_studys_head_has_the_decks_layers_and_counts() -> None:
     found = layer_table.summarise("efficientnetb4", head="dense1024,dropout", image_px=512)
-    # the deck: 17,673,823 + 1,836,032 + 1,025; 7 of its 125,207 statistics are constants of Keras' normalisation layer
+    # the deck: 17,673,823 + 1,836,032 + 1,025; 7 of its 125,207 statistics are constants of Keras'
+    # normalisation layer
     assert [(layer.name, layer.shape, layer.n_parameters) for layer in found.layers] == [
         ("input", (512, 512, 3), 0),
         ("efficientnetb4", (16, 16, 1792), 17_673_816),

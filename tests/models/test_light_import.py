@@ -28,7 +28,9 @@ WANTED = {
 
 
 def run(code: str) -> None:
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120
+    )
     assert ended.returncode == 0, ended.stderr
 
 
@@ -48,7 +50,9 @@ def test_whoever_wants_the_compiler_gets_the_whole_of_it(name: str) -> None:
 @pytest.mark.slow
 def test_a_compiler_that_is_loaded_already_stays() -> None:
     training = STEP.partition("stands =")[0]
-    run(f"import torch._dynamo as before\n{training}\nassert sys.modules['torch._dynamo'] is before")
+    run(
+        f"import torch._dynamo as before\n{training}\nassert sys.modules['torch._dynamo'] is before"
+    )
 
 
 @pytest.mark.slow

@@ -42,7 +42,9 @@ def test_every_stage_has_the_map_sizes_of_keras_at_224_px() -> None:
     mobile = on_meta()
     shapes: dict[str, tuple[int, ...]] = {}
     for path, module in mobile.named_modules():
-        module.register_forward_hook(lambda _m, _i, out, path=path: shapes.update({path: tuple(out.shape[1:])}))
+        module.register_forward_hook(
+            lambda _m, _i, out, path=path: shapes.update({path: tuple(out.shape[1:])})
+        )
     mobile(torch.empty(1, 3, 224, 224, device="meta"))
     expected = {
         "conv0": (32, 111, 111),
@@ -65,10 +67,16 @@ def test_each_cell_is_fed_by_the_two_outputs_before_it() -> None:
     outputs: dict[str, torch.Tensor] = {}
     inputs: dict[str, tuple[torch.Tensor, ...]] = {}
     order = ["cell_stem_0", "cell_stem_1", *(f"stages.0.{i}" for i in range(4)), "reductions.0"]
-    order += [*(f"stages.1.{i}" for i in range(4)), "reductions.1", *(f"stages.2.{i}" for i in range(4))]
+    order += [
+        *(f"stages.1.{i}" for i in range(4)),
+        "reductions.1",
+        *(f"stages.2.{i}" for i in range(4)),
+    ]
     for path in order:
 
-        def keep(_module: nn.Module, given: tuple[torch.Tensor, ...], out: torch.Tensor, path: str = path) -> None:
+        def keep(
+            _module: nn.Module, given: tuple[torch.Tensor, ...], out: torch.Tensor, path: str = path
+        ) -> None:
             inputs[path], outputs[path] = given, out
 
         mobile.get_submodule(path).register_forward_hook(keep)
@@ -83,7 +91,9 @@ def test_each_cell_is_fed_by_the_two_outputs_before_it() -> None:
     ("side", "expected"),
     [(4, [[-1.0, 0.0], [0.0, 0.0]]), (5, [[0.0, 0.0, 0.0], [0.0, -1.0, 0.0], [0.0, 0.0, 0.0]])],
 )
-def test_every_max_pool_pads_with_zeros_as_keras_does(side: int, expected: list[list[float]]) -> None:
+def test_every_max_pool_pads_with_zeros_as_keras_does(
+    side: int, expected: list[list[float]]
+) -> None:
     mobile = on_meta()
     pools = [module for module in mobile.modules() if "MaxPool" in type(module).__name__]
     assert len(pools) == 8  # two in each of two stem and two reduction cells
@@ -110,12 +120,16 @@ def test_it_has_no_pretrained_weights_and_says_so() -> None:
 
 
 @pytest.mark.slow
-def test_its_last_maps_come_out_of_a_relu_and_a_saved_network_comes_back_exactly(tmp_path: Path) -> None:
+def test_its_last_maps_come_out_of_a_relu_and_a_saved_network_comes_back_exactly(
+    tmp_path: Path,
+) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         mobile = timm.create_model("casting_nasnet_mobile", num_classes=0, in_chans=1)
     with torch.no_grad():
-        maps = mobile.forward_features(torch.randn(2, 1, 64, 64, generator=torch.Generator().manual_seed(0)))
+        maps = mobile.forward_features(
+            torch.randn(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+        )
     assert maps.shape == (2, 1056, 2, 2)
     assert maps.min() == 0
     assert maps.max() > 0

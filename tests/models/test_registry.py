@@ -1,4 +1,7 @@
-"""Backbones, heads and weights. Parameter counts are those of Keras' and timm's own networks, written down by hand."""
+"""Backbones, heads and weights.
+
+Parameter counts are those of Keras' and timm's own networks, written down by hand.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,9 @@ TRAINABLE = {
     "nasnet_mobile": 4_232_978,
     "efficientnetb4": 17_548_616,
 }
-KERAS = {  # total and trainable without top; the difference is batch-norm statistics (and 7 constants, see below)
+# total and trainable without top; the difference is batch-norm statistics (and 7 constants, see
+# below)
+KERAS = {
     "xception": (20_861_480, 20_806_952),
     "vgg16": (14_714_688, 14_714_688),
     "resnet50": (23_587_712, 23_534_592),
@@ -69,7 +74,13 @@ HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 def build(name: str, **changes: Any) -> Any:
-    settings: dict[str, Any] = {"weights": "none", "dense": 0, "dropout": 0.0, "in_channels": 3, "seed": 0}
+    settings: dict[str, Any] = {
+        "weights": "none",
+        "dense": 0,
+        "dropout": 0.0,
+        "in_channels": 3,
+        "seed": 0,
+    }
     return registry.build(name, **(settings | changes))
 
 
@@ -122,7 +133,11 @@ def test_every_backbone_gives_one_finite_logit_an_image(step: Step) -> None:
 
 
 def test_every_parameter_of_every_backbone_gets_a_finite_gradient(step: Step) -> None:
-    idle = [path for path, p in step.model.named_parameters() if p.grad is None or not torch.isfinite(p.grad).all()]
+    idle = [
+        path
+        for path, p in step.model.named_parameters()
+        if p.grad is None or not torch.isfinite(p.grad).all()
+    ]
     assert idle == []
     assert next(step.model.backbone.parameters()).grad.abs().sum() > 0
 
@@ -131,7 +146,9 @@ def test_every_backbone_ends_in_its_own_activation(step: Step) -> None:
     with torch.no_grad():
         maps = step.model.backbone(step.inputs)
     assert maps.shape[:2] == (2, WIDTH[step.name])
-    floor = -0.2785 if step.name == "efficientnetb4" else 0.0  # the minimum of SiLU; of ReLU and ReLU6
+    floor = (
+        -0.2785 if step.name == "efficientnetb4" else 0.0
+    )  # the minimum of SiLU; of ReLU and ReLU6
     assert floor <= maps.min() <= 0
     assert maps.max() > 0
 
@@ -149,7 +166,9 @@ def test_the_head_sees_the_global_average_of_forward_features(step: Step) -> Non
 @pytest.mark.parametrize("name", TRAINABLE)
 def test_every_backbone_has_the_parameters_that_are_written_down(name: str) -> None:
     total, trainable = KERAS[name]
-    statistics = total - trainable - (7 if name == "efficientnetb4" else 0)  # 7: Keras' normalisation constants
+    statistics = (
+        total - trainable - (7 if name == "efficientnetb4" else 0)
+    )  # 7: Keras' normalisation constants
     network = build_on_meta(name).backbone
     assert registry.n_parameters(network) == (TRAINABLE[name], statistics)
     row = registry.BACKBONES[name]
@@ -225,8 +244,15 @@ def test_building_checking_and_loading_leave_every_global_generator_alone(tmp_pa
 @pytest.mark.parametrize(
     ("name", "image_px", "way_out"),
     [
-        pytest.param("inceptionv3", 96, "Use batch_size = 2, or image_px = 112.", marks=pytest.mark.slow),
-        pytest.param("inception_resnet_v2", 96, "Use batch_size = 2, or image_px = 112.", marks=pytest.mark.slow),
+        pytest.param(
+            "inceptionv3", 96, "Use batch_size = 2, or image_px = 112.", marks=pytest.mark.slow
+        ),
+        pytest.param(
+            "inception_resnet_v2",
+            96,
+            "Use batch_size = 2, or image_px = 112.",
+            marks=pytest.mark.slow,
+        ),
         ("resnet50", 32, "Use batch_size = 2, or image_px = 48."),
         ("timm:resnet10t", 32, "Use batch_size = 2, or image_px = 48."),
         ("timm:test_vit.r160_in1k", 160, ""),
@@ -237,7 +263,9 @@ def test_building_checking_and_loading_leave_every_global_generator_alone(tmp_pa
 def test_a_batch_of_one_image_is_refused_exactly_where_a_training_step_with_it_fails(
     name: str, image_px: int, way_out: str
 ) -> None:
-    device = torch.device("cpu" if name.startswith("timm:") else "meta")  # the others are large: 40 s on the CPU
+    device = torch.device(
+        "cpu" if name.startswith("timm:") else "meta"
+    )  # the others are large: 40 s on the CPU
     with device:
         model = build(name, dense=8, dropout=0.1).train()
     registry.check_batch(name, image_px, 2)
@@ -247,7 +275,8 @@ def test_a_batch_of_one_image_is_refused_exactly_where_a_training_step_with_it_f
         model(torch.zeros(1, 3, image_px, image_px, device=device))
         return
     with pytest.raises(
-        UsageError, match=f"batch_size must be at least 2 for '{name}' at image_px {image_px}.*{way_out}$"
+        UsageError,
+        match=f"batch_size must be at least 2 for '{name}' at image_px {image_px}.*{way_out}$",
     ):
         registry.check_batch(name, image_px, 1)
     with pytest.raises(ValueError, match="more than 1 value per channel"):
@@ -270,9 +299,13 @@ def test_the_table_and_its_listing_need_neither_torch_nor_timm() -> None:
     assert told.stdout == "set()\n"
 
 
-@pytest.mark.parametrize("name", [name for name, backbone in registry.BACKBONES.items() if backbone.weights])
+@pytest.mark.parametrize(
+    "name", [name for name, backbone in registry.BACKBONES.items() if backbone.weights]
+)
 def test_the_known_identity_of_weights_is_timms_own_name_of_them(name: str) -> None:
-    assert registry.expected_weights_id(name, "imagenet") == f"imagenet:{registry._source(name).tag}"
+    assert (
+        registry.expected_weights_id(name, "imagenet") == f"imagenet:{registry._source(name).tag}"
+    )
 
 
 def test_a_plan_of_imagenet_weights_needs_neither_torch_nor_timm() -> None:
@@ -309,7 +342,9 @@ def test_the_listing_says_what_is_known_of_each() -> None:
 def test_the_listing_counts_the_studys_head_of_efficientnetb4() -> None:
     with_head = {row["name"]: row["n_with_head"] for row in registry.listing(dense=1024)}
     assert with_head["efficientnetb4"] == 19_385_673
-    assert {row["name"]: row["n_with_head"] for row in registry.listing()}["efficientnetb4"] == 17_550_409
+    assert {row["name"]: row["n_with_head"] for row in registry.listing()}[
+        "efficientnetb4"
+    ] == 17_550_409
 
 
 @pytest.mark.parametrize("name", TRAINABLE)
@@ -340,7 +375,9 @@ def test_an_unknown_name_is_answered_with_the_nearest(name: str, message: str) -
     assert message in str(told.value)
 
 
-@pytest.mark.parametrize("name", ["xception", "nasnet_mobile", "timm:resnet10t", "timm:resnet50.a1_in1k"])
+@pytest.mark.parametrize(
+    "name", ["xception", "nasnet_mobile", "timm:resnet10t", "timm:resnet50.a1_in1k"]
+)
 def test_a_known_name_passes(name: str) -> None:
     registry.check_name(name)
 
@@ -378,7 +415,9 @@ def test_a_size_that_goes_through_is_accepted(name: str, px: int) -> None:
     registry.check_size(name, px)
 
 
-def test_a_transformer_and_a_network_with_layers_behind_its_pooling_train_all_their_parameters() -> None:
+def test_a_transformer_and_a_network_with_layers_behind_its_pooling_train_all_their_parameters() -> (
+    None
+):
     for name, px in (("timm:vit_tiny_patch16_224", 224), ("timm:mobilenetv3_small_050", 64)):
         model = build_on_meta(name)
         model(torch.empty(2, 3, px, px, device="meta")).sum().backward()
@@ -401,7 +440,9 @@ def test_a_transformer_and_a_network_with_layers_behind_its_pooling_train_all_th
         ("timm:resnet10t", IMAGENET),
     ],
 )
-def test_normalisation_is_that_of_timms_weights(name: str, expected: tuple[tuple[float, ...], ...]) -> None:
+def test_normalisation_is_that_of_timms_weights(
+    name: str, expected: tuple[tuple[float, ...], ...]
+) -> None:
     assert registry.normalisation(name, "none") == expected
 
 
@@ -417,8 +458,13 @@ def saved(architecture: str, folder: Path, **arguments: Any) -> str:
 
 
 def rewrite(folder: Path, changes: dict[str, torch.Tensor | None]) -> None:
-    tensors = load_file(folder / "model.safetensors") | {k: v for k, v in changes.items() if v is not None}
-    save_file({k: v for k, v in tensors.items() if changes.get(k, v) is not None}, folder / "model.safetensors")
+    tensors = load_file(folder / "model.safetensors") | {
+        k: v for k, v in changes.items() if v is not None
+    }
+    save_file(
+        {k: v for k, v in tensors.items() if changes.get(k, v) is not None},
+        folder / "model.safetensors",
+    )
 
 
 def test_weights_from_a_folder_come_back_exactly_without_their_classifier(tmp_path: Path) -> None:
@@ -489,11 +535,15 @@ def test_a_folder_that_does_not_fit_is_told_in_one_line(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
 
 
-def test_weights_that_may_not_be_read_are_not_called_missing(tmp_path: Path, refuse: Callable[[Path], None]) -> None:
+def test_weights_that_may_not_be_read_are_not_called_missing(
+    tmp_path: Path, refuse: Callable[[Path], None]
+) -> None:
     for name in ("config.json", "model.safetensors"):
         (tmp_path / name).touch()
     refuse(tmp_path / "model.safetensors")
-    with pytest.raises(WeightsError, match=f"Cannot read '{tmp_path / 'model.safetensors'}': permission denied"):
+    with pytest.raises(
+        WeightsError, match=f"Cannot read '{tmp_path / 'model.safetensors'}': permission denied"
+    ):
         weights_room.find_folder(f"local-dir:{tmp_path}")
 
 
@@ -524,16 +574,27 @@ def empty_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pa
 
 @pytest.mark.parametrize(
     ("name", "where", "cache"),
-    [("resnet50", "timm/resnet50.tv_in1k", "HF_HOME"), ("xception", "legacy_xception.tf_in1k", "TORCH_HOME")],
+    [
+        ("resnet50", "timm/resnet50.tv_in1k", "HF_HOME"),
+        ("xception", "legacy_xception.tf_in1k", "TORCH_HOME"),
+    ],
 )
 @pytest.mark.parametrize("offline", [True, False])
 def test_without_a_network_imagenet_weights_are_a_quick_error_with_ways_out(
-    name: str, where: str, cache: str, offline: bool, empty_caches: Path, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    where: str,
+    cache: str,
+    offline: bool,
+    empty_caches: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     import huggingface_hub
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", offline)
-    for attempt in (lambda: registry.weights_id(name, "imagenet"), lambda: build(name, weights="imagenet")):
+    for attempt in (
+        lambda: registry.weights_id(name, "imagenet"),
+        lambda: build(name, weights="imagenet"),
+    ):
         start = time.monotonic()
         with pytest.raises(WeightsError) as told:
             attempt()
@@ -547,7 +608,9 @@ def test_without_a_network_imagenet_weights_are_a_quick_error_with_ways_out(
 
 
 def test_nasnet_mobile_has_no_imagenet_weights(empty_caches: Path) -> None:
-    with pytest.raises(WeightsError, match=r"No pretrained weights of 'nasnet_mobile' exist .* \"none\""):
+    with pytest.raises(
+        WeightsError, match=r"No pretrained weights of 'nasnet_mobile' exist .* \"none\""
+    ):
         registry.weights_id("nasnet_mobile", "imagenet")
     with pytest.raises(WeightsError, match="No pretrained weights of 'nasnet_mobile'"):
         build("nasnet_mobile", weights="imagenet")
@@ -639,7 +702,10 @@ def test_two_processes_that_want_the_same_weights_download_them_once(tmp_path: P
         )
         environment = os.environ | {"TORCH_HOME": str(tmp_path)}
         both = [
-            subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, env=environment) for _ in range(2)
+            subprocess.Popen(
+                [sys.executable, "-c", program], stdout=subprocess.PIPE, env=environment
+            )
+            for _ in range(2)
         ]
         said = [process.communicate(timeout=100)[0].strip() for process in both]
         server.shutdown()

@@ -23,20 +23,31 @@ PROBE = {
 
 
 def work(**more: object) -> Work:
-    sizes = {name: int(str(more.pop(name, ROW[name]))) for name in ("n_train", "n_validation", "n_test")}
-    settings = {name: getattr(CONFIG, name) for name in ("backbone", "image_px", "batch_size", "epochs", "precision")}
+    sizes = {
+        name: int(str(more.pop(name, ROW[name]))) for name in ("n_train", "n_validation", "n_test")
+    }
+    settings = {
+        name: getattr(CONFIG, name)
+        for name in ("backbone", "image_px", "batch_size", "epochs", "precision")
+    }
     return Work(config=TrialConfig(**{**settings, **more}), **sizes)  # type: ignore[arg-type]
 
 
 def found(
-    asked: Work, rows: list[dict[str, object]] | None = None, probes: list[dict[str, object]] | None = None
+    asked: Work,
+    rows: list[dict[str, object]] | None = None,
+    probes: list[dict[str, object]] | None = None,
 ) -> estimate.Estimate:
     return estimate.estimate(asked, PLACE, *estimate.learn(rows or [], probes or []))
 
 
 def test_a_cell_like_one_that_has_been_takes_as_long() -> None:
     told = found(work(), [ROW])
-    assert (told.seconds, told.peak_memory_bytes, told.source) == (pytest.approx(77.0), 1000, "rows")
+    assert (told.seconds, told.peak_memory_bytes, told.source) == (
+        pytest.approx(77.0),
+        1000,
+        "rows",
+    )
 
 
 def test_more_epochs_and_images_take_their_share_and_the_rest_stays() -> None:
@@ -53,7 +64,11 @@ def test_rows_with_the_same_augmentation_go_first() -> None:
 def test_a_probe_speaks_where_no_row_does() -> None:
     told = found(work(batch_size=4), [ROW], [PROBE])
     # 2 * 100 * 2.0 / 4 + (3 * 20 + 40) * 0.2 + 5
-    assert (told.seconds, told.peak_memory_bytes, told.source) == (pytest.approx(125.0), 500, "probe")
+    assert (told.seconds, told.peak_memory_bytes, told.source) == (
+        pytest.approx(125.0),
+        500,
+        "probe",
+    )
 
 
 def test_another_size_of_the_same_network_is_scaled_with_its_pixels() -> None:
@@ -77,7 +92,9 @@ def test_a_baseline_takes_as_long_as_it_took() -> None:
     assert found(work(backbone="baseline:majority"), [row]).seconds == pytest.approx(5.0)
 
 
-def test_cells_that_differ_in_their_seed_are_estimated_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cells_that_differ_in_their_seed_are_estimated_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     works = [work(seed=seed, batch_size=size) for seed in range(50) for size in (8, 4)]
     learnt = estimate.learn([ROW] * 50, [PROBE])
     one_by_one = tuple(estimate.estimate(work, PLACE, *learnt) for work in works)
@@ -99,7 +116,9 @@ def test_long_cells_start_first_and_unknown_ones_before_them() -> None:
     assert estimate.longest_first([1.0, None, 3.0, 2.0, None]) == [1, 4, 2, 3, 0]
 
 
-def test_330_cells_on_8_gpus_end_within_a_tenth_of_the_lower_bound_when_the_longest_start_first() -> None:
+def test_330_cells_on_8_gpus_end_within_a_tenth_of_the_lower_bound_when_the_longest_start_first() -> (
+    None
+):
     """The study's own seconds an epoch for its ten backbones and three batch sizes, ten epochs each."""
     grid = space.read("backbone_grid")
     an_epoch = {
@@ -114,7 +133,8 @@ def test_330_cells_on_8_gpus_end_within_a_tenth_of_the_lower_bound_when_the_long
     ordered = [seconds[i] for i in estimate.longest_first(seconds)]
     assert estimate.makespan(ordered, 8) <= 1.1 * bound
     worst = max(
-        estimate.makespan(list(order), 8) for order in itertools.islice(_rotations(sorted(seconds)), 0, 330, 30)
+        estimate.makespan(list(order), 8)
+        for order in itertools.islice(_rotations(sorted(seconds)), 0, 330, 30)
     )
     assert estimate.makespan(ordered, 8) < worst
 

@@ -49,7 +49,15 @@ def test_trials_that_fit_k_times_get_a_kth_rounded_down_to_what_ray_counts() -> 
     def share(k: float) -> float:
         return gpu_sharing.share(int((24 * GIB / k * 0.999 - CONTEXT_BYTES) / 1.25), 24 * GIB)
 
-    assert [share(k) for k in (1, 2, 3, 4, 5, 6, 7)] == [1.0, 0.5, 0.3333, 0.25, 0.2, 0.1666, 0.1428]
+    assert [share(k) for k in (1, 2, 3, 4, 5, 6, 7)] == [
+        1.0,
+        0.5,
+        0.3333,
+        0.25,
+        0.2,
+        0.1666,
+        0.1428,
+    ]
     assert share(1 / 0.55) == 0.6  # not a whole GPU: a third of one is left for others
     assert gpu_sharing.share(None, 24 * GIB) == 1.0
     assert gpu_sharing.share(0, 80 * GIB) == 0.0312  # never more than 32
@@ -60,11 +68,15 @@ def test_a_share_that_was_too_small_is_doubled_up_to_a_whole_gpu() -> None:
     assert gpu_sharing.more(0.3333) == 0.7
     assert gpu_sharing.more(1.0) == 1.0
     assert gpu_sharing.more(0.0, times=3) == 0.0
-    assert all(gpu_sharing.more(step / 10_000, times=0) == step / 10_000 for step in gpu_sharing.STEPS)
+    assert all(
+        gpu_sharing.more(step / 10_000, times=0) == step / 10_000 for step in gpu_sharing.STEPS
+    )
 
 
 def test_the_most_that_the_same_network_and_size_took_on_a_gpu_counts() -> None:
-    peaks = learn([trial(), trial(peak_memory_bytes=3 * GIB), trial(batch_size=4, peak_memory_bytes=GIB)], [])
+    peaks = learn(
+        [trial(), trial(peak_memory_bytes=3 * GIB), trial(batch_size=4, peak_memory_bytes=GIB)], []
+    )
     assert gpu_sharing.peak_bytes(peaks, CONFIG, 1000) == 3 * GIB
     assert gpu_sharing.peak_bytes(learn([], [probe(peak_memory_bytes=5)]), CONFIG, 1000) == 5
 
@@ -87,17 +99,30 @@ def test_a_probe_of_fewer_images_or_of_an_older_version_says_nothing() -> None:
 
 
 def test_a_cell_between_the_ends_of_a_search_takes_at_most_what_the_next_larger_one_took() -> None:
-    peaks = learn([], [probe(dense=dense, peak_memory_bytes=bytes_) for dense, bytes_ in ((0, 1), (512, 5), (1024, 7))])
+    peaks = learn(
+        [],
+        [
+            probe(dense=dense, peak_memory_bytes=bytes_)
+            for dense, bytes_ in ((0, 1), (512, 5), (1024, 7))
+        ],
+    )
     between = TrialConfig(backbone="vgg16", image_px=96, batch_size=8, precision="bf16", dense=256)
     assert gpu_sharing.peak_bytes(peaks, between, 1000) is None
     assert gpu_sharing.bound_bytes(peaks, between, 1000) == 5
     beyond = TrialConfig(backbone="vgg16", image_px=96, batch_size=8, precision="bf16", dense=2048)
     assert gpu_sharing.bound_bytes(peaks, beyond, 1000) is None
-    assert gpu_sharing.bound_bytes(peaks, TrialConfig(backbone="resnet50", image_px=96, precision="bf16"), 1000) is None
+    assert (
+        gpu_sharing.bound_bytes(
+            peaks, TrialConfig(backbone="resnet50", image_px=96, precision="bf16"), 1000
+        )
+        is None
+    )
 
 
 def test_the_last_of_trials_that_share_gpus_ends_when_counted_by_hand() -> None:
-    def ends(seconds: list[float], shares: list[float], n_gpus: int = 1, n_at_once: int = 99) -> float:
+    def ends(
+        seconds: list[float], shares: list[float], n_gpus: int = 1, n_at_once: int = 99
+    ) -> float:
         return gpu_sharing.makespan(seconds, shares, n_gpus=n_gpus, n_at_once=n_at_once)
 
     assert ends([], []) == 0
@@ -106,6 +131,8 @@ def test_the_last_of_trials_that_share_gpus_ends_when_counted_by_hand() -> None:
     assert ends([10, 10, 10], [0.5] * 3) == 20
     assert ends([10, 10, 10], [0.5] * 3, n_gpus=2) == 10
     assert ends([10, 10, 10], [0.3333] * 3, n_at_once=2) == 20
-    assert ends([10, 5, 5], [0.6, 0.6, 0.3333]) == 15  # the second waits for the first, and the third for it
+    assert (
+        ends([10, 5, 5], [0.6, 0.6, 0.3333]) == 15
+    )  # the second waits for the first, and the third for it
     assert ends([10, 4, 6, 3], [0.5, 0.5, 1.0, 0.0]) == 16
     assert ends([10, 4], [0.0, 0.0], n_at_once=1) == 14

@@ -11,10 +11,15 @@ from casting_tune.planning.estimate import Work
 from casting_tune.planning.space import Cell
 from casting_tune.store.store import Store
 
-CELLS = [Cell(row=row, label=row, config=TrialConfig(backbone="vgg16", seed=i)) for i, row in enumerate("abc")]
+CELLS = [
+    Cell(row=row, label=row, config=TrialConfig(backbone="vgg16", seed=i))
+    for i, row in enumerate("abc")
+]
 
 
-def test_what_is_done_failed_and_to_do_is_told_apart_whatever_sweep_trained_it(store: Store) -> None:
+def test_what_is_done_failed_and_to_do_is_told_apart_whatever_sweep_trained_it(
+    store: Store,
+) -> None:
     row = {"attempt": 1, "started_at": datetime(2026, 1, 1, tzinfo=UTC)}
     store.write("trials", "another", "k0-1", [row | {"cell_id": "k0", "status": "completed"}])
     store.write("trials", "this", "k1-1", [row | {"cell_id": "k1", "status": "oom"}])
@@ -25,7 +30,10 @@ def test_what_is_done_failed_and_to_do_is_told_apart_whatever_sweep_trained_it(s
         ("to do", None),
     ]
     assert [planned.cell_id for planned in made.to_do] == ["k2"]
-    assert [planned.cell_id for planned in plan.make(CELLS, ["k0", "k1", "k2"], store, retry_failed=True).to_do] == [
+    assert [
+        planned.cell_id
+        for planned in plan.make(CELLS, ["k0", "k1", "k2"], store, retry_failed=True).to_do
+    ] == [
         "k1",
         "k2",
     ]
@@ -40,9 +48,14 @@ def test_costs_are_summed_over_what_is_known(store: Store) -> None:
         "resumed_from": 0, "peak_memory_bytes": 2**31,
     }  # fmt: skip
     store.write("trials", "s", "k0-1", [trial])
-    configs = [TrialConfig(backbone=name, precision="bf16") for name in ("vgg16", "vgg16", "vgg16", "resnet50")]
+    configs = [
+        TrialConfig(backbone=name, precision="bf16")
+        for name in ("vgg16", "vgg16", "vgg16", "resnet50")
+    ]
     works = [Work(config=config, n_train=100, n_validation=0, n_test=0) for config in configs]
-    found = plan.costs(works, store, place={"device": "cuda", "n_threads": 1}, gpus=0.5, n_at_once=2)
+    found = plan.costs(
+        works, store, place={"device": "cuda", "n_threads": 1}, gpus=0.5, n_at_once=2
+    )
     assert found.trial_s == 3 * 3600
     assert found.wall_s == 2 * 3600 + plan.START_S
     assert found.gpu_hours == 1.5
@@ -57,12 +70,22 @@ def test_costs_are_summed_over_what_is_known(store: Store) -> None:
     assert plan.unknown(works, store, place={"device": "cuda", "n_threads": 1}) == (configs[3],)
 
 
-def test_cells_that_share_gpus_cost_their_share_and_the_plan_says_how_many_fit(store: Store) -> None:
-    works = [Work(config=TrialConfig(backbone="vgg16", seed=i), n_train=1, n_validation=1, n_test=1) for i in range(4)]
+def test_cells_that_share_gpus_cost_their_share_and_the_plan_says_how_many_fit(
+    store: Store,
+) -> None:
+    works = [
+        Work(config=TrialConfig(backbone="vgg16", seed=i), n_train=1, n_validation=1, n_test=1)
+        for i in range(4)
+    ]
     alone = plan.costs(works, store, place={"device": "cuda", "n_threads": 1}, gpus=1, n_at_once=1)
-    known = tuple(replace(found, seconds=s) for found, s in zip(alone.estimates, (900, 3600, 3600, 600), strict=True))
+    known = tuple(
+        replace(found, seconds=s)
+        for found, s in zip(alone.estimates, (900, 3600, 3600, 600), strict=True)
+    )
     alone = replace(alone, estimates=known, trial_s=8700, sources={"probe": 4})
-    found = plan.on_shared_gpus(alone, [1.0, 0.5, 0.3333, 0.0], n_unmeasured=1, n_gpus=1, n_at_once=8)
+    found = plan.on_shared_gpus(
+        alone, [1.0, 0.5, 0.3333, 0.0], n_unmeasured=1, n_gpus=1, n_at_once=8
+    )
     assert found.wall_s == plan.START_S + 3600 + 900
     assert found.gpu_hours == pytest.approx((900 + 1800 + 1199.88) / 3600)
     assert found.trials_a_gpu == (1, 3)
@@ -77,12 +100,15 @@ def test_cells_that_share_gpus_cost_their_share_and_the_plan_says_how_many_fit(s
 def test_a_plan_of_which_nothing_is_known_says_how_to_know_more(store: Store) -> None:
     works = [Work(config=TrialConfig(backbone="vgg16"), n_train=1, n_validation=1, n_test=1)]
     told = plan.tell(
-        plan.costs(works, store, place={"device": "cpu", "n_threads": 1}, gpus=0, n_at_once=2), price_per_gpu_hour=None
+        plan.costs(works, store, place={"device": "cpu", "n_threads": 1}, gpus=0, n_at_once=2),
+        price_per_gpu_hour=None,
     )
-    assert told == ("Of none of the 1 trials is the time known yet: --probe times a few steps of each network.",)
-    assert plan.tell(plan.costs([], store, place={}, gpus=0, n_at_once=1), price_per_gpu_hour=None) == (
-        "Nothing is to be trained.",
+    assert told == (
+        "Of none of the 1 trials is the time known yet: --probe times a few steps of each network.",
     )
+    assert plan.tell(
+        plan.costs([], store, place={}, gpus=0, n_at_once=1), price_per_gpu_hour=None
+    ) == ("Nothing is to be trained.",)
 
 
 def test_durations_are_said_as_a_person_says_them() -> None:

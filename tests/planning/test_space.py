@@ -32,7 +32,9 @@ def write(folder: Path, text: str, name: str = "mine") -> str:
         ("summary_model", 10, 10),
     ],
 )
-def test_every_sweep_file_reads_and_has_the_cells_that_it_should(name: str, full: int, quick: int) -> None:
+def test_every_sweep_file_reads_and_has_the_cells_that_it_should(
+    name: str, full: int, quick: int
+) -> None:
     assert space.read(name).n_cells == full
     assert space.read(name, quick=True).n_cells == quick
 
@@ -62,7 +64,12 @@ def test_the_grid_goes_through_the_axes_in_the_order_of_the_file() -> None:
 
 def test_the_studys_figures_stand_beside_the_cells_that_they_belong_to() -> None:
     cells = {cell.row: cell.study for cell in space.read("backbone_grid").cells}
-    assert cells["xception, default, batch 4"] == {"accuracy": 99.44, "recall": 100, "f1": 0.99, "epoch_s": 194}
+    assert cells["xception, default, batch 4"] == {
+        "accuracy": 99.44,
+        "recall": 100,
+        "f1": 0.99,
+        "epoch_s": 194,
+    }
     assert cells["nasnet_mobile, default, batch 8"] == {"epoch_s": 42}
     assert cells["vgg16, additional, batch 4"] == {}
     assert sum("accuracy" in study for study in cells.values()) == 10
@@ -71,9 +78,25 @@ def test_the_studys_figures_stand_beside_the_cells_that_they_belong_to() -> None
 
 def test_the_studys_rows_of_parts_1_and_2_carry_their_figures_in_its_order() -> None:
     part1 = space.read("architecture_ablation").cells
-    assert [cell.study["accuracy"] for cell in part1] == [98.46, 98.88, 98.46, 98.88, 99.16, 99.72, 98.74]
+    assert [cell.study["accuracy"] for cell in part1] == [
+        98.46,
+        98.88,
+        98.46,
+        98.88,
+        99.16,
+        99.72,
+        98.74,
+    ]
     head = [(cell.config.dense, cell.config.dropout, cell.config.batch_size) for cell in part1]
-    assert head == [(0, 0, 8), (1024, 0.2, 8), (0, 0, 4), (0, 0.2, 4), (1024, 0, 4), (1024, 0.2, 4), (1024, 0.2, 4)]
+    assert head == [
+        (0, 0, 8),
+        (1024, 0.2, 8),
+        (0, 0, 4),
+        (0, 0.2, 4),
+        (1024, 0, 4),
+        (1024, 0.2, 4),
+        (1024, 0.2, 4),
+    ]
     part2 = space.read("augmentation_ablation").cells
     assert [cell.study["accuracy"] for cell in part2] == [
         99.16, 97.77, 99.16, 97.91, 99.3, 99.58, 99.44, 99.16, 99.44, 99.44, 99.44,
@@ -86,7 +109,9 @@ def test_the_studys_ten_trainings_and_their_means_stand_beside_the_seeds() -> No
     assert [cell.study["accuracy@0.1"] for cell in cells][7] == 92.46
     assert [cell.study["recall@0.5"] for cell in cells][4] == 99.62
     assert {cell.study["mean_accuracy@0.5"] for cell in cells} == {98.895}
-    assert {(cell.row, cell.config.backbone) for cell in cells} == {("efficientnetb4", "efficientnetb4")}
+    assert {(cell.row, cell.config.backbone) for cell in cells} == {
+        ("efficientnetb4", "efficientnetb4")
+    }
 
 
 def test_a_fold_that_is_not_there_is_refused(tmp_path: Path) -> None:
@@ -96,14 +121,20 @@ def test_a_fold_that_is_not_there_is_refused(tmp_path: Path) -> None:
         space.check(space.read(write(tmp_path, HEAD + 'split = "grouped"\n[axes]\nfold = [0, 5]')))
 
 
-def test_a_published_time_stands_beside_no_quick_cell_and_no_figure_beside_an_overridden_one() -> None:
+def test_a_published_time_stands_beside_no_quick_cell_and_no_figure_beside_an_overridden_one() -> (
+    None
+):
     assert not any(cell.study for cell in space.read("backbone_grid", quick=True).cells)
-    assert [len(cell.study) for cell in space.read("architecture_ablation", quick=True).cells] == [3] * 7
+    assert [len(cell.study) for cell in space.read("architecture_ablation", quick=True).cells] == [
+        3
+    ] * 7
     assert not any(cell.study for cell in space.read("backbone_grid", overrides=["epochs=3"]).cells)
 
 
 def test_several_only_of_one_axis_add_up_and_those_of_two_axes_must_both_hold() -> None:
-    sweep = space.read("backbone_grid", only=["backbone=vgg16", "batch_size=4", "backbone=resnet50"])
+    sweep = space.read(
+        "backbone_grid", only=["backbone=vgg16", "batch_size=4", "backbone=resnet50"]
+    )
     assert [cell.label for cell in sweep.cells] == [
         "vgg16, default, batch 4",
         "vgg16, additional, batch 4",
@@ -113,12 +144,16 @@ def test_several_only_of_one_axis_add_up_and_those_of_two_axes_must_both_hold() 
 
 
 def test_an_only_beside_what_quick_keeps_is_told_with_both() -> None:
-    with pytest.raises(UsageError, match=r"after --quick \(which keeps .*batch_size=8\) --only batch_size=4\. Name"):
+    with pytest.raises(
+        UsageError, match=r"after --quick \(which keeps .*batch_size=8\) --only batch_size=4\. Name"
+    ):
         space.read("backbone_grid", quick=True, only=["batch_size=4"])
 
 
 def test_only_picks_cells_and_set_changes_the_configuration() -> None:
-    sweep = space.read("backbone_grid", only=["backbone=resnet50,vgg16", "batch_size=4"], overrides=["epochs=3"])
+    sweep = space.read(
+        "backbone_grid", only=["backbone=resnet50,vgg16", "batch_size=4"], overrides=["epochs=3"]
+    )
     assert [cell.row for cell in sweep.cells] == [
         "vgg16, default, batch 4",
         "vgg16, additional, batch 4",
@@ -171,7 +206,10 @@ def test_a_label_names_the_folder_of_weights_without_its_path(tmp_path: Path) ->
 
 
 def test_a_condition_sets_what_it_says_where_it_holds(tmp_path: Path) -> None:
-    text = HEAD + "[axes]\nbatch_size = [4, 8]\n[[when]]\nmatch = { batch_size = 8 }\nset = { image_px = 64 }"
+    text = (
+        HEAD
+        + "[axes]\nbatch_size = [4, 8]\n[[when]]\nmatch = { batch_size = 8 }\nset = { image_px = 64 }"
+    )
     assert [cell.config.image_px for cell in space.read(write(tmp_path, text)).cells] == [512, 64]
 
 
@@ -207,7 +245,9 @@ def test_a_condition_sets_what_it_says_where_it_holds(tmp_path: Path) -> None:
         ('type = "ablation"\n' + HEAD + "[axes]\nepochs = [1, 2, 3]", "two or more axes of two values"),
     ],
 )  # fmt: skip
-def test_a_cell_that_cannot_be_meant_is_refused_in_one_line(tmp_path: Path, text: str, message: str) -> None:
+def test_a_cell_that_cannot_be_meant_is_refused_in_one_line(
+    tmp_path: Path, text: str, message: str
+) -> None:
     with pytest.raises(UsageError) as caught:
         space.check(space.read(write(tmp_path, text)))
     assert message in str(caught.value)
@@ -228,7 +268,9 @@ def test_a_cell_that_cannot_be_meant_is_refused_in_one_line(tmp_path: Path, text
         (["flip=true"], [], "'flip' is the same for every cell"),
     ],
 )
-def test_options_that_cannot_be_meant_are_refused(only: list[str], overrides: list[str], message: str) -> None:
+def test_options_that_cannot_be_meant_are_refused(
+    only: list[str], overrides: list[str], message: str
+) -> None:
     with pytest.raises(UsageError, match=message):
         space.check(space.read("backbone_grid", only=only, overrides=overrides))
 
@@ -253,18 +295,25 @@ def test_how_strong_a_toggle_is_makes_no_other_cell_where_it_is_off(tmp_path: Pa
         ("rotation_degrees = 30.0", "Did you mean 'rotation_deg'"),
     ],
 )
-def test_a_magnitude_out_of_its_range_is_refused(tmp_path: Path, setting: str, message: str) -> None:
+def test_a_magnitude_out_of_its_range_is_refused(
+    tmp_path: Path, setting: str, message: str
+) -> None:
     with pytest.raises(UsageError, match=message):
         space.read(write(tmp_path, HEAD + setting))
 
 
 def test_invalid_cells_are_told_apart_from_valid_ones_and_a_run_is_refused(tmp_path: Path) -> None:
-    text = HEAD.replace("image_px = 64", "") + '[axes]\nbackbone = ["vgg16", "inceptionv3"]\nimage_px = [64, 32, 128]'
+    text = (
+        HEAD.replace("image_px = 64", "")
+        + '[axes]\nbackbone = ["vgg16", "inceptionv3"]\nimage_px = [64, 32, 128]'
+    )
     sweep = space.read(write(tmp_path, text.replace('backbone = "vgg16"\n', "")))
     assert {(cell.config.backbone, cell.config.image_px) for cell in sweep.cells} >= {
         ("vgg16", 64),
         ("inceptionv3", 128),
     }
     assert len(sweep.cells) + len(sweep.invalid) == 6
-    with pytest.raises(UsageError, match=r"too small for 'inceptionv3'.* 2 cells are invalid in all: --plan"):
+    with pytest.raises(
+        UsageError, match=r"too small for 'inceptionv3'.* 2 cells are invalid in all: --plan"
+    ):
         space.check(sweep)

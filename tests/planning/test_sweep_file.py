@@ -40,7 +40,9 @@ def test_every_sweep_in_the_folder_is_found_by_name_and_reads() -> None:
         ('type = "gird"\n' + HEAD, "'type'"),
     ],
 )  # fmt: skip
-def test_a_file_that_cannot_be_meant_is_refused_in_one_line(tmp_path: Path, text: str, message: str) -> None:
+def test_a_file_that_cannot_be_meant_is_refused_in_one_line(
+    tmp_path: Path, text: str, message: str
+) -> None:
     with pytest.raises(UsageError) as caught:
         sweep_file.read(write(tmp_path, text))
     assert message in str(caught.value)

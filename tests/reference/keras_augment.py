@@ -1,6 +1,7 @@
 """Makes keras_augment.npz: what Keras' ImageDataGenerator does to drawn pictures for given parameters.
 
-Run by hand where tensorflow is installed (`pip install tensorflow-cpu scipy pillow`); the tests read the arrays only:
+Run by hand where tensorflow is installed (`pip install tensorflow-cpu scipy pillow`); the tests
+read the arrays only:
 
     python tests/reference/keras_augment.py
 """
@@ -38,14 +39,20 @@ def main() -> None:
     """Draw the pictures, let Keras change them, and write the arrays beside this file."""
     random = np.random.default_rng(20)
     pictures = draw_pictures(random)  # [3, PX, PX] uint8
-    cases = [(case, {**NOTHING, **given}, fill) for case, given in ALONE.items() for fill in (False, True)]
+    cases = [
+        (case, {**NOTHING, **given}, fill)
+        for case, given in ALONE.items()
+        for fill in (False, True)
+    ]
     cases += [(f"together {i}", draw_together(random), i % 2 == 0) for i in range(12)]
     chosen = [i % len(pictures) for i in range(len(cases))]
     kept = [i for i, (_, given, fill) in enumerate(cases) if moves(given) or not fill]
     outputs = [change(pictures[chosen[i]], cases[i][1], constant_fill=cases[i][2]) for i in kept]
     colour = random.integers(0, 256, (20, 20, 3), dtype=np.uint8)
     turns = np.array([-0.43, 0.07, 0.31])
-    hues = [np.asarray(tf.image.adjust_hue(colour.astype(np.float32) / 255, turn)) for turn in turns]
+    hues = [
+        np.asarray(tf.image.adjust_hue(colour.astype(np.float32) / 255, turn)) for turn in turns
+    ]
     np.savez_compressed(
         Path(__file__).with_suffix(".npz"),
         pictures=pictures,
@@ -93,12 +100,17 @@ def draw_together(random: np.random.Generator) -> dict[str, float]:
     }
 
 
-def change(picture: NDArray[np.uint8], given: dict[str, float], *, constant_fill: bool) -> NDArray[np.float32]:
+def change(
+    picture: NDArray[np.uint8], given: dict[str, float], *, constant_fill: bool
+) -> NDArray[np.float32]:
     """Return [PX, PX] in grey levels: Keras' affine, flips and brightness, then TensorFlow's contrast, clipped."""
     generator = ImageDataGenerator(fill_mode="constant" if constant_fill else "nearest", cval=0.0)
     keras_names = {name: given[name] for name in ("theta", "shear", "zx", "zy")}
     keras_names |= {"tx": given["tx"] * PX, "ty": given["ty"] * PX}
-    keras_names |= {"flip_horizontal": bool(given["flip_h"]), "flip_vertical": bool(given["flip_v"])}
+    keras_names |= {
+        "flip_horizontal": bool(given["flip_h"]),
+        "flip_vertical": bool(given["flip_v"]),
+    }
     if given["brightness"] != 1:
         keras_names["brightness"] = given["brightness"]
     changed = generator.apply_transform(picture[..., None].astype(np.float32), keras_names)

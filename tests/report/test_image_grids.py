@@ -30,7 +30,15 @@ def test_the_augmentation_grid_has_the_11_settings_of_the_study_each_once(image)
     assert toggles[2] == tuple(augmentation.TOGGLES)
     left_out = [set(augmentation.TOGGLES) - set(on) for on in toggles[3:]]
     assert left_out[0] == {"hue", "contrast"}
-    assert [off for (off,) in left_out[1:]] == ["shift", "rotation", "brightness", "shear", "zoom", "fill_mode", "flip"]
+    assert [off for (off,) in left_out[1:]] == [
+        "shift",
+        "rotation",
+        "brightness",
+        "shear",
+        "zoom",
+        "fill_mode",
+        "flip",
+    ]
 
 
 def test_the_default_row_is_the_image_itself_in_every_column(image):
@@ -42,7 +50,9 @@ def test_a_row_holds_what_the_training_pipeline_gives_for_its_setting(image):
     drawn = image_grids.augmented(image, n=3, seed=7, px=48)
     images = torch.from_numpy(np.stack([image] * 3))[:, None]
     for row, setting in enumerate(image_grids.SETTINGS):
-        draws = augmentation.draw(augmentation.parse(setting), 3, seed=7, epoch=1, device=torch.device("cpu"))
+        draws = augmentation.draw(
+            augmentation.parse(setting), 3, seed=7, epoch=1, device=torch.device("cpu")
+        )
         inputs = augmentation.apply(images, draws, px=48)[:, 0].numpy()
         assert np.abs(drawn[row, ..., 0] - 255 * inputs).max() <= 0.5 + 1e-4
 
@@ -52,7 +62,9 @@ def test_without_fill_mode_nothing_black_comes_in_from_outside():
     black = (drawn == 0).any(axis=(1, 2, 3, 4))
     moved = [image_grids.SETTINGS[row] for row in np.flatnonzero(black)]
     assert moved == [
-        name for name in image_grids.SETTINGS if name not in ("default", "only hue contrast", "no fill_mode")
+        name
+        for name in image_grids.SETTINGS
+        if name not in ("default", "only hue contrast", "no fill_mode")
     ]
 
 
@@ -90,7 +102,9 @@ def test_samples_are_defective_above_and_ok_below_and_none_twice(packed):
     assert drawn.shape == (2, 5, 64, 64, 3)
     for row, label in ((0, 1), (1, 0)):
         found = [
-            np.flatnonzero((packed.images == tile[..., 0]).all(axis=(1, 2)) & (packed.labels == label))
+            np.flatnonzero(
+                (packed.images == tile[..., 0]).all(axis=(1, 2)) & (packed.labels == label)
+            )
             for tile in drawn[row]
         ]
         assert len({int(rows[0]) for rows in found}) == 5
@@ -104,7 +118,12 @@ def test_a_class_with_fewer_images_than_columns_gives_fewer_columns(packed):
 
 def test_a_preview_is_four_files_and_the_same_seed_gives_the_same_bytes(packed, tmp_path):
     first = image_grids.preview(packed, tmp_path / "new" / "folder", px=32)
-    assert [file.name for file in first] == ["samples.png", "brightness.png", "hue.png", "augmentation.png"]
+    assert [file.name for file in first] == [
+        "samples.png",
+        "brightness.png",
+        "hue.png",
+        "augmentation.png",
+    ]
     again = image_grids.preview(packed, tmp_path / "again", px=32)
     other = image_grids.preview(packed, tmp_path / "other", px=32, seed=1)
     assert [file.read_bytes() for file in first] == [file.read_bytes() for file in again]
@@ -137,7 +156,9 @@ def test_only_a_gray_pack_is_said_to_stay_gray(packed, tmp_path, monkeypatch):
 
 def test_a_pack_without_a_defective_training_image_is_refused(packed, tmp_path):
     with pytest.raises(ImagesError, match="none of 'def_front'"):
-        image_grids.preview(replace(packed, splits=np.where(packed.labels == 1, "test", "train")), tmp_path)
+        image_grids.preview(
+            replace(packed, splits=np.where(packed.labels == 1, "test", "train")), tmp_path
+        )
 
 
 @pytest.mark.parametrize("px", [15, 601, 0, -1])

@@ -16,8 +16,21 @@ from matplotlib.image import imread
 from casting_tune.errors import UsageError
 from casting_tune.report import mpl_charts, mpl_style
 
-HOSTILE = ("$\\frac{1}{", "a_b^{c}$", "\x1b[31mred\n", "铸件", "\u202eabc", "x" * 300, "", "%s {0} <b>", "\U0001d5a0")
-"""Names from files. The bundled font has no 铸, and its bold face no U+1D5A0: a glyph that lacks is a warning."""
+HOSTILE = (
+    "$\\frac{1}{",
+    "a_b^{c}$",
+    "\x1b[31mred\n",
+    "铸件",
+    "\u202eabc",
+    "x" * 300,
+    "",
+    "%s {0} <b>",
+    "\U0001d5a0",
+)
+"""Names from files.
+
+The bundled font has no 铸, and its bold face no U+1D5A0: a glyph that lacks is a warning.
+"""
 
 
 def test_a_folder_that_cannot_be_made_is_named(packed, tmp_path):
@@ -28,13 +41,23 @@ def test_a_folder_that_cannot_be_made_is_named(packed, tmp_path):
 
 def measured(names: tuple[str, ...] | list[str], **more: object) -> pd.DataFrame:
     n = len(names)
-    columns = {"accuracy": np.linspace(0.8, 1, n), "recall": np.linspace(0.9, 1, n), "f1": np.linspace(0.85, 1, n)}
+    columns = {
+        "accuracy": np.linspace(0.8, 1, n),
+        "recall": np.linspace(0.9, 1, n),
+        "f1": np.linspace(0.85, 1, n),
+    }
     return pd.DataFrame({"row": list(names), **columns, "n": [3] * n, **more})
 
 
 def timed(names: tuple[str, ...] | list[str]) -> pd.DataFrame:
     rows = [
-        {"backbone": name, "batch": batch, "epoch_s": 80 / batch, "step_s": 0.02 * batch, "study_epoch_s": 700 / batch}
+        {
+            "backbone": name,
+            "batch": batch,
+            "epoch_s": 80 / batch,
+            "step_s": 0.02 * batch,
+            "study_epoch_s": 700 / batch,
+        }
         for name in names
         for batch in (2, 4, 8)
     ]
@@ -57,7 +80,9 @@ def test_a_setting_is_drawn_as_it_was_timed_with_the_fewest_trials_at_once(tmp_p
     both = pd.concat([alone, alone.assign(step_s=9.0, n_at_once=4)])
     one = mpl_charts.plot_times(alone, tmp_path / "x.png").read_bytes()
     assert mpl_charts.plot_times(both, tmp_path / "x.png").read_bytes() == one
-    assert mpl_charts.plot_times(alone.assign(n_at_once=4), tmp_path / "x.png").read_bytes() != one  # and says so
+    assert (
+        mpl_charts.plot_times(alone.assign(n_at_once=4), tmp_path / "x.png").read_bytes() != one
+    )  # and says so
 
 
 def test_names_from_files_draw_whatever_is_in_them(tmp_path):
@@ -69,7 +94,9 @@ def test_names_from_files_draw_whatever_is_in_them(tmp_path):
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_class_folders_draw_whatever_they_are_called(packed, tmp_path, name):
-    mpl_charts.plot_images(replace(packed, positive=name, negative=f"_{name}"), tmp_path / "images.png")
+    mpl_charts.plot_images(
+        replace(packed, positive=name, negative=f"_{name}"), tmp_path / "images.png"
+    )
     assert size(tmp_path / "images.png") == (1050, 630)
 
 
@@ -79,8 +106,12 @@ def test_a_long_name_loses_its_middle_and_a_glyph_that_lacks_is_a_question_mark(
 
 
 def test_33_rows_have_as_much_room_each_as_11(tmp_path):
-    few = mpl_charts.plot_metrics(measured([f"row {k}" for k in range(11)]), tmp_path / "few.png", title="few")
-    many = mpl_charts.plot_metrics(measured([f"row {k}" for k in range(33)]), tmp_path / "many.png", title="many")
+    few = mpl_charts.plot_metrics(
+        measured([f"row {k}" for k in range(11)]), tmp_path / "few.png", title="few"
+    )
+    many = mpl_charts.plot_metrics(
+        measured([f"row {k}" for k in range(33)]), tmp_path / "many.png", title="many"
+    )
     assert size(many)[1] - size(few)[1] == pytest.approx(22 * 0.42 * 150, abs=2)
 
 
@@ -93,7 +124,9 @@ def test_no_number_of_rows_outgrows_the_canvas():
 
 def test_the_study_is_marked_where_it_has_a_figure_and_nowhere_else(tmp_path):
     def drawn(**more: object) -> bytes:
-        return mpl_charts.plot_metrics(measured(["a", "b"], **more), tmp_path / "x.png", title="x").read_bytes()
+        return mpl_charts.plot_metrics(
+            measured(["a", "b"], **more), tmp_path / "x.png", title="x"
+        ).read_bytes()
 
     assert drawn() == drawn(study_accuracy=[None, None]) == drawn(study_accuracy=[np.nan, np.nan])
     assert drawn() != drawn(study_accuracy=[99.2, None])
@@ -102,13 +135,32 @@ def test_the_study_is_marked_where_it_has_a_figure_and_nowhere_else(tmp_path):
 
 def test_the_studys_steps_are_drawn_beside_its_epochs(tmp_path):
     without = mpl_charts.plot_times(timed(["a"]), tmp_path / "x.png").read_bytes()
-    assert mpl_charts.plot_times(timed(["a"]).assign(study_step_s=None), tmp_path / "x.png").read_bytes() == without
-    assert mpl_charts.plot_times(timed(["a"]).assign(study_step_s=0.3), tmp_path / "x.png").read_bytes() != without
+    assert (
+        mpl_charts.plot_times(
+            timed(["a"]).assign(study_step_s=None), tmp_path / "x.png"
+        ).read_bytes()
+        == without
+    )
+    assert (
+        mpl_charts.plot_times(
+            timed(["a"]).assign(study_step_s=0.3), tmp_path / "x.png"
+        ).read_bytes()
+        != without
+    )
 
 
 @pytest.mark.parametrize(
     ("values", "low"),
-    [([98.5, 100], 95), ([95], 95), ([94.9, 99], 90), ([80, np.nan], 80), ([79.9], 50), ([3], 0), ([-2], 0), ([], 95)],
+    [
+        ([98.5, 100], 95),
+        ([95], 95),
+        ([94.9, 99], 90),
+        ([80, np.nan], 80),
+        ([79.9], 50),
+        ([3], 0),
+        ([-2], 0),
+        ([], 95),
+    ],
 )
 def test_an_axis_starts_at_a_round_number_that_hides_no_value(values, low):
     assert mpl_charts.axis_range(np.array(values, dtype=float))[0] == low
@@ -116,17 +168,26 @@ def test_an_axis_starts_at_a_round_number_that_hides_no_value(values, low):
 
 def test_rows_without_a_figure_draw(tmp_path):
     nothing = {"accuracy": [None, None], "recall": [None, None], "f1": [None, None], "n": [0, 0]}
-    mpl_charts.plot_metrics(measured(["a", "b"]).assign(**nothing), tmp_path / "metrics.png", title="x")
-    mpl_charts.plot_times(
-        timed(["a", "b"]).assign(epoch_s=None, step_s=None, study_epoch_s=None), tmp_path / "times.png"
+    mpl_charts.plot_metrics(
+        measured(["a", "b"]).assign(**nothing), tmp_path / "metrics.png", title="x"
     )
-    mpl_charts.plot_thresholds(thresholds().drop(columns=["f1_sd", "n"]).assign(recall_sd=None), tmp_path)
+    mpl_charts.plot_times(
+        timed(["a", "b"]).assign(epoch_s=None, step_s=None, study_epoch_s=None),
+        tmp_path / "times.png",
+    )
+    mpl_charts.plot_thresholds(
+        thresholds().drop(columns=["f1_sd", "n"]).assign(recall_sd=None), tmp_path
+    )
 
 
 def test_the_thresholds_are_one_chart_a_metric_and_the_same_bytes_again_in_any_order(tmp_path):
     first = mpl_charts.plot_thresholds(thresholds(), tmp_path / "first")
     again = mpl_charts.plot_thresholds(thresholds().iloc[::-1], tmp_path / "again")
-    assert [file.name for file in first] == ["threshold_accuracy.png", "threshold_recall.png", "threshold_f1.png"]
+    assert [file.name for file in first] == [
+        "threshold_accuracy.png",
+        "threshold_recall.png",
+        "threshold_f1.png",
+    ]
     assert [file.read_bytes() for file in first] == [file.read_bytes() for file in again]
 
 
@@ -146,6 +207,6 @@ def test_no_chart_loads_pyplot(tmp_path):
         f"charts.plot_metrics(frame, Path({str(tmp_path / 'x.png')!r}), title='x')\n"
         "print('matplotlib.pyplot' in sys.modules, 'torch' in sys.modules)"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == (
-        "False False\n"
-    )
+    assert subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout == ("False False\n")

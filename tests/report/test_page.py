@@ -58,7 +58,11 @@ class Page(HTMLParser):
         return {attributes["id"] or "" for _, attributes in self.tags if "id" in attributes}
 
     def drawn(self) -> set[str]:
-        return {attributes["data-figure"] or "" for _, attributes in self.tags if "data-figure" in attributes}
+        return {
+            attributes["data-figure"] or ""
+            for _, attributes in self.tags
+            if "data-figure" in attributes
+        }
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +80,9 @@ def hostile_page(hostile: Store) -> Page:
     return Page(report.page(hostile, "s", max_escape="10%", again=HOSTILE))
 
 
-def test_the_page_of_a_run_has_every_section_and_every_figure_with_its_numbers(page: Page, text: str) -> None:
+def test_the_page_of_a_run_has_every_section_and_every_figure_with_its_numbers(
+    page: Page, text: str
+) -> None:
     assert set(SECTIONS) <= page.ids()
     assert page.drawn() == set(FIGURES)
     assert text.count('<details class="numbers" open>') == len(FIGURES)
@@ -92,20 +98,34 @@ def test_the_page_shows_the_figures_of_the_table(page: Page, trained: Store) -> 
 
 def test_the_page_says_what_it_was_made_of(page: Page, trained: Store) -> None:
     trial = trained.read("trials").to_pylist()[0]
-    for value in (trial["dataset_id"], trial["torch"], trial["timm"], trial["device"], "Does it run?"):
+    for value in (
+        trial["dataset_id"],
+        trial["torch"],
+        trial["timm"],
+        trial["device"],
+        "Does it run?",
+    ):
         assert value in page.words
     run = trained.read("cells")["run_id"].to_pylist()[0]
     assert f"casting-tune report tiny --run {run}" in page.words
 
 
 def test_the_page_asks_for_nothing_and_lets_in_its_own_scripts_alone(page: Page, text: str) -> None:
-    (policy,) = [tag["content"] or "" for name, tag in page.tags if name == "meta" and "http-equiv" in tag]
+    (policy,) = [
+        tag["content"] or "" for name, tag in page.tags if name == "meta" and "http-equiv" in tag
+    ]
     rules = dict(rule.split(" ", 1) for rule in policy.split("; "))
     assert rules["default-src"] == "'none'"
     assert rules["img-src"] == "data:"
     assert "unsafe" not in rules["script-src"]
-    running = [script for attributes, script in page.scripts if attributes.get("type") != "application/json"]
-    digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in running]
+    running = [
+        script
+        for attributes, script in page.scripts
+        if attributes.get("type") != "application/json"
+    ]
+    digests = [
+        base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in running
+    ]
     assert rules["script-src"] == " ".join(f"'sha256-{digest}'" for digest in digests)
     for name, tag in page.tags:
         assert not [attribute for attribute in tag if attribute.startswith("on")], name
@@ -131,14 +151,20 @@ def test_no_name_out_of_a_file_becomes_markup(hostile_page: Page) -> None:
 
 
 def test_plotly_is_given_names_without_markup(hostile_page: Page) -> None:
-    specs = [script for attributes, script in hostile_page.scripts if attributes.get("type") == "application/json"]
+    specs = [
+        script
+        for attributes, script in hostile_page.scripts
+        if attributes.get("type") == "application/json"
+    ]
     assert len(specs) == len(FIGURES)
     for spec in specs:
         assert "<" not in spec
         assert "\\u003cimg" not in spec
 
 
-def test_a_run_with_leaked_photographs_a_quick_run_and_failures_says_so_at_the_top(hostile_page: Page) -> None:
+def test_a_run_with_leaked_photographs_a_quick_run_and_failures_says_so_at_the_top(
+    hostile_page: Page,
+) -> None:
     assert "30 of 100 test images show a photograph that stands in train too" in hostile_page.words
     assert "quick run" in hostile_page.words
     assert "3 of 12 cells have no result: 3 failed" in hostile_page.words
@@ -152,13 +178,26 @@ def test_a_threshold_is_chosen_and_marked_where_validation_allows_it_and_the_rea
 
 
 def test_a_sweep_that_has_only_begun_has_a_page(store: Store) -> None:
-    ask(store, "r1", [{"cell_id": "a0", "row": "A", "seed": 0}, {"cell_id": "b0", "row": "B", "seed": 0}])
+    ask(
+        store,
+        "r1",
+        [{"cell_id": "a0", "row": "A", "seed": 0}, {"cell_id": "b0", "row": "B", "seed": 0}],
+    )
     begun = Page(report.page(store, "s"))
     assert "No training has ended yet: 0 of 2 cells have a result" in begun.words
     assert begun.drawn() == set()
-    epoch = {"cell_id": "a0", "attempt": 1, "sweep": "s", "epoch": 1, "train_loss": 0.5, "validation_loss": 0.6}
+    epoch = {
+        "cell_id": "a0",
+        "attempt": 1,
+        "sweep": "s",
+        "epoch": 1,
+        "train_loss": 0.5,
+        "validation_loss": 0.6,
+    }
     store.write("epochs", "s", "a0-1-1", [epoch])
-    assert Page(report.page(store, "s")).drawn() == {"training"}  # a training that still runs has its curve
+    assert Page(report.page(store, "s")).drawn() == {
+        "training"
+    }  # a training that still runs has its curve
     finish(store, "a0", (30, 2, 28, 0))
     half = Page(report.page(store, "s"))
     assert "A classifies 96.67 % of the test images correctly" in half.words
@@ -167,11 +206,25 @@ def test_a_sweep_that_has_only_begun_has_a_page(store: Store) -> None:
 
 def test_what_the_store_does_not_know_is_never_shown_as_nan(store: Store) -> None:
     """No path of an image, no command, no fold, no number of epochs, no label of a failed trial."""
-    ask(store, "r1", [{"cell_id": "a0", "row": "A", "seed": 0, "fold": None}, {"cell_id": "b0", "row": "B", "seed": 0}])
+    ask(
+        store,
+        "r1",
+        [
+            {"cell_id": "a0", "row": "A", "seed": 0, "fold": None},
+            {"cell_id": "b0", "row": "B", "seed": 0},
+        ],
+    )
     finish(store, "a0", (28, 2, 28, 2))
-    store.write("trials", "s", "b0-1", [{"cell_id": "b0", "attempt": 1, "sweep": "s", "status": "error"}])
+    store.write(
+        "trials", "s", "b0-1", [{"cell_id": "b0", "attempt": 1, "sweep": "s", "status": "error"}]
+    )
     made = Page(report.page(store, "s"))
-    shown = " ".join([made.words, *(script for tags, script in made.scripts if tags.get("type") == "application/json")])
+    shown = " ".join(
+        [
+            made.words,
+            *(script for tags, script in made.scripts if tags.get("type") == "application/json"),
+        ]
+    )
     assert not re.search(r"\b(nan|NaN|NaT)\b", shown)
     assert "copy in train" not in made.words
     assert "of defects passed by at least one training" in made.words
@@ -179,7 +232,14 @@ def test_what_the_store_does_not_know_is_never_shown_as_nan(store: Store) -> Non
 
 def test_a_sweep_of_failures_alone_has_a_page_with_their_errors(store: Store) -> None:
     ask(store, "r1", [{"cell_id": "a0", "row": "A", "seed": 0}])
-    trial = {"cell_id": "a0", "attempt": 1, "sweep": "s", "label": "A", "status": "oom", "error": "no memory left"}
+    trial = {
+        "cell_id": "a0",
+        "attempt": 1,
+        "sweep": "s",
+        "label": "A",
+        "status": "oom",
+        "error": "no memory left",
+    }
     store.write("trials", "s", "a0-1", [trial | {"started_at": datetime(2026, 1, 1, tzinfo=UTC)}])
     failed = Page(report.page(store, "s"))
     assert "No training has completed: 0 of 1 cells have a result" in failed.words
@@ -193,7 +253,11 @@ def test_thumbnails_stand_on_the_page_only_if_they_are_asked_for(trained: Store)
 
     def n_thumbnails(with_images: bool) -> int:
         made = Page(report.page(trained, "tiny", packed=packed, with_images=with_images))
-        return sum((tag.get("alt") or "").startswith("Test image") for name, tag in made.tags if name == "img")
+        return sum(
+            (tag.get("alt") or "").startswith("Test image")
+            for name, tag in made.tags
+            if name == "img"
+        )
 
     assert n_thumbnails(False) == 0
     assert 0 < n_thumbnails(True) <= min(wrong, 2 * report.MOST_MISTAKES)
@@ -215,7 +279,9 @@ def test_the_curves_meet_the_table_at_threshold_one_half(trained: Store) -> None
     assert at_half["overkill_rate"] == pytest.approx(row["overkill_rate"])
     assert (over["escape_rate"].diff().dropna() >= 0).all()
     assert (over["overkill_rate"].diff().dropna() <= 0).all()
-    assert (over.iloc[0][["escape_rate", "overkill_rate"]] == [0, 1]).all()  # at 0 everything is rejected
+    assert (
+        over.iloc[0][["escape_rate", "overkill_rate"]] == [0, 1]
+    ).all()  # at 0 everything is rejected
 
 
 def test_the_area_under_a_curve_is_that_of_scikit_learn(hostile: Store) -> None:
@@ -238,13 +304,20 @@ def test_calibration_counts_every_image_once_a_training(hostile: Store) -> None:
     assert frame["score"].between(frame["from"], frame["to"]).all()
 
 
-def test_the_worst_mistakes_come_first_and_both_kinds_are_wrong_at_the_threshold(hostile: Store) -> None:
+def test_the_worst_mistakes_come_first_and_both_kinds_are_wrong_at_the_threshold(
+    hostile: Store,
+) -> None:
     found = run_results.load(hostile, "s")
     wrong = curves.mistakes(found, found.rows()[2][1], threshold=0.5)
     off = (wrong["score"] - wrong["y_true"]).abs()
     assert (off.diff().dropna() <= 1e-6).all()
     assert ((wrong["n_wrong"] >= 1) & (wrong["n"] == 3)).all()
-    assert wrong.loc[wrong["n_wrong"] == 3, "score"].lt(0.5).eq(wrong.loc[wrong["n_wrong"] == 3, "y_true"] == 1).all()
+    assert (
+        wrong.loc[wrong["n_wrong"] == 3, "score"]
+        .lt(0.5)
+        .eq(wrong.loc[wrong["n_wrong"] == 3, "y_true"] == 1)
+        .all()
+    )
 
 
 def test_the_front_holds_the_rows_that_none_beats_in_both(store: Store) -> None:
@@ -252,8 +325,15 @@ def test_the_front_holds_the_rows_that_none_beats_in_both(store: Store) -> None:
     ask(store, "r1", [{"cell_id": f"{row.lower()}0", "row": row, "seed": 0} for row in rows])
     for seconds, (row, counts) in zip((0.01, 0.02, 0.03, 0.01), rows.items(), strict=True):
         finish(store, f"{row.lower()}0", counts, latency_one_s=seconds, backbone=row, image_px=32)
-    marks = curves.pareto(run_results.load(store, "s"), tables.comparison(store, "s").frame).set_index("row")
-    assert marks["front"].to_dict() == {"A": True, "B": False, "C": True, "D": True}  # equals do not beat each other
+    marks = curves.pareto(
+        run_results.load(store, "s"), tables.comparison(store, "s").frame
+    ).set_index("row")
+    assert marks["front"].to_dict() == {
+        "A": True,
+        "B": False,
+        "C": True,
+        "D": True,
+    }  # equals do not beat each other
 
 
 def test_what_decides_has_the_importance_and_few_trainings_have_none() -> None:
@@ -271,7 +351,9 @@ def test_what_decides_has_the_importance_and_few_trainings_have_none() -> None:
 
 def test_a_scale_of_numbers_has_no_importance_for_being_different_in_every_training() -> None:
     rng = np.random.default_rng(1)
-    frame = pd.DataFrame({"base_lr": rng.uniform(1e-4, 1e-2, 60), "backbone": rng.choice(["a", "b"], 60)})
+    frame = pd.DataFrame(
+        {"base_lr": rng.uniform(1e-4, 1e-2, 60), "backbone": rng.choice(["a", "b"], 60)}
+    )
     frame["validation_accuracy"] = 0.7 + 0.2 * (frame["backbone"] == "a") + rng.normal(0, 0.005, 60)
     assert importance.importance(frame, not_settings=curves.MEASURED).shares[0][0] == "backbone"
 
@@ -282,14 +364,23 @@ def said(store: Store) -> verdict.Verdict:
 
 def test_the_verdict_names_a_winner_only_where_the_letters_do(store: Store) -> None:
     for row, counts in (("A", (300, 0, 300, 0)), ("B", (200, 100, 200, 100))):
-        ask(store, f"r{row}", [{"cell_id": "a0", "row": "A", "seed": 0}, {"cell_id": "b0", "row": "B", "seed": 0}])
+        ask(
+            store,
+            f"r{row}",
+            [{"cell_id": "a0", "row": "A", "seed": 0}, {"cell_id": "b0", "row": "B", "seed": 0}],
+        )
         finish(store, f"{row.lower()}0", counts, validation_accuracy=0.9 if row == "A" else 0.6)
     clear = said(store)
     assert clear.sentence == (
         "A is the best of 2 rows on validation and classifies 100.00 % of the test images correctly "
         "(95 % interval 99.4 to 100.0), significantly more than every other row on the same images."
     )
-    ask(store, "r3", [{"cell_id": "a0", "row": "A", "seed": 0}, {"cell_id": "c0", "row": "C", "seed": 0}], hour=13)
+    ask(
+        store,
+        "r3",
+        [{"cell_id": "a0", "row": "A", "seed": 0}, {"cell_id": "c0", "row": "C", "seed": 0}],
+        hour=13,
+    )
     finish(store, "c0", (300, 1, 299, 0), validation_accuracy=0.8)
     assert "but it does not differ significantly from 1 other row." in said(store).sentence
 
@@ -298,19 +389,33 @@ def test_the_verdict_tells_a_trial_that_was_stopped_from_one_that_failed(store: 
     ask(store, "r1", [{"cell_id": f"{name}0", "row": name, "seed": 0} for name in "ABCD"])
     finish(store, "A0", (30, 0, 30, 0))
     for cell, status in (("B0", "stopped"), ("C0", "error")):
-        store.write("trials", "s", f"{cell}-1", [{"cell_id": cell, "attempt": 1, "sweep": "s", "status": status}])
-    assert "3 of 4 cells have no result: 1 stopped early, 1 failed, 1 not run yet." in said(store).cautions
+        store.write(
+            "trials",
+            "s",
+            f"{cell}-1",
+            [{"cell_id": cell, "attempt": 1, "sweep": "s", "status": status}],
+        )
+    assert (
+        "3 of 4 cells have no result: 1 stopped early, 1 failed, 1 not run yet."
+        in said(store).cautions
+    )
 
 
 def test_the_verdict_says_when_a_baseline_does_as_well(store: Store) -> None:
     ask(
         store,
         "r1",
-        [{"cell_id": "a0", "row": "A", "seed": 0}, {"cell_id": "b0", "row": "B", "seed": 0, "kind": "baseline"}],
+        [
+            {"cell_id": "a0", "row": "A", "seed": 0},
+            {"cell_id": "b0", "row": "B", "seed": 0, "kind": "baseline"},
+        ],
     )
     finish(store, "a0", (30, 0, 30, 0))
     finish(store, "b0", (30, 1, 29, 0))
-    assert "but it does not differ significantly from 1 baseline that learns nothing." in said(store).sentence
+    assert (
+        "but it does not differ significantly from 1 baseline that learns nothing."
+        in said(store).sentence
+    )
     assert said(store).tone == "open"
 
 
@@ -329,7 +434,9 @@ def with_baselines(store: Store, rows: dict[str, tuple[int, int, int, int]]) -> 
 MAJORITY_COUNTS = (300, 300, 0, 0)  # it rejects every casting: 50 % of the images
 
 
-def test_a_baseline_that_is_ahead_is_not_a_row_that_the_best_is_told_apart_from(store: Store) -> None:
+def test_a_baseline_that_is_ahead_is_not_a_row_that_the_best_is_told_apart_from(
+    store: Store,
+) -> None:
     nearest = {"nearest": (298, 0, 300, 2), "probe": (280, 0, 300, 20)}
     with_baselines(store, {"A": (200, 20, 280, 100), "majority": MAJORITY_COUNTS, **nearest})
     assert said(store).sentence.endswith(
@@ -342,41 +449,64 @@ def test_a_baseline_that_is_ahead_is_not_a_row_that_the_best_is_told_apart_from(
 def test_rows_that_do_not_beat_the_majority_class_are_told_so(store: Store, right: int) -> None:
     counts = (right, 300 - right, right, 300 - right)
     with_baselines(store, {"A": counts, "B": (130, 170, 130, 170), "majority": MAJORITY_COUNTS})
-    assert said(store).sentence.endswith(", but no row is significantly better than the majority class (50.00 %).")
+    assert said(store).sentence.endswith(
+        ", but no row is significantly better than the majority class (50.00 %)."
+    )
     assert said(store).tone == "open"
 
 
 def test_rows_that_tested_other_images_are_not_compared(store: Store) -> None:
     """D decides its 100 images rightly: that says nothing about A and B, which have other images."""
-    rows = {"A": (160, 20, 280, 140), "B": (150, 20, 280, 150), "c": (50, 50, 0, 0), "D": (50, 0, 50, 0)}
+    rows = {
+        "A": (160, 20, 280, 140),
+        "B": (150, 20, 280, 150),
+        "c": (50, 50, 0, 0),
+        "D": (50, 0, 50, 0),
+    }
     with_baselines(store, rows)
-    assert said(store).sentence.endswith(", significantly more than every other row on the same images.")
+    assert said(store).sentence.endswith(
+        ", significantly more than every other row on the same images."
+    )
 
 
-def test_both_are_told_where_nothing_beats_the_majority_class_and_another_baseline_does(store: Store) -> None:
-    with_baselines(store, {"A": (160, 140, 160, 140), "majority": MAJORITY_COUNTS, "nearest": (298, 0, 300, 2)})
+def test_both_are_told_where_nothing_beats_the_majority_class_and_another_baseline_does(
+    store: Store,
+) -> None:
+    with_baselines(
+        store, {"A": (160, 140, 160, 140), "majority": MAJORITY_COUNTS, "nearest": (298, 0, 300, 2)}
+    )
     assert said(store).sentence.endswith(
         ", but no row is significantly better than the majority class (50.00 %), and 1 baseline that learns nothing is "
         "significantly better: nearest, 99.67 %."
     )
 
 
-def test_a_row_that_is_better_on_the_test_images_than_the_best_on_validation_is_told(store: Store) -> None:
-    with_baselines(store, {"A": (200, 20, 280, 100), "B": (298, 0, 300, 2), "majority": MAJORITY_COUNTS})
-    assert said(store).sentence.endswith(", but 1 other row is significantly better on the test images.")
+def test_a_row_that_is_better_on_the_test_images_than_the_best_on_validation_is_told(
+    store: Store,
+) -> None:
+    with_baselines(
+        store, {"A": (200, 20, 280, 100), "B": (298, 0, 300, 2), "majority": MAJORITY_COUNTS}
+    )
+    assert said(store).sentence.endswith(
+        ", but 1 other row is significantly better on the test images."
+    )
 
 
 def test_the_row_that_is_ahead_of_all_is_told_so_below_the_table_too(
     store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with_baselines(store, {"A": (298, 0, 300, 2), "B": (200, 20, 280, 100), "majority": MAJORITY_COUNTS})
-    assert said(store).sentence.endswith(", significantly more than every other row on the same images.")
+    with_baselines(
+        store, {"A": (298, 0, 300, 2), "B": (200, 20, 280, 100), "majority": MAJORITY_COUNTS}
+    )
+    assert said(store).sentence.endswith(
+        ", significantly more than every other row on the same images."
+    )
     for form in ("text", "markdown"):
         out = call(capsys, "table", "s", "--results", store.root, "--format", form)[1]
         assert " ".join(out.split()).endswith(said(store).sentence)
-    assert json.loads(call(capsys, "table", "s", "--results", store.root, "--json")[1])["verdict"] == (
-        said(store).sentence
-    )
+    assert json.loads(call(capsys, "table", "s", "--results", store.root, "--json")[1])[
+        "verdict"
+    ] == (said(store).sentence)
 
 
 def test_parallel_axes_place_the_best_at_the_top_and_words_apart() -> None:
@@ -402,10 +532,22 @@ def test_the_command_writes_the_page_and_says_where_it_is(
 
 
 def test_pictures_that_are_not_here_are_asked_for_by_their_folder(
-    hostile: Store, drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    hostile: Store,
+    drawn: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("CASTING_TUNE_DATA", raising=False)
-    words = ("report", "s", "--results", hostile.root, "--out", tmp_path / "x.html", "--with-images")
+    words = (
+        "report",
+        "s",
+        "--results",
+        hostile.root,
+        "--out",
+        tmp_path / "x.html",
+        "--with-images",
+    )
     code, _, err = call(capsys, *words)
     assert code == UsageError.exit_code
     assert "Name its folder with --data" in err

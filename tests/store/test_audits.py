@@ -47,12 +47,30 @@ def twice(store: Store) -> Store:
     image = {"dataset_id": "d", "split": "test", "y_true": 1, "conflict": False}
     for version, groups in ((9, [0, 0, 0, 0]), (10, [0, 0, 1, 1])):
         rows = [
-            image | {"image": i, "group_id": group, "copy_in_train": version == 9, "twin_in_train": version == 9}
+            image
+            | {
+                "image": i,
+                "group_id": group,
+                "copy_in_train": version == 9,
+                "twin_in_train": version == 9,
+            }
             for i, group in enumerate(groups)
         ]
-        store.write("images", "d", f"audit-{version}", [rows[0] | {"finding": f"of version {version}"}, *rows[1:]])
-    store.write("images", "other", "audit-9", [image | {"dataset_id": "other", "image": 0, "group_id": 5}])
-    store.write("cells", "s", "r", [{"run_id": "r", "sweep": "s", "dataset_id": "d", "cell_id": "a", "position": 0}])
+        store.write(
+            "images",
+            "d",
+            f"audit-{version}",
+            [rows[0] | {"finding": f"of version {version}"}, *rows[1:]],
+        )
+    store.write(
+        "images", "other", "audit-9", [image | {"dataset_id": "other", "image": 0, "group_id": 5}]
+    )
+    store.write(
+        "cells",
+        "s",
+        "r",
+        [{"run_id": "r", "sweep": "s", "dataset_id": "d", "cell_id": "a", "position": 0}],
+    )
     return store
 
 

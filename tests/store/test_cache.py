@@ -25,7 +25,8 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 def fill(store: Store, cells: range, *, sweep: str = "s") -> None:
     for i in cells:
         rows = [
-            {"cell_id": f"{i:04d}", "attempt": 1, "image": j, "score": i / 100, "sha256": "ab"} for j in range(i % 4)
+            {"cell_id": f"{i:04d}", "attempt": 1, "image": j, "score": i / 100, "sha256": "ab"}
+            for j in range(i % 4)
         ]
         store.write("predictions", sweep, f"{i:04d}-1", rows)
 
@@ -47,7 +48,9 @@ def test_rows_and_their_order_are_those_of_the_files_whatever_is_kept(store: Sto
     fill(store, range(1, 5, 2), sweep="a")  # two new files, in a folder before the others
     fill(store, range(7, 8))  # and one between them
     assert store.read("predictions").equals(one_by_one(store))
-    assert cache(store).stat().st_mtime_ns == made  # three new files are no reason to write it again
+    assert (
+        cache(store).stat().st_mtime_ns == made
+    )  # three new files are no reason to write it again
     fill(store, range(9, 20, 2))
     assert store.read("predictions").equals(one_by_one(store))
     assert cache(store).stat().st_mtime_ns > made
@@ -60,14 +63,20 @@ def test_some_cells_and_some_columns_are_those_of_all(store: Store) -> None:
     for _ in range(2):
         part = store.read("predictions", columns=["score", "cell_id"], cell_ids=wanted)
         assert part.schema.names == ["score", "cell_id"]
-        assert part["cell_id"].to_pylist() == [f"{i:04d}" for i in range(3, 17, 2) for _ in range(i % 4)]
-        assert part["score"].to_pylist() == pytest.approx([i / 100 for i in range(3, 17, 2) for _ in range(i % 4)])
+        assert part["cell_id"].to_pylist() == [
+            f"{i:04d}" for i in range(3, 17, 2) for _ in range(i % 4)
+        ]
+        assert part["score"].to_pylist() == pytest.approx(
+            [i / 100 for i in range(3, 17, 2) for _ in range(i % 4)]
+        )
 
 
 def test_an_encoded_column_has_the_same_values(store: Store) -> None:
     fill(store, range(20))
     for _ in range(2):
-        read = store.read("predictions", columns=["cell_id", "sha256", "score"], encoded=["cell_id", "sha256"])
+        read = store.read(
+            "predictions", columns=["cell_id", "sha256", "score"], encoded=["cell_id", "sha256"]
+        )
         assert pa.types.is_dictionary(read.schema.field("cell_id").type)
         assert read["cell_id"].to_pylist() == one_by_one(store)["cell_id"].to_pylist()
 
@@ -120,7 +129,9 @@ def test_a_few_files_make_no_cache(store: Store) -> None:
     assert not cache(store).exists()
 
 
-def test_a_cache_of_a_later_schema_is_not_read(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_of_a_later_schema_is_not_read(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A later version may give a column another meaning and leave its name and type."""
     fill(store, range(10))
     with monkeypatch.context() as later:

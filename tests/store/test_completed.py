@@ -36,12 +36,15 @@ def test_every_completed_row_gives_the_key_of_its_cell_again(trained: Store) -> 
         assert cell_id(completed.config_of(row), row["dataset_id"]) == row["cell_id"]
 
 
-def test_a_configuration_without_one_default_comes_back_whole_from_its_row(packed: Pack, store: Store) -> None:
+def test_a_configuration_without_one_default_comes_back_whole_from_its_row(
+    packed: Pack, store: Store
+) -> None:
     plain = TrialConfig(backbone="timm:test_resnet.r160_in1k", precision="fp32")
     changed = {
         f.name: OTHERS[type(f.default)](f.default)
         for f in fields(TrialConfig)
-        if type(f.default) in OTHERS and f.name not in ("in_channels", "fold", "train_images", "test_images", "dropout")
+        if type(f.default) in OTHERS
+        and f.name not in ("in_channels", "fold", "train_images", "test_images", "dropout")
     }
     config = replace(
         plain,
@@ -57,8 +60,15 @@ def test_a_configuration_without_one_default_comes_back_whole_from_its_row(packe
     assert completed.config_of(completed.find(store, cell)) == config
 
 
-def test_weights_of_a_folder_need_that_folder_again(packed: Pack, store: Store, tmp_path: Path) -> None:
-    config = TrialConfig(backbone="vgg16", weights="local-dir:/somewhere", weights_id="local-dir:abc", precision="fp32")
+def test_weights_of_a_folder_need_that_folder_again(
+    packed: Pack, store: Store, tmp_path: Path
+) -> None:
+    config = TrialConfig(
+        backbone="vgg16",
+        weights="local-dir:/somewhere",
+        weights_id="local-dir:abc",
+        precision="fp32",
+    )
     cell = write_row(store, config, packed)
     row = completed.find(store, cell)
     with pytest.raises(UsageError, match="Name it with --weights-dir"):
@@ -66,7 +76,9 @@ def test_weights_of_a_folder_need_that_folder_again(packed: Pack, store: Store, 
     assert completed.config_of(row, weights_dir=tmp_path).weights == f"local-dir:{tmp_path}"
 
 
-def test_a_row_that_was_changed_or_is_of_another_recipe_is_refused(packed: Pack, store: Store) -> None:
+def test_a_row_that_was_changed_or_is_of_another_recipe_is_refused(
+    packed: Pack, store: Store
+) -> None:
     cell = write_row(store, TrialConfig(backbone="vgg16", precision="fp32"), packed, seed=77)
     row = completed.find(store, cell)
     with pytest.raises(StoreError, match="does not give that key again"):
@@ -75,10 +87,14 @@ def test_a_row_that_was_changed_or_is_of_another_recipe_is_refused(packed: Pack,
         completed.config_of(row | {"recipe": 99})
 
 
-def test_a_cell_is_refused_without_its_images_or_with_others(trained: Store, packed: Pack, tmp_path: Path) -> None:
+def test_a_cell_is_refused_without_its_images_or_with_others(
+    trained: Store, packed: Pack, tmp_path: Path
+) -> None:
     from casting_tune.data import synthetic
 
-    row = next(row for row in trained.read("trials").to_pylist() if row["backbone"].startswith("timm:"))
+    row = next(
+        row for row in trained.read("trials").to_pylist() if row["backbone"].startswith("timm:")
+    )
     alone = Store(tmp_path / "alone")
     alone.write("trials", "s", f"{row['cell_id']}-1", [row])
     with pytest.raises(ImagesError, match="Name their folder with --data"):

@@ -21,11 +21,20 @@ def filled(store: Store) -> Store:
     """Two cells whose answers are known by hand: one of four images wrong, and none."""
     for cell, scores in (("a" * 16, [0.9, 0.1, 0.8, 0.2]), ("b" * 16, [0.9, 0.1, 0.8, 0.7])):
         rows = [
-            {"cell_id": cell, "attempt": 1, "split": "test", "image": i, "y_true": int(i in (0, 2, 3)), "score": score}
+            {
+                "cell_id": cell,
+                "attempt": 1,
+                "split": "test",
+                "image": i,
+                "y_true": int(i in (0, 2, 3)),
+                "score": score,
+            }
             for i, score in enumerate(scores)
         ]
         store.write("predictions", "s", f"{cell}-1", rows)
-        store.write("trials", "s", f"{cell}-1", [{"cell_id": cell, "attempt": 1, "status": "completed"}])
+        store.write(
+            "trials", "s", f"{cell}-1", [{"cell_id": cell, "attempt": 1, "status": "completed"}]
+        )
     return store
 
 
@@ -43,7 +52,9 @@ def test_a_query_counts_what_the_rows_hold(filled: Store) -> None:
 def test_every_table_is_a_view_even_where_the_store_holds_no_row_of_it(store: Store) -> None:
     for table in ("trials", "epochs", "predictions", "images", "cells"):
         assert query.run(store, f"select count(*) as n from {table}").to_pylist() == [{"n": 0}]
-    assert "cell_id" in {row["column_name"] for row in query.run(store, "describe trials").to_pylist()}
+    assert "cell_id" in {
+        row["column_name"] for row in query.run(store, "describe trials").to_pylist()
+    }
 
 
 def test_a_column_that_an_older_file_lacks_is_null(filled: Store) -> None:
@@ -64,7 +75,9 @@ def test_a_file_of_a_later_version_is_refused_where_a_query_names_its_table(fill
     file = filled.root / "trials" / "s" / ("b" * 16 + "-1.parquet")
     pq.write_table(pq.read_table(file).replace_schema_metadata({VERSION_KEY: b"99"}), file)
     assert query.run(filled, "select count(*) as n from predictions").to_pylist() == [{"n": 8}]
-    with pytest.raises(StoreError, match=rf"{file} was written by a later casting_tune \(schema 99\)"):
+    with pytest.raises(
+        StoreError, match=rf"{file} was written by a later casting_tune \(schema 99\)"
+    ):
         query.run(filled, "select count(*) from trials")
 
 
@@ -102,7 +115,9 @@ def test_a_later_schema_is_refused_in_every_table_by_query_and_by_every_reader_o
         assert store.read(other).num_rows == 1
 
 
-def test_a_schema_version_that_is_no_number_is_one_line(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_schema_version_that_is_no_number_is_one_line(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_later(store, "trials", b"two")
     code, _, err = call(capsys, "query", "select * from trials", "--results", store.root)
     assert (code, err.count("\n")) == (StoreError.exit_code, 1)
@@ -150,7 +165,9 @@ def test_only_a_select_is_taken(sql: str, filled: Store, tmp_path: Path) -> None
         "select * from connection",
     ],
 )
-def test_a_query_reaches_no_file_and_no_variable_of_ours(sql: str, filled: Store, tmp_path: Path) -> None:
+def test_a_query_reaches_no_file_and_no_variable_of_ours(
+    sql: str, filled: Store, tmp_path: Path
+) -> None:
     file = tmp_path / "secret.csv"
     file.write_text("a,b\nsecret,1\n")
     with pytest.raises(UsageError) as refused:
@@ -160,9 +177,15 @@ def test_a_query_reaches_no_file_and_no_variable_of_ours(sql: str, filled: Store
 
 @pytest.mark.parametrize(
     ("sql", "says"),
-    [("selec 1", "syntax error"), ("select bacbone from trials", "backbone"), ("select * from trails", "trials")],
+    [
+        ("selec 1", "syntax error"),
+        ("select bacbone from trials", "backbone"),
+        ("select * from trails", "trials"),
+    ],
 )
-def test_an_error_of_sql_is_one_line_with_the_nearest_name(sql: str, says: str, filled: Store) -> None:
+def test_an_error_of_sql_is_one_line_with_the_nearest_name(
+    sql: str, says: str, filled: Store
+) -> None:
     with pytest.raises(UsageError) as refused:
         query.run(filled, sql)
     assert says in str(refused.value)
@@ -179,14 +202,22 @@ def test_the_schema_of_a_view_is_the_stores(filled: Store) -> None:
     assert query.run(filled, "select * from predictions").schema.names == PREDICTIONS.names
 
 
-def test_the_command_writes_every_format(filled: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_writes_every_format(
+    filled: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     sql = "select cell_id, count(*) as n from predictions group by cell_id order by 1"
     words = ("query", sql, "--results", filled.root)
-    assert "aaaaaaaaaaaaaaaa  4" in " ".join(call(capsys, *words)[1].split("\n")[2].split()).replace(" 4", "  4")
+    assert "aaaaaaaaaaaaaaaa  4" in " ".join(
+        call(capsys, *words)[1].split("\n")[2].split()
+    ).replace(" 4", "  4")
     for form in ("csv", "json", "md", "parquet"):
         assert call(capsys, *words, "--format", form, "--out", tmp_path / form)[0] == 0
     expected = pd.DataFrame({"cell_id": ["a" * 16, "b" * 16], "n": [4, 4]})
-    for read in (pd.read_csv(tmp_path / "csv"), pd.read_json(tmp_path / "json"), pd.read_parquet(tmp_path / "parquet")):
+    for read in (
+        pd.read_csv(tmp_path / "csv"),
+        pd.read_json(tmp_path / "json"),
+        pd.read_parquet(tmp_path / "parquet"),
+    ):
         pd.testing.assert_frame_equal(read, expected, check_dtype=False)
     assert json.loads(call(capsys, *words, "--json")[1]) == expected.to_dict("records")
     assert call(capsys, *words, "--format", "parquet")[0] == 2

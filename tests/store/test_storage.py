@@ -24,7 +24,9 @@ ROW = {"cell_id": "a1", "attempt": 1, "sweep": "s", "status": "completed"}
 
 @pytest.fixture(params=["folder", "bucket"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Folder | Bucket:
-    return storage.at(tmp_path / "results" if request.param == "folder" else request.getfixturevalue("bucket"))
+    return storage.at(
+        tmp_path / "results" if request.param == "folder" else request.getfixturevalue("bucket")
+    )
 
 
 @pytest.fixture
@@ -70,7 +72,9 @@ class Weather:
 
         return lose
 
-    def _pass_on(self, source: socket.socket, target: socket.socket, see: Callable[[bytes], object]) -> None:
+    def _pass_on(
+        self, source: socket.socket, target: socket.socket, see: Callable[[bytes], object]
+    ) -> None:
         with contextlib.suppress(OSError):
             while content := source.recv(65536):
                 if self.cut:
@@ -134,7 +138,10 @@ def test_a_lock_is_one_holders_and_the_other_is_told_whose(place: Folder | Bucke
     if isinstance(place, Folder):
         place.root.mkdir()
     with place.hold("s", "process 7 on press", print):
-        with pytest.raises(Held, match="process 7 on press"), place.hold("s", "process 8 on oven", print):
+        with (
+            pytest.raises(Held, match="process 7 on press"),
+            place.hold("s", "process 8 on oven", print),
+        ):
             pass
         with place.hold("another", "process 8 on oven", print):
             pass
@@ -142,7 +149,9 @@ def test_a_lock_is_one_holders_and_the_other_is_told_whose(place: Folder | Bucke
         pass
 
 
-def test_a_lock_in_a_bucket_whose_process_died_ends_by_itself(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_in_a_bucket_whose_process_died_ends_by_itself(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     place = storage.at(bucket)
     assert isinstance(place, Bucket)
     with contextlib.ExitStack() as dead:
@@ -167,7 +176,9 @@ def test_who_could_not_reach_the_bucket_for_too_long_learns_that_its_sweep_is_an
     with elsewhere.hold("s", "process 8 on oven", pytest.fail):
         weather.cut = False
         assert learned.wait(5)
-        with pytest.raises(StoreError, match=r"could not reach s3.*sweep 's' is being run by process 8 on oven now"):
+        with pytest.raises(
+            StoreError, match=r"could not reach s3.*sweep 's' is being run by process 8 on oven now"
+        ):
             running.__exit__(None, None, None)
 
 
@@ -209,7 +220,10 @@ def test_a_store_in_a_bucket_holds_rows_as_a_folder_does(bucket: str) -> None:
     assert store.completed() == {"a1"}
     assert store.next_attempt("a1") == 2
     assert store.attempts_since("a1", 0, epochs=3) == range(1, 2)
-    assert store.read_cell("trials", "a1", range(1, 3), epochs=3).to_pylist() == store.read("trials").to_pylist()
+    assert (
+        store.read_cell("trials", "a1", range(1, 3), epochs=3).to_pylist()
+        == store.read("trials").to_pylist()
+    )
     assert [file.name for file in store.files("trials")] == ["a1-1.parquet"]
     assert store.names("") == ["trials/s/a1-1.parquet"]
 
@@ -249,7 +263,9 @@ def test_a_full_spool_is_said_in_one_line(
 
     weather.cut = True
     monkeypatch.setattr(Folder, "put", full)
-    with pytest.raises(StoreError, match=r"Cannot write .*Nor can .*spool hold it: .*No space left"):
+    with pytest.raises(
+        StoreError, match=r"Cannot write .*Nor can .*spool hold it: .*No space left"
+    ):
         Store(bucket).write("trials", "s", "a1-1", [ROW])
 
 
@@ -263,10 +279,14 @@ def test_a_spooled_file_whose_name_was_taken_is_kept_apart_and_not_lost(
     other = storage.at(bucket)
     other.put("trials/s/a1-1.parquet", pa.py_buffer(b"of another machine"))
     store.settle()
-    assert [name.partition("~")[0] for name in store.names("quarantine")] == ["quarantine/trials/s/a1-1.parquet"]
+    assert [name.partition("~")[0] for name in store.names("quarantine")] == [
+        "quarantine/trials/s/a1-1.parquet"
+    ]
 
 
-def test_an_answer_that_is_lost_neither_doubles_nor_refuses_a_row(bucket: str, weather: Weather) -> None:
+def test_an_answer_that_is_lost_neither_doubles_nor_refuses_a_row(
+    bucket: str, weather: Weather
+) -> None:
     store = Store(bucket)
     weather.lose_answers = 1
     store.write("trials", "s", "a1-1", [ROW])
@@ -274,7 +294,9 @@ def test_an_answer_that_is_lost_neither_doubles_nor_refuses_a_row(bucket: str, w
     assert store.read("trials")["cell_id"].to_pylist() == ["a1"]
 
 
-def test_a_network_that_comes_back_within_the_patience_is_not_noticed(bucket: str, weather: Weather) -> None:
+def test_a_network_that_comes_back_within_the_patience_is_not_noticed(
+    bucket: str, weather: Weather
+) -> None:
     store = Store(bucket)
     weather.cut = True
     timer = threading.Timer(0.6, lambda: setattr(weather, "cut", False))
@@ -285,7 +307,9 @@ def test_a_network_that_comes_back_within_the_patience_is_not_noticed(bucket: st
     assert store.completed() == {"a1"}
 
 
-def test_a_checkpoint_goes_to_the_bucket_and_to_another_machine(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_goes_to_the_bucket_and_to_another_machine(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     here = Store(bucket)
     file = here.checkpoint("a1")
     file.parent.mkdir(parents=True)
@@ -302,10 +326,19 @@ def test_a_checkpoint_goes_to_the_bucket_and_to_another_machine(bucket: str, mon
     assert not there.fetch(there.checkpoint("a1")).exists()
 
 
-def test_an_error_about_a_bucket_names_its_address_and_no_folder_of_this_machine(bucket: str) -> None:
+def test_an_error_about_a_bucket_names_its_address_and_no_folder_of_this_machine(
+    bucket: str,
+) -> None:
     store, place = Store(bucket), storage.at(bucket)
     store.write("trials", "s", "a1-1", [ROW | {"status": "error"}])
-    asked = {"run_id": "r", "sweep": "s", "dataset_id": "d", "cell_id": "a1", "position": 0, "kind": "cell"}
+    asked = {
+        "run_id": "r",
+        "sweep": "s",
+        "dataset_id": "d",
+        "cell_id": "a1",
+        "position": 0,
+        "kind": "cell",
+    }
     store.write("cells", "s", "r", [asked | {"quick": False}])
     later = pa.table({"cell_id": ["a1"]}).replace_schema_metadata({VERSION_KEY: b"99"})
     place.put("epochs/s/a1-1-1.parquet", serialised(later))
@@ -323,9 +356,16 @@ def test_an_error_about_a_bucket_names_its_address_and_no_folder_of_this_machine
     wrong: dict[str, Callable[[], object]] = {
         f"'{bucket}'": lambda: selection.best(store, "s"),
         f"of '{bucket}'": lambda: completed._pack(
-            store, {"cell_id": "a1", "dataset_id": "d"}, images=None, pack_size=None, skip_bad=False, on_progress=None
+            store,
+            {"cell_id": "a1", "dataset_id": "d"},
+            images=None,
+            pack_size=None,
+            skip_bad=False,
+            on_progress=None,
         ),
-        f"{bucket}/trials/s/a1-1.parquet is there already": lambda: store.write("trials", "s", "a1-1", [ROW]),
+        f"{bucket}/trials/s/a1-1.parquet is there already": lambda: store.write(
+            "trials", "s", "a1-1", [ROW]
+        ),
         f"{bucket}/epochs/s/a1-1-1.parquet was written by a later": lambda: store.read("epochs"),
         f"{bucket}/predictions/s/a1-1.parquet cannot be read": lambda: store.read("predictions"),
         f"{bucket}/nothing": lambda: store.move("nothing", "something"),

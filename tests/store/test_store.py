@@ -57,7 +57,9 @@ def test_plain_readers_read_the_folder_while_a_temporary_file_lies_in_it(store: 
     place = store.write("trials", "s", "a1-1", [ROW])
     (place.parent / f".{place.name}.1234").write_bytes(b"PAR1 half a file")
     assert list(pd.read_parquet(store.root / "trials")["cell_id"]) == ["a1"]
-    assert duckdb.sql(f"select cell_id from '{store.root}/trials/*/*.parquet'").fetchall() == [("a1",)]
+    assert duckdb.sql(f"select cell_id from '{store.root}/trials/*/*.parquet'").fetchall() == [
+        ("a1",)
+    ]
 
 
 def test_every_file_says_its_schema_version(store: Store) -> None:
@@ -112,7 +114,9 @@ def test_a_column_that_a_later_version_added_is_null_in_older_files(store: Store
 def test_a_file_of_a_later_schema_is_refused_with_the_way_out(store: Store) -> None:
     place = store.root / "trials" / "s" / "a1-1.parquet"
     place.parent.mkdir(parents=True)
-    later = pa.table({"cell_id": ["a1"]}).replace_schema_metadata({"casting_tune.schema_version": "99"})
+    later = pa.table({"cell_id": ["a1"]}).replace_schema_metadata(
+        {"casting_tune.schema_version": "99"}
+    )
     pq.write_table(later, place)
     with pytest.raises(StoreError, match="schema 99"):
         store.read("trials")
@@ -139,15 +143,20 @@ def test_a_store_file_that_may_not_be_read_is_not_told_to_be_moved_away(
     file = store.root / "trials" / "s" / "a-1.parquet"
     monkeypatch.setattr(pq, "ParquetFile", refused)
     with pytest.raises(
-        StoreError, match=f"^Cannot read '{file}': permission denied. Give this account read permission"
+        StoreError,
+        match=f"^Cannot read '{file}': permission denied. Give this account read permission",
     ):
         store.read("trials")
-    monkeypatch.setattr(os, "stat", refused)  # of a folder that may not be searched: it may hold attempts
+    monkeypatch.setattr(
+        os, "stat", refused
+    )  # of a folder that may not be searched: it may hold attempts
     with pytest.raises(StoreError, match="Permission denied"):
         store.attempts_since("a", 0, epochs=1)
 
 
-def test_what_a_later_version_made_a_setting_was_its_default_before(store: Store, tmp_path: Path) -> None:
+def test_what_a_later_version_made_a_setting_was_its_default_before(
+    store: Store, tmp_path: Path
+) -> None:
     written = store.write("trials", "s", "a1-1", [ROW | {"backbone": "vgg16"}])
     old = pq.read_table(written).drop_columns(["rotation_deg", "micro_batch"])
     written.unlink()
@@ -160,11 +169,30 @@ def test_the_attempts_of_a_cell_are_found_by_their_names_and_no_folder_is_listed
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at = datetime(2026, 1, 1, tzinfo=UTC)
-    store.write("trials", "s", "a1-1", [{"cell_id": "a1", "attempt": 1, "status": "error", "started_at": at}])
-    store.write("predictions", "s", "a1-2", [{"cell_id": "a1", "attempt": 2, "image": 0}])  # died before its row
-    store.write("epochs", "other", "a1-3-4", [{"cell_id": "a1", "attempt": 3, "epoch": 4}])  # went on, and died
-    store.write("trials", "other", "a1-4", [{"cell_id": "a1", "attempt": 4, "status": "completed", "started_at": at}])
-    store.write("trials", "s", "a12-5", [{"cell_id": "a12", "attempt": 5, "status": "completed", "started_at": at}])
+    store.write(
+        "trials",
+        "s",
+        "a1-1",
+        [{"cell_id": "a1", "attempt": 1, "status": "error", "started_at": at}],
+    )
+    store.write(
+        "predictions", "s", "a1-2", [{"cell_id": "a1", "attempt": 2, "image": 0}]
+    )  # died before its row
+    store.write(
+        "epochs", "other", "a1-3-4", [{"cell_id": "a1", "attempt": 3, "epoch": 4}]
+    )  # went on, and died
+    store.write(
+        "trials",
+        "other",
+        "a1-4",
+        [{"cell_id": "a1", "attempt": 4, "status": "completed", "started_at": at}],
+    )
+    store.write(
+        "trials",
+        "s",
+        "a12-5",
+        [{"cell_id": "a12", "attempt": 5, "status": "completed", "started_at": at}],
+    )
     whole = store.read("trials", cell_ids=["a1"])
 
     def listed(*_: object) -> list[str]:
@@ -177,14 +205,18 @@ def test_the_attempts_of_a_cell_are_found_by_their_names_and_no_folder_is_listed
     rows = store.read_cell("trials", "a1", range(1, 5), epochs=4)
     assert rows.sort_by("attempt").to_pylist() == whole.sort_by("attempt").to_pylist()
     assert store.read_cell("trials", "a1", range(2, 4), epochs=4).num_rows == 0
-    assert store.read_cell("epochs", "a1", range(1, 5), epochs=4, columns=["epoch"]).to_pylist() == [{"epoch": 4}]
+    assert store.read_cell(
+        "epochs", "a1", range(1, 5), epochs=4, columns=["epoch"]
+    ).to_pylist() == [{"epoch": 4}]
     completed = store.completed_since("a1", 1, epochs=4)
     assert completed is not None
     assert completed["attempt"] == 4
     assert store.completed_since("a1", 4, epochs=4) is None
 
 
-def test_a_file_of_another_name_among_the_rows_is_no_attempt_and_stops_no_sweep(store: Store) -> None:
+def test_a_file_of_another_name_among_the_rows_is_no_attempt_and_stops_no_sweep(
+    store: Store,
+) -> None:
     store.write("trials", "s", "a1-2", [ROW])
     store.write("epochs", "s", "a1-3-1", [])
     store.write("trials", "s", "notes", [])

@@ -33,7 +33,9 @@ def change(store: Store, file: str, **columns: object) -> None:
     rows = pq.read_table(store.root / file)
     for name, value in columns.items():
         position = rows.schema.get_field_index(name)
-        rows = rows.set_column(position, rows.schema.field(name), pa.array([value] * rows.num_rows, rows[name].type))
+        rows = rows.set_column(
+            position, rows.schema.field(name), pa.array([value] * rows.num_rows, rows[name].type)
+        )
     pq.write_table(rows, store.root / file, write_page_checksum=True)
 
 
@@ -58,7 +60,11 @@ def test_a_migrated_store_holds_the_same_rows_under_todays_schema_and_the_old_on
     for table in set(SCHEMAS) - {"probes"}:
         schema = SCHEMAS[table]
         rows = pq.read_table(OLD / next((OLD / table).rglob("*.parquet")))
-        assert new.read(table).select(rows.column_names).equals(rows.cast(pa.schema(list(rows.schema))))
+        assert (
+            new.read(table)
+            .select(rows.column_names)
+            .equals(rows.cast(pa.schema(list(rows.schema))))
+        )
         assert pq.read_schema(str(new.files(table)[0])).equals(schema)
     assert verify.verify(new).versions == {SCHEMA_VERSION: 5}
     assert {name: (old.root / name).read_bytes() for name in old.names("")} == before
@@ -153,7 +159,9 @@ def test_what_a_killed_process_left_is_no_fault_and_goes_aside_too(old: Store) -
 
 def test_a_file_of_a_later_version_is_named_and_left_where_it_is(old: Store) -> None:
     rows = pq.read_table(old.root / TRIAL)
-    pq.write_table(rows.replace_schema_metadata({"casting_tune.schema_version": "99"}), old.root / TRIAL)
+    pq.write_table(
+        rows.replace_schema_metadata({"casting_tune.schema_version": "99"}), old.root / TRIAL
+    )
     report = verify.verify(old)
     assert ("later", TRIAL) in [(finding.kind, finding.file) for finding in report.findings]
     verify.quarantine(old, report)
@@ -172,7 +180,9 @@ def test_what_a_sweep_was_still_writing_as_it_was_read_is_not_moved(old: Store) 
     content = (old.root / TRIAL).read_bytes()
     (old.root / TRIAL).unlink()
     report = verify.verify(old)
-    assert [(finding.kind, finding.moves) for finding in report.findings] == [("leftover", (PREDICTED,))]
+    assert [(finding.kind, finding.moves) for finding in report.findings] == [
+        ("leftover", (PREDICTED,))
+    ]
     (old.root / TRIAL).write_bytes(content)
     assert verify.quarantine(old, report) == []
     assert found(old) == []
@@ -180,7 +190,9 @@ def test_what_a_sweep_was_still_writing_as_it_was_read_is_not_moved(old: Store) 
 
 def test_a_reader_that_meets_a_broken_file_names_the_command_that_moves_it(old: Store) -> None:
     (old.root / TRIAL).write_bytes(b"")
-    with pytest.raises(StoreError, match="casting-tune store verify --quarantine --results") as refused:
+    with pytest.raises(
+        StoreError, match="casting-tune store verify --quarantine --results"
+    ) as refused:
         old.completed()
     assert "\n" not in str(refused.value)
 

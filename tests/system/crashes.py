@@ -1,8 +1,9 @@
 """Makes every step of a run fail once, in every way, and looks at what is left: python tests/crashes.py FOLDER STRIDE.
 
-With STRIDE 1 every step in every way; with 4 each step in one of the ways. Not a test itself: test_crash.py runs it as
-a process of its own, so that forks find one thread and no OpenMP at work.
-Prints a JSON object: how many injections were survived, of what kind. Ends with a traceback at the first that was not.
+With STRIDE 1 every step in every way; with 4 each step in one of the ways. Not a test itself:
+test_crash.py runs it as a process of its own, so that forks find one thread and no OpenMP at work.
+Prints a JSON object: how many injections were survived, of what kind. Ends with a traceback at the
+first that was not.
 """
 
 from __future__ import annotations
@@ -47,7 +48,15 @@ epochs = 2
 seed = [0, 1]
 """
 KINDS = ("kill -9", "ENOSPC", "EIO", "exception")
-TIMES = ("_s", "started_at", "ended_at", "peak_memory_bytes", "latency_batch_images", "resumed_from", "attempt")
+TIMES = (
+    "_s",
+    "started_at",
+    "ended_at",
+    "peak_memory_bytes",
+    "latency_batch_images",
+    "resumed_from",
+    "attempt",
+)
 
 
 class Small(nn.Module):
@@ -123,7 +132,11 @@ def rows(root: Path, table: str) -> list[dict[str, Any]]:
 
 
 def completed(root: Path) -> list[tuple[str, int]]:
-    return [(row["cell_id"], row["attempt"]) for row in rows(root, "trials") if row["status"] == "completed"]
+    return [
+        (row["cell_id"], row["attempt"])
+        for row in rows(root, "trials")
+        if row["status"] == "completed"
+    ]
 
 
 def truth(root: Path) -> set[tuple[Any, ...]]:
@@ -171,7 +184,9 @@ def main(folder: Path, stride: int, kinds: tuple[str, ...]) -> None:
     registry.build = build  # type: ignore[assignment]
     (folder / "crash.toml").write_text(SWEEP)
     synthetic.draw(folder / "castings", n_images=40, size_px=32, seed=1)
-    assert in_child(folder, lambda _: None, reached=folder / "steps") == 0, (folder / "error").read_text()
+    assert in_child(folder, lambda _: None, reached=folder / "steps") == 0, (
+        folder / "error"
+    ).read_text()
     n_steps = int((folder / "steps").read_text())
     untouched = truth(folder / "results")
     shutil.copytree(folder / "results" / "packs", folder / "packs")
@@ -200,10 +215,18 @@ def main(folder: Path, stride: int, kinds: tuple[str, ...]) -> None:
             assert truth(root) == untouched, where
             again = completed(root)
             assert done <= set(again), where
-            assert len(again) == len({cell for cell, _ in again}), where  # a done cell never runs again
-            assert sorted(path.name for path in folder.iterdir() if path.name != "error") == around, where
+            assert len(again) == len({cell for cell, _ in again}), (
+                where
+            )  # a done cell never runs again
+            assert (
+                sorted(path.name for path in folder.iterdir() if path.name != "error") == around
+            ), where
             survived[kind] += 1
-    print(json.dumps({"steps": n_steps, "survived": survived, "seconds": time.perf_counter() - started}))
+    print(
+        json.dumps(
+            {"steps": n_steps, "survived": survived, "seconds": time.perf_counter() - started}
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -2,10 +2,11 @@
 
     python -c "from tests.system.node_deaths import main; main()" FOLDER --kills 20 --seed 7
 
-A head on which no trial runs, three workers with a made-up GPU each. A worker that trains is removed without grace and
-another takes its place; then the sweep goes on. Trials write what a real one writes, in milliseconds. Not a test:
-test_nodes.py runs it in a process of its own, since Ray reads its token once a process. Prints a JSON object: of each
-kill the node and the cells that were training there, and how the cells ended.
+A head on which no trial runs, three workers with a made-up GPU each. A worker that trains is
+removed without grace and another takes its place; then the sweep goes on. Trials write what a real
+one writes, in milliseconds. Not a test: test_nodes.py runs it in a process of its own, since Ray
+reads its token once a process. Prints a JSON object: of each kill the node and the cells that were
+training there, and how the cells ended.
 """
 
 from __future__ import annotations
@@ -64,17 +65,30 @@ def quick_trial(config: TrialConfig, packed: Pack, store: Store, **more: Any) ->
     known = set(store.read("epochs", columns=["epoch"], cell_ids=[cell])["epoch"].to_pylist())
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     n_done = int(checkpoint.read_text()) if checkpoint.exists() else 0
-    for epoch in range(max(1, n_done), config.epochs + 1):  # the last one again: its row may be missing
+    for epoch in range(
+        max(1, n_done), config.epochs + 1
+    ):  # the last one again: its row may be missing
         if epoch > n_done:
             time.sleep(EPOCH_S)
             beside = checkpoint.with_suffix(f".{attempt}")
             beside.write_text(str(epoch))
             beside.replace(checkpoint)
         if epoch not in known:
-            row = {"cell_id": cell, "attempt": attempt, "epoch": epoch, "ended_at": datetime.now(UTC)}
+            row = {
+                "cell_id": cell,
+                "attempt": attempt,
+                "epoch": epoch,
+                "ended_at": datetime.now(UTC),
+            }
             store.write("epochs", sweep, f"{cell}-{attempt}-{epoch}", [row])
         more["on_epoch"](replace(EPOCH, epoch=epoch))
-    row = {"cell_id": cell, "attempt": attempt, "sweep": sweep, "status": "completed", "resumed_from": n_done}
+    row = {
+        "cell_id": cell,
+        "attempt": attempt,
+        "sweep": sweep,
+        "status": "completed",
+        "resumed_from": n_done,
+    }
     store.write("trials", sweep, f"{cell}-{attempt}", [row])
     store.drop(checkpoint)
     return row
@@ -83,8 +97,14 @@ def quick_trial(config: TrialConfig, packed: Pack, store: Store, **more: Any) ->
 @contextlib.contextmanager
 def cluster() -> Iterator[Any]:
     """Give a head and its workers behind a token; their files are gone afterwards."""
-    folder = tempfile.mkdtemp(prefix="ct-")  # else Ray notes the address where others' "auto" finds it
-    os.environ |= {"RAY_TMPDIR": folder, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    folder = tempfile.mkdtemp(
+        prefix="ct-"
+    )  # else Ray notes the address where others' "auto" finds it
+    os.environ |= {
+        "RAY_TMPDIR": folder,
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+    }
     os.environ |= ray_cluster.ENVIRONMENT
     from ray.cluster_utils import Cluster
 
@@ -133,7 +153,9 @@ def swept(
     def sweep() -> None:
         try:
             resources = Resources(cpus=1, gpus=1)
-            ray_tune.run_ray(work, packed, resources=resources, address=made.address, on_event=events.append)
+            ray_tune.run_ray(
+                work, packed, resources=resources, address=made.address, on_event=events.append
+            )
         except BaseException as error:
             failed.append(error)
 
@@ -146,12 +168,17 @@ def swept(
             time.sleep(0.05)
         time.sleep(chance.uniform(0, 2 * EPOCH_S))
         busy = training(work.store)
-        victims = sorted((node for node in made.worker_nodes if node.node_id in busy), key=lambda node: node.node_id)
+        victims = sorted(
+            (node for node in made.worker_nodes if node.node_id in busy),
+            key=lambda node: node.node_id,
+        )
         if thread.is_alive() and len(kills) < n_kills and victims:
             victim = chance.choice(victims)
             made.remove_node(victim, allow_graceful=False)
             # a cell that completed there between the look and the node's end lost nothing
-            survived = work.store.completed() & {c for c, n in last_nodes(work.store).items() if n == victim.node_id}
+            survived = work.store.completed() & {
+                c for c, n in last_nodes(work.store).items() if n == victim.node_id
+            }
             if cells := [cell for cell in busy[victim.node_id] if cell not in survived]:
                 kills.append({"node": victim.node_id, "cells": cells})
             add_node(made)
@@ -168,7 +195,9 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--epochs", type=int, default=25)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--backbone", default="vgg16", help="timm:... trains it; any other name only writes rows")
+    parser.add_argument(
+        "--backbone", default="vgg16", help="timm:... trains it; any other name only writes rows"
+    )
     asked = parser.parse_args()
     chance = random.Random(asked.seed)
     synthetic.draw(asked.folder / "castings", n_images=40, size_px=32, seed=1)
@@ -196,6 +225,8 @@ def main() -> None:
             now, events = swept(made, work, packed, n_kills=n_kills, chance=chance)
             assert now, "No node died: the sweep was too short, or its trials failed."
             kills += now
-            endings += [[n_cells + event.task, event.status] for event in events if event.kind == "ended"]
+            endings += [
+                [n_cells + event.task, event.status] for event in events if event.kind == "ended"
+            ]
             n_cells += CELLS
     print(json.dumps({"n_cells": n_cells, "kills": kills, "endings": endings}))

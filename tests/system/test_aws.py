@@ -1,6 +1,7 @@
 """cluster.yaml on AWS without AWS: moto answers, and what Ray asked it for is read back.
 
-The account comes from clusters/account.yaml, by moto's CloudFormation; bootstrap, creation and termination are Ray's.
+The account comes from clusters/account.yaml, by moto's CloudFormation; bootstrap, creation and
+termination are Ray's.
 """
 
 from __future__ import annotations
@@ -81,7 +82,9 @@ def bootstrap(config: dict[str, Any]) -> dict[str, Any]:
     return dict(AWSNodeProvider.bootstrap_config(prepared))
 
 
-def start(provider: AWSNodeProvider, config: dict[str, Any], kind: str, count: int) -> list[dict[str, Any]]:
+def start(
+    provider: AWSNodeProvider, config: dict[str, Any], kind: str, count: int
+) -> list[dict[str, Any]]:
     """Start nodes of a kind as `ray up` and the autoscaler do, and return what EC2 then knows of them."""
     part = "head" if kind == config["head_node_type"] else "worker"
     node = config["available_node_types"][kind]["node_config"]
@@ -89,13 +92,19 @@ def start(provider: AWSNodeProvider, config: dict[str, Any], kind: str, count: i
         provider.create_node(node, {TAG_RAY_NODE_KIND: part}, 1)
     ids = provider.non_terminated_nodes({TAG_RAY_NODE_KIND: part})
     answer = boto3.client("ec2", REGION).describe_instances(InstanceIds=ids)
-    return [instance for reservation in answer["Reservations"] for instance in reservation["Instances"]]
+    return [
+        instance for reservation in answer["Reservations"] for instance in reservation["Instances"]
+    ]
 
 
 def doors(instance: dict[str, Any]) -> list[str]:
     groups = [group["GroupId"] for group in instance["SecurityGroups"]]
     answer = boto3.client("ec2", REGION).describe_security_groups(GroupIds=groups)
-    return [door for group in answer["SecurityGroups"] for door in cluster_check.open_doors(group["IpPermissions"])]
+    return [
+        door
+        for group in answer["SecurityGroups"]
+        for door in cluster_check.open_doors(group["IpPermissions"])
+    ]
 
 
 def test_head_and_spot_workers_are_asked_for_as_the_file_says_and_terminated(
@@ -106,37 +115,56 @@ def test_head_and_spot_workers_are_asked_for_as_the_file_says_and_terminated(
     (head,) = start(provider, config, "head", 1)
     workers = start(provider, config, "worker", 2)
     assert len(workers) == 2
-    assert (head["InstanceType"], {worker["InstanceType"] for worker in workers}) == ("m7i.xlarge", {"g6.xlarge"})
+    assert (head["InstanceType"], {worker["InstanceType"] for worker in workers}) == (
+        "m7i.xlarge",
+        {"g6.xlarge"},
+    )
     assert [node.get("InstanceLifecycle") for node in (head, *workers)] == [None, "spot", "spot"]
     for node in (head, *workers):
         assert node["MetadataOptions"]["HttpTokens"] == "required"
         assert [group["GroupId"] for group in node["SecurityGroups"]] == [account["SecurityGroup"]]
         assert node["Placement"]["AvailabilityZone"] in {f"{REGION}a", f"{REGION}b"}
-        assert node["ImageId"].startswith("resolve:ssm:/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver")
+        assert node["ImageId"].startswith(
+            "resolve:ssm:/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver"
+        )
         assert doors(node) == []
     assert head["IamInstanceProfile"]["Arn"].endswith("/casting-tune-head")
-    assert all(worker["IamInstanceProfile"]["Arn"].endswith("/casting-tune-worker") for worker in workers)
+    assert all(
+        worker["IamInstanceProfile"]["Arn"].endswith("/casting-tune-worker") for worker in workers
+    )
     assert [
-        profile["InstanceProfileName"] for profile in boto3.client("iam").list_instance_profiles()["InstanceProfiles"]
+        profile["InstanceProfileName"]
+        for profile in boto3.client("iam").list_instance_profiles()["InstanceProfiles"]
     ] == ["casting-tune-worker", "casting-tune-head"]
     (key,) = (tmp_path / ".ssh").glob("*.pem")
     assert key.stat().st_mode & 0o077 == 0
 
     provider.terminate_nodes(provider.non_terminated_nodes({}))
     answer = boto3.client("ec2", REGION).describe_instances()
-    states = [i["State"]["Name"] for reservation in answer["Reservations"] for i in reservation["Instances"]]
+    states = [
+        i["State"]["Name"]
+        for reservation in answer["Reservations"]
+        for i in reservation["Instances"]
+    ]
     assert states == ["terminated"] * 3  # stopped ones would go on costing their disks
 
 
-def test_workers_come_from_another_zone_where_the_first_has_none_left(account: dict[str, str], tmp_path: Path) -> None:
+def test_workers_come_from_another_zone_where_the_first_has_none_left(
+    account: dict[str, str], tmp_path: Path
+) -> None:
     config = bootstrap(filled(account, tmp_path))
     subnets = config["available_node_types"]["worker"]["node_config"]["SubnetIds"]
     answer = boto3.client("ec2", REGION).describe_subnets(SubnetIds=subnets)
-    assert {subnet["AvailabilityZone"] for subnet in answer["Subnets"]} == {f"{REGION}a", f"{REGION}b"}
+    assert {subnet["AvailabilityZone"] for subnet in answer["Subnets"]} == {
+        f"{REGION}a",
+        f"{REGION}b",
+    }
 
 
 def test_ssh_is_open_to_one_address_and_the_nodes_to_each_other(account: dict[str, str]) -> None:
-    answer = boto3.client("ec2", REGION).describe_security_groups(GroupIds=[account["SecurityGroup"]])
+    answer = boto3.client("ec2", REGION).describe_security_groups(
+        GroupIds=[account["SecurityGroup"]]
+    )
     rules = answer["SecurityGroups"][0]["IpPermissions"]
     (ssh,) = [rule for rule in rules if rule["IpRanges"]]
     assert (ssh["FromPort"], ssh["ToPort"], ssh["IpRanges"][0]["CidrIp"]) == (22, 22, HOME_ADDRESS)
@@ -145,14 +173,22 @@ def test_ssh_is_open_to_one_address_and_the_nodes_to_each_other(account: dict[st
 
 
 @pytest.mark.parametrize("door", ["ray's default", "a rule by hand"])
-def test_an_open_door_is_seen_on_the_nodes_that_ray_made(door: str, account: dict[str, str], tmp_path: Path) -> None:
+def test_an_open_door_is_seen_on_the_nodes_that_ray_made(
+    door: str, account: dict[str, str], tmp_path: Path
+) -> None:
     config = filled(account, tmp_path)
     if door == "ray's default":
         for kind in config["available_node_types"].values():
-            kind["node_config"] = {k: v for k, v in kind["node_config"].items() if k != "SecurityGroupIds"}
+            kind["node_config"] = {
+                k: v for k, v in kind["node_config"].items() if k != "SecurityGroupIds"
+            }
     else:
         boto3.client("ec2", REGION).authorize_security_group_ingress(
-            GroupId=account["SecurityGroup"], IpProtocol="tcp", FromPort=6379, ToPort=6379, CidrIp="0.0.0.0/0"
+            GroupId=account["SecurityGroup"],
+            IpProtocol="tcp",
+            FromPort=6379,
+            ToPort=6379,
+            CidrIp="0.0.0.0/0",
         )
     config = bootstrap(config)
     (head,) = start(AWSNodeProvider(config["provider"], config["cluster_name"]), config, "head", 1)
@@ -160,7 +196,9 @@ def test_an_open_door_is_seen_on_the_nodes_that_ray_made(door: str, account: dic
     assert doors(head) == [f"tcp {port}-{port} from 0.0.0.0/0"]
 
 
-def test_a_node_may_use_one_bucket_and_only_the_head_may_start_nodes(account: dict[str, str]) -> None:
+def test_a_node_may_use_one_bucket_and_only_the_head_may_start_nodes(
+    account: dict[str, str],
+) -> None:
     iam = boto3.client("iam")
 
     def rights(role: str) -> list[dict[str, Any]]:
@@ -169,7 +207,10 @@ def test_a_node_may_use_one_bucket_and_only_the_head_may_start_nodes(account: di
             for name in iam.list_role_policies(RoleName=role)["PolicyNames"]
         ]
         assert iam.list_attached_role_policies(RoleName=role)["AttachedPolicies"] == []
-        parsed = [json.loads(document) if isinstance(document, str) else document for document in documents]
+        parsed = [
+            json.loads(document) if isinstance(document, str) else document
+            for document in documents
+        ]
         return [statement for document in parsed for statement in document["Statement"]]
 
     bucket = f"arn:aws:s3:::{account['Bucket']}"
@@ -186,12 +227,19 @@ def test_a_node_may_use_one_bucket_and_only_the_head_may_start_nodes(account: di
     assert passed["Resource"].endswith("role/casting-tune-worker")
 
 
-def test_the_head_tags_what_it_starts_and_never_makes_another_instance_its_own(account: dict[str, str]) -> None:
+def test_the_head_tags_what_it_starts_and_never_makes_another_instance_its_own(
+    account: dict[str, str],
+) -> None:
     """Terminating asks for the cluster's name as a tag: who could set that tag could end any instance."""
     del account
-    policy = boto3.client("iam").get_role_policy(RoleName="casting-tune-head", PolicyName="casting-tune-workers")
+    policy = boto3.client("iam").get_role_policy(
+        RoleName="casting-tune-head", PolicyName="casting-tune-workers"
+    )
     statements = cast("Any", policy["PolicyDocument"])["Statement"]
-    conditions = {action: [s.get("Condition") for s in statements if action in s["Action"]] for action in MAY_HARM}
+    conditions = {
+        action: [s.get("Condition") for s in statements if action in s["Action"]]
+        for action in MAY_HARM
+    }
     of_the_cluster = {"ec2:ResourceTag/ray-cluster-name": "casting-tune"}
     noted = ["ray-node-status", "ray-runtime-config", "ray-file-mounts-contents"]
     assert conditions == {

@@ -1,7 +1,8 @@
 """170 bad or odd inputs, given to the command line: one line on stderr, an exit code, and nothing lost.
 
-Where an odd input is a fair one (a turned photograph, a palette), the case says what is right instead. What a room
-answers to its own caller is tested beside that room; here every case goes through `casting-tune` itself.
+Where an odd input is a fair one (a turned photograph, a palette), the case says what is right
+instead. What a room answers to its own caller is tested beside that room; here every case goes
+through `casting-tune` itself.
 """
 
 from __future__ import annotations
@@ -36,8 +37,15 @@ Say = pytest.CaptureFixture[str]
 
 def digests(folder: Path) -> dict[str, str]:
     """Return the SHA-256 of every file below a folder but locks, by its path; a folder that is not there has none."""
-    files = (file for file in folder.rglob("*") if file.is_file() and not file.name.startswith(".running-"))
-    return {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    files = (
+        file
+        for file in folder.rglob("*")
+        if file.is_file() and not file.name.startswith(".running-")
+    )
+    return {
+        str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in files
+    }
 
 
 def refused(capsys: Say, *words: object, code: int, tells: tuple[str, ...], keeps: Path) -> None:
@@ -231,17 +239,36 @@ UNHEEDED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 
 @pytest.mark.parametrize("case", UNHEEDED)
 def test_an_option_that_nothing_would_heed_is_refused(
-    case: str, tiny: Path, drawn: Path, trained: Store, tmp_path: Path, capsys: Say, monkeypatch: pytest.MonkeyPatch
+    case: str,
+    tiny: Path,
+    drawn: Path,
+    trained: Store,
+    tmp_path: Path,
+    capsys: Say,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("CASTING_TUNE_DATA", raising=False)  # it is as good as --data
     monkeypatch.setattr("casting_tune.execution.nodes.capacity", lambda *_, **__: (2, 0))
     words, tells = UNHEEDED[case]
-    cell = next(row["cell_id"] for row in trained.read("trials").to_pylist() if row["backbone"].startswith("timm:"))
+    cell = next(
+        row["cell_id"]
+        for row in trained.read("trials").to_pylist()
+        if row["backbone"].startswith("timm:")
+    )
     bare, out = tmp_path / "bare.toml", tmp_path / "out"
     bare.write_text(FIXED + "augmentation = 'only flip'\n")
     out.mkdir()
-    given = {"CELL": cell, "OUT": out, "OUT/x": out / "x", "IMAGE": min((drawn / "test").rglob("*.*g"))}
-    given |= {"TINY": tiny, "BARE": bare, "LOCAL": Path(__file__).parent.parent.parent / "clusters" / "local.yaml"}
+    given = {
+        "CELL": cell,
+        "OUT": out,
+        "OUT/x": out / "x",
+        "IMAGE": min((drawn / "test").rglob("*.*g")),
+    }
+    given |= {
+        "TINY": tiny,
+        "BARE": bare,
+        "LOCAL": Path(__file__).parent.parent.parent / "clusters" / "local.yaml",
+    }
     asked = [given.get(word, word) for word in words]
     store = () if words[0] in ("fetch", "predict", "cluster") else ("--results", trained.root)
     refused(capsys, *asked, *store, code=2, tells=tells, keeps=trained.root)
@@ -262,7 +289,13 @@ def test_an_option_that_nothing_would_heed_is_refused(
     ],
 )
 def test_a_results_folder_that_cannot_be_one_is_refused(
-    results: str, tells: str, tiny: Path, drawn: Path, tmp_path: Path, capsys: Say, monkeypatch: pytest.MonkeyPatch
+    results: str,
+    tells: str,
+    tiny: Path,
+    drawn: Path,
+    tmp_path: Path,
+    capsys: Say,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     words = ("sweep", tiny, "--data", drawn, "--results", results, "--inline")
@@ -271,16 +304,28 @@ def test_a_results_folder_that_cannot_be_one_is_refused(
 
 INSIDE = {
     "a sweep": ("--results", "sweep {tiny} --data {data} --inline --results {data}/results"),
-    "a sweep into the image folder itself": ("--results", "sweep {tiny} --data {data} --results {data} --inline"),
-    "the plan of a sweep": ("--results", "sweep {tiny} --data {data} --results {data}/train/ok_front --plan"),
+    "a sweep into the image folder itself": (
+        "--results",
+        "sweep {tiny} --data {data} --results {data} --inline",
+    ),
+    "the plan of a sweep": (
+        "--results",
+        "sweep {tiny} --data {data} --results {data}/train/ok_front --plan",
+    ),
     "the study": ("--results", "study --data {data} --results {data}/results --out {out}"),
     "the study's tables": ("--out", "study --data {data} --results {out} --out {data}/tables"),
     "a pack": ("--results", "pack {data} --results {data}/results"),
     "an audit": ("--results", "audit --data {data} --results {data}/results"),
-    "a preview of a pack": ("--results", "preview --data {data} --results {data}/results --out {out}"),
+    "a preview of a pack": (
+        "--results",
+        "preview --data {data} --results {data}/results --out {out}",
+    ),
     "a preview": ("--out", "preview --data {data} --results {out} --out {data}/preview"),
     "an export": ("--out", "export 0 --data {data} --results {out} --out {data}/line"),
-    "pictures of decisions": ("--out", "explain 0 {data} --data {data} --results {out} --out {data}/heat"),
+    "pictures of decisions": (
+        "--out",
+        "explain 0 {data} --data {data} --results {out} --out {data}/heat",
+    ),
 }
 
 
@@ -310,7 +355,10 @@ def _turned() -> bytes:
     """Return a picture whose left half is bright and that its EXIF turns clockwise: left becomes top."""
     exif = Image.Exif()
     exif[0x0112] = 6
-    return _saved(Image.fromarray(np.where(np.arange(32) < 16, 200, 0).astype(np.uint8)[None].repeat(32, 0)), exif=exif)
+    return _saved(
+        Image.fromarray(np.where(np.arange(32) < 16, 200, 0).astype(np.uint8)[None].repeat(32, 0)),
+        exif=exif,
+    )
 
 
 GRAY = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32), dtype=np.uint8))
@@ -321,21 +369,36 @@ BAD_IMAGES: dict[str, tuple[bytes, str]] = {
     "a truncated JPEG": (_saved(COLOUR, "JPEG")[:-200], "truncated"),
     "empty": (b"", "empty file"),
     "text": (b"not an image", "not one of JPEG, PNG, BMP, TIFF, WEBP"),
-    "a wrong magic": (b"\x00\x00\x00\x00" + _saved(GRAY)[4:], "not one of JPEG, PNG, BMP, TIFF, WEBP"),
+    "a wrong magic": (
+        b"\x00\x00\x00\x00" + _saved(GRAY)[4:],
+        "not one of JPEG, PNG, BMP, TIFF, WEBP",
+    ),
     "a format that is not taken": (_saved(GRAY, "GIF"), "not one of JPEG, PNG, BMP, TIFF, WEBP"),
-    "a web page": (b"<html><script>alert(1)</script></html>", "not one of JPEG, PNG, BMP, TIFF, WEBP"),
+    "a web page": (
+        b"<html><script>alert(1)</script></html>",
+        "not one of JPEG, PNG, BMP, TIFF, WEBP",
+    ),
     "12,000 x 12,000 px": (_saved(Image.new("1", (12_000, 12_000))), "more than 25 megapixels"),
-    "several pages": (_saved(GRAY, "TIFF", save_all=True, append_images=[GRAY]), "2 pictures in one file"),
+    "several pages": (
+        _saved(GRAY, "TIFF", save_all=True, append_images=[GRAY]),
+        "2 pictures in one file",
+    ),
     "floating-point gray levels": (_saved(GRAY.convert("F"), "TIFF"), "floating-point"),
     "levels over 16 bits": (_saved(Image.new("I", (32, 32), 70_000), "TIFF"), "outside 16 bits"),
 }
 
 FAIR_IMAGES: dict[str, tuple[bytes, Callable[[], object]]] = {
     "16 bits": (_saved(Image.new("I;16", (32, 32), 32_896)), lambda: np.full((32, 32), 128)),
-    "CMYK": (_saved(Image.new("CMYK", (32, 32), (0, 0, 0, 155)), "TIFF"), lambda: np.full((32, 32), 100)),
+    "CMYK": (
+        _saved(Image.new("CMYK", (32, 32), (0, 0, 0, 155)), "TIFF"),
+        lambda: np.full((32, 32), 100),
+    ),
     "a palette": (_saved(Image.new("L", (32, 32), 90).convert("P")), lambda: np.full((32, 32), 90)),
     "alpha": (_saved(Image.new("LA", (32, 32), (200, 0))), lambda: np.zeros((32, 32))),
-    "turned by its EXIF": (_turned(), lambda: np.where(np.arange(32) < 16, 200, 0)[:, None].repeat(32, 1)),
+    "turned by its EXIF": (
+        _turned(),
+        lambda: np.where(np.arange(32) < 16, 200, 0)[:, None].repeat(32, 1),
+    ),
     "1 x 1 px": (_saved(Image.new("L", (1, 1), 77)), lambda: np.full((32, 32), 77)),
     "1 bit": (_saved(Image.new("1", (32, 32), 1)), lambda: np.full((32, 32), 255)),
     "colour that is gray": (_saved(GRAY.convert("RGB")), lambda: np.asarray(GRAY)),
@@ -364,7 +427,9 @@ def test_a_file_that_is_no_fair_image_stops_the_pack_with_its_name_and_reason(
     content, reason = BAD_IMAGES[case]
     (castings / "train" / "ok_front" / "odd.png").write_bytes(content)
     tells = ("1 of 21 files", "--skip-bad", "train/ok_front/odd.png: ", reason)
-    refused(capsys, "pack", castings, "--results", tmp_path / "r", code=4, tells=tells, keeps=tmp_path)
+    refused(
+        capsys, "pack", castings, "--results", tmp_path / "r", code=4, tells=tells, keeps=tmp_path
+    )
 
 
 @pytest.mark.parametrize("case", FAIR_IMAGES)
@@ -444,10 +509,19 @@ def test_an_image_folder_is_refused_by_a_sweep_and_its_store_stays(
 
 
 def test_a_folders_name_that_is_too_long_is_refused(tmp_path: Path, capsys: Say) -> None:
-    refused(capsys, "pack", tmp_path / ("x" * 300), code=4, tells=("File name too long",), keeps=tmp_path)
+    refused(
+        capsys,
+        "pack",
+        tmp_path / ("x" * 300),
+        code=4,
+        tells=("File name too long",),
+        keeps=tmp_path,
+    )
 
 
-@pytest.mark.parametrize("change", ["an image differs", "an image is gone", "an image is new", "a label differs"])
+@pytest.mark.parametrize(
+    "change", ["an image differs", "an image is gone", "an image is new", "a label differs"]
+)
 def test_images_that_changed_since_the_run_are_other_cells_and_the_old_rows_stay(
     change: str, drawn: Path, trained: Store, tiny: Path, tmp_path: Path, capsys: Say
 ) -> None:
@@ -462,13 +536,17 @@ def test_images_that_changed_since_the_run_are_other_cells_and_the_old_rows_stay
     else:
         image.rename(castings / "train" / "def_front" / f"moved{image.suffix}")
     results = Path(shutil.copytree(trained.root, tmp_path / "results"))
-    before = {file: digest for file, digest in digests(results).items() if file.endswith(".parquet")}
+    before = {
+        file: digest for file, digest in digests(results).items() if file.endswith(".parquet")
+    }
     words = ("sweep", tiny, "--results", results, "--no-baselines", "--inline", "--plan")
     assert "4 cells: 4 done, 0 to do" in call(capsys, *words, "--data", drawn)[1]
     code, out, err = call(capsys, *words, "--data", castings)
     assert (code, err) == (0, "")
     assert "4 cells: 0 done, 4 to do" in out
-    assert {file: digest for file, digest in digests(results).items() if file.endswith(".parquet")} == before
+    assert {
+        file: digest for file, digest in digests(results).items() if file.endswith(".parquet")
+    } == before
 
 
 # Names: each is the name of an image and the label of a row
@@ -496,13 +574,31 @@ def named(few: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, st
     for split in ("train", "test"):
         (castings / split / "ok_front").rename(castings / split / "=1\n[foo]\x1b<b>")
     cases = "".join(
-        f"[[cases]]\nlabel = {json.dumps(name)}\nset = {{ seed = {i} }}\n" for i, name in enumerate(NAMES.values())
+        f"[[cases]]\nlabel = {json.dumps(name)}\nset = {{ seed = {i} }}\n"
+        for i, name in enumerate(NAMES.values())
     )
     file = folder / "named.toml"
-    file.write_text(FIXED.replace("question", "type = 'cases'\nquestion") + "epochs = 1\nbatch_size = 8\n" + cases)
-    words = [sys.executable, "-m", "casting_tune.sweep", file, "--data", castings, "--results", folder / "r"]
+    file.write_text(
+        FIXED.replace("question", "type = 'cases'\nquestion")
+        + "epochs = 1\nbatch_size = 8\n"
+        + cases
+    )
+    words = [
+        sys.executable,
+        "-m",
+        "casting_tune.sweep",
+        file,
+        "--data",
+        castings,
+        "--results",
+        folder / "r",
+    ]
     ended = subprocess.run(
-        [*map(str, words), "--inline", "--no-baselines"], capture_output=True, text=True, check=False, timeout=300
+        [*map(str, words), "--inline", "--no-baselines"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
     )
     assert (ended.returncode, ended.stderr) == (0, "")
     return folder / "r", ended.stdout
@@ -523,14 +619,30 @@ def test_a_name_is_inert_on_the_terminal_in_csv_and_in_html(
     results, printed = named
     name = NAMES[case]
     shown = call(capsys, "table", "named", "--results", results)[1]
-    listed = call(capsys, "query", "select distinct label from trials order by label", "--results", results)[1]
-    paths = call(capsys, "query", "select distinct path from predictions", "--results", results, "--format", "csv")[1]
+    listed = call(
+        capsys, "query", "select distinct label from trials order by label", "--results", results
+    )[1]
+    paths = call(
+        capsys,
+        "query",
+        "select distinct path from predictions",
+        "--results",
+        results,
+        "--format",
+        "csv",
+    )[1]
     for text in (printed, shown, listed, paths):
         assert all(char.isprintable() or char == "\n" for char in text)
         assert name not in text or name.isprintable()
     assert _harmless(name) in listed
-    rows = list(csv.reader(io.StringIO(call(capsys, "table", "named", "--results", results, "--format", "csv")[1])))
-    assert ("'" if name.startswith("=") else "") + _harmless(name) in {value for row in rows for value in row}
+    rows = list(
+        csv.reader(
+            io.StringIO(call(capsys, "table", "named", "--results", results, "--format", "csv")[1])
+        )
+    )
+    assert ("'" if name.startswith("=") else "") + _harmless(name) in {
+        value for row in rows for value in row
+    }
     assert any(_harmless(name.replace("/", "")) in row[0] for row in csv.reader(io.StringIO(paths)))
     page = tmp_path / "report.html"
     code, _, err = call(capsys, "report", "named", "--results", results, "--out", page)
@@ -552,7 +664,10 @@ def _flip(results: Path) -> None:
     file = _file(results)
     column = pq.read_metadata(file).row_group(0).column(0)
     content = bytearray(file.read_bytes())
-    content[(column.dictionary_page_offset or column.data_page_offset) + column.total_compressed_size // 2] ^= 0x10
+    content[
+        (column.dictionary_page_offset or column.data_page_offset)
+        + column.total_compressed_size // 2
+    ] ^= 0x10
     file.write_bytes(content)
 
 
@@ -567,11 +682,20 @@ def _cut(results: Path) -> None:
 
 
 STORES: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
-    "0 bytes": (lambda results: _file(results).write_bytes(b""), ("cannot be read", "store verify --quarantine")),
+    "0 bytes": (
+        lambda results: _file(results).write_bytes(b""),
+        ("cannot be read", "store verify --quarantine"),
+    ),
     "cut": (_cut, ("cannot be read", "store verify --quarantine")),
     "a bit flipped": (_flip, ("cannot be read", "store verify --quarantine")),
-    "text": (lambda results: _file(results).write_text("x" * 500), ("cannot be read", "store verify --quarantine")),
-    "a later schema": (_later, ("written by a later casting_tune (schema 99)", "Update casting_tune.")),
+    "text": (
+        lambda results: _file(results).write_text("x" * 500),
+        ("cannot be read", "store verify --quarantine"),
+    ),
+    "a later schema": (
+        _later,
+        ("written by a later casting_tune (schema 99)", "Update casting_tune."),
+    ),
 }
 
 
@@ -582,7 +706,16 @@ def test_a_store_with_a_broken_file_is_told_with_the_file_and_the_way_out(
     spoil, tells = STORES[case]
     results = Path(shutil.copytree(trained.root, tmp_path / "results"))
     spoil(results)
-    refused(capsys, "table", "tiny", "--results", results, code=6, tells=(*tells, ".parquet"), keeps=results)
+    refused(
+        capsys,
+        "table",
+        "tiny",
+        "--results",
+        results,
+        code=6,
+        tells=(*tells, ".parquet"),
+        keeps=results,
+    )
     if case != "a later schema":  # a query reads what it knows of that
         query = ("query", "select * from trials", "--results", results)
         refused(capsys, *query, code=6, tells=tells, keeps=results)
@@ -603,7 +736,9 @@ def test_what_reads_a_store_says_that_there_is_none(
     refused(capsys, *words, "--results", tmp_path / "gone", code=2, tells=("gone",), keeps=tmp_path)
 
 
-def test_a_file_in_the_place_of_the_results_folder_is_told(tiny: Path, drawn: Path, capsys: Say) -> None:
+def test_a_file_in_the_place_of_the_results_folder_is_told(
+    tiny: Path, drawn: Path, capsys: Say
+) -> None:
     results = tiny.parent / "results"
     results.write_text("mine")
     words = ("sweep", tiny, "--data", drawn, "--results", results, "--inline")
@@ -612,7 +747,11 @@ def test_a_file_in_the_place_of_the_results_folder_is_told(tiny: Path, drawn: Pa
 
 @pytest.mark.parametrize(
     ("number", "tells"),
-    [(errno.ENOSPC, "No space left on device"), (errno.EROFS, "Read-only"), (errno.EIO, "Input/output error")],
+    [
+        (errno.ENOSPC, "No space left on device"),
+        (errno.EROFS, "Read-only"),
+        (errno.EIO, "Input/output error"),
+    ],
 )
 def test_a_disk_that_fails_during_a_sweep_ends_it_in_one_line_and_the_rows_before_stay(
     number: int, tells: str, tiny: Path, drawn: Path, capsys: Say, monkeypatch: pytest.MonkeyPatch
@@ -650,7 +789,9 @@ def test_a_results_folder_that_vanishes_during_a_sweep_is_told(
         put(place, name, content)
 
     monkeypatch.setattr(storage.Folder, "put", vanish)
-    code, _, err = call(capsys, "sweep", tiny, "--data", drawn, "--results", results, "--inline", "--no-baselines")
+    code, _, err = call(
+        capsys, "sweep", tiny, "--data", drawn, "--results", results, "--inline", "--no-baselines"
+    )
     assert (code, err.count("\n")) == (6, 1), err
     assert err.startswith("error: Cannot write ")
     assert results.read_text() == "another's file"
@@ -661,16 +802,29 @@ def test_a_results_folder_that_vanishes_during_a_sweep_is_told(
 
 @pytest.mark.parametrize("backbone", ["resnet50", "nasnet_mobile"])
 def test_weights_that_are_not_to_be_had_end_a_sweep_before_it_starts(
-    backbone: str, tiny: Path, drawn: Path, tmp_path: Path, capsys: Say, monkeypatch: pytest.MonkeyPatch
+    backbone: str,
+    tiny: Path,
+    drawn: Path,
+    tmp_path: Path,
+    capsys: Say,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    tiny.write_text(tiny.read_text().replace("timm:test_resnet.r160_in1k", backbone).replace('"none"', '"imagenet"'))
+    tiny.write_text(
+        tiny.read_text()
+        .replace("timm:test_resnet.r160_in1k", backbone)
+        .replace('"none"', '"imagenet"')
+    )
     words = ("sweep", tiny, "--data", drawn, "--results", tmp_path / "r", "--inline")
-    refused(capsys, *words, code=5, tells=(backbone, "local-dir:DIR"), keeps=tmp_path / "r" / "trials")
+    refused(
+        capsys, *words, code=5, tells=(backbone, "local-dir:DIR"), keeps=tmp_path / "r" / "trials"
+    )
 
 
-def test_a_folder_of_weights_that_holds_none_is_told(tiny: Path, drawn: Path, tmp_path: Path, capsys: Say) -> None:
+def test_a_folder_of_weights_that_holds_none_is_told(
+    tiny: Path, drawn: Path, tmp_path: Path, capsys: Say
+) -> None:
     tiny.write_text(tiny.read_text().replace('"none"', f'"local-dir:{tmp_path}"'))
     words = ("sweep", tiny, "--data", drawn, "--results", tmp_path / "r", "--inline")
     tells = ("has no config.json and no model.safetensors",)
@@ -731,19 +885,29 @@ def test_a_pipe_that_closes_at_once_ends_quietly(trained: Store) -> None:
     asked = f"query 'select * from predictions' --results {trained.root}"
     code = f"{sys.executable} -m casting_tune.cli.main {asked} | head -1"
     ended = subprocess.run(
-        ["bash", "-o", "pipefail", "-c", code], capture_output=True, text=True, timeout=120, check=False
+        ["bash", "-o", "pipefail", "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
 @pytest.mark.parametrize(
     "environment",
-    [{"LANG": "C", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, {"NO_COLOR": "1"}, {"TERM": "dumb"}],
+    [
+        {"LANG": "C", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        {"NO_COLOR": "1"},
+        {"TERM": "dumb"},
+    ],
 )
 def test_without_a_terminal_utf_8_or_colours_names_come_out_plain(
     environment: dict[str, str], named: tuple[Path, str]
 ) -> None:
-    ended = python("-m", "casting_tune.cli.main", "table", "named", "--results", named[0], **environment)
+    ended = python(
+        "-m", "casting_tune.cli.main", "table", "named", "--results", named[0], **environment
+    )
     assert (ended.returncode, ended.stderr) == (0, "")
     assert "\x1b" not in ended.stdout
     assert "[/foo]" in ended.stdout

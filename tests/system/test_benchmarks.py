@@ -1,4 +1,7 @@
-"""The benchmarks stay alive: a small version of each runs and prints its table. No second is asserted."""
+"""The benchmarks stay alive: a small version of each runs and prints its table.
+
+No second is asserted.
+"""
 
 from __future__ import annotations
 
@@ -73,8 +76,14 @@ def test_a_small_version_runs_and_prints_its_table(name: str) -> None:
 
 
 def test_every_benchmark_has_its_place_in_readme_and_a_small_version() -> None:
-    scripts = {path.stem for path in (ROOT / "tests/benchmarks").glob("*.py")} - {"__init__", "figures", "peers"}
-    assert scripts == set(SMALL) | {"packed"}  # which tests/test_sharing.py runs on GPUs that are made up
+    scripts = {path.stem for path in (ROOT / "tests/benchmarks").glob("*.py")} - {
+        "__init__",
+        "figures",
+        "peers",
+    }
+    assert scripts == set(SMALL) | {
+        "packed"
+    }  # which tests/test_sharing.py runs on GPUs that are made up
     readme = figures.README.read_text()
     gpu = {"gpu_networks", "gpu_peers", "gpu_together", "gpu_trial"}  # a table a part
     for name in (scripts - {"gpu"}) | gpu:
@@ -82,7 +91,9 @@ def test_every_benchmark_has_its_place_in_readme_and_a_small_version() -> None:
 
 
 def test_a_table_replaces_what_stood_between_its_markers_alone() -> None:
-    readme = "a\n<!-- measured: x -->\nold\n<!-- end: x -->\nb\n<!-- measured: y -->\n<!-- end: y -->\n"
+    readme = (
+        "a\n<!-- measured: x -->\nold\n<!-- end: x -->\nb\n<!-- measured: y -->\n<!-- end: y -->\n"
+    )
     once = figures.placed(readme, "x", "| new |\n")
     assert once == readme.replace("old", "| new |")
     assert figures.placed(once, "x", "| new |") == once

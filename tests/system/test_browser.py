@@ -15,7 +15,9 @@ from casting_tune.store.store import Store
 CHROMIUM = "/usr/bin/chromium"
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not Path(CHROMIUM).exists(), reason=f"{CHROMIUM} is missing: apt-get install chromium"),
+    pytest.mark.skipif(
+        not Path(CHROMIUM).exists(), reason=f"{CHROMIUM} is missing: apt-get install chromium"
+    ),
 ]
 playwright = pytest.importorskip("playwright.sync_api")
 
@@ -42,13 +44,17 @@ def browser() -> Iterator[playwright.Browser]:
 
 
 @pytest.fixture(scope="module")
-def files(trained: Store, hostile: Store, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def files(
+    trained: Store, hostile: Store, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
     """Two reports: of a sweep that has run, with thumbnails; and of one whose every name is markup."""
     folder = tmp_path_factory.mktemp("pages")
     dataset = trained.read("cells")["dataset_id"].to_pylist()[0]
     packed = packs.open_pack(trained.root / "packs" / dataset)
     pages = {
-        "tiny": report.page(trained, "tiny", packed=packed, with_images=True, question="Does it run?"),
+        "tiny": report.page(
+            trained, "tiny", packed=packed, with_images=True, question="Does it run?"
+        ),
         "hostile": report.page(hostile, "s", max_escape="10%"),
     }
     for name, text in pages.items():
@@ -61,9 +67,14 @@ def open_page(browser: playwright.Browser, files: dict[str, Path]) -> Iterator[o
     """A function that opens one of the reports in an offline context of its own."""
     contexts = []
 
-    def opened(name: str, *, width: int = 1400, scheme: str = "light", scripts: bool = True) -> Opened:
+    def opened(
+        name: str, *, width: int = 1400, scheme: str = "light", scripts: bool = True
+    ) -> Opened:
         context = browser.new_context(
-            offline=True, viewport={"width": width, "height": 900}, color_scheme=scheme, java_script_enabled=scripts
+            offline=True,
+            viewport={"width": width, "height": 900},
+            color_scheme=scheme,
+            java_script_enabled=scripts,
         )
         contexts.append(context)
         one = Opened(context.new_page())
@@ -83,7 +94,9 @@ def open_page(browser: playwright.Browser, files: dict[str, Path]) -> Iterator[o
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1400, 1600])
 @pytest.mark.parametrize("name", ["tiny", "hostile"])
-def test_the_page_is_drawn_whole_and_silent_at_every_width(open_page, files, name, width, scheme) -> None:
+def test_the_page_is_drawn_whole_and_silent_at_every_width(
+    open_page, files, name, width, scheme
+) -> None:
     opened = open_page(name, width=width, scheme=scheme)
     page = opened.page
     figures = page.query_selector_all("figure[data-figure]")
@@ -96,13 +109,17 @@ def test_the_page_is_drawn_whole_and_silent_at_every_width(open_page, files, nam
         assert size["height"] > 200
         inner = figure.query_selector(".plot").bounding_box()
         assert size["width"] <= inner["width"] + 1
-    pictures = page.evaluate("() => [...document.images].map((image) => image.complete && image.naturalWidth)")
+    pictures = page.evaluate(
+        "() => [...document.images].map((image) => image.complete && image.naturalWidth)"
+    )
     assert len(pictures) >= 6
     assert all(pictures)
     assert page.evaluate("() => document.documentElement.scrollWidth") <= width
     assert page.evaluate("() => window.hacked") is None
     assert opened.told == []
-    assert [url for url in opened.asked_for if not url.startswith("data:")] == [files[name].as_uri()]
+    assert [url for url in opened.asked_for if not url.startswith("data:")] == [
+        files[name].as_uri()
+    ]
 
 
 def test_names_that_are_markup_stay_names_where_the_mouse_points(open_page) -> None:
@@ -111,9 +128,14 @@ def test_names_that_are_markup_stay_names_where_the_mouse_points(open_page) -> N
         figure.scroll_into_view_if_needed()
         box = figure.query_selector(".nsewdrag").bounding_box()
         for share in (0.05, 0.2, 0.4, 0.5, 0.6, 0.8, 0.95):
-            opened.page.mouse.move(box["x"] + share * box["width"], box["y"] + (1 - share) * box["height"])
+            opened.page.mouse.move(
+                box["x"] + share * box["width"], box["y"] + (1 - share) * box["height"]
+            )
             opened.page.wait_for_timeout(60)
-            shown += [label.text_content() for label in opened.page.query_selector_all(".hoverlayer .hovertext")]
+            shown += [
+                label.text_content()
+                for label in opened.page.query_selector_all(".hoverlayer .hovertext")
+            ]
     assert any("onerror" in text for text in shown)  # a name was shown, as text
     assert opened.page.evaluate("() => window.hacked") is None
     assert opened.page.query_selector("img[src='x']") is None
@@ -134,15 +156,23 @@ def test_a_click_on_a_heading_sorts_and_a_second_click_turns_the_order(open_page
     button = page.get_by_role("button", name="acc %", exact=True)
     button.click()
     assert values() == sorted(before, reverse=True)
-    assert page.query_selector_all("#comparison thead th")[column].get_attribute("aria-sort") == "descending"
+    assert (
+        page.query_selector_all("#comparison thead th")[column].get_attribute("aria-sort")
+        == "descending"
+    )
     button.click()
     assert values() == sorted(before)
     name = page.get_by_role("button", name=heads[0], exact=True)
     name.click()
     name.click()
-    words = [row.query_selector("th").inner_text().lower() for row in page.query_selector_all("#comparison tbody tr")]
+    words = [
+        row.query_selector("th").inner_text().lower()
+        for row in page.query_selector_all("#comparison tbody tr")
+    ]
     assert words == sorted(words)
-    assert page.query_selector_all("#comparison thead th")[column].get_attribute("aria-sort") is None
+    assert (
+        page.query_selector_all("#comparison thead th")[column].get_attribute("aria-sort") is None
+    )
 
 
 def test_the_filter_keeps_the_rows_that_hold_every_word(open_page) -> None:
@@ -152,7 +182,9 @@ def test_the_filter_keeps_the_rows_that_hold_every_word(open_page) -> None:
     rows = page.locator("#comparison tbody tr:visible")
     n = rows.count()
     field.fill("nearest TURNS")
-    assert [text.split(",")[0] for text in rows.locator("th").all_inner_texts()] == ["nearest neighbour"] * 2
+    assert [text.split(",")[0] for text in rows.locator("th").all_inner_texts()] == [
+        "nearest neighbour"
+    ] * 2
     assert count.inner_text() == f"2 of {n} rows"
     field.fill("nothing is called so")
     assert rows.count() == 0
@@ -179,9 +211,14 @@ def test_the_page_prints_on_a4_in_light_colours_with_nothing_cut_off(open_page) 
     page.set_viewport_size({"width": 700, "height": 990})  # A4 less its margins
     page.evaluate("() => window.dispatchEvent(new Event('beforeprint'))")
     page.wait_for_timeout(300)
-    assert page.evaluate("() => getComputedStyle(document.documentElement).backgroundColor") == "rgb(255, 255, 255)"
+    assert (
+        page.evaluate("() => getComputedStyle(document.documentElement).backgroundColor")
+        == "rgb(255, 255, 255)"
+    )
     assert page.evaluate("() => document.documentElement.scrollWidth") <= 700
-    widths = page.evaluate("() => [...document.querySelectorAll('.main-svg')].map((svg) => svg.clientWidth)")
+    widths = page.evaluate(
+        "() => [...document.querySelectorAll('.main-svg')].map((svg) => svg.clientWidth)"
+    )
     assert max(widths) <= 640
 
 
@@ -194,4 +231,6 @@ def test_axe_finds_nothing_serious(open_page, name, scheme) -> None:
     found = Axe().run(page).response
     assert len(found["passes"]) > 10  # it did look
     grave = [rule for rule in found["violations"] if rule["impact"] in ("serious", "critical")]
-    assert [(rule["id"], [node["html"][:120] for node in rule["nodes"][:3]]) for rule in grave] == []
+    assert [
+        (rule["id"], [node["html"][:120] for node in rule["nodes"][:3]]) for rule in grave
+    ] == []

@@ -27,7 +27,9 @@ def crash(folder: Path, stride: int, *halves: tuple[str, ...]) -> dict[str, int]
             *kinds,
         ]
         started.append(
-            subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+            subprocess.Popen(
+                words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+            )
         )
     survived: dict[str, int] = {}
     try:
@@ -35,7 +37,9 @@ def crash(folder: Path, stride: int, *halves: tuple[str, ...]) -> dict[str, int]
             out, error = process.communicate()
             assert process.returncode == 0, error[-3000:]
             told = json.loads(out.splitlines()[-1])
-            print(f"{sum(told['survived'].values())} injections at {told['steps']} steps survived: {told['survived']}")
+            print(
+                f"{sum(told['survived'].values())} injections at {told['steps']} steps survived: {told['survived']}"
+            )
             survived |= told["survived"]
     finally:
         for process in started:

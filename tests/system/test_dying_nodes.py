@@ -38,16 +38,22 @@ def killed(folder: Path, *words: str, epochs: int) -> dict[str, Any]:
         stdin=subprocess.DEVNULL,
     )
     assert ended.returncode == 0, ended.stderr[-3000:]
-    told: dict[str, Any] = json.loads(next(line for line in ended.stdout.splitlines() if line.startswith('{"n_cells"')))
+    told: dict[str, Any] = json.loads(
+        next(line for line in ended.stdout.splitlines() if line.startswith('{"n_cells"'))
+    )
     store = Store(folder / "results")
     trials, epochs_ = store.read("trials").to_pandas(), store.read("epochs").to_pandas()
     assert sorted(told["endings"]) == [[task, "completed"] for task in range(told["n_cells"])]
     assert list(trials["status"]) == ["completed"] * told["n_cells"]
     assert trials["cell_id"].is_unique
     assert not epochs_.duplicated(["cell_id", "epoch"]).any()
-    assert set(epochs_.groupby("cell_id")["epoch"].agg(tuple).map(sorted).map(tuple)) == {tuple(range(1, epochs + 1))}
+    assert set(epochs_.groupby("cell_id")["epoch"].agg(tuple).map(sorted).map(tuple)) == {
+        tuple(range(1, epochs + 1))
+    }
     nodes: dict[str, list[str]] = {}
-    for mark in sorted((store.root / "marks").glob("*"), key=lambda mark: int(mark.name.split("-")[1])):
+    for mark in sorted(
+        (store.root / "marks").glob("*"), key=lambda mark: int(mark.name.split("-")[1])
+    ):
         nodes.setdefault(mark.name.split("-")[0], []).append(mark.read_text())
     hit = {(cell, kill["node"]) for kill in told["kills"] for cell in kill["cells"]}
     assert len(hit) >= len(told["kills"])
@@ -55,18 +61,24 @@ def killed(folder: Path, *words: str, epochs: int) -> dict[str, Any]:
         assert nodes[cell].count(node) == 1
         assert nodes[cell][-1] != node
     for trial in trials.itertuples():  # every later attempt went on where an epoch had been kept
-        before = epochs_[(epochs_["cell_id"] == trial.cell_id) & (epochs_["attempt"] < trial.attempt)]
+        before = epochs_[
+            (epochs_["cell_id"] == trial.cell_id) & (epochs_["attempt"] < trial.attempt)
+        ]
         assert trial.resumed_from >= (before["epoch"].max() if len(before) else 0)
         own = epochs_[(epochs_["cell_id"] == trial.cell_id) & (epochs_["attempt"] == trial.attempt)]
         assert len(own) == epochs - len(before)
     resumed = int((trials["resumed_from"] > 0).sum())
     assert resumed
-    print(f"{len(told['kills'])} nodes died, {len(hit)} trials with them, {resumed} of {len(trials)} cells resumed")
+    print(
+        f"{len(told['kills'])} nodes died, {len(hit)} trials with them, {resumed} of {len(trials)} cells resumed"
+    )
     return told
 
 
 @pytest.mark.slow
-def test_cells_whose_nodes_die_end_completed_once_on_other_nodes_from_their_last_epoch(tmp_path: Path) -> None:
+def test_cells_whose_nodes_die_end_completed_once_on_other_nodes_from_their_last_epoch(
+    tmp_path: Path,
+) -> None:
     told = killed(tmp_path, "--kills", "2", epochs=15)
     assert len(told["kills"]) == 2
 
@@ -77,4 +89,6 @@ def test_nodes_that_die_at_random_cost_no_cell(tmp_path: Path) -> None:
     n_kills = int(os.environ.get("CASTING_TUNE_KILLS", "20"))
     told = killed(tmp_path, "--kills", str(n_kills), "--seed", "7", epochs=25)
     assert len(told["kills"]) == n_kills
-    assert told["n_cells"] >= CELLS * math.ceil(n_kills / KILLS_A_SWEEP)  # several sweeps, with twenty
+    assert told["n_cells"] >= CELLS * math.ceil(
+        n_kills / KILLS_A_SWEEP
+    )  # several sweeps, with twenty

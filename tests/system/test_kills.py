@@ -36,9 +36,22 @@ seed = [0, 1, 2, 3, 4, 5]
 
 
 def start(file: Path, data: Path, results: Path, *more: str) -> subprocess.Popen[bytes]:
-    words = ["-m", "casting_tune.sweep", file, "--data", data, "--results", results, "--no-baselines", *more]
+    words = [
+        "-m",
+        "casting_tune.sweep",
+        file,
+        "--data",
+        data,
+        "--results",
+        results,
+        "--no-baselines",
+        *more,
+    ]
     return subprocess.Popen(
-        [sys.executable, *map(str, words)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+        [sys.executable, *map(str, words)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
     )
 
 
@@ -58,7 +71,9 @@ def workers(driver: psutil.Process) -> list[psutil.Process]:
 def test_random_kills_of_drivers_and_workers_cost_nothing(drawn: Path, tmp_path: Path) -> None:
     file, rng = tmp_path / "killed.toml", random.Random(0)
     file.write_text(SWEEP)
-    reference = start(file, drawn, tmp_path / "untouched")  # threads a trial as in the run that is killed
+    reference = start(
+        file, drawn, tmp_path / "untouched"
+    )  # threads a trial as in the run that is killed
     _, said = reference.communicate(timeout=300)
     assert reference.returncode == 0, said.decode()
     store, n_kills, n_drivers = Store(tmp_path / "killed"), 0, 0
@@ -85,7 +100,9 @@ def test_random_kills_of_drivers_and_workers_cost_nothing(drawn: Path, tmp_path:
         completed = store.completed()
         assert done <= completed
         done = completed
-        assert len(done) < N_CELLS or n_kills == N_KILLS, "the sweep ended before all kills were spent"
+        assert len(done) < N_CELLS or n_kills == N_KILLS, (
+            "the sweep ended before all kills were spent"
+        )
     last_run = start(file, drawn, tmp_path / "killed", "--retry-failed")
     _, said = last_run.communicate(timeout=300)
     assert last_run.returncode == 0, said.decode()
@@ -106,5 +123,9 @@ def test_random_kills_of_drivers_and_workers_cost_nothing(drawn: Path, tmp_path:
     assert n_drivers >= N_KILLS // 6
     print(f"{n_kills} kills survived, {n_drivers} of them of the driver")
     time.sleep(1)
-    assert not [p for p in psutil.process_iter(["cmdline"]) if str(tmp_path) in " ".join(p.info["cmdline"] or [])]
+    assert not [
+        p
+        for p in psutil.process_iter(["cmdline"])
+        if str(tmp_path) in " ".join(p.info["cmdline"] or [])
+    ]
     assert os.listdir(tmp_path / "killed" / "checkpoints") == []  # noqa: PTH208

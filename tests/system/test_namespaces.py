@@ -1,7 +1,8 @@
 """A real cluster on this machine: `ray up clusters/local.yaml` over SSH into network namespaces, and a sweep on it.
 
-A launcher, a head and two workers, each with its own process, mount, host name and network namespace, its own home and
-sshd, and no route out. All of it hangs on four processes and is gone with them.
+A launcher, a head and two workers, each with its own process, mount, host name and network
+namespace, its own home and sshd, and no route out. All of it hangs on four processes and is gone
+with them.
 """
 
 from __future__ import annotations
@@ -62,8 +63,12 @@ def _lacking() -> str | None:
     lacking = [name for name in needed if shutil.which(name) is None]
     lacking += [] if Path("/usr/sbin/sshd").exists() else ["sshd"]
     if lacking:
-        return f"not installed: {', '.join(lacking)} (apt-get install openssh-server rsync iproute2)"
-    made = subprocess.run(["unshare", "-n", "-m", "-p", "-u", "--fork", "true"], capture_output=True, check=False)
+        return (
+            f"not installed: {', '.join(lacking)} (apt-get install openssh-server rsync iproute2)"
+        )
+    made = subprocess.run(
+        ["unshare", "-n", "-m", "-p", "-u", "--fork", "true"], capture_output=True, check=False
+    )
     return f"no namespaces here: {made.stderr.decode().strip()}" if made.returncode else None
 
 
@@ -87,8 +92,29 @@ class Lab:
         """Return the words that run a shell command in a node."""
         pid = str(self.pids[name])
         path = f"PATH=/root/venv/bin:{os.defpath}"
-        environment = ["env", "-i", "HOME=/root", "TERM=dumb", "RAY_AUTH_MODE=token", f"PYTHONPATH={REPOSITORY}", path]
-        return ["nsenter", "-t", pid, "-m", "-u", "-n", "-p", f"--wd={REPOSITORY}", *environment, "bash", "-c", command]
+        environment = [
+            "env",
+            "-i",
+            "HOME=/root",
+            "TERM=dumb",
+            "RAY_AUTH_MODE=token",
+            f"PYTHONPATH={REPOSITORY}",
+            path,
+        ]
+        return [
+            "nsenter",
+            "-t",
+            pid,
+            "-m",
+            "-u",
+            "-n",
+            "-p",
+            f"--wd={REPOSITORY}",
+            *environment,
+            "bash",
+            "-c",
+            command,
+        ]
 
     def run(self, command: str, *, name: str = "launcher", timeout: float = 240) -> str:
         """Run a shell command in a node and return all that it printed."""
@@ -106,20 +132,44 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     shared = folder / "shared"
     shared.mkdir()
     for key in ("key", "host_key"):
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / key], check=True)
+        subprocess.run(
+            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / key], check=True
+        )
     (folder / "sshd_config").write_text(SSHD.format(folder=folder))
     with contextlib.ExitStack() as stack:
         pids = {}
-        needed = {sys.prefix, sys.base_prefix, str(REPOSITORY)}  # a node's new home hides those that lie in the old one
+        needed = {
+            sys.prefix,
+            sys.base_prefix,
+            str(REPOSITORY),
+        }  # a node's new home hides those that lie in the old one
         kept = " ".join(place for place in sorted(needed) if Path(place).is_relative_to("/root"))
         for name in NODES:
-            script = NODE.format(name=name, shared=shared, folder=folder, venv=sys.prefix, kept=kept)
-            words = ["unshare", "-n", "-m", "-u", "-p", "--fork", "--kill-child", "--mount-proc", "bash", "-c", script]
+            script = NODE.format(
+                name=name, shared=shared, folder=folder, venv=sys.prefix, kept=kept
+            )
+            words = [
+                "unshare",
+                "-n",
+                "-m",
+                "-u",
+                "-p",
+                "--fork",
+                "--kill-child",
+                "--mount-proc",
+                "bash",
+                "-c",
+                script,
+            ]
             log = stack.enter_context((folder / f"{name}.out").open("w"))
-            node = subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+            node = subprocess.Popen(
+                words, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
+            )
             stack.callback(node.wait)
             stack.callback(node.kill)
-            _until(lambda name=name: (folder / f"{name}.ready").exists(), 20, folder / f"{name}.out")
+            _until(
+                lambda name=name: (folder / f"{name}.ready").exists(), 20, folder / f"{name}.out"
+            )
             pids[name] = psutil.Process(node.pid).children()[0].pid
         _connect(pids)
         yield Lab(pids=pids, shared=shared)
@@ -142,7 +192,9 @@ def _connect(pids: dict[str, int]) -> None:
         ip(launcher, f"link set cable{number} master switch up")
         ip(pid, f"addr add {NODES[name]}/24 dev eth0")
         ip(pid, "link set eth0 up")
-        ip(pid, f"route add default via {NODES['launcher']}")  # without one Ray takes 127.0.0.1; it leads nowhere
+        ip(
+            pid, f"route add default via {NODES['launcher']}"
+        )  # without one Ray takes 127.0.0.1; it leads nowhere
 
 
 def _until(true: object, seconds: float, log: Path | None = None) -> None:
@@ -165,10 +217,15 @@ def _filled() -> str:
     config = yaml.safe_load(text)
     (install,) = [line for line in config["setup_commands"] if "pip install" in line]
     place = config["setup_commands"].index(install)
-    # what pip would fetch is in ~/venv already, which this proves; the code is the copy that `ray up` sends
-    packages = install.partition(" -e ")[0].replace("pip install", "pip install --no-index --dry-run")
+    # what pip would fetch is in ~/venv already, which this proves; the code is the copy that `ray
+    # up` sends
+    packages = install.partition(" -e ")[0].replace(
+        "pip install", "pip install --no-index --dry-run"
+    )
     config["setup_commands"][place] = packages
-    config["setup_commands"].insert(place + 2, "echo 'export PYTHONPATH=$HOME/casting_tune' >> ~/.casting_tune")
+    config["setup_commands"].insert(
+        place + 2, "echo 'export PYTHONPATH=$HOME/casting_tune' >> ~/.casting_tune"
+    )
     config["worker_start_ray_commands"][-1] += " --num-cpus=1"
     return yaml.safe_dump(config)
 
@@ -181,7 +238,11 @@ def test_a_sweep_runs_on_a_cluster_that_ray_up_made_over_ssh(lab: Lab) -> None:
     assert "no findings" in lab.run(f"casting-tune cluster check {file}")
     lab.run(f"ray up -y --no-config-cache {file}")
     timings.append(time.monotonic())
-    quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    quiet = {
+        "stdin": subprocess.DEVNULL,
+        "stdout": subprocess.DEVNULL,
+        "stderr": subprocess.DEVNULL,
+    }
     dashboard = subprocess.Popen(lab.inside("launcher", f"exec ray dashboard {file}"), **quiet)
     port = lab.inside("launcher", "exec 3<>/dev/tcp/127.0.0.1/8265")
     sweep = (
@@ -200,7 +261,9 @@ def test_a_sweep_runs_on_a_cluster_that_ray_up_made_over_ssh(lab: Lab) -> None:
     assert [trial["status"] for trial in trials] == ["completed"] * 2
     workers = {hashlib.sha256(name).hexdigest()[:8] for name in (b"ct-worker-a", b"ct-worker-b")}
     assert {trial["host"] for trial in trials} == workers
-    table = lab.run(f"ray exec {file} {shlex.quote('casting-tune table backbone_grid --format csv')}")
+    table = lab.run(
+        f"ray exec {file} {shlex.quote('casting-tune table backbone_grid --format csv')}"
+    )
     for name in ("mobilenetv2", "resnet50"):
         assert f'cell,"{name}, default' in table, table
     lab.run(f"ray down -y {file}")

@@ -15,8 +15,12 @@ HOUSE = Path(__file__).parent.parent.parent
 
 
 def test_a_bare_import_loads_no_library_and_no_room() -> None:
-    code = "import sys; before = {*sys.modules}; import casting_tune; print(*{*sys.modules} - before)"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    code = (
+        "import sys; before = {*sys.modules}; import casting_tune; print(*{*sys.modules} - before)"
+    )
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
     assert "casting_tune" in loaded
     assert {name for name in loaded if name.startswith("casting_tune.")} == set()
     assert not {"torch", "pandas", "pyarrow", "ray", "numpy"} & set(loaded)
@@ -43,13 +47,19 @@ def test_every_public_name_has_its_type_for_a_checker(tmp_path: Path) -> None:
 def test_every_error_of_the_tree_is_public() -> None:
     from casting_tune import errors
 
-    tree = {name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, Exception)}
+    tree = {
+        name
+        for name, value in vars(errors).items()
+        if isinstance(value, type) and issubclass(value, Exception)
+    }
     assert len(tree) == 8
     assert tree <= set(casting_tune.__all__)
     assert casting_tune.StoreError is errors.StoreError
 
 
-def test_the_version_is_that_of_the_package_and_of_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_version_is_that_of_the_package_and_of_the_command_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     from typer.main import get_command
 
     from casting_tune.cli import main

@@ -19,7 +19,9 @@ COMPLETED = {"bc8ad9e89ea18c7b", "cf7c3fba73c0de6f"}
 
 
 def prepared(tiny: Path, drawn: Path, results: Path, **more: object) -> runner.Prepared:
-    asked = Options(sweep=str(tiny), data=drawn, results=results, inline=True, baselines=False, **more)  # type: ignore[arg-type]
+    asked = Options(
+        sweep=str(tiny), data=drawn, results=results, inline=True, baselines=False, **more
+    )  # type: ignore[arg-type]
     return runner.prepare(asked, say=lambda _: None)
 
 
@@ -34,7 +36,10 @@ def test_its_sweep_continues_with_the_missing_cells_and_leaves_its_files_as_they
     tiny: Path, drawn: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(OLD, tmp_path / "results")
-    before = {file: hashlib.sha256(file.read_bytes()).digest() for file in (tmp_path / "results").rglob("*.parquet")}
+    before = {
+        file: hashlib.sha256(file.read_bytes()).digest()
+        for file in (tmp_path / "results").rglob("*.parquet")
+    }
     run = prepared(tiny, drawn, tmp_path / "results")
     assert run.store.completed() == COMPLETED
     assert {p.cell_id for p in run.plan.planned if p.state == "done"} == COMPLETED

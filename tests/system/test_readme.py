@@ -18,8 +18,12 @@ from casting_tune.planning.options import Options
 
 README = Path(__file__).parent.parent.parent / "README.md"
 TEXT = README.read_text()
-COMMANDS = re.findall(r"(?:^|&& )\s*((?:casting-tune|python -m casting_tune\.sweep) [^#&|`\n]+)", TEXT, re.MULTILINE)
-COMMANDS += re.findall(r"(?:ray exec .*'|-- )((?:casting-tune|python -m casting_tune\.sweep) [^'`\n]+)", TEXT)
+COMMANDS = re.findall(
+    r"(?:^|&& )\s*((?:casting-tune|python -m casting_tune\.sweep) [^#&|`\n]+)", TEXT, re.MULTILINE
+)
+COMMANDS += re.findall(
+    r"(?:ray exec .*'|-- )((?:casting-tune|python -m casting_tune\.sweep) [^'`\n]+)", TEXT
+)
 COMMANDS += [  # in a sentence; --install-completion would change this user's shell
     " ".join(span.split())
     for span in re.findall(r"`((?:casting-tune|python -m casting_tune\.sweep) [a-z][^`]*)`", TEXT)
@@ -29,7 +33,8 @@ COMMANDS += [  # in a sentence; --install-completion would change this user's sh
 def block_commands(text: str) -> list[str]:
     """Return every command of a page's indented blocks as written, each once.
 
-    Fenced blocks are in other languages: sweep files, queries, a Dockerfile. The listing of a store is no command.
+    Fenced blocks are in other languages: sweep files, queries, a Dockerfile. The listing of a store
+    is no command.
     """
     plain = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE).replace("\\\n", " ")
     found: list[str] = []
@@ -76,12 +81,18 @@ ELSEWHERE = {
 """A command of README's blocks that no test runs as written -> why, and the test that covers what it does."""
 
 OURS = ("casting-tune ", "python -m casting_tune.sweep ")
-RUN_AS_WRITTEN = [command for command in BLOCKS if command.startswith(OURS) and command not in ELSEWHERE]
+RUN_AS_WRITTEN = [
+    command for command in BLOCKS if command.startswith(OURS) and command not in ELSEWHERE
+]
 """What tests/system/test_readme_commands.py runs."""
 
 
-def test_every_command_of_readmes_blocks_is_run_as_written_or_named_with_the_reason_why_not() -> None:
-    assert [command for command in BLOCKS if command not in RUN_AS_WRITTEN and command not in ELSEWHERE] == []
+def test_every_command_of_readmes_blocks_is_run_as_written_or_named_with_the_reason_why_not() -> (
+    None
+):
+    assert [
+        command for command in BLOCKS if command not in RUN_AS_WRITTEN and command not in ELSEWHERE
+    ] == []
     assert [command for command in ELSEWHERE if command not in BLOCKS] == []
     assert len(RUN_AS_WRITTEN) > 30
     tests = {path.name for path in Path(__file__).parent.parent.rglob("test_*.py")}
@@ -143,7 +154,9 @@ def test_the_queries_run_on_a_store_and_agree_on_the_accuracy(
         assert float(line.split("│")[2]) == pytest.approx(trial["test_accuracy"], abs=1e-12)
     assert "validation_loss" in printed[2]
     assert printed[3].endswith("0 cells have no result\n")
-    assert len(prepared.store.read("trials")) == len(trained)  # every cell was there under the other sweep's name
+    assert len(prepared.store.read("trials")) == len(
+        trained
+    )  # every cell was there under the other sweep's name
     assert "both right" in printed[4]
     assert "missed defects: (" in printed[4]
 
@@ -156,7 +169,11 @@ def test_readme_names_every_sweep_with_its_cells() -> None:
 
 def test_readmes_packages_are_those_of_the_folder() -> None:
     table = TEXT.partition("\n## Packages\n")[2].partition("\n## ")[0]
-    first = [line.replace("\\|", ",").split("|")[1] for line in table.splitlines() if line.startswith("| ")][2:]
+    first = [
+        line.replace("\\|", ",").split("|")[1]
+        for line in table.splitlines()
+        if line.startswith("| ")
+    ][2:]
     named = {name.strip() for names in first for name in names.split(",")}
     package = README.parent / "casting_tune"
     modules = {path.stem for path in package.glob("*.py")} - {"__init__", "sweep"}

@@ -1,7 +1,7 @@
 """Every command of README's blocks runs as written, in its order, where sweeps of the same names and rows are small.
 
-The small sweeps are made of the real files: rows have the labels that a reader sees. tests/test_readme.py says which
-commands do not run here, and why.
+The small sweeps are made of the real files: rows have the labels that a reader sees.
+tests/test_readme.py says which commands do not run here, and why.
 """
 
 from __future__ import annotations
@@ -36,7 +36,11 @@ FIXED = {
     "weights": "none", "image_px": 32, "batch_size": 8, "epochs": 1, "validation_share": 0.4,
     "backbone": "timm:test_resnet.r160_in1k",
 }  # fmt: skip
-KEPT = {"backbone": ["vgg16", "resnet50"], "augmentation": ["default", "additional"], "batch_size": [8, 4]}
+KEPT = {
+    "backbone": ["vgg16", "resnet50"],
+    "augmentation": ["default", "additional"],
+    "batch_size": [8, 4],
+}
 """What is kept of an axis: what README's commands name, and what the sweep files keep for --quick."""
 TRAINED = {"vgg16": "timm:test_resnet.r160_in1k", "resnet50": "timm:test_efficientnet.r160_in1k"}
 """What is trained in place of a backbone; the rows keep their labels."""
@@ -56,8 +60,15 @@ def small(name: str) -> str:
     real = tomllib.loads((SOURCE / "sweeps" / f"{name}.toml").read_text(encoding="utf-8"))
     axes = {axis: KEPT.get(axis, values[:2]) for axis, values in real.get("axes", {}).items()}
     fixed = {key: value for key, value in FIXED.items() if key not in axes}
-    only = {axis: values for axis, values in real["quick"].get("only", {}).items() if set(values) <= set(axes[axis])}
-    parts: dict[str, dict[str, Any]] = {"fixed": fixed, "quick": {"only": only, "set": {"train_images": 40}}}
+    only = {
+        axis: values
+        for axis, values in real["quick"].get("only", {}).items()
+        if set(values) <= set(axes[axis])
+    }
+    parts: dict[str, dict[str, Any]] = {
+        "fixed": fixed,
+        "quick": {"only": only, "set": {"train_images": 40}},
+    }
     if "search" in real:
         parts["search"] = real["search"] | {"n_trials": 2}
         del parts["quick"]["only"]
@@ -70,7 +81,11 @@ def small(name: str) -> str:
     for part, settings in parts.items():
         lines += [f"[{part}]", *(f"{key} = {toml(value)}" for key, value in settings.items())]
     for backbone in axes.get("backbone", []):
-        lines += ["[[when]]", f'match = {{ backbone = "{backbone}" }}', f'set = {{ backbone = "{TRAINED[backbone]}" }}']
+        lines += [
+            "[[when]]",
+            f'match = {{ backbone = "{backbone}" }}',
+            f'set = {{ backbone = "{TRAINED[backbone]}" }}',
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -90,12 +105,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (folder / "sweeps").mkdir()
     one_cell = f'question = "?"\n[fixed]\n{chr(10).join(f"{key} = {toml(value)}" for key, value in FIXED.items())}\n'
     for name in sweep_file.names():
-        (folder / "sweeps" / f"{name}.toml").write_text(small(name) if name in NAMED else one_cell + "[quick]\n")
+        (folder / "sweeps" / f"{name}.toml").write_text(
+            small(name) if name in NAMED else one_cell + "[quick]\n"
+        )
     synthetic.draw(folder / "castings", n_images=160, size_px=64, seed=1)
     shutil.copy(SOURCE / "cluster.yaml", folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background has it ignored
+        before = signal.signal(
+            signal.SIGINT, signal.default_int_handler
+        )  # a job in the background has it ignored
         patch.setenv("CASTING_TUNE_DATA", str(folder / "castings"))
         for name in NAMED:
             assert run(f"python -m casting_tune.sweep {name} --inline") == 0
@@ -119,7 +138,9 @@ def filled(command: str, folder: Path) -> str:
     """Return a command with README's placeholders filled in as a reader would: no cell of a quick run."""
     rows = Store(folder / "results").read("trials").to_pylist()
     cells = itertools.cycle(
-        row["cell_id"] for row in rows if row["status"] == "completed" and row["epochs"] and not row["train_images"]
+        row["cell_id"]
+        for row in rows
+        if row["status"] == "completed" and row["epochs"] and not row["train_images"]
     )
     command = re.sub(r"\bCELL\b", lambda _: next(cells), command)
     return re.sub(r"(?<![:\w])DIR\b", "castings", command).replace("mlflow:DIR", "mlflow:flow")
@@ -142,7 +163,9 @@ def prepare(command: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("command", RUN_AS_WRITTEN)
-def test_a_command_of_readme_runs(command: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_command_of_readme_runs(
+    command: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     prepare(command, folder)
     ctrl_c = threading.Timer(8, os.kill, (os.getpid(), signal.SIGINT))
     if "--watch" in command:

@@ -1,4 +1,7 @@
-"""Runs on the real castings, where CASTING_TUNE_DATA names them. Accuracies are recorded in README, not asserted."""
+"""Runs on the real castings, where CASTING_TUNE_DATA names them.
+
+Accuracies are recorded in README, not asserted.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +19,17 @@ from casting_tune.store.store import Store
 
 
 @pytest.mark.slow
-def test_a_quick_sweep_on_the_real_castings_completes_and_says_what_leaks(real_images: Path, store: Store) -> None:
+def test_a_quick_sweep_on_the_real_castings_completes_and_says_what_leaks(
+    real_images: Path, store: Store
+) -> None:
     said: list[str] = []
-    asked = Options(sweep="cpu_baseline", data=real_images, results=store.root, quick=True, inline=True)
+    asked = Options(
+        sweep="cpu_baseline", data=real_images, results=store.root, quick=True, inline=True
+    )
     prepared = runner.prepare(asked, say=said.append)
-    assert "64 of 715 test images are byte-for-byte copies of training images: scores flatter." in said
+    assert (
+        "64 of 715 test images are byte-for-byte copies of training images: scores flatter." in said
+    )
     assert len(prepared.pack.labels) == 7348
     assert runner.execute(prepared, on_event=lambda _: None) == 0
     frame = tables.comparison(prepared.store, "cpu_baseline").frame
@@ -51,10 +60,19 @@ def test_ten_backbones_complete_on_the_real_castings(real_images: Path, tmp_path
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_the_cpu_baseline_predicts_every_test_image_with_each_of_three_seeds(real_images: Path, tmp_path: Path) -> None:
-    few = ("--set", "epochs=1", "--set", "train_images=960")  # the whole of it takes 3 to 17 minutes
+def test_the_cpu_baseline_predicts_every_test_image_with_each_of_three_seeds(
+    real_images: Path, tmp_path: Path
+) -> None:
+    few = (
+        "--set",
+        "epochs=1",
+        "--set",
+        "train_images=960",
+    )  # the whole of it takes 3 to 17 minutes
     print(run_sweep(real_images, tmp_path / "r", "cpu_baseline", "--no-baselines", *few))
     predictions = Store(tmp_path / "r").read("predictions").to_pandas()
     tested = predictions[predictions["split"] == "test"]
     assert tested.groupby("cell_id").size().tolist() == [715] * 3
-    assert 0 < tested["leaked"].sum() < 64 * 3  # copies of what was trained on: of all 64 where all are
+    assert (
+        0 < tested["leaked"].sum() < 64 * 3
+    )  # copies of what was trained on: of all 64 where all are

@@ -34,7 +34,9 @@ def test_no_secret_home_host_or_user_is_in_any_byte_of_a_store_and_no_pickle_in_
 
     def build(name: str, **more: object) -> object:
         if more["seed"] == 0:
-            raise RuntimeError(f"{canaries[3]} at {canaries[2]} has no /srv/{canaries[1]}/key for {canaries[0]}")
+            raise RuntimeError(
+                f"{canaries[3]} at {canaries[2]} has no /srv/{canaries[1]}/key for {canaries[0]}"
+            )
         return real(name, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(registry, "build", build)
@@ -42,7 +44,9 @@ def test_no_secret_home_host_or_user_is_in_any_byte_of_a_store_and_no_pickle_in_
         (root / folder).mkdir(parents=True)
         for name in ("a1-1.pt", "a1-1.pkl", ".a1-1.parquet"):
             (root / folder / name).write_bytes(pickle.dumps(Evil()))
-    asked = Options(sweep=str(tiny), data=drawn, results=root, inline=True, baselines=False, retries=0)
+    asked = Options(
+        sweep=str(tiny), data=drawn, results=root, inline=True, baselines=False, retries=0
+    )
     prepared = runner.prepare(asked, say=lambda _: None)
     for planned in prepared.plan.planned:  # where a trial would look for what it goes on from
         prepared.store.checkpoint(planned.cell_id).write_bytes(pickle.dumps(Evil()))
@@ -57,6 +61,11 @@ def test_no_secret_home_host_or_user_is_in_any_byte_of_a_store_and_no_pickle_in_
     errors = [error for error in prepared.store.read("trials")["error"].to_pylist() if error]
     assert "RuntimeError: USER at HOST has no ~/key for $REGISTRY_PASSWORD" in errors
     traces = [text for text in prepared.store.read("trials")["traceback"].to_pylist() if text]
-    assert any(text.endswith("RuntimeError: USER at HOST has no ~/key for $REGISTRY_PASSWORD\n") for text in traces)
+    assert any(
+        text.endswith("RuntimeError: USER at HOST has no ~/key for $REGISTRY_PASSWORD\n")
+        for text in traces
+    )
     content = {file: file.read_bytes() for file in root.rglob("*") if file.is_file()}
-    assert not [file for file, held in content.items() for canary in canaries if canary.encode() in held]
+    assert not [
+        file for file, held in content.items() for canary in canaries if canary.encode() in held
+    ]

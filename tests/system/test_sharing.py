@@ -29,7 +29,12 @@ from casting_tune.training.records import Place
 from tests.benchmarks import packed as packed_bench
 
 CONFIG = TrialConfig(
-    backbone="timm:test_resnet.r160_in1k", image_px=32, batch_size=16, epochs=1, precision="fp32", test_images=10
+    backbone="timm:test_resnet.r160_in1k",
+    image_px=32,
+    batch_size=16,
+    epochs=1,
+    precision="fp32",
+    test_images=10,
 )
 NEEDS = {1: 1.0, 2: 0.5, 3: 0.3333, 4: 0.25, 5: 0.2, 6: 0.6}
 """Share of a GPU by number of folds: a setting that changes nothing else here."""
@@ -68,11 +73,21 @@ def holds(config: TrialConfig, packed: Pack, store: Store, **more: Any) -> dict[
     marks.mkdir(parents=True, exist_ok=True)
     began = time.time()
     time.sleep(8)  # until others have started beside it
-    mark = {"gpu": os.environ["CUDA_VISIBLE_DEVICES"], "needs": NEEDS[config.n_folds], "pid": os.getpid()}
+    mark = {
+        "gpu": os.environ["CUDA_VISIBLE_DEVICES"],
+        "needs": NEEDS[config.n_folds],
+        "pid": os.getpid(),
+    }
     mark |= {"from": began, "to": time.time()}
     cell = cell_id(config, packed.dataset_id)
     (marks / cell).write_text(json.dumps(mark))
-    row = {"cell_id": cell, "attempt": 1, "sweep": "s", "status": "completed", "gpus": more["place"].gpus}
+    row = {
+        "cell_id": cell,
+        "attempt": 1,
+        "sweep": "s",
+        "status": "completed",
+        "gpus": more["place"].gpus,
+    }
     store.write("trials", "s", f"{cell}-1", [row])
     return row
 
@@ -86,7 +101,11 @@ def test_trials_of_unlike_shares_run_at_once_and_never_hold_more_than_a_gpu(
     configs = [replace(CONFIG, seed=seed, n_folds=n) for seed, n in enumerate(folds)]
     resources = Resources(cpus=1, gpus=1, share=share)
     ray_tune.run_ray(
-        work(store, configs, trial=holds), packed, resources=resources, address=None, on_event=events.append
+        work(store, configs, trial=holds),
+        packed,
+        resources=resources,
+        address=None,
+        on_event=events.append,
     )
     assert sorted(e.task for e in events if e.status == "completed") == list(range(len(folds)))
     marks = [json.loads(file.read_text()) for file in (store.root / "marks").iterdir()]
@@ -108,7 +127,9 @@ def needs_half(config: TrialConfig, packed: Pack, store: Store, **more: Any) -> 
     real, allowed = registry.build, more["allowance"]
 
     def build(name: str, **settings: Any) -> torch.nn.Module:
-        if (allowed.gpu_share < 0.5 and config.seed) or (config.seed == 9 and not allowed.micro_batch):
+        if (allowed.gpu_share < 0.5 and config.seed) or (
+            config.seed == 9 and not allowed.micro_batch
+        ):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         return real(name, **settings)
 
@@ -148,7 +169,10 @@ def test_memory_that_runs_out_on_a_share_doubles_it_and_only_on_a_whole_gpu_does
         (0, "completed", 0.25), (1, "oom", 0.25), (1, "completed", 0.5), (9, "oom", 0.25), (9, "oom", 0.5),
         (9, "oom", 1.0),
     ]  # fmt: skip
-    assert trials["error"].iloc[1] == "OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB."
+    assert (
+        trials["error"].iloc[1]
+        == "OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB."
+    )
     assert not list(store.root.glob(".running-*"))
 
 
@@ -158,7 +182,9 @@ def test_a_batch_is_halved_only_once_a_trial_has_a_whole_gpu(packed: Pack, store
     (task,) = asked.tasks
     for gpus in (0.5, 1.0):
         event = tasks.run_task(asked, packed, 0, replace(task, gpus=gpus), events.append)
-        assert (event.status, event.retried) == (("oom", True) if gpus < 1 else ("completed", False))
+        assert (event.status, event.retried) == (
+            ("oom", True) if gpus < 1 else ("completed", False)
+        )
     trials = store.read("trials").sort_by("attempt").to_pydict()
     assert trials["status"] == ["oom", "oom", "completed"]
     assert trials["gpus"] == [0.5, 1.0, 1.0]
@@ -166,11 +192,17 @@ def test_a_batch_is_halved_only_once_a_trial_has_a_whole_gpu(packed: Pack, store
 
 
 @pytest.mark.slow
-def test_fixed_fractions_are_the_same_for_all_and_an_oom_is_the_end(packed: Pack, store: Store, two_gpus: None) -> None:
+def test_fixed_fractions_are_the_same_for_all_and_an_oom_is_the_end(
+    packed: Pack, store: Store, two_gpus: None
+) -> None:
     events: list[Event] = []
     place = Place(n_at_once=4, gpus=0.5)
-    asked = replace(work(store, [replace(CONFIG, seed=seed) for seed in (1, 9)], trial=needs_half), place=place)
-    ray_tune.run_ray(asked, packed, resources=Resources(cpus=1, gpus=0.5), address=None, on_event=events.append)
+    asked = replace(
+        work(store, [replace(CONFIG, seed=seed) for seed in (1, 9)], trial=needs_half), place=place
+    )
+    ray_tune.run_ray(
+        asked, packed, resources=Resources(cpus=1, gpus=0.5), address=None, on_event=events.append
+    )
     ends = {event.task: (event.status, event.retried) for event in events if event.kind == "ended"}
     assert ends == {0: ("completed", False), 1: ("oom", False)}
     assert store.read("trials")["gpus"].to_pylist() == [0.5, 0.5]
@@ -193,7 +225,13 @@ def test_auto_probes_each_network_once_in_a_worker_and_gives_every_trial_its_sha
     tiny: Path, drawn: Path, on_the_cpu: None
 ) -> None:
     said: list[str] = []
-    asked = Options(sweep=str(tiny), data=drawn, results=tiny.parent / "results", gpus_per_trial="auto", quick=True)
+    asked = Options(
+        sweep=str(tiny),
+        data=drawn,
+        results=tiny.parent / "results",
+        gpus_per_trial="auto",
+        quick=True,
+    )
     prepared = runner.prepare(asked, say=said.append)
     (probe,) = prepared.store.read("probes").to_pylist()
     share = gpu_sharing.share(probe["peak_memory_bytes"], probe["device_memory_bytes"])
@@ -226,9 +264,16 @@ def test_the_benchmark_of_packing_runs_its_cells_both_ways(
     assert "1 networks x 2 batch sizes" in told
 
 
-def test_auto_is_refused_where_it_means_nothing(tiny: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = Options(sweep=str(tiny), data=drawn, results=tiny.parent / "results", gpus_per_trial="auto")
-    with pytest.raises(UsageError, match="--gpus-per-trial auto packs several trials on a GPU, and --inline runs one"):
+def test_auto_is_refused_where_it_means_nothing(
+    tiny: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = Options(
+        sweep=str(tiny), data=drawn, results=tiny.parent / "results", gpus_per_trial="auto"
+    )
+    with pytest.raises(
+        UsageError,
+        match="--gpus-per-trial auto packs several trials on a GPU, and --inline runs one",
+    ):
         runner.prepare(replace(asked, inline=True), say=lambda _: None)
     monkeypatch.setattr(nodes, "capacity", lambda *_, **__: (2, 0))
     with pytest.raises(ResourcesError, match="--gpus-per-trial auto: there is no GPU here"):
@@ -237,13 +282,21 @@ def test_auto_is_refused_where_it_means_nothing(tiny: Path, drawn: Path, monkeyp
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.timeout(1200)
-def test_twelve_unlike_cells_share_one_gpu_and_none_runs_out_of_memory(tmp_path: Path, drawn: Path) -> None:
+def test_twelve_unlike_cells_share_one_gpu_and_none_runs_out_of_memory(
+    tmp_path: Path, drawn: Path
+) -> None:
     file = tmp_path / "mixed.toml"
     file.write_text(
         'question = "Do they fit?"\ntype = "grid"\n\n[fixed]\nweights = "none"\nimage_px = 224\nepochs = 1\n\n[axes]\n'
         'backbone = ["resnet50", "mobilenetv2", "efficientnetb4"]\nbatch_size = [4, 8, 16, 32]\n'
     )
-    asked = Options(sweep=str(file), data=drawn, results=tmp_path / "results", gpus_per_trial="auto", baselines=False)
+    asked = Options(
+        sweep=str(file),
+        data=drawn,
+        results=tmp_path / "results",
+        gpus_per_trial="auto",
+        baselines=False,
+    )
     prepared = runner.prepare(asked, say=lambda _: None)
     assert runner.execute(prepared) == 0
     trials = prepared.store.read("trials").to_pandas()

@@ -19,13 +19,16 @@ def text_of(module: str) -> str:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_only_the_console_writes_to_the_terminal(module: str) -> None:
-    calls = [node.func for node in ast.walk(ast.parse(text_of(module))) if isinstance(node, ast.Call)]
+    calls = [
+        node.func for node in ast.walk(ast.parse(text_of(module))) if isinstance(node, ast.Call)
+    ]
     assert "print" not in {call.id for call in calls if isinstance(call, ast.Name)}
     assert module == "cli/console" or ".stdout.write" not in text_of(module)
 
 
 @pytest.mark.parametrize(
-    "module", [m for m in MODULES if m not in ("analysis/run_results", "analysis/importance", "cli/console")]
+    "module",
+    [m for m in MODULES if m not in ("analysis/run_results", "analysis/importance", "cli/console")],
 )
 def test_rows_of_a_frame_become_records_in_one_place(module: str) -> None:
     """A missing text is NaN in a frame, and NaN is true: `run_results.records` makes it None, `console` null."""
@@ -34,11 +37,28 @@ def test_rows_of_a_frame_become_records_in_one_place(module: str) -> None:
 
 @pytest.mark.parametrize("module", [m for m in MODULES if m != "execution/ray_private"])
 def test_private_parts_of_ray_are_used_in_one_module_only(module: str) -> None:
-    assert not [name for name in ("ray._", "class_cache", "run_metadata", "pickled_error") if name in text_of(module)]
+    assert not [
+        name
+        for name in ("ray._", "class_cache", "run_metadata", "pickled_error")
+        if name in text_of(module)
+    ]
 
 
 def test_the_command_line_loads_no_heavy_library() -> None:
-    heavy = {"torch", "timm", "kornia", "ray", "pandas", "sklearn", "scipy", "pyarrow", "duckdb", "matplotlib"}
+    heavy = {
+        "torch",
+        "timm",
+        "kornia",
+        "ray",
+        "pandas",
+        "sklearn",
+        "scipy",
+        "pyarrow",
+        "duckdb",
+        "matplotlib",
+    }
     code = "import casting_tune.cli.main, sys; print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
     assert not heavy & set(loaded)

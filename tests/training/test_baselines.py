@@ -15,11 +15,20 @@ NONE = np.array([], dtype=np.int64)
 
 
 def _castings(n: int, *, size_px: int = 96) -> NDArray[np.uint8]:
-    return np.stack([synthetic.casting(np.random.default_rng([7, i]), size_px=size_px, defect=None) for i in range(n)])
+    return np.stack(
+        [
+            synthetic.casting(np.random.default_rng([7, i]), size_px=size_px, defect=None)
+            for i in range(n)
+        ]
+    )
 
 
 def _turned(image: NDArray[np.uint8], degrees: float) -> NDArray[np.uint8]:
-    return np.asarray(Image.fromarray(image).rotate(degrees, Image.Resampling.BICUBIC, fillcolor=int(image[:3].mean())))
+    return np.asarray(
+        Image.fromarray(image).rotate(
+            degrees, Image.Resampling.BICUBIC, fillcolor=int(image[:3].mean())
+        )
+    )
 
 
 def _said(baseline: Baseline) -> list[int]:
@@ -48,7 +57,12 @@ def test_a_copy_of_a_train_image_is_given_its_label(descriptor: str) -> None:
 def test_flips_and_quarter_turns_change_no_neighbour(descriptor: str) -> None:
     castings = _castings(12)
     labels = np.array([0, 1] * 6 + [0] * 4, dtype=np.uint8)
-    views = [np.rot90(castings[1]), np.rot90(castings[2], 2), castings[3][:, ::-1], castings[4][::-1].T]
+    views = [
+        np.rot90(castings[1]),
+        np.rot90(castings[2], 2),
+        castings[3][:, ::-1],
+        castings[4][::-1].T,
+    ]
     images = np.concatenate([castings, np.stack(views)])
     scored = nearest(images, labels, np.arange(12), np.arange(12, 16), descriptor=descriptor)
     assert _said(scored) == [1, 0, 1, 0]
@@ -70,7 +84,8 @@ def test_labels_of_test_rows_are_not_looked_at(descriptor: str) -> None:
     other = labels.copy()
     other[8:] = 1 - other[8:]
     one, two = (
-        nearest(images, y, np.arange(8), np.arange(8, 12), descriptor=descriptor).score for y in (labels, other)
+        nearest(images, y, np.arange(8), np.arange(8, 12), descriptor=descriptor).score
+        for y in (labels, other)
     )
     assert np.array_equal(one, two)
 
@@ -89,7 +104,13 @@ def test_rows_may_come_in_any_order(descriptor: str) -> None:
 def test_scores_are_shares(descriptor: str) -> None:
     images = _castings(12)
     images[2] = 77  # an image of one gray level is like nothing
-    score = nearest(images, np.array([0, 1] * 6, np.uint8), np.arange(8), np.arange(8, 12), descriptor=descriptor).score
+    score = nearest(
+        images,
+        np.array([0, 1] * 6, np.uint8),
+        np.arange(8),
+        np.arange(8, 12),
+        descriptor=descriptor,
+    ).score
     assert score.dtype == np.float32
     assert ((score >= 0) & (score <= 1)).all()
 
@@ -101,7 +122,9 @@ def test_colour_and_oblong_images_are_compared(descriptor: str) -> None:
     colour = np.stack([wide, wide, wide], axis=1)
     images = np.concatenate([colour, colour[[1, 2], :, ::-1]])
     labels = np.array([0, 1] * 4 + [0, 0], dtype=np.uint8)
-    assert _said(nearest(images, labels, np.arange(8), np.array([8, 9]), descriptor=descriptor)) == [1, 0]
+    assert _said(
+        nearest(images, labels, np.arange(8), np.array([8, 9]), descriptor=descriptor)
+    ) == [1, 0]
 
 
 def test_a_linear_probe_learns_a_line_and_nothing_from_noise() -> None:
@@ -148,7 +171,9 @@ def test_with_real_photographs_kept_apart_the_nearest_neighbour_falls_below_82_p
     folds = kept_apart.split(real.labels, real.labels, real_audit.group)
     fourths = [(train, test[::4]) for train, test in folds]  # the copies of a photograph fare alike
     n_right = sum(
-        _right(nearest(real.images, real.labels, train, test, descriptor="polar"), real.labels[test])
+        _right(
+            nearest(real.images, real.labels, train, test, descriptor="polar"), real.labels[test]
+        )
         for train, test in fourths
     )
     # over 20 seeds of the folds, all images: 65.8 to 78.3 %, sd 4.7

@@ -56,7 +56,9 @@ def test_a_trial_that_dies_goes_on_from_its_last_epoch_and_ends_as_if_it_had_not
     assert not broken.checkpoint(cell_id(CONFIG, packed.dataset_id)).exists()
 
 
-def test_what_killed_processes_left_of_completed_cells_is_cleared_and_nothing_else(tmp_path: Path) -> None:
+def test_what_killed_processes_left_of_completed_cells_is_cleared_and_nothing_else(
+    tmp_path: Path,
+) -> None:
     done, under_way = "31a48e95c3269ccc", "0123456789abcdef"
     stay = [
         f"checkpoints/{under_way}.pt", f"checkpoints/.{under_way}.pt.7", f"weights/.{under_way}.safetensors.7",
@@ -93,7 +95,9 @@ def test_an_epoch_whose_row_was_lost_with_the_process_gets_it_on_resuming(
     assert sorted(store.read("epochs")["epoch"].to_pylist()) == [1, 2, 3, 4]
 
 
-def test_a_checkpoint_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_appears_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = torch.nn.Linear(2, 1)
     optimiser = torch.optim.AdamW(model.parameters())
     checkpoint.save(tmp_path / "c.pt", model, optimiser, EPOCH)
@@ -119,7 +123,9 @@ def test_best_weights_that_may_not_be_read_are_not_taken_for_missing(
         checkpoint.kept_epoch(tmp_path / "best")
 
 
-def test_a_damaged_checkpoint_costs_one_attempt_and_not_the_cell(packed: Pack, store: Store) -> None:
+def test_a_damaged_checkpoint_costs_one_attempt_and_not_the_cell(
+    packed: Pack, store: Store
+) -> None:
     file = store.checkpoint(cell_id(CONFIG, packed.dataset_id))
     file.parent.mkdir(parents=True)
     file.write_bytes(b"half a checkpoint")
@@ -153,7 +159,9 @@ def test_a_damaged_checkpoint_in_a_bucket_costs_one_attempt_too(packed: Pack, bu
     assert train(packed, store)["status"] == "completed"
 
 
-def test_the_best_weights_so_far_go_to_the_machine_that_goes_on(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_best_weights_so_far_go_to_the_machine_that_goes_on(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     best = Store(bucket).weights("a1", best=True)
     checkpoint.keep(best, torch.nn.Linear(2, 1), EPOCH)
     Store(bucket).share(best)
@@ -169,7 +177,9 @@ class Evil:
         return (Path.touch, (Path("evil"),))  # type: ignore[return-value]
 
 
-def test_no_code_in_a_checkpoint_is_ever_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_code_in_a_checkpoint_is_ever_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"model": Evil()}, tmp_path / "c.pt")
     model = torch.nn.Linear(2, 1)

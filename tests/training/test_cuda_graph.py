@@ -36,7 +36,12 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 def network(device: str) -> nn.Module:
     torch.manual_seed(0)
     made = nn.Sequential(
-        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 1), nn.Flatten(0)
+        nn.Conv2d(1, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(144, 1),
+        nn.Flatten(0),
     )
     return made.to(device)
 
@@ -48,7 +53,9 @@ def batches(n: int, device: str, *, tail: int = 8) -> list[tuple[torch.Tensor, t
     return [(part.to(device), (part.mean((1, 2, 3)) > 0).float().to(device)) for part in inputs]
 
 
-def losses(given: list[tuple[torch.Tensor, torch.Tensor]], **more: object) -> tuple[list[float], nn.Module]:
+def losses(
+    given: list[tuple[torch.Tensor, torch.Tensor]], **more: object
+) -> tuple[list[float], nn.Module]:
     device = given[0][0].device.type
     model = network(device)
     recipe = replace(RECIPE, n_steps=len(given))
@@ -73,11 +80,15 @@ def reads_of(n_steps: int) -> int:
     optimiser = torch.optim.SGD(model.parameters(), lr=0.01)
     with profile(activities=[ProfilerActivity.CPU]) as seen:
         list(loop.fit(model, optimiser, recipe, batches=lambda _: given, validation=lambda: given))
-    return sum(event.count for event in seen.key_averages() if event.key == "aten::_local_scalar_dense")
+    return sum(
+        event.count for event in seen.key_averages() if event.key == "aten::_local_scalar_dense"
+    )
 
 
 def test_the_loop_reads_as_many_values_in_an_epoch_of_twelve_steps_as_in_one_of_four() -> None:
-    assert reads_of(4) == reads_of(12) == 3 * 3  # the training's loss, validation's loss and accuracy
+    assert (
+        reads_of(4) == reads_of(12) == 3 * 3
+    )  # the training's loss, validation's loss and accuracy
 
 
 def test_the_step_is_launched_by_whoever_is_asked_and_gets_every_batch_as_tensors() -> None:
@@ -134,7 +145,9 @@ def test_a_recorded_step_takes_each_batch_and_what_is_filled_in_place() -> None:
 
 
 @needs_cuda
-def test_no_step_of_a_trial_waits_for_the_device(packed: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_step_of_a_trial_waits_for_the_device(
+    packed: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def n_waits(train_images: int) -> int:
         config = replace(CONFIG, train_images=train_images, test_images=8)
         torch.cuda.set_sync_debug_mode("warn")
@@ -154,7 +167,8 @@ def test_no_step_of_a_trial_waits_for_the_device(packed: Pack, tmp_path: Path, m
         assert (row["status"], row["cuda_graph"]) == ("completed", True), row["error"]
         return sum(cuda_graph.WAITS in str(warning.message) for warning in seen)
 
-    # the validation images are as many: evaluation reads its scores once a part, latency once a pass
+    # the validation images are as many: evaluation reads its scores once a part, latency once a
+    # pass
     monkeypatch.setattr(loop, "latency", lambda *_, **__: 0.001)
     assert n_waits(24) == n_waits(48)
 
@@ -169,12 +183,17 @@ def test_a_trial_on_a_gpu_is_the_same_recorded_or_not(
     rows = [trial(config, packed, recorded)]
     monkeypatch.setattr(cuda_graph, "WARM_STEPS", 10**9)
     rows.append(trial(config, packed, written))
-    assert [(row["status"], row["cuda_graph"]) for row in rows] == [("completed", True), ("completed", None)], rows
+    assert [(row["status"], row["cuda_graph"]) for row in rows] == [
+        ("completed", True),
+        ("completed", None),
+    ], rows
     np.testing.assert_allclose(scores(recorded), scores(written), atol=2e-3)
 
 
 @needs_cuda
-def test_a_trial_that_ended_on_a_gpu_goes_on_there_from_its_checkpoint(packed: Pack, tmp_path: Path) -> None:
+def test_a_trial_that_ended_on_a_gpu_goes_on_there_from_its_checkpoint(
+    packed: Pack, tmp_path: Path
+) -> None:
     class Gone(BaseException):
         pass
 
@@ -187,5 +206,8 @@ def test_a_trial_that_ended_on_a_gpu_goes_on_there_from_its_checkpoint(packed: P
     with pytest.raises(Gone):
         trial(CONFIG, packed, resumed, on_epoch=leave)
     rows.append(trial(CONFIG, packed, resumed))
-    assert [(row["status"], row["resumed_from"]) for row in rows] == [("completed", 0), ("completed", 2)], rows
+    assert [(row["status"], row["resumed_from"]) for row in rows] == [
+        ("completed", 0),
+        ("completed", 2),
+    ], rows
     np.testing.assert_allclose(scores(through), scores(resumed), atol=2e-3)

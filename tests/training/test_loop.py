@@ -42,7 +42,9 @@ def separable(n_batches: int = 4) -> Iterator[tuple[torch.Tensor, torch.Tensor]]
 
 def test_a_separable_problem_is_learned_and_the_loss_falls() -> None:
     model = Dot()
-    epochs = list(fit(model, replace(RECIPE, epochs=20), batches=lambda _: separable(), validation=separable))
+    epochs = list(
+        fit(model, replace(RECIPE, epochs=20), batches=lambda _: separable(), validation=separable)
+    )
     assert epochs[-1].train_loss < epochs[0].train_loss < 0.75
     assert epochs[-1].validation_accuracy == 1.0
     assert [epoch.epoch for epoch in epochs] == list(range(1, 21))
@@ -67,7 +69,9 @@ def test_a_loss_that_is_not_finite_ends_the_training_as_diverged() -> None:
 def test_the_learning_rate_warms_up_to_the_scaled_peak_and_falls_to_zero() -> None:
     rates = [loop.learning_rate(step, RECIPE) for step in range(8)]
     peak = 0.32 * math.sqrt(8 / 32)  # = 0.16
-    assert rates[:3] == pytest.approx([peak / 2, peak, peak])  # two warm-up steps of eight, then the top of the cosine
+    assert rates[:3] == pytest.approx(
+        [peak / 2, peak, peak]
+    )  # two warm-up steps of eight, then the top of the cosine
     assert rates[5] == pytest.approx(peak * 0.5)  # halfway down: step 3 of 6 after the warm-up
     assert 0 < rates[7] < 0.1 * peak
 
@@ -82,7 +86,9 @@ def test_predictions_are_probabilities_in_the_batches_order_and_leave_the_model_
     with torch.no_grad():
         model.weight.fill_(1.0)
     inputs = torch.tensor([0.0, 1.0, -1.0]).reshape(3, 1, 1, 1).expand(3, 1, 2, 2) / 4
-    score = loop.predict(model, [(inputs[:2], torch.zeros(2)), (inputs[2:], torch.zeros(1))], precision="fp32")
+    score = loop.predict(
+        model, [(inputs[:2], torch.zeros(2)), (inputs[2:], torch.zeros(1))], precision="fp32"
+    )
     np.testing.assert_allclose(score, [0.5, 0.7310586, 0.2689414], rtol=1e-6)
     assert score.dtype == np.float32
     assert model.weight.grad is None
@@ -92,7 +98,9 @@ def test_scales_and_biases_do_not_decay() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 1), nn.Flatten(0))
     before = {name: value.clone() for name, value in model.named_parameters()}
     decaying = replace(RECIPE, weight_decay=0.5, base_lr=0.1, epochs=1, warmup_share=0.0)
-    nothing = [(torch.zeros(8, 4), torch.full((8,), 0.5))]  # the bias of the last layer starts off zero logits alone
+    nothing = [
+        (torch.zeros(8, 4), torch.full((8,), 0.5))
+    ]  # the bias of the last layer starts off zero logits alone
     with torch.no_grad():
         model[2].weight.zero_()
         model[2].bias.zero_()

@@ -10,7 +10,9 @@ import torch
 
 from casting_tune.training import memory
 
-linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells and limits a process's own memory")
+linux = pytest.mark.skipif(
+    sys.platform != "linux", reason="only Linux tells and limits a process's own memory"
+)
 MIB = 2**20
 
 

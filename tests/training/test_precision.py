@@ -28,7 +28,11 @@ GAINING, DEPTHWISE, UNKNOWN = "resnet50", "mobilenetv2", "timm:regnetx_002"
     ],
 )
 def test_auto_takes_bf16_only_where_it_was_measured_to_be_faster(
-    monkeypatch: pytest.MonkeyPatch, backbone: str, device: Literal["cpu", "cuda"], has_bf16: bool, resolved: str
+    monkeypatch: pytest.MonkeyPatch,
+    backbone: str,
+    device: Literal["cpu", "cuda"],
+    has_bf16: bool,
+    resolved: str,
 ) -> None:
     monkeypatch.setattr(precision, "cpu_has_bf16", lambda: has_bf16)
     assert precision.resolve(TrialConfig(backbone=backbone), device) == resolved
@@ -39,7 +43,16 @@ def test_auto_takes_bf16_only_where_it_was_measured_to_be_faster(
 def test_whoever_asks_for_bf16_on_a_cpu_without_it_is_told_up_front(
     drawn: Path, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked: tuple[Any, ...] = ("sweep", "cpu_baseline", "--quick", "--plan", "--gpus-per-trial", 0, "--data", drawn)
+    asked: tuple[Any, ...] = (
+        "sweep",
+        "cpu_baseline",
+        "--quick",
+        "--plan",
+        "--gpus-per-trial",
+        0,
+        "--data",
+        drawn,
+    )
     for has_bf16, words, told in (
         (False, ("--set", "precision=bf16"), True),
         (False, (), False),

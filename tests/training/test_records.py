@@ -15,7 +15,9 @@ NONE = np.array([], dtype=np.int64)
 
 
 def test_the_schema_has_a_column_for_every_setting_and_every_toggle(packed: Pack) -> None:
-    described = describe(TrialConfig(backbone="vgg16"), packed, Folds(train=NONE, validation=NONE, test=NONE))
+    described = describe(
+        TrialConfig(backbone="vgg16"), packed, Folds(train=NONE, validation=NONE, test=NONE)
+    )
     assert set(described) <= set(SCHEMAS["trials"].names)
     assert set(TOGGLES) <= set(SCHEMAS["trials"].names)
 
@@ -28,7 +30,10 @@ def test_every_prediction_names_the_file_of_its_image_and_its_truth(packed: Pack
         ("validation", 3, 0.25), ("validation", 5, 0.5), ("test", 0, 0.75),
     ]  # fmt: skip
     for row in found:
-        assert (row["path"], row["y_true"]) == (packed.paths[row["image"]], packed.labels[row["image"]])
+        assert (row["path"], row["y_true"]) == (
+            packed.paths[row["image"]],
+            packed.labels[row["image"]],
+        )
         assert (row["cell_id"], row["attempt"], row["leaked"]) == ("a1", 2, False)
 
 
@@ -38,7 +43,10 @@ def test_the_metrics_of_a_row_are_those_of_its_predictions(packed: Pack) -> None
     parts = Folds(train=order[:0], validation=np.sort(order[:20]), test=np.sort(order[20:]))
     given = rng.random(len(order), dtype=np.float32)
     columns = score(predictions(parts, packed, [given[:20], given[20:]]))
-    for split, rows, of_split in (("validation", parts.validation, given[:20]), ("test", parts.test, given[20:])):
+    for split, rows, of_split in (
+        ("validation", parts.validation, given[:20]),
+        ("test", parts.test, given[20:]),
+    ):
         y_true, decided = packed.labels[rows], of_split >= 0.5
         assert columns[f"{split}_accuracy"] == accuracy_score(y_true, decided)
         assert columns[f"{split}_recall"] == recall_score(y_true, decided)
@@ -55,6 +63,8 @@ def test_of_a_failure_the_start_of_the_error_and_the_end_of_the_traceback_are_ke
     # three bytes each: 16384 = 3 * 5461 + 1, and no half of a character is kept
     assert failure("", "€" * 6000)["traceback"] == "€" * 5461
     assert failure("no file \udcff", "") == {"error": "no file \\udcff", "traceback": None}
-    monkeypatch.setenv("PRESS_TOKEN", "s3cr3t-canary")  # the cut goes through it, and half of it is kept by nobody
+    monkeypatch.setenv(
+        "PRESS_TOKEN", "s3cr3t-canary"
+    )  # the cut goes through it, and half of it is kept by nobody
     cut = failure("E" * 1995 + "s3cr3t-canary", "s3cr3t-canary" + "a" * 16379)
     assert cut == {"error": "E" * 1995 + "$PRES", "traceback": "TOKEN" + "a" * 16379}

@@ -23,7 +23,12 @@ from casting_tune.training import records as rows
 from casting_tune.training.records import Place
 
 CONFIG = TrialConfig(
-    backbone="timm:test_resnet.r160_in1k", image_px=32, batch_size=16, epochs=2, precision="fp32", toggles=("flip",)
+    backbone="timm:test_resnet.r160_in1k",
+    image_px=32,
+    batch_size=16,
+    epochs=2,
+    precision="fp32",
+    toggles=("flip",),
 )
 
 
@@ -76,7 +81,9 @@ def test_the_split_of_a_trial_is_computed_once(
         return real(*given, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(splits, "split", counted)
-    assert train(replace(CONFIG, backbone=backbone, epochs=1), packed, store)["status"] == "completed"
+    assert (
+        train(replace(CONFIG, backbone=backbone, epochs=1), packed, store)["status"] == "completed"
+    )
     assert len(calls) == 1
 
 
@@ -87,7 +94,9 @@ def test_a_baseline_computes_with_the_threads_of_its_trial(
     majority = baselines.majority
 
     def watched(labels: np.ndarray, n_test: int) -> baselines.Baseline:
-        seen.extend(library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas")
+        seen.extend(
+            library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"
+        )
         return majority(labels, n_test)
 
     monkeypatch.setattr(baselines, "majority", watched)
@@ -108,7 +117,9 @@ def test_an_epochs_row_is_safe_before_anyone_is_told_of_it(packed: Pack, store: 
     assert seen == [(1, 1), (2, 2)]
 
 
-def test_the_same_seed_gives_the_same_scores_bit_for_bit_and_another_seed_others(packed: Pack, tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_scores_bit_for_bit_and_another_seed_others(
+    packed: Pack, tmp_path: Path
+) -> None:
     first, second, third = (Store(tmp_path / name) for name in "abc")
     config = replace(CONFIG, dropout=0.3, dense=8, toggles=("contrast", "rotation", "flip"))
     train(config, packed, first)
@@ -128,7 +139,8 @@ def test_hue_on_gray_images_changes_no_score(packed: Pack, tmp_path: Path) -> No
     train(hue, packed, with_hue)
     train(no_hue, packed, without)
     np.testing.assert_array_equal(
-        scores(with_hue, cell_id(hue, packed.dataset_id)), scores(without, cell_id(no_hue, packed.dataset_id))
+        scores(with_hue, cell_id(hue, packed.dataset_id)),
+        scores(without, cell_id(no_hue, packed.dataset_id)),
     )
 
 
@@ -161,7 +173,12 @@ def test_a_trial_that_raises_is_a_row_with_its_error_and_without_this_persons_ho
     [
         (torch.OutOfMemoryError("CUDA out of memory"), "oom"),
         (MemoryError(), "oom"),
-        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "oom"),
+        (
+            RuntimeError(
+                "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
+            ),
+            "oom",
+        ),
     ],
 )
 def test_memory_that_runs_out_ends_the_trial_as_oom(
@@ -175,7 +192,9 @@ def test_memory_that_runs_out_ends_the_trial_as_oom(
 
 
 def test_a_loss_that_is_not_finite_ends_the_trial_as_diverged(packed: Pack, store: Store) -> None:
-    row = train(replace(CONFIG, base_lr=1e30, warmup_share=0.0, lr_schedule="constant"), packed, store)
+    row = train(
+        replace(CONFIG, base_lr=1e30, warmup_share=0.0, lr_schedule="constant"), packed, store
+    )
     assert row["status"] == "diverged"
     assert "base_lr" in str(row["error"])
 
@@ -183,14 +202,20 @@ def test_a_loss_that_is_not_finite_ends_the_trial_as_diverged(packed: Pack, stor
 def test_scores_that_are_no_numbers_end_the_trial_as_diverged(
     packed: Pack, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("casting_tune.training.loop.predict", lambda *_, **__: np.full(16, np.nan, np.float32))
-    monkeypatch.setattr(rows, "predictions", lambda parts, pack, scores: _Scored(np.full(3, np.nan)))
+    monkeypatch.setattr(
+        "casting_tune.training.loop.predict", lambda *_, **__: np.full(16, np.nan, np.float32)
+    )
+    monkeypatch.setattr(
+        rows, "predictions", lambda parts, pack, scores: _Scored(np.full(3, np.nan))
+    )
     row = train(CONFIG, packed, store)
     assert row["status"] == "diverged"
     assert "not a number" in str(row["error"])
 
 
-def test_a_store_that_fails_is_no_trials_fault(packed: Pack, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_fails_is_no_trials_fault(
+    packed: Pack, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: object, **__: object) -> Iterator[None]:
         raise StoreError("full")
 
@@ -205,8 +230,15 @@ def test_a_second_attempt_stands_beside_the_first(packed: Pack, store: Store) ->
     assert len(store.files("trials")) == 2
 
 
-def test_one_channel_and_three_and_both_layouts_and_precisions_train(packed: Pack, store: Store) -> None:
-    for change in ({"in_channels": 1}, {"layout": "contiguous"}, {"precision": "bf16"}, {"dense": 8, "dropout": 0.2}):
+def test_one_channel_and_three_and_both_layouts_and_precisions_train(
+    packed: Pack, store: Store
+) -> None:
+    for change in (
+        {"in_channels": 1},
+        {"layout": "contiguous"},
+        {"precision": "bf16"},
+        {"dense": 8, "dropout": 0.2},
+    ):
         assert train(replace(CONFIG, epochs=1, **change), packed, store)["status"] == "completed"
 
 
@@ -229,17 +261,28 @@ def test_a_trial_measures_its_own_peak_memory_and_times(packed: Pack, store: Sto
     assert row["peak_memory_bytes"] is None or row["peak_memory_bytes"] > 50_000_000  # type: ignore[operator]
 
 
-def test_a_trial_that_takes_too_long_ends_as_a_timeout_and_can_go_on(packed: Pack, store: Store) -> None:
+def test_a_trial_that_takes_too_long_ends_as_a_timeout_and_can_go_on(
+    packed: Pack, store: Store
+) -> None:
     row = train(CONFIG, packed, store, allowance=Allowance(max_seconds=1e-9))
-    assert (row["status"], row["error"]) == ("timeout", "TimeUp: The time of the trial was up in epoch 1 of 2.")
+    assert (row["status"], row["error"]) == (
+        "timeout",
+        "TimeUp: The time of the trial was up in epoch 1 of 2.",
+    )
     assert train(CONFIG, packed, store)["status"] == "completed"
 
 
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory is limited on Linux alone")
-def test_a_trial_that_asks_for_more_memory_than_it_may_ends_as_oom(packed: Pack, store: Store) -> None:
+@pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(), reason="memory is limited on Linux alone"
+)
+def test_a_trial_that_asks_for_more_memory_than_it_may_ends_as_oom(
+    packed: Pack, store: Store
+) -> None:
     held = memory.peak(torch.device("cpu"))
     assert held is not None
-    big = replace(CONFIG, backbone="vgg16", image_px=128, epochs=1)  # 134 MB of weights, gradients and moments each
+    big = replace(
+        CONFIG, backbone="vgg16", image_px=128, epochs=1
+    )  # 134 MB of weights, gradients and moments each
     memory.reset_peak(torch.device("cpu"))
     now = memory.peak(torch.device("cpu")) or held
     row = train(big, packed, store, allowance=Allowance(memory_bytes=now + 100 * 2**20))
@@ -247,7 +290,9 @@ def test_a_trial_that_asks_for_more_memory_than_it_may_ends_as_oom(packed: Pack,
     assert train(CONFIG, packed, store)["status"] == "completed"
 
 
-def test_micro_batches_train_the_same_network_without_batch_normalisation(packed: Pack, tmp_path: Path) -> None:
+def test_micro_batches_train_the_same_network_without_batch_normalisation(
+    packed: Pack, tmp_path: Path
+) -> None:
     config = replace(CONFIG, backbone="timm:test_vit.r160_in1k", image_px=160, toggles=())
     whole, parts = Store(tmp_path / "whole"), Store(tmp_path / "parts")
     assert train(config, packed, whole)["micro_batch"] is None
@@ -261,11 +306,15 @@ def test_micro_batches_train_the_same_network_without_batch_normalisation(packed
 def test_kept_weights_are_those_that_made_the_predictions(packed: Pack, store: Store) -> None:
     row = train(CONFIG, packed, store, allowance=Allowance(keep=("last", "best")))
     cell = str(row["cell_id"])
-    model = registry.build(CONFIG.backbone, weights="none", dense=0, dropout=0, in_channels=3, seed=9).eval()
+    model = registry.build(
+        CONFIG.backbone, weights="none", dense=0, dropout=0, in_channels=3, seed=9
+    ).eval()
     model.load_state_dict(load_file(store.weights(cell)))
     prepare = trial._preparation(CONFIG, torch.device("cpu"))
     predictions = store.read("predictions").to_pandas()
-    images = batches.put(packed.images, predictions["image"].to_numpy(), px=32, device=torch.device("cpu"))
+    images = batches.put(
+        packed.images, predictions["image"].to_numpy(), px=32, device=torch.device("cpu")
+    )
     with torch.inference_mode():
         found = model(prepare(augmentation.resize(images, px=32))).sigmoid().numpy()
     np.testing.assert_allclose(found, predictions["score"], atol=1e-5)
@@ -280,11 +329,19 @@ def test_no_weights_are_kept_unasked(packed: Pack, store: Store) -> None:
     assert not (store.root / "weights").exists()
 
 
-def test_how_strong_a_toggle_is_reaches_the_training_and_its_row(packed: Pack, store: Store) -> None:
+def test_how_strong_a_toggle_is_reaches_the_training_and_its_row(
+    packed: Pack, store: Store
+) -> None:
     config = replace(CONFIG, toggles=("rotation",), epochs=1)
-    rows = [train(replace(config, rotation_deg=degrees), packed, store) for degrees in (45.0, 5.0, 5.0)]
+    rows = [
+        train(replace(config, rotation_deg=degrees), packed, store) for degrees in (45.0, 5.0, 5.0)
+    ]
     assert [row["rotation_deg"] for row in rows] == [45.0, 5.0, 5.0]
-    losses = store.read("epochs").sort_by([("cell_id", "ascending"), ("attempt", "ascending")]).to_pandas()
+    losses = (
+        store.read("epochs")
+        .sort_by([("cell_id", "ascending"), ("attempt", "ascending")])
+        .to_pandas()
+    )
     by_cell = losses.groupby("cell_id")["train_loss"].agg(["nunique", "first"])
     assert list(by_cell["nunique"]) == [1, 1]  # the same cell trained again gives the same loss
     assert by_cell["first"].nunique() == 2
@@ -298,9 +355,13 @@ def test_inputs_are_normalised_with_the_backbones_own_mean_and_spread(
     config = TrialConfig(backbone="resnet50", in_channels=in_channels, layout=layout)
     images = torch.rand(2, channels, 5, 4, generator=torch.Generator().manual_seed(0))
     inputs = trial._preparation(config, torch.device("cpu"))(images)
-    mean, std = (torch.tensor(v).reshape(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    mean, std = (
+        torch.tensor(v).reshape(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    )
     if in_channels == 1:
         mean, std = mean.mean(), std.mean()
-    torch.testing.assert_close(inputs, ((images - mean) / std).expand(-1, in_channels, -1, -1), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        inputs, ((images - mean) / std).expand(-1, in_channels, -1, -1), rtol=0, atol=1e-5
+    )
     order = torch.channels_last if layout == "channels_last" else torch.contiguous_format
     assert inputs.is_contiguous(memory_format=order)
