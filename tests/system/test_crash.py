@@ -21,7 +21,7 @@ def crash(folder: Path, stride: int, *halves: tuple[str, ...]) -> dict[str, int]
         (folder / f"crash-{n}").mkdir()
         words = [
             sys.executable,
-            Path(__file__).parent.parent / "crashes.py",
+            Path(__file__).parent / "crashes.py",
             folder / f"crash-{n}",
             str(stride),
             *kinds,
