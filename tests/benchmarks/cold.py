@@ -122,7 +122,7 @@ def main(words: Sequence[str] | None = None) -> None:
     told = f"{asked.repeats} fresh processes each, the images' files in the system's cache, "
     told += f"{ray_cluster.cpus_here()} threads. {figures.conditions('torch', 'pillow', 'ray')}"
     text = f"{figures.table(('what', 's: median (min to max)', 'aimed at, under'), rows)}\n\n{told}"
-    figures.publish("cold", text, write_readme=asked.write_readme)
+    figures.publish("cold", text, write_docs=asked.write_docs)
 
 
 if __name__ == "__main__":

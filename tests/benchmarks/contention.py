@@ -48,7 +48,7 @@ def main(words: Sequence[str] | None = None) -> None:
     ])  # fmt: skip
     how = f"Training steps in fp32, {asked.threads} threads each, {asked.repeats} turns of {asked.seconds:g} s."
     text = f"{table}\n\n{how} {figures.conditions('torch', 'timm')}"
-    figures.publish("contention", text, write_readme=asked.write_readme)
+    figures.publish("contention", text, write_docs=asked.write_docs)
 
 
 if __name__ == "__main__":

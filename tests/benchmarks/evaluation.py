@@ -82,7 +82,7 @@ def main(words: Sequence[str] | None = None) -> None:
     )
     told = f"{asked.repeats} turns, {ray_cluster.cpus_here()} threads; the trial is {EPOCHS} epochs of 5,307 images. "
     text = f"{figures.table(header, rows)}\n\n{told}{figures.conditions('torch', 'timm')}"
-    figures.publish("evaluation", text, write_readme=asked.write_readme)
+    figures.publish("evaluation", text, write_docs=asked.write_docs)
 
 
 if __name__ == "__main__":

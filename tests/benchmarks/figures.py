@@ -1,7 +1,7 @@
-"""How a benchmark's figures are written: median and spread, what measured them, and their place in README.
+"""How a benchmark's figures are written: median and spread, what measured them, and their place in docs.
 
 Comes in: what a script measured. Goes out: a Markdown table on the terminal and, with
---write-readme, between the script's two markers in README, so that no figure there was typed by
+--write-docs, between the script's two markers in docs/benchmarks.md, so that no figure there was typed by
 hand. Measures nothing.
 """
 
@@ -17,11 +17,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
-README = ROOT / "README.md"
+PAGE = ROOT / "docs" / "benchmarks.md"
 
 
 def parser(doc: str | None, *, repeats: int) -> argparse.ArgumentParser:
-    """Return a parser with what all benchmarks share: --repeats and --write-readme."""
+    """Return a parser with what all benchmarks share: --repeats and --write-docs."""
     made = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -29,7 +29,7 @@ def parser(doc: str | None, *, repeats: int) -> argparse.ArgumentParser:
         "--repeats", type=int, default=repeats, help="how often each side is measured, in turn"
     )
     made.add_argument(
-        "--write-readme", action="store_true", help="put the table between its markers in README"
+        "--write-docs", action="store_true", help="write the table to docs/benchmarks.md"
     )
     return made
 
@@ -68,22 +68,22 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return "\n".join(f"| {' | '.join(str(cell) for cell in line)} |" for line in lines)
 
 
-def publish(name: str, text: str, *, write_readme: bool) -> None:
-    """Print a text and, where asked, put it between README's markers of that name."""
+def publish(name: str, text: str, *, write_docs: bool) -> None:
+    """Print a text and, where asked, put it between the markers of that name in docs/benchmarks.md."""
     print(text)
-    if write_readme:
-        README.write_text(placed(README.read_text(encoding="utf-8"), name, text), encoding="utf-8")
-        print(f"\nREADME.md: '{name}' written.", file=sys.stderr)
+    if write_docs:
+        PAGE.write_text(placed(PAGE.read_text(encoding="utf-8"), name, text), encoding="utf-8")
+        print(f"\n{PAGE.name}: '{name}' written.", file=sys.stderr)
 
 
-def placed(readme: str, name: str, text: str) -> str:
-    """Return README with the text between the markers of that name; ValueError where it lacks them."""
+def placed(page: str, name: str, text: str) -> str:
+    """Return a page with the text between the markers of that name; ValueError where it lacks them."""
     begin, end = f"<!-- measured: {name} -->\n", f"<!-- end: {name} -->"
-    if begin not in readme or end not in readme:
+    if begin not in page or end not in page:
         raise ValueError(
-            f"README.md has no place for '{name}': it needs the lines {begin.strip()} and {end}."
+            f"{PAGE.name} has no place for '{name}': it needs the lines {begin.strip()} and {end}."
         )
-    before, _, rest = readme.partition(begin)
+    before, _, rest = page.partition(begin)
     _, _, after = rest.partition(end)
     return f"{before}{begin}{text.strip()}\n{end}{after}"
 

@@ -459,7 +459,7 @@ def main(words: Sequence[str] | None = None) -> None:
             text = f"{parts[part]()}\n\n{told}{figures.conditions('timm', 'kornia')}"
             if asked.out:
                 (asked.out / f"gpu_{part}.md").write_text(text, encoding="utf-8")
-            figures.publish(f"gpu_{part}", text, write_readme=asked.write_readme)
+            figures.publish(f"gpu_{part}", text, write_docs=asked.write_docs)
 
 
 if __name__ == "__main__":

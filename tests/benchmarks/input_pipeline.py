@@ -219,7 +219,7 @@ def main() -> None:
     figures.publish(
         "input_pipeline",
         text + "\n\n" + " ".join(filter(None, notes)),
-        write_readme=asked.write_readme,
+        write_docs=asked.write_docs,
     )
 
 

@@ -202,7 +202,7 @@ def main() -> None:
     )
     told = f"{WORKERS} workers, trials of {SLEEP_S} s that write all their rows. {figures.conditions('ray')}"
     text = f"{figures.table(header, rows)}\n\n{told} Aimed at: 0.05 s."
-    figures.publish("orchestration", text, write_readme=asked.write_readme)
+    figures.publish("orchestration", text, write_docs=asked.write_docs)
 
 
 if __name__ == "__main__":

@@ -119,7 +119,7 @@ def main(words: Sequence[str] | None = None) -> None:
     told = f"{len(asked.backbones)} networks x {len(asked.batches)} batch sizes, {asked.px} px, {asked.epochs} epochs "
     told += f"of {asked.train_images:,} images each; their memory was measured in {figures.spread(probing, 0)} s. "
     text = f"{figures.table(header, rows)}\n\n{_device()}{told}{figures.conditions('torch', 'ray', 'timm')}"
-    figures.publish("packed", text, write_readme=asked.write_readme)
+    figures.publish("packed", text, write_docs=asked.write_docs)
 
 
 def _device() -> str:

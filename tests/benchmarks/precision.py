@@ -119,7 +119,7 @@ def main(words: Sequence[str] | None = None) -> None:
     )
     told += f"below it resnet18, 128 px, batch 32, fp32. {figures.conditions('torch', 'timm')}"
     text = f"{figures.table(header, rows)}\n\n{threads}\n\n{told}"
-    figures.publish("precision", text, write_readme=asked.write_readme)
+    figures.publish("precision", text, write_docs=asked.write_docs)
 
 
 if __name__ == "__main__":

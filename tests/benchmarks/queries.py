@@ -281,7 +281,7 @@ def main(words: Sequence[str] | None = None) -> None:
     if peers:
         beside = figures.table(("rows of runs, no predictions", "runs", "s", "ms a run"), peers)
         text += f"\n\n{beside}"
-    figures.publish("queries", f"{text}\n\n{told}", write_readme=asked.write_readme)
+    figures.publish("queries", f"{text}\n\n{told}", write_docs=asked.write_docs)
 
 
 TRIALS = """

@@ -242,7 +242,7 @@ def main(words: Sequence[str] | None = None) -> None:
         f"their rows, {N_TEST} predictions each. Aimed at: 1 time, 1,536 MiB. {figures.conditions('ray', 'pyarrow')}"
     )
     figures.publish(
-        "scale", f"{figures.table(header, table)}\n\n{told}", write_readme=asked.write_readme
+        "scale", f"{figures.table(header, table)}\n\n{told}", write_docs=asked.write_docs
     )
 
 

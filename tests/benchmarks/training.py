@@ -124,7 +124,7 @@ def main(words: Sequence[str] | None = None) -> None:
     told = f"{asked.repeats} turns, {asked.images} images, all nine toggles, {n_threads} threads. "
     aim = " Aimed at: 0.95 at batch 32, 0.90 at batch 4; 3 %."
     text = f"{figures.table(header, rows)}\n\n{told}{figures.conditions('torch', 'timm', 'kornia')}{aim}"
-    figures.publish("training", text, write_readme=asked.write_readme)
+    figures.publish("training", text, write_docs=asked.write_docs)
 
 
 if __name__ == "__main__":

@@ -75,7 +75,7 @@ def test_a_small_version_runs_and_prints_its_table(name: str) -> None:
     assert not missing, ended.stdout + ended.stderr
 
 
-def test_every_benchmark_has_its_place_in_readme_and_a_small_version() -> None:
+def test_every_benchmark_has_its_place_in_the_docs_and_a_small_version() -> None:
     scripts = {path.stem for path in (ROOT / "tests/benchmarks").glob("*.py")} - {
         "__init__",
         "figures",
@@ -84,10 +84,10 @@ def test_every_benchmark_has_its_place_in_readme_and_a_small_version() -> None:
     assert scripts == set(SMALL) | {
         "packed"
     }  # which tests/test_sharing.py runs on GPUs that are made up
-    readme = figures.README.read_text()
+    page = figures.PAGE.read_text(encoding="utf-8")
     gpu = {"gpu_networks", "gpu_peers", "gpu_together", "gpu_trial"}  # a table a part
     for name in (scripts - {"gpu"}) | gpu:
-        assert figures.placed(readme, name, "text").count("text\n<!-- end") == 1
+        assert figures.placed(page, name, "text").count("text\n<!-- end") == 1
 
 
 def test_a_table_replaces_what_stood_between_its_markers_alone() -> None:

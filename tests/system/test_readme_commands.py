@@ -1,7 +1,8 @@
-"""Every command of README's blocks runs as written, in its order, where sweeps of the same names and rows are small.
+"""Every command of a block in README and docs runs as written, where sweeps of the same names and rows are small.
 
 The small sweeps are made of the real files: rows have the labels that a reader sees.
-tests/test_readme.py says which commands do not run here, and why.
+tests/system/test_readme.py says which commands do not run here, and why. The tutorial runs whole, with
+its own sweep file and its own numbers of images.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from casting_tune.data import synthetic
 from casting_tune.deploy import predict
 from casting_tune.planning import sweep_file
 from casting_tune.store.store import Store
-from tests.system.test_readme import RUN_AS_WRITTEN
+from tests.system.test_readme import PAGES, RUN_AS_WRITTEN, TUTORIAL
 
 pytestmark = pytest.mark.slow
 
@@ -41,11 +42,11 @@ KEPT = {
     "augmentation": ["default", "additional"],
     "batch_size": [8, 4],
 }
-"""What is kept of an axis: what README's commands name, and what the sweep files keep for --quick."""
+"""What is kept of an axis: what the commands of the pages name, and what the sweep files keep for --quick."""
 TRAINED = {"vgg16": "timm:test_resnet.r160_in1k", "resnet50": "timm:test_efficientnet.r160_in1k"}
 """What is trained in place of a backbone; the rows keep their labels."""
 NAMED = ("backbone_grid", "full_factorial", "summary_model", "cpu_baseline", "augmentation_search")
-"""The sweeps that README's commands name; `study` runs two of them here."""
+"""The sweeps that the commands name; `study` runs two of them here."""
 
 
 def toml(value: Any) -> str:
@@ -89,7 +90,7 @@ def small(name: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-ENDS = {  # exit codes other than 0 that README promises
+ENDS = {  # exit codes other than 0 that the pages promise
     "audit --data DIR": 3,  # drawn castings of test/ are made to stand in train/ too
     "cluster check cluster.yaml": 2,  # the places to fill in are empty
     "fetch --check DIR": 4,  # drawn castings are not the published ones
@@ -100,7 +101,7 @@ ENDS = {  # exit codes other than 0 that README promises
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Where a reader of README stands: castings, the sweep files, nothing run yet."""
+    """Where a reader stands: castings, the sweep files, nothing run yet."""
     folder = tmp_path_factory.mktemp("reader")
     (folder / "sweeps").mkdir()
     one_cell = f'question = "?"\n[fixed]\n{chr(10).join(f"{key} = {toml(value)}" for key, value in FIXED.items())}\n'
@@ -123,7 +124,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def run(command: str) -> int:
-    """Run a command of README in this process and return its exit code."""
+    """Run a command in this process and return its exit code."""
     words = shlex.split(command)
     alone = words[0] == "python"
     with pytest.MonkeyPatch.context() as patch:
@@ -135,7 +136,7 @@ def run(command: str) -> int:
 
 
 def filled(command: str, folder: Path) -> str:
-    """Return a command with README's placeholders filled in as a reader would: no cell of a quick run."""
+    """Return a command with its placeholders filled in as a reader would: no cell of a quick run."""
     rows = Store(folder / "results").read("trials").to_pylist()
     cells = itertools.cycle(
         row["cell_id"]
@@ -147,7 +148,7 @@ def filled(command: str, folder: Path) -> str:
 
 
 def prepare(command: str, folder: Path) -> None:
-    """Do what README's words around a command take for granted."""
+    """Do what the words around a command take for granted."""
     images = predict.find([folder / "castings" / "test"])
     copy = folder / "castings" / "train" / images[0].parent.name / "copy.png"
     if command.startswith("casting-tune audit"):
@@ -163,7 +164,7 @@ def prepare(command: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("command", RUN_AS_WRITTEN)
-def test_a_command_of_readme_runs(
+def test_a_command_of_the_pages_runs(
     command: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     prepare(command, folder)
@@ -176,3 +177,19 @@ def test_a_command_of_readme_runs(
     assert code == ENDS.get(command.removeprefix("casting-tune "), 0), out + err
     assert (out + err).strip()
     assert "Traceback" not in out + err
+
+
+def test_the_tutorial_runs_as_written_and_ends_with_decisions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CASTING_TUNE_DATA", raising=False)
+    (sweep,) = re.findall(r"```toml\n(.*?)```", PAGES["docs/tutorial.md"], re.DOTALL)
+    (tmp_path / "first_sweep.toml").write_text(sweep, encoding="utf-8")
+    for command in TUTORIAL:
+        code = run(command)
+        out, err = capsys.readouterr()
+        assert code == 0, f"{command}\n{out}{err}"
+        assert "Traceback" not in out + err
+    assert len((tmp_path / "decisions.csv").read_text().splitlines()) == 321
+    assert (tmp_path / "report.html").stat().st_size > 1_000_000
