@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.text import Text
 
 IMAGES = Path(__file__).parent
-COLUMNS = 150
+COLUMNS = 128
 CHROMIUM = "/usr/bin/chromium"
 
 
