@@ -1,6 +1,6 @@
 """Runs on the real castings, where CASTING_TUNE_DATA names them.
 
-Accuracies are recorded in README, not asserted.
+Accuracies are recorded in docs/benchmarks.md, not asserted.
 """
 
 from __future__ import annotations
