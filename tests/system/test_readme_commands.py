@@ -179,6 +179,7 @@ def test_a_command_of_the_pages_runs(
     assert "Traceback" not in out + err
 
 
+@pytest.mark.timeout(1200)
 def test_the_tutorial_runs_as_written_and_ends_with_decisions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
