@@ -187,7 +187,7 @@ def report(
     A run may still go on.
     """
     from casting_tune.errors import UsageError
-    from casting_tune.planning import space, sweep_file
+    from casting_tune.planning import expand, sweep_file
     from casting_tune.report import page as room
     from casting_tune.store.store import Store
 
@@ -204,7 +204,7 @@ def report(
         max_escape=max_escape,
         packed=packed,
         with_images=with_images,
-        question=space.read(sweep).question if sweep in sweep_file.names() else "",
+        question=expand.read(sweep).question if sweep in sweep_file.names() else "",
         again=shlex.join(
             ["casting-tune", "report", sweep, "--max-escape", max_escape, "--positive", positive]
             + ["--with-images"] * with_images

@@ -194,9 +194,9 @@ def sweep(
 
 def sweeps(as_json: Json = False) -> None:
     """List the sweeps that are found by name, with their questions."""
-    from casting_tune.planning import space, sweep_file
+    from casting_tune.planning import expand, sweep_file
 
-    found = [space.read(name) for name in sweep_file.names()]
+    found = [expand.read(name) for name in sweep_file.names()]
     if as_json:
         console.write_json(
             [
@@ -227,7 +227,7 @@ def study(
     """Reproduce the study in one go: the audit, its five sweeps, the honest ones, and every table of each."""
     from casting_tune.analysis import tables
     from casting_tune.data import image_folder
-    from casting_tune.planning import space, sweep_file
+    from casting_tune.planning import expand, sweep_file
     from casting_tune.planning.options import Options
     from casting_tune.report import render
     from casting_tune.store.store import Store
@@ -235,9 +235,9 @@ def study(
     out, failed, files = console.console(as_json), [], []
     for option, place in (("--results", Store(results).root), ("--out", folder)):
         image_folder.check_outside(data, place, option)
-    studied = [name for name in sweep_file.names() if space.read(name).study_part]
+    studied = [name for name in sweep_file.names() if expand.read(name).study_part]
     for name in studied:
-        space.read(name, quick=quick)
+        expand.read(name, quick=quick)
     make_folder(folder)  # before days of training
     if data is not None:
         images.tell_audit(out, data, results)

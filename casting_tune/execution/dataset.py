@@ -15,8 +15,8 @@ from casting_tune.config import TrialConfig
 from casting_tune.data import pack, synthetic
 from casting_tune.data.pack import Pack
 from casting_tune.planning import estimate
+from casting_tune.planning.cells import Cell
 from casting_tune.planning.options import Options
-from casting_tune.planning.space import Cell
 from casting_tune.store import audits
 from casting_tune.store.store import Store
 from casting_tune.training import precision, trial

@@ -18,8 +18,8 @@ from casting_tune.execution import nodes, ray_cluster
 from casting_tune.execution.gpu_probes import Shares
 from casting_tune.execution.nodes import Resources
 from casting_tune.planning import gpu_sharing
+from casting_tune.planning.cells import Sweep
 from casting_tune.planning.options import Options
-from casting_tune.planning.space import Sweep
 from casting_tune.training.records import Place
 
 

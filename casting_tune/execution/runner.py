@@ -31,11 +31,11 @@ from casting_tune.execution.search import NO_PAST, Chosen, Past, Study
 from casting_tune.execution.tasks import Asha, Event, Halt, Task, Work, log
 from casting_tune.failpoints import step
 from casting_tune.models import registry
-from casting_tune.planning import estimate, extra_cells, plan, space
+from casting_tune.planning import estimate, expand, extra_cells, plan, validate
 from casting_tune.planning import options as asked
+from casting_tune.planning.cells import Cell, Search, Sweep, resolve
 from casting_tune.planning.options import Options
 from casting_tune.planning.plan import Costs, Plan, Planned
-from casting_tune.planning.space import Cell, Sweep
 from casting_tune.store import audits
 from casting_tune.store.schema import CELLS, SETTINGS
 from casting_tune.store.store import Store
@@ -222,12 +222,12 @@ def prepare(
 
 def _read(options: Options) -> Sweep:
     """Read the sweep; a plan lists the cells that cannot be trained, and a run refuses them."""
-    sweep = space.read(
+    sweep = expand.read(
         options.sweep, quick=options.quick, only=options.only, overrides=options.overrides
     )
-    sweep = space.sized(sweep)
+    sweep = validate.check_sizes(sweep)
     if not options.plan:
-        space.check(sweep)
+        validate.check(sweep)
     return sweep
 
 
@@ -236,7 +236,7 @@ def _wanted(sweep: Sweep) -> tuple[Cell, ...]:
     if sweep.search is None:
         return sweep.cells
     cells = tuple(Cell(row="", label="", config=config) for config in search.corners(sweep.search))
-    space.check(space.sized(replace(sweep, cells=cells)))
+    validate.check(validate.check_sizes(replace(sweep, cells=cells)))
     return cells
 
 
@@ -382,7 +382,7 @@ def _train(
 
 def _study(
     prepared: Prepared,
-    searched: space.Search,
+    searched: Search,
     first: Sequence[Task],
     wanted: set[str],
     on_choice: Callable[[Task], None],
@@ -427,7 +427,7 @@ def _finisher(place: Place, groups: NDArray[np.int64] | None) -> Callable[[Cell]
     split_id = "official" if groups is None else audits.split_id(groups)
 
     def finish(cell: Cell) -> Cell:
-        return space.resolve(
+        return resolve(
             cell,
             weights_id=identified(cell.config.backbone, cell.config.weights),
             split_id=split_id,

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from casting_tune.config import TrialConfig, cell_id
 from casting_tune.execution.tasks import Task
-from casting_tune.planning import space
-from casting_tune.planning.space import Cell, Search
+from casting_tune.planning import expand
+from casting_tune.planning.cells import Cell, Search
 from casting_tune.planning.sweep_file import Range, Settings, number
 from casting_tune.store.store import Store
 
@@ -71,7 +71,7 @@ def corners(search: Search) -> tuple[TrialConfig, ...]:
             for value in values
         ]
     return tuple(
-        dict.fromkeys(space.chosen(search, _active(search, values)) for values in settings)
+        dict.fromkeys(expand.search_config(search, _active(search, values)) for values in settings)
     )
 
 
@@ -114,7 +114,11 @@ def past(
         reason = _outside(search, settings)
         if reason is None:
             cell = finish(
-                Cell(row=row["label"], label=row["label"], config=space.chosen(search, settings))
+                Cell(
+                    row=row["label"],
+                    label=row["label"],
+                    config=expand.search_config(search, settings),
+                )
             )
             if cell_id(cell.config, dataset_id) != cell_key:
                 other.add(cell_key)
@@ -253,7 +257,7 @@ class Study:
         return len(self.tasks) - 1
 
     def _choice(self, settings: Settings) -> Chosen:
-        config = space.chosen(self.search, settings)
+        config = expand.search_config(self.search, settings)
         label = f"{self.n_labelled + 1}: {_label(settings)}"
         cell = self.finish(Cell(row=label, label=label, config=config))
         key = cell_id(cell.config, self.dataset_id)

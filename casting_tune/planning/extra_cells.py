@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from casting_tune.config import TrialConfig
-from casting_tune.planning.space import Cell
+from casting_tune.planning.cells import Cell
 
 BASELINES = {
     "majority": "majority class",

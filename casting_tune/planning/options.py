@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from casting_tune.errors import UsageError
-from casting_tune.planning.space import Sweep
+from casting_tune.planning.cells import Sweep
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 from casting_tune.config import TrialConfig
 from casting_tune.planning import estimate, gpu_sharing
+from casting_tune.planning.cells import Cell
 from casting_tune.planning.estimate import Estimate, Learnt, Work
-from casting_tune.planning.space import Cell
 from casting_tune.store.store import Store
 
 MANY = 10_000

@@ -1,21 +1,20 @@
-"""A sweep file, found and read: its parts and their types.
+"""Find and read a sweep file; the types of its sections.
 
-A sweep file asks one question. Its parts, in the order in which they decide a setting (a later one
-wins):
+A sweep file asks one question. Its sections, in order of priority (a later one overrides):
 
-    [fixed]     settings that every cell shares
-    [axes]      setting = [values]; the file's `type` says how they combine
-    [[cases]]   named rows by hand: a label and settings (type "cases"), each with every combination of the axes
+    [fixed]     settings that all cells share
+    [axes]      setting = [values]; the `type` of the file says how they are combined
+    [[cases]]   named rows (type "cases"): a label and settings, each with every combination of axes
     [[when]]    conditions: `match` some settings, `set` others
-    [[study]]   the study's published figures, beside the cells that they belong to
-    [quick]     `only` keeps cells, `set` overrides settings, `n_trials` that of a search, for --quick
-    [limits]    what one trial may take, and what is done when its memory runs out; no part of a cell's key
-    [schedule]  "asha" stops trials that lag behind; "fifo" lets every trial end
-    [search]    in place of [axes]: Optuna chooses the cells, from ranges or choices of settings
+    [[study]]   published figures of the study, shown next to their cells
+    [quick]     for --quick: `only` keeps cells, `set` overrides settings, `n_trials` of a search
+    [limits]    time and memory limits of one trial; not part of a cell's key
+    [schedule]  "asha" stops weak trials early; "fifo" runs every trial to its end
+    [search]    instead of [axes]: Optuna chooses the cells from ranges or choices of settings
 
-Settings are the fields of TrialConfig, `augmentation` (see `augment.parse`) and each toggle by its
-name. Comes in: a name or a path. Goes out: a File whose names are all settings. Does not know which
-cells a file comes to.
+Settings are the fields of TrialConfig, `augmentation` (see `augmentation.parse`) and each toggle by
+its name. Input: a name or a path. Output: a File in which every name is a setting. `expand` makes
+the cells.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ OBJECTIVES = (
     *(f"validation_{name}" for name in (*METRICS, *RANKING)),
     "latency_one_s", "latency_batch_s", "peak_memory_bytes", "n_parameters",
 )  # fmt: skip
-"""What a search may choose by: columns of a trial's row, at threshold 0.5; never one of the test images."""
+"""Columns of trials that a search can optimize, at threshold 0.5; none uses the test images."""
 
 Settings = dict[str, Any]
 
@@ -58,21 +57,21 @@ class _Part(BaseModel):
 
 
 class Case(_Part):
-    """A named row by hand."""
+    """A named row of a table and its settings."""
 
     label: str
     set: Settings
 
 
 class When(_Part):
-    """A condition: what it sets where its match holds."""
+    """A condition: settings to set for the cells that match."""
 
     match: Settings
     set: Settings
 
 
 class Study(_Part):
-    """Published figures of one part of the study: one row a value of its axis."""
+    """Published figures of one part of the study: one row per value of its axis."""
 
     part: int
     axis: str
@@ -82,9 +81,9 @@ class Study(_Part):
 
 
 class Schedule(_Part):
-    """Which trials may go on.
+    """Which trials continue.
 
-    `objective` is what they are compared by after an epoch, on the validation images.
+    `objective` compares them on the validation images after each epoch.
     """
 
     scheduler: Literal["fifo", "asha"] = "fifo"
@@ -94,7 +93,10 @@ class Schedule(_Part):
 
 
 class Range(_Part):
-    """What a search may choose for one setting: numbers from `low` to `high`, or `choices`; only where `when` holds."""
+    """The values of one setting in a search: from `low` to `high`, or `choices`.
+
+    Searched only in trials that match `when`.
+    """
 
     low: int | float | None = None
     high: int | float | None = None
@@ -105,7 +107,10 @@ class Range(_Part):
 
 
 class Search(_Part):
-    """What Optuna chooses, how often, and by which one or two columns of a trial's row; `seed` is the sampler's."""
+    """What Optuna varies, how many trials it runs, and the one or two columns that it optimizes.
+
+    `seed` is the seed of Optuna's sampler.
+    """
 
     n_trials: int = Field(ge=1)
     objective: dict[str, Literal["min", "max"]]
@@ -114,7 +119,7 @@ class Search(_Part):
 
 
 class Quick(_Part):
-    """What --quick keeps and sets."""
+    """The cells that --quick keeps and the settings that it overrides."""
 
     only: dict[str, list[Any]] = {}
     set: Settings = {}
@@ -122,13 +127,14 @@ class Quick(_Part):
 
 
 class Limits(_Part):
-    """What one trial may take.
+    """Limits of one trial.
 
     Attributes:
-        max_seconds: after which it ends with status timeout.
-        memory_gib: most memory of its own on the CPU, in GiB, after which it ends with status oom.
-        on_oom: `fail`: status oom is its end. `accumulate`: it runs again with half as many images at a time in the
-            network and the same step, as often as that helps; the row says how many.
+        max_seconds: a longer trial ends with status timeout.
+        memory_gib: maximum CPU memory of the trial in GiB; above it the trial ends with status oom.
+        on_oom: `fail`: the trial ends with status oom. `accumulate`: the trial runs again with half
+            as many images at a time in the network and the same optimizer step, repeatedly if
+            needed; column `micro_batch` of trials holds the final number.
     """
 
     max_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
@@ -137,7 +143,7 @@ class Limits(_Part):
 
 
 class File(_Part):
-    """A whole sweep file, as it is written."""
+    """A whole sweep file."""
 
     question: str
     study_part: str = ""
@@ -154,7 +160,7 @@ class File(_Part):
 
 
 def names() -> list[str]:
-    """Return the names of the sweeps that are found by name, in alphabetical order."""
+    """Return the names of all sweeps that have a name, in alphabetical order."""
     return sorted(
         {path.stem for folder in _folders() if folder.is_dir() for path in folder.glob("*.toml")}
     )
@@ -164,13 +170,13 @@ def find(name: str) -> Path:
     """Return the path of a sweep file, given its name or its path.
 
     Raises:
-        UsageError: there is none, with the nearest name that there is.
+        UsageError: not found, with the nearest known name; or an invalid name.
     """
     if name.endswith(".toml") or "/" in name:
         path = Path(name)
         if not _is_file(path):
             raise UsageError(
-                f"There is no sweep file '{name}'. Sweeps found by name: {', '.join(names())}."
+                f"Sweep file '{name}' not found. Available sweeps: {', '.join(names())}."
             )
     else:
         found = [
@@ -181,7 +187,8 @@ def find(name: str) -> Path:
         path = found[0]
     if not NAME.fullmatch(path.stem):
         raise UsageError(
-            f"A sweep's name is 1 to 63 of a-z, 0-9, '_' and '-', a letter first; '{path.stem}' is not."
+            f"Invalid sweep name '{path.stem}'. Use up to 63 lower-case letters, digits, '_' or '-'; "
+            "start with a letter."
         )
     return path
 
@@ -190,23 +197,23 @@ def read(path: Path) -> File:
     """Read a sweep file and check its keys, types and names.
 
     Raises:
-        UsageError: it is not TOML, a key or type that cannot be meant, a name that is no setting.
+        UsageError: invalid TOML, an unknown key, a wrong type, or a name that is not a setting.
     """
     where = f"Sweep file {path.name}"
     try:
-        part = File.model_validate(tomllib.loads(path.read_text(encoding="utf-8-sig")))
+        file = File.model_validate(tomllib.loads(path.read_text(encoding="utf-8-sig")))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{where} is not TOML: {error}.") from error
+        raise UsageError(f"{where} is not valid TOML: {error}.") from error
     except OSError as error:
         raise UsageError(unreadable(path, error)) from error
     except RecursionError as error:
-        raise UsageError(f"{where} is nested too deeply to be a sweep file.") from error
+        raise UsageError(f"{where} is nested too deeply. Check its brackets.") from error
     except ValidationError as error:
         raise UsageError(f"{where}: {_first(error, File)}") from error
-    _check_names(part, where)
-    if part.search is not None:
-        _check_search(part, part.search, where)
-    return part
+    _check_names(file, where)
+    if file.search is not None:
+        _check_search(file, file.search, where)
+    return file
 
 
 def check_setting(name: str, where: str) -> None:
@@ -226,7 +233,7 @@ def _is_file(path: Path) -> bool:
         return path.is_file()
     except PermissionError as error:
         raise UsageError(unreadable(path, error)) from error
-    except OSError:  # a name that is too long for a file system names no file
+    except OSError:  # the name is too long for the file system
         return False
 
 
@@ -235,57 +242,60 @@ def _folders() -> list[Path]:
     return [Path("sweeps"), package / "sweeps", package.parent / "sweeps"]
 
 
-def _check_names(part: File, where: str) -> None:
-    """Raise UsageError for a name that is no setting, wherever it stands, and for figures without a column."""
-    for case in part.cases:
+def _check_names(file: File, where: str) -> None:
+    """Raise UsageError for a name that is not a setting, and for figures without a column."""
+    for case in file.cases:
         check_settings(case.set, f"{where}, case '{case.label}'")
-    for condition in part.when:
+    for condition in file.when:
         check_settings({**condition.match, **condition.set}, f"{where}, [[when]]")
-    for block in part.study:
+    for block in file.study:
         axis = {} if block.axis == "case" else {block.axis: None}
         check_settings({**axis, **block.match}, f"{where}, [[study]]")
         for row, values in block.rows.items():
             if len(values) != len(block.columns):
                 raise UsageError(
-                    f"{where}, [[study]]: row '{row}' has {len(values)} figures for {len(block.columns)} columns."
+                    f"{where}, [[study]]: row '{row}' has {len(values)} figures for "
+                    f"{len(block.columns)} columns. Give one figure per column."
                 )
-    check_settings({**part.quick.only, **part.quick.set}, f"{where}, [quick]")
+    check_settings({**file.quick.only, **file.quick.set}, f"{where}, [quick]")
 
 
-def _check_search(part: File, search: Search, where: str) -> None:
-    """Raise UsageError for a search that cannot be meant: its parts, its objective, a range."""
-    if part.type != "grid" or part.axes or part.cases or part.study or part.quick.only:
+def _check_search(file: File, search: Search, where: str) -> None:
+    """Raise UsageError for an invalid search: its sections, its objective, or a range."""
+    if file.type != "grid" or file.axes or file.cases or file.study or file.quick.only:
         raise UsageError(
-            f"{where}: [search] takes the place of type, [axes], [[cases]], [[study]] and [quick] only."
+            f"{where}: [search] cannot be combined with type, [axes], [[cases]], [[study]] or "
+            "[quick] only. Remove them."
         )
     _check_objective(search, where)
     if not search.space:
         raise UsageError(
-            f"{where}: [search.space] is empty. Give at least one setting a range or choices."
+            f"{where}: [search.space] is empty. Add a range or choices for at least one setting."
         )
     for position, (name, given) in enumerate(search.space.items()):
         here = f"{where}, [search.space] '{name}'"
         check_setting(name, where)
-        if name in part.fixed or name in part.quick.set:
-            raise UsageError(f"{here} stands in [fixed] or [quick] set too. Keep one.")
+        if name in file.fixed or name in file.quick.set:
+            raise UsageError(f"{here} is also in [fixed] or [quick] set. Keep one.")
         _check_range(name, given, here)
         for other in given.when:
-            if other not in [*part.fixed, *list(search.space)[:position]]:
+            if other not in [*file.fixed, *list(search.space)[:position]]:
                 raise UsageError(
-                    f"{here}: `when` names '{other}', which is neither fixed nor searched above it."
+                    f"{here}: `when` uses '{other}', which is neither in [fixed] nor searched "
+                    "before it. Move it up."
                 )
 
 
 def _check_objective(search: Search, where: str) -> None:
     if not 1 <= len(search.objective) <= 2:
         raise UsageError(
-            f'{where}: [search] objective takes one or two columns, each with "min" or "max".'
+            f'{where}: [search] objective must be one or two columns, each "min" or "max".'
         )
     for name in search.objective:
         if name.startswith("test_"):
             raise UsageError(
-                f"{where}: [search] objective '{name}' would choose by the test images, and they would then promise "
-                f"nothing. Choose by validation: '{name.replace('test_', 'validation_', 1)}'."
+                f"{where}: [search] objective '{name}' uses the test images, which must not "
+                f"influence a choice. Use '{name.replace('test_', 'validation_', 1)}'."
             )
         if name not in OBJECTIVES:
             raise UsageError(f"{where}: [search] {unknown('objective', name, OBJECTIVES)}")
@@ -293,43 +303,51 @@ def _check_objective(search: Search, where: str) -> None:
 
 def _check_range(name: str, given: Range, here: str) -> None:
     if (given.choices is None) == (given.low is None or given.high is None):
-        raise UsageError(f"{here} takes either `choices` or both `low` and `high`.")
+        raise UsageError(f"{here} requires either `choices`, or both `low` and `high`.")
     if given.choices is not None:
         if not given.choices or any(
             value in given.choices[:i] for i, value in enumerate(given.choices)
         ):
-            raise UsageError(f"{here}: `choices` are one or more different values.")
+            raise UsageError(f"{here}: `choices` must be one or more different values.")
         if given.log or given.step is not None or given.low is not None or given.high is not None:
-            raise UsageError(f"{here}: `choices` go without `low`, `high`, `log` and `step`.")
+            raise UsageError(
+                f"{here}: `choices` cannot be combined with `low`, `high`, `log` or `step`."
+            )
         return
     assert given.low is not None
     assert given.high is not None
-    kind = number(name)
+    _check_bounds(number(name), given, low=given.low, high=given.high, here=here)
+
+
+def _check_bounds(
+    kind: type[int] | type[float] | None, given: Range, *, low: float, high: float, here: str
+) -> None:
+    """Raise UsageError unless a setting of this type can go from low to high."""
     if kind is None:
-        raise UsageError(f"{here} is no number: it takes `choices`.")
-    numbers = [value for value in (given.low, given.high, given.step) if value is not None]
+        raise UsageError(f"{here} is not a number. Use `choices`.")
+    numbers = [value for value in (low, high, given.step) if value is not None]
     if kind is int and not all(isinstance(value, int) for value in numbers):
-        raise UsageError(f"{here} takes whole numbers: `low`, `high` and `step` are to be whole.")
-    if not math.isfinite(given.low) or not math.isfinite(given.high) or not given.low < given.high:
-        raise UsageError(f"{here}: `low` is less than `high`, not {given.low} and {given.high}.")
-    if given.log and (given.low <= 0 or given.step is not None):
-        raise UsageError(f"{here}: `log` needs a `low` above 0 and goes without `step`.")
+        raise UsageError(f"{here}: `low`, `high` and `step` must be integers.")
+    if not math.isfinite(low) or not math.isfinite(high) or not low < high:
+        raise UsageError(f"{here}: `low` must be less than `high`; got {low} and {high}.")
+    if given.log and (low <= 0 or given.step is not None):
+        raise UsageError(f"{here}: `log` requires `low` above 0 and no `step`.")
     if given.step is not None:
-        steps = (given.high - given.low) / given.step if given.step > 0 else 0.5
+        steps = (high - low) / given.step if given.step > 0 else 0.5
         if abs(steps - round(steps)) > 1e-6:
             raise UsageError(
-                f"{here}: `step` goes a whole number of times from `low` to `high`, and {given.step} not."
+                f"{here}: `high` minus `low` must be a multiple of `step`; got {given.step}."
             )
 
 
 def number(name: str) -> type[int] | type[float] | None:
-    """Return what kind of number a setting is; None: it is none."""
+    """Return the type of a numeric setting, None for another setting."""
     kind = get_type_hints(TrialConfig).get(name)
     return kind if kind in (int, float) else None
 
 
 def _first(error: ValidationError, model: type[BaseModel]) -> str:
-    """Say the first thing that pydantic found, in the user's spelling."""
+    """Return the first error of pydantic as one sentence in the user's spelling."""
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
@@ -339,4 +357,9 @@ def _first(error: ValidationError, model: type[BaseModel]) -> str:
         }  # fmt: skip
         owner = Range if "space" in first["loc"] else owners.get(str(first["loc"][0]), model)
         return unknown("key", str(first["loc"][-1]), owner.model_fields)
-    return f"'{place}': {first['msg']}, not {first['input']!r}."[:300]
+    return f"'{place}': {first['msg']}; got {first['input']!r}."[:300]
+
+
+def as_text(value: object) -> str:
+    """Return a value as it is written in a sweep file, text without quotes."""
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -10,7 +10,7 @@ import pytest
 from casting_tune.analysis import compare, lookup, statistics
 from casting_tune.config import TrialConfig
 from casting_tune.errors import UsageError
-from casting_tune.planning import space
+from casting_tune.planning import expand
 from casting_tune.store.store import Store
 from tests.cli.test_main import call
 from tests.test_config import OTHER
@@ -265,7 +265,7 @@ def test_rows_of_a_sweep_give_what_their_cells_give(filled: Store) -> None:
 
 def test_a_row_is_found_by_a_part_of_its_label_that_no_other_row_has(filled: Store) -> None:
     quick, full = (
-        [cell.row for cell in space.read("backbone_grid", quick=quick).cells]
+        [cell.row for cell in expand.read("backbone_grid", quick=quick).cells]
         for quick in (True, False)
     )
     assert compare._row("vgg16", quick) == "vgg16, default, batch 8"

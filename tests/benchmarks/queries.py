@@ -28,8 +28,8 @@ from casting_tune import metrics
 from casting_tune.analysis import tables
 from casting_tune.config import Predictions, cell_id
 from casting_tune.data import augmentation
-from casting_tune.planning import space
-from casting_tune.planning.space import Cell
+from casting_tune.planning import expand
+from casting_tune.planning.cells import Cell
 from casting_tune.store import schema
 from casting_tune.store.store import serialised
 from tests.benchmarks import figures
@@ -93,7 +93,7 @@ def make(root: Path, *, n_trials: int, n_images: int) -> None:
 def _cells(n_trials: int) -> Iterator[tuple[str, list[Cell]]]:
     left = n_trials
     for sweep in SWEEPS:
-        cells = list(space.read(sweep).cells)
+        cells = list(expand.read(sweep).cells)
         if sweep == BIG:
             repeated = [
                 replace(

@@ -99,7 +99,7 @@ def test_a_size_that_a_network_of_timm_does_not_take_is_refused_and_a_plan_lists
     )
     tiny.write_text(text.replace("timm:test_resnet.r160_in1k", "timm:vit_tiny_patch16_224"))
     told = "image_px 32 does not go through 'timm:vit_tiny_patch16_224': "
-    told += "the smallest is 224 .* 4 cells are invalid in all"
+    told += "the smallest is 224 .* 4 cells are invalid in total"
     with pytest.raises(UsageError, match=told):
         runner.prepare(options(tiny, drawn), say=lambda _: None)
     planned = runner.prepare(options(tiny, drawn, plan=True), say=lambda _: None)

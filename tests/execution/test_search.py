@@ -15,7 +15,7 @@ from casting_tune.data.pack import Pack
 from casting_tune.errors import UsageError
 from casting_tune.execution import runner, search, tasks
 from casting_tune.execution.tasks import Event
-from casting_tune.planning import space, sweep_file
+from casting_tune.planning import expand, sweep_file
 from casting_tune.planning.options import Options
 from casting_tune.store.store import Store
 from tests.execution.test_runner import Noted
@@ -197,7 +197,7 @@ def test_of_a_wide_space_all_sizes_of_batches_are_checked_together(
         + sizes
         + "batch_size = { low = 1, high = 8 }\n"
     )
-    read = space.read(str(hunt)).search
+    read = expand.read(str(hunt)).search
     assert read is not None
     found = {
         (config.backbone, config.image_px, config.batch_size) for config in search.corners(read)
@@ -377,27 +377,27 @@ def test_under_ray_a_search_ends_with_all_its_trials(
 
 
 BAD = [
-    ('objective = { test_accuracy = "max" }', "would choose by the test images"),
+    ('objective = { test_accuracy = "max" }', "uses the test images"),
     ('objective = { validation_acuracy = "max" }', "Did you mean 'validation_accuracy'"),
     ('objective = { validation_f1 = "up" }', "Input should be 'min' or 'max'"),
     ('objective = {}', "one or two columns"),
 ]  # fmt: skip
 RANGES = [
     ("base_lr = { low = 1.0 }", "either `choices` or both"),
-    ("base_lr = { low = 1.0, high = 0.5 }", "`low` is less than `high`"),
-    ("base_lr = { low = 0.0, high = 0.5, log = true }", "`log` needs a `low` above 0"),
+    ("base_lr = { low = 1.0, high = 0.5 }", "`low` must be less than `high`"),
+    ("base_lr = { low = 0.0, high = 0.5, log = true }", "`log` requires `low` above 0"),
     ("base_lr = { low = 0.1, high = 0.5, choices = [1.0] }", "either `choices` or both"),
-    ("base_lr = { low = 0.1, high = 0.5, step = 2.0 }", "`step` goes a whole number of times"),
+    ("base_lr = { low = 0.1, high = 0.5, step = 2.0 }", "must be a multiple of `step`"),
     ("base_lr = { low = -0.1, high = 0.5 }", "greater than 0"),
-    ("dense = { low = 0.5, high = 8 }", "takes whole numbers"),
-    ("rotation = { low = 0, high = 1 }", "is no number"),
+    ("dense = { low = 0.5, high = 8 }", "must be integers"),
+    ("rotation = { low = 0, high = 1 }", "is not a number"),
     ("rotation = { choices = [true, true] }", "different values"),
-    ("epochs = { low = 1, high = 2 }", "stands in [fixed]"),
+    ("epochs = { low = 1, high = 2 }", "is also in [fixed]"),
     ("base_rl = { low = 0.1, high = 0.5 }", "Did you mean 'base_lr'"),
     ("base_lr = { low = 0.1, high = 0.5, lgo = true }", "Unknown key 'lgo'"),
     (
         "rotation_deg = { low = 1, high = 2, when = { rotation = true } }",
-        "neither fixed nor searched above",
+        "neither in [fixed] nor searched",
     ),
     ("", "[search.space] is empty"),
 ]
@@ -412,7 +412,7 @@ def test_an_objective_that_cannot_be_meant_is_refused(
         HEAD + SEARCH.replace('objective = { validation_escape_rate = "min" }', objective)
     )
     with pytest.raises(UsageError) as caught:
-        space.read(str(file))
+        expand.read(str(file))
     assert message in str(caught.value)
 
 
@@ -421,18 +421,18 @@ def test_a_range_that_cannot_be_meant_is_refused(tmp_path: Path, line: str, mess
     file = tmp_path / "bad.toml"
     file.write_text(HEAD + SEARCH.split("base_lr", maxsplit=1)[0] + line)
     with pytest.raises(UsageError) as caught:
-        search.corners(space.read(str(file)).search)  # type: ignore[arg-type]
+        search.corners(expand.read(str(file)).search)  # type: ignore[arg-type]
     assert message in str(caught.value)
 
 
 def test_a_search_takes_no_axes_no_only_and_no_set_of_what_it_varies(hunt: Path) -> None:
     with pytest.raises(UsageError, match="a search has no axes"):
-        space.read(str(hunt), only=["dense=0"])
+        expand.read(str(hunt), only=["dense=0"])
     with pytest.raises(UsageError, match="'dense' is searched"):
-        space.read(str(hunt), overrides=["dense=0"])
+        expand.read(str(hunt), overrides=["dense=0"])
     hunt.write_text(hunt.read_text() + "[axes]\nseed = [0, 1]\n")
-    with pytest.raises(UsageError, match="takes the place of"):
-        space.read(str(hunt))
+    with pytest.raises(UsageError, match="cannot be combined with"):
+        expand.read(str(hunt))
 
 
 def test_asha_is_refused_in_a_plain_loop(tiny: Path, drawn: Path) -> None:

@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from casting_tune.config import TrialConfig
-from casting_tune.planning import estimate, space
+from casting_tune.planning import estimate, expand
 from casting_tune.planning.estimate import Work
 
 CONFIG = TrialConfig(backbone="vgg16", image_px=100, batch_size=8, epochs=2, precision="fp32")
@@ -120,13 +120,13 @@ def test_330_cells_on_8_gpus_end_within_a_tenth_of_the_lower_bound_when_the_long
     None
 ):
     """The study's own seconds an epoch for its ten backbones and three batch sizes, ten epochs each."""
-    grid = space.read("backbone_grid")
+    grid = expand.read("backbone_grid")
     an_epoch = {
         (cell.config.backbone, cell.config.batch_size): cell.study["epoch_s"]
         for cell in grid.cells
         if "epoch_s" in cell.study
     }
-    cells = space.read("full_factorial").cells
+    cells = expand.read("full_factorial").cells
     assert len(cells) == 330
     seconds = [10 * an_epoch[cell.config.backbone, cell.config.batch_size] for cell in cells]
     bound = max(*seconds, sum(seconds) / 8)

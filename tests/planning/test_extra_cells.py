@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from casting_tune.config import TrialConfig
 from casting_tune.planning import extra_cells
-from casting_tune.planning.space import Cell
+from casting_tune.planning.cells import Cell
 from casting_tune.training import baselines
 
 

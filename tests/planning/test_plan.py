@@ -7,8 +7,8 @@ import pytest
 
 from casting_tune.config import TrialConfig
 from casting_tune.planning import plan
+from casting_tune.planning.cells import Cell
 from casting_tune.planning.estimate import Work
-from casting_tune.planning.space import Cell
 from casting_tune.store.store import Store
 
 CELLS = [

@@ -15,7 +15,7 @@ import pytest
 
 from casting_tune.cli import main
 from casting_tune.execution import runner
-from casting_tune.planning import space, sweep_file
+from casting_tune.planning import expand, sweep_file
 from casting_tune.planning.options import Options
 from casting_tune.store.store import Store
 
@@ -187,7 +187,7 @@ def test_the_queries_run_on_a_store_and_agree_on_the_accuracy(
 def test_the_pages_name_every_sweep_with_its_cells() -> None:
     for name in sweep_file.names():
         if (ROOT / "sweeps" / f"{name}.toml").is_file():
-            assert f"| `{name}` | {space.read(name).n_cells} |" in PAGES["docs/sweep-files.md"]
+            assert f"| `{name}` | {expand.read(name).n_cells} |" in PAGES["docs/sweep-files.md"]
 
 
 def test_every_complete_sweep_file_of_the_pages_can_be_read(tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_every_complete_sweep_file_of_the_pages_can_be_read(tmp_path: Path) -> N
     for block in complete:
         file = tmp_path / "read.toml"
         file.write_text(block, encoding="utf-8")
-        assert space.read(str(file)).n_cells >= 2
+        assert expand.read(str(file)).n_cells >= 2
 
 
 def test_the_packages_of_the_architecture_are_those_of_the_folder() -> None:

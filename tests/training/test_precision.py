@@ -6,7 +6,7 @@ from typing import Any, Literal
 import pytest
 
 from casting_tune.config import TrialConfig
-from casting_tune.planning import space, sweep_file
+from casting_tune.planning import expand, sweep_file
 from casting_tune.store.store import Store
 from casting_tune.training import precision
 from tests.cli.test_main import call
@@ -67,8 +67,8 @@ def test_whoever_asks_for_bf16_on_a_cpu_without_it_is_told_up_front(
 @pytest.mark.parametrize("quick", [False, True])
 @pytest.mark.parametrize("name", sweep_file.names())
 def test_a_packaged_sweep_leaves_the_precision_to_the_machine(name: str, quick: bool) -> None:
-    sweep = space.read(name, quick=quick)
+    sweep = expand.read(name, quick=quick)
     configs = [cell.config for cell in sweep.cells]
     if sweep.search is not None:
-        configs = [space.chosen(sweep.search, {"base_lr": 1e-3})]
+        configs = [expand.search_config(sweep.search, {"base_lr": 1e-3})]
     assert {config.precision for config in configs} == {"auto"}
