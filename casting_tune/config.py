@@ -22,6 +22,9 @@ RECIPE = 1
 network: a changed default does that.
 """
 
+BASELINE = "baseline:"
+"""Prefix of the backbone of a cell that trains no network; a name of `baselines.BASELINES` follows."""
+
 Status = Literal["completed", "stopped", "error", "oom", "timeout", "diverged"]
 
 

@@ -19,6 +19,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from casting_tune.execution.tasks import Event
+from casting_tune.planning.plan import duration
 
 STATUS = {
     "stopped": "stopped early", "timeout": "ran out of time", "oom": "ran out of memory", "diverged": "diverged",
@@ -186,7 +187,7 @@ def _screen(state: _State, console: Console) -> Group:
         for row, accuracy, n in _leading(state)
     ]
     left = _left(state)
-    tail = f" {n_ended}/{n_tasks}" + (f", about {_span(left)} left" if left is not None else "")
+    tail = f" {n_ended}/{n_tasks}" + (f", about {duration(left)} left" if left is not None else "")
     bar = Grid.grid()
     bar.add_row(
         ProgressBar(total=max(n_tasks, 1), completed=n_ended, width=max(10, width - len(tail) - 1)),
@@ -200,13 +201,13 @@ def _running(state: _State, task: int, width: int, dots: str) -> Text:
     if event is None or event.epoch is None:
         seconds = time.monotonic() - state.started.get(task, time.monotonic())
         now = f"epoch 1/{shown.epochs}, " if shown.epochs else ""
-        tail = f"  {now}{_span(seconds)} so far"
+        tail = f"  {now}{duration(seconds)} so far"
     else:
         epoch = event.epoch
         left = (epoch.train_s + epoch.validation_s) * (shown.epochs - epoch.epoch)
         speed = f"{epoch.n_images / epoch.train_s:.0f} images/s" if epoch.train_s else ""
         now = f"epoch {min(epoch.epoch + 1, shown.epochs)}/{shown.epochs}"
-        until = f"{_span(left)} left" if epoch.epoch < shown.epochs else "predicting"
+        until = f"{duration(left)} left" if epoch.epoch < shown.epochs else "predicting"
         tail = f"  {now}  {speed}  best {state.best[task]:.1%}  {until}"
     label = shorten(_plain(shown.label), max(width - len(tail), 8), dots=dots)
     return Text((label + tail)[:width])
@@ -232,14 +233,6 @@ def _left(state: _State) -> float | None:
             event = state.last.get(task)
             to_come += max(shown.epochs - (event.epoch.epoch if event and event.epoch else 0), 0)
     return to_come * sum(state.epoch_s) / len(state.epoch_s) / max(1, state.about.n_at_once)
-
-
-def _span(seconds: float) -> str:
-    """Return a time as a person says it: 40 s, 12 min, 3 h 5 min."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def _note(state: _State, event: Event) -> _Line | None:

@@ -495,7 +495,7 @@ def _write_plan(out: Console, prepared: Prepared, as_json: bool) -> None:
             }
         )
         return
-    for sentence in plan.tell(costs, price_per_gpu_hour=price):
+    for sentence in plan.cost_sentences(costs, price_per_gpu_hour=price):
         console.say(out, sentence)
     for p in planned:
         state = p.state if p.status is None else f"{p.state}: {p.status}"

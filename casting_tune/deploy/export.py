@@ -26,7 +26,7 @@ import numpy as np
 
 from casting_tune.analysis import operating_point, selection
 from casting_tune.analysis.operating_point import OperatingPoint
-from casting_tune.config import Epoch
+from casting_tune.config import BASELINE, Epoch
 from casting_tune.deploy import model_card, onnx_graph, retrain
 from casting_tune.errors import CastingTuneError, StoreError, UsageError
 from casting_tune.models import registry
@@ -103,7 +103,7 @@ def export(
         CastingTuneError: the scores of the weights are not the stored ones, or onnxruntime's are not torch's.
     """
     onnx_graph.check_libraries()
-    if cell.config.backbone.startswith("baseline:"):
+    if cell.config.backbone.startswith(BASELINE):
         raise UsageError(
             f"Cell {cell.row['cell_id']} is a baseline, which learns no network. Export another one."
         )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from casting_tune.config import BASELINE
 from casting_tune.data import decode
 from casting_tune.deploy import export, onnx_graph, predict, retrain
 from casting_tune.errors import StoreError, UsageError, unreadable
@@ -84,7 +85,7 @@ def open_cell(cell: Cell, store: Store) -> tuple[onnx_graph.Decider, dict[str, A
     Raises:
         UsageError: a baseline, which has no network.
     """
-    if cell.config.backbone.startswith("baseline:"):
+    if cell.config.backbone.startswith(BASELINE):
         raise UsageError(
             f"Cell {cell.row['cell_id']} is a baseline, which learns no network. Explain another one."
         )

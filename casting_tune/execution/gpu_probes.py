@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from casting_tune.config import TrialConfig
+from casting_tune.config import BASELINE, TrialConfig
 from casting_tune.data.pack import Pack
 from casting_tune.execution import nodes
 from casting_tune.execution.nodes import Devices
@@ -42,7 +42,7 @@ class Shares:
 
     def of(self, config: TrialConfig) -> float:
         """Return a share: 0 for a baseline, which trains nothing, and 1 where nothing tells of the memory."""
-        if config.backbone.startswith(trial.BASELINE):
+        if config.backbone.startswith(BASELINE):
             return 0.0
         n_images = self.n_images(config)
         peak = gpu_sharing.peak_bytes(self.peaks, config, n_images)
@@ -62,7 +62,7 @@ def unmeasured(
     lacking: dict[tuple[Any, ...], TrialConfig] = {}
     for config in configs:
         if (
-            config.backbone.startswith(trial.BASELINE)
+            config.backbone.startswith(BASELINE)
             or gpu_sharing.peak_bytes(peaks, config, n_images(config)) is not None
         ):
             continue

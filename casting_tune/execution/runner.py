@@ -161,7 +161,7 @@ def prepare(
     if not options.plan:  # which asks nobody for weights: it must answer without a network
         _check_weights(wanted)
     works = [dataset.work(planned.cell.config, counts) for planned in made.to_do]
-    unknown = plan.unknown(works, store, place=like(place)) if options.probe else ()
+    unknown = plan.unmeasured(works, store, place=like(place)) if options.probe else ()
     told = dataset.progress(on_progress, "probing networks")
     shares: Shares | None = None
     in_workers = functools.partial(  # the driver may have no GPU, and is to hold no memory of one
@@ -197,7 +197,7 @@ def prepare(
             n_gpus=shares.devices.n_gpus,
             n_at_once=options.trials_at_once or shares.devices.n_cpus,
         )
-        for sentence in plan.sharing(costs) if not options.plan else ():
+        for sentence in plan.sharing_sentences(costs) if not options.plan else ():
             say(sentence)
     LOG.info("sweep %s: %d cells, %d of them to train", sweep.name, len(cells), len(made.to_do))
     return Prepared(

@@ -1,11 +1,11 @@
-"""What cells to come will take, learnt from trials that have been: seconds, memory, disk; and who should start first.
+"""Estimate the time, memory and disk space of cells from completed trials and probes.
 
-Comes in: configurations with their image counts, completed rows of trials, probes. Goes out: an
-Estimate a cell, and the time until the last of them ends. Runs nothing and reads no store.
+Input: configurations with their image counts, rows of completed trials, probes. Output: one
+Estimate per cell, the total time, and the best order. Runs nothing and reads no store.
 
-A trial's time is taken apart as fixed + epochs * n_train * s_train + n_scored * s_scored, with
-n_scored = (epochs + 1) * n_validation + n_test. A row tells s_train (its `image_s`); scoring is a
-third of it, a forward pass without its backward one; the rest of its duration is fixed.
+The time of a trial is fixed + epochs * n_train * s_train + n_scored * s_scored, with
+n_scored = (epochs + 1) * n_validation + n_test. Of a completed trial, s_train is `image_s`; s_scored
+is a third of it (a forward pass without a backward pass); the rest of its duration is fixed.
 """
 
 from __future__ import annotations
@@ -20,27 +20,24 @@ from casting_tune.config import TrialConfig
 from casting_tune.data import augmentation
 
 FORWARD_SHARE = 1 / 3
-ROW_BYTES, EPOCH_BYTES, PREDICTION_BYTES = (
-    33_000,
-    3_600,
-    47,
-)  # measured: files of trials and predictions, of an epoch
+# measured: files of trials and predictions of one trial, file of an epoch, one prediction
+ROW_BYTES, EPOCH_BYTES, PREDICTION_BYTES = 33_000, 3_600, 47
+PLACE = ("device", "precision", "n_threads")
+SHAPE = ("backbone", "image_px", "batch_size", "dense", "in_channels")
+SAME, SIMILAR = (*SHAPE, *PLACE), ("backbone", *PLACE)
+
 READ = (
-    "device", "precision", "n_threads", "backbone", "image_px", "batch_size", "dense", "in_channels", "augmentation",
-    "epochs", "n_train", "n_validation", "n_test", "image_s", "duration_s", "resumed_from", "peak_memory_bytes",
+    *SAME, "augmentation", "epochs", "n_train", "n_validation", "n_test", "image_s", "duration_s",
+    "resumed_from", "peak_memory_bytes",
 )  # fmt: skip
 """The columns of trials that `learn` reads."""
-
-LIKE = ("device", "precision", "n_threads")
-SHAPE = ("backbone", "image_px", "batch_size", "dense", "in_channels")
-SAME, KIN = (*SHAPE, *LIKE), ("backbone", *LIKE)
 
 Source = Literal["rows", "similar rows", "probe", "unknown"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """A cell to come: its configuration, and how many images it trains, validates and tests."""
+    """A cell to train: its configuration and its numbers of images."""
 
     config: TrialConfig
     n_train: int
@@ -49,19 +46,19 @@ class Work:
 
     @property
     def n_scored(self) -> int:
-        """Images scored over the whole trial, validation after every epoch included."""
+        """Return the number of images scored in the whole trial, including validation."""
         return (self.config.epochs + 1) * self.n_validation + self.n_test
 
     @property
     def kind(self) -> tuple[object, ...]:
-        """All that an estimate reads of it: cells that differ in their seed are of one kind."""
+        """Return everything that an estimate depends on; cells that differ only in seed are equal."""
         shape = tuple(getattr(self.config, name) for name in (*SHAPE, "precision", "epochs"))
         return (*shape, self.config.toggles, self.n_train, self.n_validation, self.n_test)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """What a cell should take: seconds and bytes, None where nothing is known; and where the figures come from."""
+    """The estimated cost of a cell, None where unknown, and the source of the estimate."""
 
     seconds: float | None
     peak_memory_bytes: int | None
@@ -70,8 +67,8 @@ class Estimate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Known:
-    """What one row or probe tells of a network: seconds an image, fixed seconds, bytes."""
+class Measurement:
+    """The cost of a network in one trial or probe: seconds per image, fixed seconds, bytes."""
 
     row: dict[str, Any]
     train_s: float
@@ -80,32 +77,32 @@ class Known:
     peak_memory_bytes: int | None
 
 
-class Learnt:
-    """What rows or probes tell, found by what is alike in them: a row is looked at once, not once a cell."""
+class Measurements:
+    """Measurements indexed by their settings, so that each is read once and not once per cell."""
 
-    def __init__(self, known: Iterable[Known]) -> None:
-        self._found: dict[tuple[str, ...], dict[tuple[object, ...], list[Known]]] = {
+    def __init__(self, measurements: Iterable[Measurement]) -> None:
+        self._by_settings: dict[tuple[str, ...], dict[tuple[object, ...], list[Measurement]]] = {
             SAME: {},
-            KIN: {},
+            SIMILAR: {},
         }
-        for one in known:
-            for names, found in self._found.items():
-                found.setdefault(tuple(one.row[name] for name in names), []).append(one)
+        for one in measurements:
+            for names, index in self._by_settings.items():
+                index.setdefault(tuple(one.row[name] for name in names), []).append(one)
 
-    def alike(self, wanted: dict[str, Any], names: tuple[str, ...]) -> list[Known]:
-        """Return what is alike in all of `names`, which are SAME or KIN."""
-        return self._found[names].get(tuple(wanted[name] for name in names), [])
+    def matching(self, settings: dict[str, Any], names: tuple[str, ...]) -> list[Measurement]:
+        """Return the measurements with the same values of `names`, which is SAME or SIMILAR."""
+        return self._by_settings[names].get(tuple(settings[name] for name in names), [])
 
 
 def learn(
     rows: Iterable[dict[str, Any]], probes: Iterable[dict[str, Any]]
-) -> tuple[Learnt, Learnt]:
-    """Return what completed rows of trials and rows of probes tell, each; trials that went on tell nothing."""
+) -> tuple[Measurements, Measurements]:
+    """Return the measurements of completed trials and of probes; resumed trials are left out."""
     from_rows = [
-        _of_row(row) for row in rows if row["duration_s"] is not None and not row["resumed_from"]
+        _of_trial(row) for row in rows if row["duration_s"] is not None and not row["resumed_from"]
     ]
     from_probes = [
-        Known(
+        Measurement(
             row=probe,
             train_s=probe["step_s"] / probe["batch_size"],
             score_s=probe["score_s"],
@@ -114,13 +111,13 @@ def learn(
         )
         for probe in probes
     ]
-    return Learnt(from_rows), Learnt(from_probes)
+    return Measurements(from_rows), Measurements(from_probes)
 
 
-def _of_row(row: dict[str, Any]) -> Known:
+def _of_trial(row: dict[str, Any]) -> Measurement:
     n_trained = row["epochs"] * row["n_train"]
-    if row["image_s"] is None:  # a baseline: all its time goes with the images
-        return Known(
+    if row["image_s"] is None:  # a baseline: its whole time grows with the images
+        return Measurement(
             row=row,
             train_s=row["duration_s"] / n_trained,
             score_s=0,
@@ -129,7 +126,7 @@ def _of_row(row: dict[str, Any]) -> Known:
         )
     score_s = row["image_s"] * FORWARD_SHARE
     n_scored = (row["epochs"] + 1) * row["n_validation"] + row["n_test"]
-    return Known(
+    return Measurement(
         row=row,
         train_s=row["image_s"],
         score_s=score_s,
@@ -139,28 +136,36 @@ def _of_row(row: dict[str, Any]) -> Known:
 
 
 def estimates(
-    works: Iterable[Work], place: dict[str, Any], from_rows: Learnt, from_probes: Learnt
+    works: Iterable[Work], place: dict[str, Any], from_rows: Measurements, from_probes: Measurements
 ) -> tuple[Estimate, ...]:
-    """Return what each of some cells should take, as `estimate` says; those of one kind are asked once."""
-    told: dict[tuple[object, ...], Estimate] = {}
-    found = []
+    """Return the `estimate` of each cell; cells of the same kind are estimated once."""
+    by_kind: dict[tuple[object, ...], Estimate] = {}
+    in_order = []
     for work in works:
         kind = work.kind
-        if kind not in told:
-            told[kind] = estimate(work, place, from_rows, from_probes)
-        found.append(told[kind])
-    return tuple(found)
+        if kind not in by_kind:
+            by_kind[kind] = estimate(work, place, from_rows, from_probes)
+        in_order.append(by_kind[kind])
+    return tuple(in_order)
 
 
-def estimate(work: Work, place: dict[str, Any], from_rows: Learnt, from_probes: Learnt) -> Estimate:
-    """Return what a cell should take at a place (device, n_threads): from its like, a probe, or its nearest kin.
+def estimate(
+    work: Work, place: dict[str, Any], from_rows: Measurements, from_probes: Measurements
+) -> Estimate:
+    """Return the estimated cost of a cell.
 
-    Rows of the same shape, precision and place count first (with the same augmentation, where there
-    are any); then a probe of it; then rows of the same backbone at another size or batch, seconds
-    an image scaled with the pixels.
+    Uses the first of these that exists: trials of the same shape, precision and place (with the
+    same augmentation if possible); a probe; trials of the same backbone at another image or batch
+    size, with the seconds per image scaled by the number of pixels.
+
+    Args:
+        work: the cell.
+        place: device and n_threads of the trial.
+        from_rows: measurements of trials.
+        from_probes: measurements of probes.
     """
     config = work.config
-    wanted = (
+    settings = (
         {name: getattr(config, name) for name in SHAPE} | place | {"precision": config.precision}
     )
     disk = (
@@ -168,34 +173,34 @@ def estimate(work: Work, place: dict[str, Any], from_rows: Learnt, from_probes: 
         + config.epochs * EPOCH_BYTES
         + PREDICTION_BYTES * (work.n_validation + work.n_test)
     )
-    same = from_rows.alike(wanted, SAME)
+    same = from_rows.matching(settings, SAME)
     augmented = augmentation.name(config.toggles)
-    alike = [known for known in same if known.row["augmentation"] == augmented] or same
+    used = [one for one in same if one.row["augmentation"] == augmented] or same
     source: Source = "rows"
-    if not alike:
-        alike, source = from_probes.alike(wanted, SAME), "probe"
-    if not alike:
-        alike, source = from_rows.alike(wanted, KIN), "similar rows"
-    if not alike:
+    if not used:
+        used, source = from_probes.matching(settings, SAME), "probe"
+    if not used:
+        used, source = from_rows.matching(settings, SIMILAR), "similar rows"
+    if not used:
         return Estimate(seconds=None, peak_memory_bytes=None, disk_bytes=disk, source="unknown")
-    seconds = statistics.median(_seconds(known, work) for known in alike)
-    memory = [known.peak_memory_bytes for known in alike if known.peak_memory_bytes is not None]
+    seconds = statistics.median(_seconds(one, work) for one in used)
+    memory = [one.peak_memory_bytes for one in used if one.peak_memory_bytes is not None]
     return Estimate(
         seconds=seconds, peak_memory_bytes=max(memory, default=None), disk_bytes=disk, source=source
     )
 
 
-def _seconds(known: Known, work: Work) -> float:
-    scale = float(work.config.image_px / known.row["image_px"]) ** 2
-    trained = work.config.epochs * work.n_train * known.train_s
-    return known.fixed_s + scale * (trained + work.n_scored * known.score_s)
+def _seconds(measured: Measurement, work: Work) -> float:
+    scale = float(work.config.image_px / measured.row["image_px"]) ** 2
+    trained_s = work.config.epochs * work.n_train * measured.train_s
+    return measured.fixed_s + scale * (trained_s + work.n_scored * measured.score_s)
 
 
 def makespan(seconds: Sequence[float], n_at_once: int) -> float:
-    """Return when the last of some trials ends that start in this order, each as soon as a place is free.
+    """Return the time until all trials have ended if `n_at_once` run at the same time.
 
-    Greedy list scheduling; with the longest first it is at most 4/3 of the best (Graham, "Bounds on
-    multiprocessing timing anomalies", 1969).
+    Greedy list scheduling in the given order; longest first is at most 4/3 of the optimum (Graham,
+    "Bounds on multiprocessing timing anomalies", 1969).
     """
     ends = [0.0] * min(n_at_once, len(seconds))
     for took in seconds:
@@ -204,5 +209,5 @@ def makespan(seconds: Sequence[float], n_at_once: int) -> float:
 
 
 def longest_first(seconds: Sequence[float | None]) -> list[int]:
-    """Return the positions in the order in which trials should start; the unknown ones first, in their own order."""
+    """Return the positions of trials in the order of start: unknown times first, then longest first."""
     return sorted(range(len(seconds)), key=lambda i: (seconds[i] is not None, -(seconds[i] or 0.0)))

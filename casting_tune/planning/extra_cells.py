@@ -1,6 +1,6 @@
-"""The cells that a sweep gets beside those of its file: baselines that learn nothing, and short passes that only time.
+"""The cells that a sweep gets in addition to those of its file: simple baselines and timing passes.
 
-Comes in: a sweep's cells. Goes out: more cells, each once. Knows no images.
+Input: the cells of a sweep. Output: more cells, each once. Needs no images.
 """
 
 from __future__ import annotations
@@ -8,26 +8,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from casting_tune.config import TrialConfig
+from casting_tune.config import BASELINE, TrialConfig
 from casting_tune.planning.cells import Cell
-
-BASELINES = {
-    "majority": "majority class",
-    "nearest_small": "nearest neighbour, 8 turns",
-    "nearest_polar": "nearest neighbour, all turns",
-    "linear_probe": "linear probe, random features",
-}
-"""A name of `baselines.BASELINES` -> its row in a table."""
+from casting_tune.training.baselines import BASELINES
 
 TIMED_STEPS, TIMED_EPOCHS = 12, 3
-"""A timing pass: the median of three epochs of twelve steps, so that the first steps, which warm up, do not count."""
+"""A timing pass takes the median of three epochs of twelve steps, to leave out the warm-up."""
 
 
 def baselines(cells: Sequence[Cell]) -> tuple[Cell, ...]:
-    """Return a cell for each baseline and each way in which the sweep splits its images."""
+    """Return one cell for each baseline and each different split of the images."""
     splits = dict.fromkeys(
         TrialConfig(
-            backbone="baseline:",
+            backbone=BASELINE,
             split=config.split,
             split_id=config.split_id,
             n_folds=config.n_folds,
@@ -40,20 +33,22 @@ def baselines(cells: Sequence[Cell]) -> tuple[Cell, ...]:
         )
         for config in (cell.config for cell in cells)
     )
-    rows = {(split.split, split.train_images, split.test_images): "" for split in splits}
-    several = len(rows) > 1
-    found = []
-    for name, about in BASELINES.items():
+    several = len({(split.split, split.train_images, split.test_images) for split in splits}) > 1
+    baseline_cells = []
+    for name, text in BASELINES.items():
         for split in splits:
-            row = f"{about}, {split.split} split" if several else about
+            row = f"{text}, {split.split} split" if several else text
             label = f"{row}, fold {split.fold}" if split.split == "grouped" else row
-            config = replace(split, backbone=f"baseline:{name}")
-            found.append(Cell(row=row, label=label, config=config, kind="baseline"))
-    return tuple(found)
+            config = replace(split, backbone=f"{BASELINE}{name}")
+            baseline_cells.append(Cell(row=row, label=label, config=config, kind="baseline"))
+    return tuple(baseline_cells)
 
 
 def timings(cells: Sequence[Cell]) -> tuple[Cell, ...]:
-    """Return a short pass for each network, size and batch size of a sweep, with the toggles of its first cell."""
+    """Return a short pass for each network, image size and batch size of a sweep.
+
+    It uses the toggles of the first cell with these settings.
+    """
     passes: dict[TrialConfig, Cell] = {}
     for cell in cells:
         config = cell.config

@@ -1,8 +1,7 @@
-"""How many trials fit on one GPU: from the most bytes that their like took to the share of a GPU that each asks for.
+"""How many trials fit on one GPU: from measured peak memory to the share of a GPU per trial.
 
-Comes in: rows of trials and of probes, configurations, the bytes of a GPU. Goes out: shares that
-Ray can count, and when the last of some trials ends that share GPUs. Knows no Ray, no torch and no
-store.
+Input: rows of trials and of probes, configurations, the memory of a GPU. Output: shares that Ray
+accepts, and the total time of trials that share GPUs. Needs no Ray, torch or store.
 """
 
 from __future__ import annotations
@@ -17,19 +16,19 @@ from casting_tune.planning import estimate
 from casting_tune.training.memory import CONTEXT_BYTES
 
 MARGIN = 1.25
-"""On the measured peak: what torch's allocator cannot use between its blocks, and what another GPU of a kind needs."""
+"""Factor on the measured peak, for fragmentation of torch's allocator and other GPU types."""
 
-AS_MANY = 0.95
-"""The images lie on the GPU too: what took less than this share of a cell's images says nothing about the cell."""
+MIN_IMAGES_SHARE = 0.95
+"""The images use GPU memory too: measurements with less than this share of the images are ignored."""
 
 GRAIN = 10_000
-"""Ray counts resources in ten-thousandths, and k times 1/k must not be more than 1."""
+"""Ray counts resources in units of 1/10,000; k shares of 1/k must not exceed 1."""
 
 STEPS = sorted({GRAIN // k for k in range(1, 33)} | {6_000, 7_000, 8_000, 9_000})
-"""The shares that are given, in grains: few, since a worker is used again only by a trial of the same share."""
+"""The possible shares, in grains: few, because Ray reuses a worker only for the same share."""
 
 LIKE = (*estimate.SHAPE, "precision")
-SIZES = ("image_px", "batch_size", "dense")  # a network takes more with each of them
+SIZES = ("image_px", "batch_size", "dense")  # memory grows with each of them
 READ = (
     *LIKE,
     "device",
@@ -45,7 +44,7 @@ READ = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Peak:
-    """The most bytes that trials and probes of one network and size took; `like` as LIKE, with how many images."""
+    """The peak memory of trials and probes with the same values of LIKE, and their images."""
 
     like: tuple[Any, ...]
     n_images: int
@@ -53,25 +52,25 @@ class Peak:
 
 
 def like(config: TrialConfig) -> tuple[Any, ...]:
-    """Return what two cells must share to take the same memory."""
+    """Return the settings that determine the memory of a cell."""
     return tuple(getattr(config, name) for name in LIKE)
 
 
 def learn(
     rows: Iterable[dict[str, Any]], probes: Iterable[dict[str, Any]], *, device: str
 ) -> tuple[Peak, ...]:
-    """Return what completed rows of trials and rows of probes tell of a device's memory.
+    """Return the measured peaks of completed trials and of probes on a device.
 
-    Trials whose batches were halved tell nothing.
+    Trials with halved batches are left out.
     """
-    found = [
+    measured = [
         (row, row["n_train"] + row["n_validation"] + row["n_test"])
         for row in rows
         if row["status"] == "completed" and row["micro_batch"] is None
     ]
-    found += [(probe, probe["n_images"]) for probe in probes if probe["n_images"] is not None]
+    measured += [(probe, probe["n_images"]) for probe in probes if probe["n_images"] is not None]
     most: dict[tuple[tuple[Any, ...], int], int] = {}
-    for row, n_images in found:
+    for row, n_images in measured:
         if row["device"] == device and row["peak_memory_bytes"] is not None:
             key = tuple(row[name] for name in LIKE), n_images
             most[key] = max(most.get(key, 0), row["peak_memory_bytes"])
@@ -79,36 +78,36 @@ def learn(
 
 
 def peak_bytes(peaks: Sequence[Peak], config: TrialConfig, n_images: int) -> int | None:
-    """Return the most bytes that the like of a cell took, None where nothing tells of exactly this network and size."""
+    """Return the highest measured peak of this network and size, None if there is none."""
     wanted = like(config)
-    found = [
+    measured = [
         peak.peak_bytes
         for peak in peaks
-        if peak.like == wanted and peak.n_images >= AS_MANY * n_images
+        if peak.like == wanted and peak.n_images >= MIN_IMAGES_SHARE * n_images
     ]
-    return max(found, default=None)
+    return max(measured, default=None)
 
 
 def bound_bytes(peaks: Sequence[Peak], config: TrialConfig, n_images: int) -> int | None:
-    """Return what a cell takes at most, judged by the same network at sizes that are no smaller; None: nothing tells.
+    """Return an upper bound of a cell's memory: the smallest peak of the network at no smaller sizes.
 
-    It serves the cells that a search chooses while it runs, within the ends of its ranges.
+    Used for the cells that a search chooses while it runs; None if nothing was measured.
     """
     wanted = like(config)
-    found = [
+    measured = [
         peak.peak_bytes
         for peak in peaks
-        if peak.n_images >= AS_MANY * n_images
+        if peak.n_images >= MIN_IMAGES_SHARE * n_images
         and all(
             known >= least if name in SIZES else known == least
             for name, known, least in zip(LIKE, peak.like, wanted, strict=True)
         )
     ]
-    return min(found, default=None)
+    return min(measured, default=None)
 
 
 def share(peak: int | None, gpu_bytes: int) -> float:
-    """Return the share of a GPU that holds a peak with its margin and a CUDA context, at most 1; unknown: 1."""
+    """Return the share of a GPU for a peak with margin and CUDA context, at most 1; unknown is 1."""
     if peak is None:
         return 1.0
     needed = peak * MARGIN + CONTEXT_BYTES
@@ -116,7 +115,7 @@ def share(peak: int | None, gpu_bytes: int) -> float:
 
 
 def more(given: float, *, times: int = 1) -> float:
-    """Return the share after memory ran out so many times: twice as much each time, at most 1; 0 stays 0."""
+    """Return the share after `times` out-of-memory errors: doubled each time, at most 1; 0 stays 0."""
     if not given:
         return 0.0
     wanted = round(given * GRAIN) * 2**times
@@ -124,17 +123,17 @@ def more(given: float, *, times: int = 1) -> float:
 
 
 def trials_a_gpu(given: float) -> int:
-    """Return how many trials of a share fit on one GPU."""
+    """Return how many trials with this share fit on one GPU."""
     return GRAIN // round(given * GRAIN)
 
 
 def makespan(
     seconds: Sequence[float], shares: Sequence[float], *, n_gpus: int, n_at_once: int
 ) -> float:
-    """Return when the last of some trials ends that start in this order on shares of GPUs, none before the one ahead.
+    """Return the time until all trials on shared GPUs have ended; they start in the given order.
 
-    Each takes as long as it would alone. A share of 0 needs no GPU, only one of the `n_at_once`
-    places.
+    Assumes that sharing does not slow a trial. A share of 0 needs no GPU, only one of the
+    `n_at_once` places.
     """
     free = [GRAIN] * n_gpus
     running: list[tuple[float, int, int]] = []  # end, GPU, grains
@@ -144,7 +143,7 @@ def makespan(
         while len(running) >= n_at_once or max(free) < grains:
             now, gpu, back = heapq.heappop(running)
             free[gpu] += back
-        # the fullest that has room, so that whole GPUs stay whole
+        # the fullest GPU with enough space, so that whole GPUs stay free
         gpu = min((gpu for gpu in range(n_gpus) if free[gpu] >= grains), key=lambda gpu: free[gpu])
         free[gpu] -= grains
         heapq.heappush(running, (now + took, gpu, grains))

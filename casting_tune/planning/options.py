@@ -1,12 +1,12 @@
-"""What a person asks of a run, and what of that cannot be meant.
+"""The options of a run, and the check of their combinations.
 
-Comes in: the values of options. Goes out: Options, or a UsageError. Looks at no machine and no
-image.
+Input: the values of options. Output: Options, or a UsageError. Reads no machine and no image.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,7 +17,7 @@ from casting_tune.planning.cells import Sweep
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What a person asks of a run; see `casting-tune sweep --help` for each."""
+    """The options of a run; `casting-tune sweep --help` explains each."""
 
     sweep: str
     data: Path | None = None
@@ -49,11 +49,18 @@ class Options:
 
 
 def check(options: Options, sweep: Sweep) -> None:
-    """Raise UsageError for the first option that cannot be meant, alone or with another or with the sweep.
+    """Raise UsageError for the first invalid option or combination of options.
 
-    An option without effect counts as such, except beside --plan: a plan takes every option of the
-    run that it is of.
+    An option without effect is invalid too, except with --plan: a plan accepts every option of the
+    run that it describes.
     """
+    _check_ranges(options)
+    for is_invalid, message in (*_without_effect(options), *_conflicts(options, sweep)):
+        if is_invalid:
+            raise UsageError(message)
+
+
+def _check_ranges(options: Options) -> None:
     for name, value, least in (
         ("--trials-at-once", options.trials_at_once, 1),
         ("--gpus-per-trial", options.gpus_per_trial, 0),
@@ -62,42 +69,54 @@ def check(options: Options, sweep: Sweep) -> None:
         ("--price-per-gpu-hour", options.price_per_gpu_hour, 0),
     ):
         if isinstance(value, int | float) and not (value >= least and math.isfinite(value)):
-            raise UsageError(f"{name} is {least} or more, not {value}.")
-    if not options.plan and (options.probe or options.price_per_gpu_hour is not None):
-        told = "--probe" if options.probe else "--price-per-gpu-hour"
-        raise UsageError(f"{told} is about what a run would cost: give it together with --plan.")
-    if options.fresh and options.retry_failed:
-        raise UsageError(
-            "--fresh trains every cell again, those that failed too: leave out --retry-failed."
-        )
-    if options.skip_bad and options.data is None:
-        raise UsageError(
-            "--skip-bad is about files of an image folder: give it together with --data."
-        )
-    if options.timing and options.address:
-        raise UsageError(
-            "--timing measures the device of this machine, alone, and --address trains on others: drop one."
-        )
+            raise UsageError(f"{name} must be at least {least}; got {value}.")
     for name, limit in (
         ("--max-seconds", options.max_seconds),
         ("--max-memory", options.memory_gib),
     ):
         if limit is not None and not (limit > 0 and math.isfinite(limit)):
-            raise UsageError(f"{name} is more than 0, not {limit}.")
-    if options.inline and options.gpus_per_trial == "auto":
-        raise UsageError(
-            "--gpus-per-trial auto packs several trials on a GPU, and --inline runs one: drop one of them."
-        )
-    if options.inline and (options.address or (options.trials_at_once or 1) > 1):
-        raise UsageError(
-            "--inline runs one trial after the other, without Ray: leave out --address, --trials-at-once."
-        )
-    if options.inline and sweep.schedule.scheduler == "asha":
-        raise UsageError(
-            'scheduler = "asha" stops trials through Ray Tune, and --inline goes without it. Leave out --inline, or '
-            'write scheduler = "fifo".'
-        )
-    if options.timing and sweep.search is not None:
-        raise UsageError(
-            "--timing times the cells of a file, and a search has none before it runs. Leave it out."
-        )
+            raise UsageError(f"{name} must be greater than 0; got {limit}.")
+
+
+def _without_effect(options: Options) -> Iterator[tuple[bool, str]]:
+    """Yield whether an option has no effect, and the message about it."""
+    yield options.probe and not options.plan, "--probe requires --plan. Add it, or remove --probe."
+    yield (
+        options.price_per_gpu_hour is not None and not options.plan,
+        "--price-per-gpu-hour requires --plan. Add it, or remove --price-per-gpu-hour.",
+    )
+    yield (
+        options.fresh and options.retry_failed,
+        "--fresh already trains failed cells again. Remove --retry-failed.",
+    )
+    yield (
+        options.skip_bad and options.data is None,
+        "--skip-bad requires --data. Add it, or remove --skip-bad.",
+    )
+
+
+def _conflicts(options: Options, sweep: Sweep) -> Iterator[tuple[bool, str]]:
+    """Yield whether options exclude each other, and the message about them."""
+    yield (
+        options.timing and options.address is not None,
+        "--timing measures this machine only and cannot be combined with --address. Remove one.",
+    )
+    yield (
+        options.inline and options.gpus_per_trial == "auto",
+        "--inline runs one trial at a time and cannot be combined with --gpus-per-trial auto. "
+        "Remove one.",
+    )
+    yield (
+        options.inline and (options.address is not None or (options.trials_at_once or 1) > 1),
+        "--inline runs one trial at a time without Ray. Remove --address and --trials-at-once.",
+    )
+    yield (
+        options.inline and sweep.schedule.scheduler == "asha",
+        'scheduler = "asha" requires Ray Tune, which --inline does not use. Remove --inline, or '
+        'set scheduler = "fifo".',
+    )
+    yield (
+        options.timing and sweep.search is not None,
+        "--timing requires cells in the sweep file; a search has none before it runs. "
+        "Remove --timing.",
+    )

@@ -1,7 +1,7 @@
-"""What a run of a sweep would do, and what it would cost.
+"""The plan of a run: which cells are done, failed or to be trained, and the estimated costs.
 
-Comes in: keyed cells, a store, what the cells should take. Goes out: a Plan: done, to do, failed;
-and its Costs. Starts nothing, prints nothing.
+Input: cells with their keys, a store. Output: a Plan, Costs, and sentences about them. Starts
+nothing and prints nothing.
 """
 
 from __future__ import annotations
@@ -11,35 +11,35 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from casting_tune.config import TrialConfig
+from casting_tune.config import BASELINE, TrialConfig
 from casting_tune.planning import estimate, gpu_sharing
 from casting_tune.planning.cells import Cell
-from casting_tune.planning.estimate import Estimate, Learnt, Work
+from casting_tune.planning.estimate import Estimate, Measurements, Work
 from casting_tune.store.store import Store
 
 MANY = 10_000
-"""A run of more cells than this is asked for with --yes."""
+"""A run of more cells than this requires --yes."""
 
 START_S = 8.0
-"""Until workers have started and loaded their libraries, once a run."""
-
+"""Seconds until workers have started and loaded their libraries, once per run."""
 
 State = Literal["done", "to do", "stopped", "failed"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planned:
-    """A cell and what the store knows of it.
+    """A cell and its state in the store.
 
     Attributes:
-        state: done; to do; stopped by the sweep's scheduler; or failed: it ended before without completing.
-        status: how a cell ended last that did not complete.
-        runs: a run of this plan would train it.
+        state: "done"; "to do"; "stopped" by the scheduler of the sweep; "failed": ended without
+            completing.
+        status: the last status of a cell that did not complete.
+        runs: whether a run of this plan trains the cell.
     """
 
     cell: Cell
     cell_id: str
-    state: Literal["done", "stopped", "to do", "failed"]
+    state: State
     status: str | None = None
     runs: bool
 
@@ -52,28 +52,28 @@ class Plan:
 
     @property
     def to_do(self) -> tuple[Planned, ...]:
-        """The cells that a run would train."""
+        """Return the cells that a run trains."""
         return tuple(planned for planned in self.planned if planned.runs)
 
     def count(self, state: State) -> int:
-        """Return how many cells are in a state."""
+        """Return the number of cells in a state."""
         return sum(planned.state == state for planned in self.planned)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Costs:
-    """What a run of a plan should take; sums are over the cells that something is known of.
+    """The estimated costs of a run; sums are over the cells with an estimate.
 
     Attributes:
-        estimates: one a cell to do, in the plan's order.
+        estimates: one per cell to train, in the order of the plan.
         trial_s: seconds of all trials together.
-        wall_s: seconds until the last has ended.
-        gpu_hours: hours that GPUs are held, 0 on the CPU.
-        memory_bytes: peak of one trial, None where nothing is known.
-        disk_bytes: rows of all trials.
-        sources: where the figures come from, a count each.
-        trials_a_gpu: the fewest and the most trials that fit on one GPU, where trials share GPUs by their memory.
-        n_unmeasured: cells of these whose memory is not known, so that each is counted with a whole GPU.
+        wall_s: seconds until the last trial has ended.
+        gpu_hours: hours for which GPUs are reserved, 0 on the CPU.
+        memory_bytes: peak of one trial, None if unknown.
+        disk_bytes: size of the results of all trials.
+        sources: number of estimates by source.
+        trials_a_gpu: the lowest and highest number of trials per GPU, if trials share GPUs.
+        n_unmeasured: cells with unknown memory, each counted with a whole GPU.
     """
 
     estimates: tuple[Estimate, ...]
@@ -96,15 +96,15 @@ def make(
     retry_failed: bool = False,
     scheduler: Literal["fifo", "asha"] = "fifo",
 ) -> Plan:
-    """Return what is done and what is to do; a cell that another sweep trained is done.
+    """Return the plan of a run; a cell that another sweep trained is done.
 
     Args:
-        cells: the sweep's cells.
+        cells: the cells of the sweep.
         cell_ids: their keys.
-        store: what was trained already.
-        fresh: every cell is trained again, whatever the store holds.
-        retry_failed: cells that failed before run again.
-        scheduler: with "asha" a cell that a scheduler stopped is settled; without, it goes on.
+        store: the results so far.
+        fresh: train every cell again.
+        retry_failed: train failed cells again.
+        scheduler: with "asha", stopped cells stay stopped; with "fifo", they continue.
     """
     done, failed = store.completed(), store.failed()
     planned = []
@@ -121,19 +121,18 @@ def make(
 def costs(
     works: Sequence[Work], store: Store, *, place: dict[str, Any], gpus: float, n_at_once: int
 ) -> Costs:
-    """Return what cells to do should take, from the store's completed trials and probes.
+    """Return the estimated costs of cells, from the store's completed trials and probes.
 
     Args:
-        works: the cells to do, with their image counts.
-        store: where like trials and probes are looked for.
+        works: the cells to train, with their image counts.
+        store: holds trials and probes.
         place: device ("cpu" or "cuda") and n_threads of a trial.
-        gpus: GPUs (or the share of one) that a trial holds.
+        gpus: GPUs (or the share of one) per trial.
         n_at_once: trials at the same time.
     """
-    known = _known(store)
-    estimates = estimate.estimates(works, place, *known)
-    seconds = [found.seconds for found in estimates if found.seconds is not None]
-    memory = [found.peak_memory_bytes for found in estimates if found.peak_memory_bytes is not None]
+    estimates = estimate.estimates(works, place, *_measurements(store))
+    seconds = [one.seconds for one in estimates if one.seconds is not None]
+    memory = [one.peak_memory_bytes for one in estimates if one.peak_memory_bytes is not None]
     trial_s = sum(seconds)
     return Costs(
         estimates=estimates,
@@ -142,22 +141,22 @@ def costs(
         + estimate.makespan(sorted(seconds, reverse=True), n_at_once),
         gpu_hours=trial_s * gpus / 3600,
         memory_bytes=max(memory, default=None),
-        disk_bytes=sum(found.disk_bytes for found in estimates),
-        sources=dict(Counter(found.source for found in estimates)),
+        disk_bytes=sum(one.disk_bytes for one in estimates),
+        sources=dict(Counter(one.source for one in estimates)),
     )
 
 
 def on_shared_gpus(
     found: Costs, shares: Sequence[float], *, n_unmeasured: int, n_gpus: int, n_at_once: int
 ) -> Costs:
-    """Return the costs of cells that share GPUs: hours and the end of the last by the share that each of them holds.
+    """Return the costs of cells that share GPUs.
 
     Args:
-        found: the costs, each cell on a GPU of its own.
-        shares: one a cell to do, in the plan's order; 0 for a cell that needs no GPU.
-        n_unmeasured: how many of them are whole GPUs only because their memory is not known.
+        found: the costs with one GPU per cell.
+        shares: one per cell to train, in the order of the plan; 0 for a cell that needs no GPU.
+        n_unmeasured: how many get a whole GPU only because their memory is unknown.
         n_gpus: GPUs of the machine or cluster.
-        n_at_once: trials at the same time that its CPUs allow, or the person.
+        n_at_once: maximum number of trials at the same time.
     """
     held = [
         (cell.seconds, shares[i])
@@ -180,61 +179,70 @@ def on_shared_gpus(
     )
 
 
-def tell(found: Costs, *, price_per_gpu_hour: float | None) -> tuple[str, ...]:
-    """Return the costs as sentences: time, GPU-hours and money, memory, disk, and what the figures rest on."""
-    if not found.estimates:
-        return ("Nothing is to be trained.",)
-    n, lacking = len(found.estimates), found.sources.get("unknown", 0)
-    if lacking == n:
-        unknown = f"Of none of the {n} trials is the time known yet: --probe times a few steps of each network."
-        return (unknown, *sharing(found))
-    counted = ", ".join(
-        f"{count} from {_SOURCES[name]}"
-        for name, count in found.sources.items()
-        if name != "unknown"
-    )
-    least = "at least " if lacking else "about "
-    time = f"Time: {least}{duration(found.wall_s)}; {duration(found.trial_s)} of trials ({counted}"
-    told = [
-        f"{time}; {lacking} unknown: --probe times a few steps of their networks)."
-        if lacking
-        else f"{time})."
-    ]
-    if found.gpu_hours:
-        money = (
-            f", {found.gpu_hours * price_per_gpu_hour:,.2f} in money" if price_per_gpu_hour else ""
+def cost_sentences(costs: Costs, *, price_per_gpu_hour: float | None) -> tuple[str, ...]:
+    """Return the costs as sentences: time and its sources, GPU time and money, memory, disk."""
+    if not costs.estimates:
+        return ("No trials to run.",)
+    n, n_unknown = len(costs.estimates), costs.sources.get("unknown", 0)
+    if n_unknown == n:
+        first = (
+            f"No time estimate yet for these {n} trials; add --probe to time a few steps of each "
+            "network."
         )
-        told.append(f"GPUs: {least}{found.gpu_hours:.2f} hours{money}.")
+        return (first, *sharing_sentences(costs))
+    at_least = "at least " if n_unknown else "about "
+    sentences = [_time_sentence(costs, at_least)]
+    if costs.gpu_hours:
+        money = f", cost {costs.gpu_hours * price_per_gpu_hour:,.2f}" if price_per_gpu_hour else ""
+        sentences.append(f"GPU time: {at_least}{costs.gpu_hours:.2f} hours{money}.")
     elif price_per_gpu_hour is not None:
-        told.append("GPUs: none is used, so none is paid for.")
+        sentences.append("GPU time: none, so there is no GPU cost.")
     memory = (
-        f"{found.memory_bytes / 2**30:.1f} GiB at most a trial" if found.memory_bytes else "unknown"
+        f"at most {costs.memory_bytes / 2**30:.1f} GiB per trial"
+        if costs.memory_bytes
+        else "unknown"
     )
     return (
-        *told,
-        *sharing(found),
-        f"Memory: {memory}. Disk: {found.disk_bytes / 2**20:.1f} MiB of rows.",
+        *sentences,
+        *sharing_sentences(costs),
+        f"Memory: {memory}. Disk: {costs.disk_bytes / 2**20:.1f} MiB of results.",
     )
 
 
-def sharing(found: Costs) -> tuple[str, ...]:
-    """Return how many trials fit on a GPU as a sentence, where they share GPUs."""
-    if found.trials_a_gpu is None:
+def _time_sentence(costs: Costs, at_least: str) -> str:
+    sources = [
+        f"{count} from {_SOURCES[name]}"
+        for name, count in costs.sources.items()
+        if name != "unknown"
+    ]
+    n_unknown = costs.sources.get("unknown", 0)
+    if n_unknown:
+        sources.append(f"{n_unknown} unknown: add --probe to time a few steps of their networks")
+    return (
+        f"Time: {at_least}{duration(costs.wall_s)}; the sum over all trials is "
+        f"{duration(costs.trial_s)} ({', '.join(sources)})."
+    )
+
+
+def sharing_sentences(costs: Costs) -> tuple[str, ...]:
+    """Return a sentence about the number of trials per GPU, if trials share GPUs."""
+    if costs.trials_a_gpu is None:
         return ()
-    fewest, most = found.trials_a_gpu
+    fewest, most = costs.trials_a_gpu
     count = f"{most}" if fewest == most else f"{fewest} to {most}"
-    least = (
-        f"; {found.n_unmeasured} trials have one each until a run has probed their memory"
-        if found.n_unmeasured
+    unmeasured = (
+        f"; trials with unknown memory ({costs.n_unmeasured}) get a whole GPU until they are probed"
+        if costs.n_unmeasured
         else ""
     )
     return (
-        f"On one GPU: {count} at once, by their memory{least}. Each is counted as fast as alone.",
+        f"Trials per GPU: {count}, limited by memory{unmeasured}. "
+        "The estimate assumes that sharing does not slow a trial.",
     )
 
 
 def duration(seconds: float) -> str:
-    """Return seconds as a person says them: 40 s, 12 min, 3 h 20 min, 2 d 4 h."""
+    """Return a duration for a reader: 40 s, 12 min, 3 h 20 min, 2 d 4 h."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
@@ -245,28 +253,26 @@ def duration(seconds: float) -> str:
 
 
 _SOURCES = {
-    "rows": "trials like them",
+    "rows": "similar trials",
     "probe": "probes",
     "similar rows": "trials of the same network at another size",
 }
 
 
-def unknown(
+def unmeasured(
     works: Sequence[Work], store: Store, *, place: dict[str, Any]
 ) -> tuple[TrialConfig, ...]:
-    """Return one configuration of each network, size and batch size that neither a trial nor a probe tells of."""
-    known = _known(store)
-    lacking = {}
-    for work, found in zip(works, estimate.estimates(works, place, *known), strict=True):
-        if not work.config.backbone.startswith("baseline:") and found.source in (
-            "similar rows",
-            "unknown",
-        ):
-            lacking[tuple(getattr(work.config, name) for name in estimate.SHAPE)] = work.config
-    return tuple(lacking.values())
+    """Return one configuration of each network, image and batch size without a trial or probe."""
+    measurements = _measurements(store)
+    configs = {}
+    for work, one in zip(works, estimate.estimates(works, place, *measurements), strict=True):
+        is_network = not work.config.backbone.startswith(BASELINE)
+        if is_network and one.source in ("similar rows", "unknown"):
+            configs[tuple(getattr(work.config, name) for name in estimate.SHAPE)] = work.config
+    return tuple(configs.values())
 
 
-def _known(store: Store) -> tuple[Learnt, Learnt]:
+def _measurements(store: Store) -> tuple[Measurements, Measurements]:
     trials = store.read("trials", columns=[*estimate.READ, "status"]).to_pylist()
     completed = (row for row in trials if row["status"] == "completed")
     return estimate.learn(completed, store.read("probes").to_pylist())

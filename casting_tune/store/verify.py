@@ -18,7 +18,7 @@ from typing import Any, Literal, get_args
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from casting_tune.config import Status
+from casting_tune.config import BASELINE, Status
 from casting_tune.errors import StoreError
 from casting_tune.store.schema import SCHEMA_VERSION, SCHEMAS
 from casting_tune.store.store import Store
@@ -250,9 +250,8 @@ def _wrong(rows: pa.Table, key: tuple[str, int], trial: dict[str, Any]) -> str |
     if score.null_count or within is False or set(rows["y_true"].to_pylist()) - {0, 1}:
         return "holds scores or labels outside 0..1"
     splits = Counter(rows["split"].to_pylist())
-    baseline = str(trial["backbone"]).startswith(
-        "baseline:"
-    )  # it learns from the validation images too
+    # a baseline learns from the validation images too
+    baseline = str(trial["backbone"]).startswith(BASELINE)
     expected = {"validation": 0 if baseline else trial["n_validation"], "test": trial["n_test"]}
     for split, n in expected.items():
         if n is not None and splits[split] != n:

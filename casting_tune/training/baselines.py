@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 
 BASELINES = {
-    "majority": "every image gets the share of defects in train",
-    "nearest_small": "the most similar train image decides: 40x40 gray, over 8 flips and quarter turns",
-    "nearest_polar": "the most similar train image decides: unwrapped about its centre, over all turns and mirrors",
-    "linear_probe": "a logistic regression on frozen features",
+    "majority": "majority class",
+    "nearest_small": "nearest neighbour, 8 turns",
+    "nearest_polar": "nearest neighbour, all turns",
+    "linear_probe": "linear probe, random features",
 }
-"""A baseline's name -> what it does, for a table's legend."""
+"""A baseline's name -> its row in a table."""
 
 _SMALL_PX = 40
 _STEP = 256  # train images compared at once with the test images
@@ -38,7 +38,7 @@ class Baseline:
 
     Attributes:
         name: a name of `BASELINES`.
-        about: what it does.
+        about: its row in a table.
         score: [n_test] float32, P(defective) in [0, 1].
     """
 

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 
 from casting_tune.config import (
+    BASELINE,
     UNLIMITED,
     Allowance,
     Epoch,
@@ -50,8 +51,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 EVALUATION_BATCH = 32
-# begins the backbone of a cell that trains nothing: a name of `baselines.BASELINES` follows
-BASELINE = "baseline:"
 PROBED_STEPS = 3
 PROBED_EPOCHS = {
     "cpu": 2,

@@ -323,9 +323,9 @@ def test_test_images_that_stand_in_train_are_said_up_front(
         (
             {"trials_at_once": 0, "inline": False},
             UsageError,
-            "--trials-at-once is 1 or more, not 0",
+            "--trials-at-once must be at least 1; got 0",
         ),
-        ({"gpus_per_trial": -1.0}, UsageError, "--gpus-per-trial is 0 or more"),
+        ({"gpus_per_trial": -1.0}, UsageError, "--gpus-per-trial must be at least 0"),
         ({"retries": -1}, UsageError, "--retries"),
         ({"pack_size": 4}, UsageError, "--pack-size"),
         ({"address": "auto"}, UsageError, "--inline"),

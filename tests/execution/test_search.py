@@ -438,7 +438,7 @@ def test_a_search_takes_no_axes_no_only_and_no_set_of_what_it_varies(hunt: Path)
 def test_asha_is_refused_in_a_plain_loop(tiny: Path, drawn: Path) -> None:
     tiny.write_text(tiny.read_text() + '[schedule]\nscheduler = "asha"\n')
     asked = Options(sweep=str(tiny), data=drawn, results=tiny.parent / "results", inline=True)
-    with pytest.raises(UsageError, match="stops trials through Ray Tune"):
+    with pytest.raises(UsageError, match="requires Ray Tune"):
         runner.prepare(asked, say=lambda _: None)
 
 

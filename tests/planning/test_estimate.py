@@ -10,7 +10,7 @@ from casting_tune.planning.estimate import Work
 
 CONFIG = TrialConfig(backbone="vgg16", image_px=100, batch_size=8, epochs=2, precision="fp32")
 PLACE = {"device": "cpu", "n_threads": 1}
-# 2 epochs of 100 images at 0.3 s, 3 * 20 + 40 images scored at 0.1 s, 7 s beside: 77 s
+# 2 epochs of 100 images at 0.3 s, 3 * 20 + 40 images scored at 0.1 s, 7 s fixed: 77 s
 ROW = {
     "device": "cpu", "precision": "fp32", "n_threads": 1, "backbone": "vgg16", "image_px": 100, "batch_size": 8,
     "dense": 0, "in_channels": 3, "augmentation": "additional", "epochs": 2, "n_train": 100, "n_validation": 20,
@@ -34,16 +34,16 @@ def work(**more: object) -> Work:
 
 
 def found(
-    asked: Work,
+    cell: Work,
     rows: list[dict[str, object]] | None = None,
     probes: list[dict[str, object]] | None = None,
 ) -> estimate.Estimate:
-    return estimate.estimate(asked, PLACE, *estimate.learn(rows or [], probes or []))
+    return estimate.estimate(cell, PLACE, *estimate.learn(rows or [], probes or []))
 
 
-def test_a_cell_like_one_that_has_been_takes_as_long() -> None:
-    told = found(work(), [ROW])
-    assert (told.seconds, told.peak_memory_bytes, told.source) == (
+def test_a_cell_like_a_completed_one_takes_as_long() -> None:
+    one = found(work(), [ROW])
+    assert (one.seconds, one.peak_memory_bytes, one.source) == (
         pytest.approx(77.0),
         1000,
         "rows",
@@ -61,10 +61,10 @@ def test_rows_with_the_same_augmentation_go_first() -> None:
     assert found(work(toggles=("flip",)), [ROW, slow]).seconds == pytest.approx((77.0 + 157.0) / 2)
 
 
-def test_a_probe_speaks_where_no_row_does() -> None:
-    told = found(work(batch_size=4), [ROW], [PROBE])
+def test_a_probe_is_used_where_there_is_no_trial() -> None:
+    one = found(work(batch_size=4), [ROW], [PROBE])
     # 2 * 100 * 2.0 / 4 + (3 * 20 + 40) * 0.2 + 5
-    assert (told.seconds, told.peak_memory_bytes, told.source) == (
+    assert (one.seconds, one.peak_memory_bytes, one.source) == (
         pytest.approx(125.0),
         500,
         "probe",
@@ -72,18 +72,18 @@ def test_a_probe_speaks_where_no_row_does() -> None:
 
 
 def test_another_size_of_the_same_network_is_scaled_with_its_pixels() -> None:
-    told = found(work(image_px=200), [ROW])
-    assert (told.seconds, told.source) == (pytest.approx(7 + 4 * 70), "similar rows")
+    one = found(work(image_px=200), [ROW])
+    assert (one.seconds, one.source) == (pytest.approx(7 + 4 * 70), "similar rows")
 
 
 @pytest.mark.parametrize(
     "other", [{"device": "cuda"}, {"n_threads": 2}, {"precision": "bf16"}, {"backbone": "resnet50"}]
 )
-def test_another_device_precision_or_network_tells_nothing(other: dict[str, object]) -> None:
+def test_another_device_precision_or_network_gives_no_estimate(other: dict[str, object]) -> None:
     assert found(work(), [ROW | other]).source == "unknown"
 
 
-def test_a_trial_that_went_on_from_a_checkpoint_tells_nothing() -> None:
+def test_a_resumed_trial_gives_no_estimate() -> None:
     assert found(work(), [ROW | {"resumed_from": 1}]).seconds is None
 
 
@@ -119,7 +119,7 @@ def test_long_cells_start_first_and_unknown_ones_before_them() -> None:
 def test_330_cells_on_8_gpus_end_within_a_tenth_of_the_lower_bound_when_the_longest_start_first() -> (
     None
 ):
-    """The study's own seconds an epoch for its ten backbones and three batch sizes, ten epochs each."""
+    """Uses the study's seconds per epoch for ten backbones and three batch sizes, ten epochs."""
     grid = expand.read("backbone_grid")
     an_epoch = {
         (cell.config.backbone, cell.config.batch_size): cell.study["epoch_s"]

@@ -89,11 +89,11 @@ def test_the_most_that_the_same_network_and_size_took_on_a_gpu_counts() -> None:
         {"n_train": 80},
     ],
 )  # fmt: skip
-def test_what_is_not_its_like_says_nothing_of_a_trials_memory(other: dict[str, Any]) -> None:
+def test_the_memory_of_another_kind_of_trial_is_ignored(other: dict[str, Any]) -> None:
     assert gpu_sharing.peak_bytes(learn([trial(**other)], []), CONFIG, 1000) is None
 
 
-def test_a_probe_of_fewer_images_or_of_an_older_version_says_nothing() -> None:
+def test_a_probe_of_fewer_images_or_of_an_older_version_is_ignored() -> None:
     assert learn([], [probe(n_images=None)]) == ()
     assert gpu_sharing.peak_bytes(learn([], [probe(n_images=500)]), CONFIG, 1000) is None
 

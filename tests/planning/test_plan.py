@@ -17,7 +17,7 @@ CELLS = [
 ]
 
 
-def test_what_is_done_failed_and_to_do_is_told_apart_whatever_sweep_trained_it(
+def test_done_failed_and_to_do_are_distinguished_whatever_sweep_trained_a_cell(
     store: Store,
 ) -> None:
     row = {"attempt": 1, "started_at": datetime(2026, 1, 1, tzinfo=UTC)}
@@ -40,7 +40,7 @@ def test_what_is_done_failed_and_to_do_is_told_apart_whatever_sweep_trained_it(
     assert len(plan.make(CELLS, ["k0", "k1", "k2"], store, fresh=True).to_do) == 3
 
 
-def test_costs_are_summed_over_what_is_known(store: Store) -> None:
+def test_costs_are_summed_over_the_cells_with_an_estimate(store: Store) -> None:
     trial = {
         "cell_id": "k0", "attempt": 1, "status": "completed", "device": "cuda", "precision": "bf16", "n_threads": 1,
         "backbone": "vgg16", "image_px": 512, "batch_size": 8, "dense": 0, "in_channels": 3, "augmentation": "default",
@@ -61,13 +61,13 @@ def test_costs_are_summed_over_what_is_known(store: Store) -> None:
     assert found.gpu_hours == 1.5
     assert found.memory_bytes == 2**31
     assert found.sources == {"rows": 3, "unknown": 1}
-    told = plan.tell(found, price_per_gpu_hour=4.0)
+    told = plan.cost_sentences(found, price_per_gpu_hour=4.0)
     assert told[0] == (
-        "Time: at least 2 h 0 min; 3 h 0 min of trials (3 from trials like them; 1 unknown: --probe times a few steps "
-        "of their networks)."
+        "Time: at least 2 h 0 min; the sum over all trials is 3 h 0 min (3 from similar trials, "
+        "1 unknown: add --probe to time a few steps of their networks)."
     )
-    assert told[1] == "GPUs: at least 1.50 hours, 6.00 in money."
-    assert plan.unknown(works, store, place={"device": "cuda", "n_threads": 1}) == (configs[3],)
+    assert told[1] == "GPU time: at least 1.50 hours, cost 6.00."
+    assert plan.unmeasured(works, store, place={"device": "cuda", "n_threads": 1}) == (configs[3],)
 
 
 def test_cells_that_share_gpus_cost_their_share_and_the_plan_says_how_many_fit(
@@ -90,27 +90,27 @@ def test_cells_that_share_gpus_cost_their_share_and_the_plan_says_how_many_fit(
     assert found.gpu_hours == pytest.approx((900 + 1800 + 1199.88) / 3600)
     assert found.trials_a_gpu == (1, 3)
     line = (
-        "On one GPU: 1 to 3 at once, by their memory; 1 trials have one each until a run has probed their memory. "
-        "Each is counted as fast as alone."
+        "Trials per GPU: 1 to 3, limited by memory; trials with unknown memory (1) get a whole GPU "
+        "until they are probed. The estimate assumes that sharing does not slow a trial."
     )
-    assert plan.tell(found, price_per_gpu_hour=None)[2] == line
-    assert plan.sharing(alone) == ()
+    assert plan.cost_sentences(found, price_per_gpu_hour=None)[2] == line
+    assert plan.sharing_sentences(alone) == ()
 
 
-def test_a_plan_of_which_nothing_is_known_says_how_to_know_more(store: Store) -> None:
+def test_a_plan_without_estimates_recommends_a_probe(store: Store) -> None:
     works = [Work(config=TrialConfig(backbone="vgg16"), n_train=1, n_validation=1, n_test=1)]
-    told = plan.tell(
+    told = plan.cost_sentences(
         plan.costs(works, store, place={"device": "cpu", "n_threads": 1}, gpus=0, n_at_once=2),
         price_per_gpu_hour=None,
     )
     assert told == (
-        "Of none of the 1 trials is the time known yet: --probe times a few steps of each network.",
+        "No time estimate yet for these 1 trials; add --probe to time a few steps of each network.",
     )
-    assert plan.tell(
+    assert plan.cost_sentences(
         plan.costs([], store, place={}, gpus=0, n_at_once=1), price_per_gpu_hour=None
-    ) == ("Nothing is to be trained.",)
+    ) == ("No trials to run.",)
 
 
-def test_durations_are_said_as_a_person_says_them() -> None:
+def test_durations_have_two_units_at_most() -> None:
     said = [plan.duration(seconds) for seconds in (0.4, 99, 150, 3600, 12_000, 190_000)]
     assert said == ["0 s", "99 s", "2 min", "1 h 0 min", "3 h 20 min", "2 d 4 h"]

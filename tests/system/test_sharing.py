@@ -236,9 +236,12 @@ def test_auto_probes_each_network_once_in_a_worker_and_gives_every_trial_its_sha
     (probe,) = prepared.store.read("probes").to_pylist()
     share = gpu_sharing.share(probe["peak_memory_bytes"], probe["device_memory_bytes"])
     assert share < 0.5
-    (line,) = [line for line in said if line.startswith("On one GPU")]
+    (line,) = [line for line in said if line.startswith("Trials per GPU")]
     n = gpu_sharing.trials_a_gpu(share)
-    assert line == f"On one GPU: {n} at once, by their memory. Each is counted as fast as alone."
+    assert (
+        line
+        == f"Trials per GPU: {n}, limited by memory. The estimate assumes that sharing does not slow a trial."
+    )
     assert prepared.place.n_at_once == min(8, 2 * n)
     assert runner.execute(prepared) == 0
     trials = prepared.store.read("trials").to_pandas()
