@@ -1,8 +1,7 @@
-"""What a figure draws: curves, marks and lists, as data frames out of the answers of a run.
+"""The data of figures: curves, points and lists as data frames.
 
-Comes in: Answers, and the cells of one row. Goes out: frames of plain values; shares in 0..1,
-seconds, counts. The defect is the positive class in all of them. Tests nothing, gives no interval
-(tables do) and draws nothing.
+Input: RunResults, and the cells of one row. Output: frames of plain values: shares in 0..1, seconds,
+counts. The defect is the positive class. Intervals and tests are in `tables`.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import pandas as pd
 
 from casting_tune import metrics
 from casting_tune.analysis import run_results
-from casting_tune.analysis.run_results import Answers
+from casting_tune.analysis.run_results import RunResults
 from casting_tune.config import RESOLVED
 from casting_tune.data.augmentation import TOGGLES
 from casting_tune.store import schema
@@ -30,24 +29,27 @@ SETTINGS = (
     *(name for name in schema.SETTINGS if name not in (*_LAST, *RESOLVED, *TOGGLES)),
     *_LAST,
 )
-"""What a sweep may vary; the seed and the fold come last, since they are luck and not a choice."""
+"""What a sweep can vary; seed and fold are last, because they are random and not a choice."""
 
 MEASURED = ("validation_accuracy", "test_accuracy", "test_escape_rate", "test_overkill_rate")
 
 
-def best_row(found: Answers) -> tuple[str, pd.DataFrame, str] | None:
-    """Return the best row of a run on validation, its cells, and the id of its best training (`Answers.best`)."""
-    best = found.best
-    return None if best is None else (best.row, dict(found.rows())[best.row], best.cell_id)
+def best_row(run: RunResults) -> tuple[str, pd.DataFrame, str] | None:
+    """Return the best row on validation, its cells and the id of its best training.
+
+    The choice is that of `RunResults.best`.
+    """
+    best = run.best
+    return None if best is None else (best.row, dict(run.rows())[best.row], best.cell_id)
 
 
-def over_thresholds(found: Answers, cells: pd.DataFrame) -> pd.DataFrame:
-    """Escape and overkill of a row at many thresholds: the mean over its trainings, the least and the most.
+def over_thresholds(run: RunResults, cells: pd.DataFrame) -> pd.DataFrame:
+    """Return escape and overkill of a row at many thresholds: mean, minimum and maximum.
 
-    Columns: threshold; escape_rate, escape_low, escape_high; overkill_rate, overkill_low,
+    Over its trainings. Columns: threshold; escape_rate, escape_low, escape_high; overkill_rate, overkill_low,
     overkill_high; n.
     """
-    tested = [(y, score) for _, y, score in _tested(found, cells)]
+    tested = [(y, score) for _, y, score in _tested(run, cells)]
     if not tested:
         return pd.DataFrame()
     scores = np.concatenate([score for _, score in tested])
@@ -71,8 +73,8 @@ def over_thresholds(found: Answers, cells: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({**columns, "n": len(tested)})
 
 
-def roc(found: Answers, rows: list[tuple[str, pd.DataFrame]]) -> pd.DataFrame:
-    """Overkill and recall of every training of some rows as the threshold falls: row, training, overkill_rate, recall.
+def roc(run: RunResults, rows: list[tuple[str, pd.DataFrame]]) -> pd.DataFrame:
+    """Return the ROC curve of every training: row, training, overkill_rate, recall.
 
     Points on a straight line between others are left out (scikit-learn's `drop_intermediate`).
     """
@@ -80,7 +82,7 @@ def roc(found: Answers, rows: list[tuple[str, pd.DataFrame]]) -> pd.DataFrame:
 
     parts = []
     for row, cells in rows:
-        for training, y, score in _tested(found, cells):
+        for training, y, score in _tested(run, cells):
             overkill, recall, _ = roc_curve(y, score)
             parts.append(
                 pd.DataFrame(
@@ -90,13 +92,13 @@ def roc(found: Answers, rows: list[tuple[str, pd.DataFrame]]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
-def precision_recall(found: Answers, rows: list[tuple[str, pd.DataFrame]]) -> pd.DataFrame:
-    """Recall and precision of every training of some rows: row, training, recall, precision."""
+def precision_recall(run: RunResults, rows: list[tuple[str, pd.DataFrame]]) -> pd.DataFrame:
+    """Return the precision-recall curve of every training: row, training, recall, precision."""
     from sklearn.metrics import precision_recall_curve
 
     parts = []
     for row, cells in rows:
-        for training, y, score in _tested(found, cells):
+        for training, y, score in _tested(run, cells):
             precision, recall, _ = precision_recall_curve(y, score, drop_intermediate=True)
             parts.append(
                 pd.DataFrame(
@@ -106,12 +108,13 @@ def precision_recall(found: Answers, rows: list[tuple[str, pd.DataFrame]]) -> pd
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
-def calibration(found: Answers, cells: pd.DataFrame) -> pd.DataFrame:
-    """What scores are worth: a row a tenth of the scale that holds images, over all trainings of a row.
+def calibration(run: RunResults, cells: pd.DataFrame) -> pd.DataFrame:
+    """Return the calibration of the scores: one row per tenth of the scale that has images.
 
-    Columns: from, to; score (the mean), defective (the share that is), n (images times trainings).
+    Over all trainings of a row. Columns: from, to; score (the mean), defective (the share), n (images
+    times trainings).
     """
-    tested = [(y, score) for _, y, score in _tested(found, cells)]
+    tested = [(y, score) for _, y, score in _tested(run, cells)]
     if not tested:
         return pd.DataFrame()
     y, score = (np.concatenate(side).astype(np.float64) for side in zip(*tested, strict=True))
@@ -124,25 +127,25 @@ def calibration(found: Answers, cells: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def confusions(found: Answers, rows: list[tuple[str, pd.DataFrame]]) -> pd.DataFrame:
-    """Decisions on the test images at threshold 0.5, over all trainings of each row: row, n, tp, fn, fp, tn."""
+def confusions(run: RunResults, rows: list[tuple[str, pd.DataFrame]]) -> pd.DataFrame:
+    """Return the counts on the test images at threshold 0.5, over all trainings of each row."""
     counted = []
     for row, cells in rows:
-        done = found.completed(cells)
+        done = run.completed(cells)
         if len(done):
             sums = {name: int(done[f"test_{name}"].fillna(0).sum()) for name in COUNTED}
             counted.append({"row": row, "n": len(done), **sums})
     return pd.DataFrame(counted, columns=["row", "n", *COUNTED])
 
 
-def mistakes(found: Answers, cells: pd.DataFrame, *, threshold: float) -> pd.DataFrame:
-    """Test images that a row's trainings decide wrongly at a threshold, those with the worst scores first.
+def mistakes(run: RunResults, cells: pd.DataFrame, *, threshold: float) -> pd.DataFrame:
+    """Return the test images that a row's trainings misclassify, those with the worst scores first.
 
     Columns: image, path, y_true, score (mean over trainings), n_wrong of n trainings, leaked.
     """
-    done = found.completed(cells)
+    done = run.completed(cells)
     columns = ["cell_id", "attempt", "split", "image", "path", "y_true", "score", "leaked"]
-    rows: pd.DataFrame = found.store.read(
+    rows: pd.DataFrame = run.store.read(
         "predictions", columns=columns, cell_ids=done.index
     ).to_pandas()
     rows = rows[
@@ -163,13 +166,13 @@ def mistakes(found: Answers, cells: pd.DataFrame, *, threshold: float) -> pd.Dat
     return wrong.drop(columns="off").reset_index(drop=True)
 
 
-def epochs(found: Answers, rows: list[tuple[str, pd.DataFrame]]) -> pd.DataFrame:
-    """Every epoch of the trainings of some rows, those that still run too: row, training, epoch, losses, accuracy."""
+def epochs(run: RunResults, rows: list[tuple[str, pd.DataFrame]]) -> pd.DataFrame:
+    """Return every epoch of the trainings of some rows, including running ones."""
     parts = []
     columns = [
         "cell_id", "attempt", "epoch", "train_loss", "validation_loss", "validation_accuracy", "train_s",
     ]  # fmt: skip
-    read: pd.DataFrame = found.store.read(
+    read: pd.DataFrame = run.store.read(
         "epochs", columns=columns, cell_ids=[cell for _, cells in rows for cell in cells["cell_id"]]
     ).to_pandas()
     read = read.sort_values(["epoch", "attempt"]).drop_duplicates(["cell_id", "epoch"], keep="last")
@@ -183,15 +186,15 @@ def epochs(found: Answers, rows: list[tuple[str, pd.DataFrame]]) -> pd.DataFrame
     return whole if len(whole) else pd.DataFrame()
 
 
-def pareto(found: Answers, frame: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy of each row against its seconds for one image, and whether no other row is at least as good in both.
+def pareto(run: RunResults, frame: pd.DataFrame) -> pd.DataFrame:
+    """Return accuracy and latency of each row, and whether it is on the Pareto front.
 
     Columns: row, accuracy, low, high, latency_one_s, alone, front. The latency is the median of the
-    row's timing passes, which had the device alone; where there is none, that of its trainings,
-    beside which others may have run.
+    timing passes of the row, which had the device alone; if there are none, that of its trainings,
+    during which others may have run.
     """
-    passes = found.trials.loc[
-        found.trials.index.isin(found.asked.loc[found.asked["kind"] == "timing", "cell_id"])
+    passes = run.trials.loc[
+        run.trials.index.isin(run.cells.loc[run.cells["kind"] == "timing", "cell_id"])
     ]
     settings = ["backbone", "image_px"]
     alone = (
@@ -200,9 +203,9 @@ def pareto(found: Answers, frame: pd.DataFrame) -> pd.DataFrame:
         else pd.Series(dtype=float)
     )
     points = []
-    cells_of = dict(found.rows())
+    cells_of = dict(run.rows())
     for _, row in frame[(frame["kind"] == "cell") & (frame["n"] > 0)].iterrows():
-        done = found.completed(cells_of[row["row"]])
+        done = run.completed(cells_of[row["row"]])
         key = tuple(done.iloc[0][settings])
         timed = (
             float(alone[key])
@@ -222,12 +225,12 @@ def pareto(found: Answers, frame: pd.DataFrame) -> pd.DataFrame:
     return marks.assign(front=np.logical_not((better & strictly).any(axis=0)).tolist())
 
 
-def settings(found: Answers) -> pd.DataFrame:
-    """The settings that differ between the completed trainings of a run, each toggle one, and what they reached.
+def settings(run: RunResults) -> pd.DataFrame:
+    """Return the settings that differ between completed trainings, and their results.
 
     Columns: those of SETTINGS and of the toggles that differ, then MEASURED.
     """
-    done = found.completed(found.asked[found.asked["kind"] == "cell"])
+    done = run.completed(run.cells[run.cells["kind"] == "cell"])
     toggles = [name for name in TOGGLES if done[name].nunique() > 1]
     named = [name for name in SETTINGS if name != "augmentation" or len(toggles) < 2]
     varied = [name for name in named if name in done and done[name].nunique() > 1]
@@ -238,11 +241,11 @@ def settings(found: Answers) -> pd.DataFrame:
 
 
 def _tested(
-    found: Answers, cells: pd.DataFrame
+    run: RunResults, cells: pd.DataFrame
 ) -> Iterator[tuple[str, NDArray[np.uint8], NDArray[np.float32]]]:
-    """Yield each completed training of a row whose test images hold both classes: its name, y_true and score."""
+    """Yield name, y_true and score of each completed training with both classes in the test images."""
     for cell in run_results.records(cells):
-        tested = found.predictions[found.predictions["cell_id"] == cell["cell_id"]]
+        tested = run.predictions[run.predictions["cell_id"] == cell["cell_id"]]
         y, score = tested["y_true"].to_numpy(np.uint8), tested["score"].to_numpy(np.float32)
         if len(y) and 0 < y.sum() < len(y) and np.isfinite(score).all():
             yield _training(cell), y, score

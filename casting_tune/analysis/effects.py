@@ -1,7 +1,6 @@
-"""What differs: every two rows of a sweep, each toggle, each backbone.
+"""Differences of test accuracy: between all pairs of rows, of each toggle and of each backbone.
 
-Comes in: the answers of a run. Goes out: tables of differences of test accuracy with intervals.
-Lays out no text.
+Input: the results of a run. Output: tables of differences with intervals.
 """
 
 from __future__ import annotations
@@ -11,8 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from casting_tune.analysis import paired_tests, run_results, statistics
-from casting_tune.analysis.run_results import Positive, Table
+from casting_tune.analysis import decisions, paired_tests, run_results, statistics, table
+from casting_tune.analysis.table import Positive, Table
 from casting_tune.data.augmentation import TOGGLES
 from casting_tune.store.schema import SETTINGS
 from casting_tune.store.store import Store
@@ -21,33 +20,33 @@ from casting_tune.store.store import Store
 def all_pairs(
     store: Store, sweep: str, *, run_id: str | None = None, positive: Positive = "defective"
 ) -> Table:
-    """Compare every two rows of a sweep: difference of accuracy, interval, p, and p after Holm's correction."""
-    found = run_results.load(store, sweep, run_id)
-    rows = found.rows() + found.rows("baseline")
-    compared, lost = found.compared([cells for _, cells in rows])
+    """Compare all pairs of rows: difference of accuracy, interval, p, and Holm-corrected p."""
+    run = run_results.load(store, sweep, run_id)
+    rows = run.rows() + run.rows("baseline")
+    sets, lost = decisions.comparable(run, [cells for _, cells in rows])
     parts = []
-    for alike in compared:
-        if len(alike.indices) < 2:
+    for one in sets:
+        if len(one.indices) < 2:
             continue
-        labels = [rows[i][0] for i in alike.indices]
-        table = paired_tests.all_pairs(alike.right, alike.groups)
+        labels = [rows[i][0] for i in one.indices]
+        pairs = paired_tests.all_pairs(one.correct, one.groups)
         columns = {
-            "row": [labels[i] for i in table.first],
-            "other": [labels[i] for i in table.second],
-            "difference": table.difference,
-            "low": table.low,
-            "high": table.high,
-            "p": table.p,
-            "p_holm": table.p_holm,
-            "about": table.about,
+            "row": [labels[i] for i in pairs.first],
+            "other": [labels[i] for i in pairs.second],
+            "difference": pairs.difference,
+            "low": pairs.low,
+            "high": pairs.high,
+            "p": pairs.p,
+            "p_holm": pairs.p_holm,
+            "about": pairs.about,
         }
         parts.append(pd.DataFrame(columns))
     return Table(
         title=f"{sweep}: all pairs, difference of accuracy on the test images",
         notes=(
-            *run_results.notes(found, positive),
-            "p is for a pair alone, p Holm for all pairs together. 'trainings': one seed each, so nothing is known of "
-            "what another seed would give.",
+            *table.notes(run, positive),
+            "p is for one pair, p Holm is corrected for all pairs. 'trainings': one seed each, so the "
+            "result may differ with another seed.",
             *lost,
         ),
         frame=pd.concat(parts, ignore_index=True)
@@ -59,22 +58,23 @@ def all_pairs(
 def effects(
     store: Store, sweep: str, *, run_id: str | None = None, positive: Positive = "defective"
 ) -> Table:
-    """What each toggle and each backbone changes: the mean difference over cells that differ in nothing else.
+    """Return the effect of each toggle and backbone: the mean difference over matched cells.
 
-    A toggle: accuracy with it minus without it; its strength is a part of it. A backbone: its
-    accuracy minus the mean of all backbones at the same settings; image size, weights and precision
-    are a part of it if each backbone has only one (`auto` precision depends on the backbone, for
-    example). The interval is Student's t over the matched cells (`stats.paired_effect`).
+    Matched cells differ in nothing else. A toggle: accuracy with it minus without it; its strength
+    counts as part of it. A backbone: its accuracy minus the mean of all backbones at the same
+    settings; image size, weights and precision count as part of it if each backbone has only one
+    value. The interval is Student's t over the matched cells (`statistics.paired_effect`).
     """
-    found = run_results.load(store, sweep, run_id)
-    trials = found.completed(found.asked[found.asked["kind"] == "cell"])
+    run = run_results.load(store, sweep, run_id)
+    trials = run.completed(run.cells[run.cells["kind"] == "cell"])
     rows = [_toggle_effect(trials, toggle) for toggle in TOGGLES] + _backbone_effects(trials)
     return Table(
         title=f"{sweep}: paired effects on test accuracy",
         notes=(
-            *run_results.notes(found, positive),
-            "A toggle's effect is with it minus without it, a backbone's is against the mean of all backbones, over "
-            "cells that differ in nothing else; 95 % intervals.",
+            *table.notes(run, positive),
+            "Effect of a toggle = accuracy with minus accuracy without. Effect of a backbone = its "
+            "accuracy minus the mean of all backbones. Over cells that differ in nothing else; 95 % "
+            "intervals.",
         ),
         frame=pd.DataFrame(
             [row for row in rows if row["n"]],
@@ -85,9 +85,8 @@ def effects(
 
 def _toggle_effect(trials: pd.DataFrame, toggle: str) -> dict[str, Any]:
     block = _matched(trials, free=(toggle, *TOGGLES[toggle].magnitudes))
-    on, off = (
-        _means(trials[trials[toggle].eq(value)], block) for value in (True, False)
-    )  # NULL is neither
+    # NULL is neither
+    on, off = (_means(trials[trials[toggle].eq(value)], block) for value in (True, False))
     both = on.index.intersection(off.index)
     return _effect("toggle", toggle, on[both].tolist(), off[both].tolist())
 
@@ -106,14 +105,14 @@ def _backbone_effects(trials: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _matched(trials: pd.DataFrame, *, free: tuple[str, ...]) -> pd.Series:
-    """Number the blocks of trials that differ in nothing but the `free` settings: a number a trial."""
+    """Return the block of each trial; trials of a block differ only in the `free` settings."""
     return trials.groupby(
         [name for name in SETTINGS if name not in free], sort=False, dropna=False
     ).ngroup()
 
 
 def _means(trials: pd.DataFrame, block: pd.Series) -> pd.Series:
-    """Return the mean test accuracy of some trials in each of their blocks."""
+    """Return the mean test accuracy of trials in each of their blocks."""
     return trials["test_accuracy"].groupby(block[trials.index]).mean()
 
 

@@ -1,7 +1,7 @@
-"""Which settings matter most in a run, by optuna's functional ANOVA over the completed trainings.
+"""The importance of settings in a run, by Optuna's functional ANOVA over the completed trainings.
 
-Comes in: a frame of settings and the accuracy they reached. Goes out: shares that add up to 1, or
-why there are none. Looks at validation only.
+Input: a frame of settings and results. Output: shares that add up to 1, or the reason why there are
+none. Uses only validation results.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ import pandas as pd
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
-_LUCK = ("seed", "fold")
+_RANDOM = ("seed", "fold")
 
 FEWEST, FEWEST_A_SETTING = 10, 3
-"""Trainings, in all and for each setting, below which a share of importance would be read from noise."""
+"""Fewest trainings, in total and per setting; with fewer, importance is mostly noise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Importance:
-    """Shares of the variance by setting, the largest first; `reason` says why there are none, or how many speak."""
+    """Shares of the variance by setting, largest first; `reason` is their basis or why none exist."""
 
     shares: tuple[tuple[str, float], ...]
     reason: str
@@ -31,15 +31,15 @@ class Importance:
 def importance(
     frame: pd.DataFrame, *, objective: str = "validation_accuracy", not_settings: tuple[str, ...]
 ) -> Importance:
-    """Return how much of the spread of the objective each setting explains (Hutter, Hoos & Leyton-Brown 2014).
+    """Return the share of the variance of the objective that each setting explains.
+
+    Method: Hutter, Hoos & Leyton-Brown 2014.
 
     Args:
-        frame: a row a training: settings that differ, and what was measured.
-        objective: the measured column that is explained.
-        not_settings: the measured columns.
+        frame: one row per training: settings that differ, and results.
+        objective: the result to explain.
+        not_settings: the columns that are results.
     """
-    import optuna
-
     done = frame[frame[objective].notna()]
     names = [
         str(name) for name in done.columns if name not in not_settings and done[name].nunique() > 1
@@ -50,10 +50,21 @@ def importance(
         )
     needed = max(FEWEST, FEWEST_A_SETTING * len(names))
     if len(done) < needed:
-        reason = f"{len(done)} trainings are too few to weigh {len(names)} settings: it takes {needed} at least."
+        reason = (
+            f"At least {needed} trainings are needed to rank {len(names)} settings; "
+            f"there are {len(done)}."
+        )
         return Importance(shares=(), reason=reason)
     if done[objective].nunique() < 2:
         return Importance(shares=(), reason="All trainings reach the same validation accuracy.")
+    shares = tuple(sorted(_shares(done, names, objective).items(), key=lambda pair: -pair[1]))
+    return Importance(shares=shares, reason=f"From {len(done)} trainings, on validation accuracy.")
+
+
+def _shares(done: pd.DataFrame, names: list[str], objective: str) -> dict[str, float]:
+    """Return the share of each setting by Optuna's evaluator."""
+    import optuna
+
     level = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
@@ -70,23 +81,20 @@ def importance(
             ]
         )
         evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
-        found = optuna.importance.get_param_importances(study, evaluator=evaluator)
+        importances = optuna.importance.get_param_importances(study, evaluator=evaluator)
     finally:
         optuna.logging.set_verbosity(level)
-    shares = tuple(
-        sorted(((name, float(share)) for name, share in found.items()), key=lambda pair: -pair[1])
-    )
-    return Importance(shares=shares, reason=f"From {len(done)} trainings, on validation accuracy.")
+    return {name: float(share) for name, share in importances.items()}
 
 
 def _range(name: str, column: pd.Series) -> BaseDistribution:
-    """Return what a setting could be: numbers are a scale; words, switches, seeds and folds are kinds."""
+    """Return the distribution of a setting: numbers are ordered; text, flags, seed and fold are not."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 
     if (
         pd.api.types.is_numeric_dtype(column)
         and not pd.api.types.is_bool_dtype(column)
-        and name not in _LUCK
+        and name not in _RANDOM
     ):
         return FloatDistribution(float(column.min()), float(column.max()))
     return CategoricalDistribution(sorted({str(value) for value in column}))

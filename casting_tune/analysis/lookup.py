@@ -1,7 +1,6 @@
-"""What a store holds: its runs, and all that is known of one cell.
+"""The contents of a store: its runs, and everything about one cell.
 
-Comes in: a store, perhaps the beginning of a cell's id. Goes out: plain values. Trains nothing,
-lays out no text.
+Input: a store, perhaps the first characters of a cell's id. Output: plain values. Trains nothing.
 """
 
 from __future__ import annotations
@@ -14,8 +13,8 @@ import numpy as np
 import pandas as pd
 import pyarrow.compute as pc
 
-from casting_tune.analysis import paired_tests, run_results, statistics
-from casting_tune.analysis.run_results import Answers
+from casting_tune.analysis import bootstrap, image_groups, run_results, statistics
+from casting_tune.analysis.run_results import RunResults
 from casting_tune.data.augmentation import TOGGLES
 from casting_tune.errors import UsageError, unknown
 from casting_tune.store import schema
@@ -47,8 +46,8 @@ FOLDERS = ("trials", "predictions", "epochs", "weights", "checkpoints")
 class Measured:
     """A rate of a completed cell: k of n, and its 95 % interval.
 
-    `interval` says how it was made: over photographs, over different images, or exact and for
-    independent castings.
+    `interval` is its method: over photographs, over different images, or exact for independent
+    castings.
     """
 
     split: str
@@ -62,7 +61,7 @@ class Measured:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shown:
-    """All that a store knows of a cell; `epochs` are the last that were trained, each once."""
+    """Everything in a store about a cell; `epochs` are the last that were trained, each once."""
 
     cell_id: str
     label: str
@@ -77,12 +76,11 @@ class Shown:
 
 
 def runs(store: Store, sweep: str | None = None) -> pd.DataFrame:
-    """Return a row a run, the newest last: its id and time, its cells and how many of them are what, its best.
+    """Return one row per run, the newest last: id, time, cells by state, best row.
 
     The columns are sweep, run_id, asked_at, quick, cells; done, stopped (by a scheduler), failed,
-    missing; best, best_validation. `best` is the best row (`answers.Answers.best`);
-    `best_validation` is the mean validation accuracy of its done trainings, the newest of each
-    cell.
+    missing; best, best_validation. `best` is the best row (`RunResults.best`); `best_validation` is
+    the mean validation accuracy of its completed trainings.
 
     Raises:
         UsageError: the store holds no run, or none of that sweep.
@@ -91,7 +89,7 @@ def runs(store: Store, sweep: str | None = None) -> pd.DataFrame:
     known = sorted(set(asked["sweep"]))
     if not known:
         raise UsageError(
-            f"There is no run in '{store.address}'. Start one: python -m casting_tune.sweep backbone_grid"
+            f"No runs in '{store.address}'. Start one: python -m casting_tune.sweep backbone_grid"
         )
     if sweep is not None and sweep not in known:
         raise UsageError(unknown("sweep in this store", sweep, known))
@@ -105,7 +103,9 @@ def runs(store: Store, sweep: str | None = None) -> pd.DataFrame:
     rows = []
     for (name, run_id), cells in asked.groupby(["sweep", "run_id"]):
         if sweep is None or name == sweep:
-            best = Answers(store, str(name), str(run_id), cells.sort_values("position"), done).best
+            best = RunResults(
+                store, str(name), str(run_id), cells.sort_values("position"), done
+            ).best
             counts = Counter(states.get(cell, "missing") for cell in cells["cell_id"])
             rows.append(
                 {
@@ -120,37 +120,36 @@ def runs(store: Store, sweep: str | None = None) -> pd.DataFrame:
 
 
 def find(store: Store, prefix: str) -> str:
-    """Return the id of the one cell, trained or only asked for, that begins so.
+    """Return the id of the one cell, trained or not, that begins with these characters.
 
     Raises:
-        UsageError: no cell begins so, or several do.
+        UsageError: no cell or several cells match.
     """
     known: set[str] = {
         cell
         for table in ("trials", "cells")
         for cell in store.read(table, columns=["cell_id"])[0].to_pylist()
     }
-    found = sorted(cell for cell in known if cell.startswith(prefix))
-    if len(found) == 1:
-        return found[0]
-    if found:
+    matching = sorted(cell for cell in known if cell.startswith(prefix))
+    if len(matching) == 1:
+        return matching[0]
+    if matching:
         raise UsageError(
-            f"'{prefix}' begins the ids of {len(found)} cells. Write more of it: {', '.join(found[:5])}."
+            f"'{prefix}' matches {len(matching)} cells; give more characters: "
+            f"{', '.join(matching[:5])}."
         )
     if not known:
-        raise UsageError(
-            f"There is no cell in '{store.address}'. Name another store with --results."
-        )
+        raise UsageError(f"No cells in '{store.address}'. Set another store with --results.")
     near = unknown("cell", prefix, known)
     raise UsageError(
         near
         if "Did you" in near
-        else f"Unknown cell '{prefix}'. 'casting-tune list' names the runs."
+        else f"Unknown cell '{prefix}'. 'casting-tune list' shows the runs."
     )
 
 
 def show(store: Store, prefix: str) -> Shown:
-    """Return all that is known of the cell whose id begins so. Raises UsageError as `find` does."""
+    """Return everything about the cell whose id begins so; raise UsageError as `find` does."""
     cell = find(store, prefix)
     trials = sorted(
         store.read("trials", cell_ids=[cell]).to_pylist(), key=lambda trial: trial["attempt"]
@@ -179,18 +178,21 @@ def show(store: Store, prefix: str) -> Shown:
 
 
 def measured(store: Store, trial: dict[str, Any]) -> tuple[Measured, ...]:
-    """Return accuracy, escape rate and overkill rate of a completed trial at threshold 0.5, with 95 % intervals."""
+    """Return accuracy, escape and overkill rate of a completed trial with 95 % intervals.
+
+    At threshold 0.5, for validation and test.
+    """
     rows = predictions(store, str(trial["cell_id"]), attempt=int(trial["attempt"]))
-    found = []
+    rates = []
     for split in ("validation", "test"):
         part = rows[rows["split"] == split]
         wrong = (part["score"] >= 0.5) != (part["y_true"] == 1)
         if part.empty:
             continue
         kind, groups = photographs(store, str(trial["dataset_id"]), part)
-        low, high = paired_tests.bootstrap_interval(~wrong.to_numpy()[None, :], groups)
+        low, high = bootstrap.bootstrap_interval(~wrong.to_numpy()[None, :], groups)
         right = int((~wrong).sum())
-        found.append(
+        rates.append(
             Measured(
                 split=split,
                 name="accuracy",
@@ -205,7 +207,7 @@ def measured(store: Store, trial: dict[str, Any]) -> tuple[Measured, ...]:
             of_class = wrong[part["y_true"] == label]
             k, n = int(of_class.sum()), len(of_class)
             low, high = statistics.clopper_pearson(k, n) if n else (0.0, 1.0)
-            found.append(
+            rates.append(
                 Measured(
                     split=split,
                     name=name,
@@ -213,17 +215,22 @@ def measured(store: Store, trial: dict[str, Any]) -> tuple[Measured, ...]:
                     n=n,
                     low=low,
                     high=high,
-                    interval="exact, a casting each",
+                    interval="exact, independent",
                 )
             )
-    return tuple(found)
+    return tuple(rates)
 
 
 def predictions(store: Store, prefix: str, *, attempt: int | None = None) -> pd.DataFrame:
-    """Return the predictions of a cell's completed trial, a row an image: split, image, path, y_true, score, and more.
+    """Return the predictions of a completed cell, one row per image: split, path, y_true, score.
+
+    Args:
+        store: holds the predictions.
+        prefix: the cell's id, or its first characters.
+        attempt: of the cell; by default the last completed one.
 
     Raises:
-        UsageError: no such cell, or one that has not completed.
+        UsageError: cell not found or not completed.
     """
     cell = find(store, prefix)
     if attempt is None:
@@ -231,7 +238,8 @@ def predictions(store: Store, prefix: str, *, attempt: int | None = None) -> pd.
         done = [int(trial["attempt"]) for trial in trials if trial["status"] == "completed"]
         if not done:
             raise UsageError(
-                f"Cell {cell} has no completed trial, and so no predictions. See: casting-tune show {cell}"
+                f"Cell {cell} has no completed trial, so it has no predictions. "
+                f"See: casting-tune show {cell}"
             )
         attempt = max(done)
     rows: pd.DataFrame = store.read("predictions", cell_ids=[cell]).to_pandas()
@@ -241,11 +249,8 @@ def predictions(store: Store, prefix: str, *, attempt: int | None = None) -> pd.
 def photographs(
     store: Store, dataset_id: str, rows: pd.DataFrame
 ) -> tuple[str, np.ndarray[Any, np.dtype[np.int64]]]:
-    """Return which photograph each row's image shows, [n], and in a word what was counted; see `audits`."""
-    audit: pd.DataFrame = store.read(
-        "images", columns=["dataset_id", "image", "group_id"]
-    ).to_pandas()
-    of_dataset = audit[audit["dataset_id"] == dataset_id].set_index("image")["group_id"]
-    if len(of_dataset):
-        return "photographs", of_dataset.reindex(rows["image"]).to_numpy(np.int64)
+    """Return what the groups are, and the group of the image of each row, [n]; see `audits`."""
+    groups = image_groups.photo_groups(store, dataset_id)
+    if groups is not None:
+        return "photographs", np.array([groups[image] for image in rows["image"]], np.int64)
     return "different images", np.asarray(pd.factorize(rows["sha256"])[0], dtype=np.int64)

@@ -1,9 +1,7 @@
-"""A sweep as an Optuna study, for optuna-dashboard and whoever works with Optuna.
+"""Export a sweep as an Optuna study, for optuna-dashboard and other users of Optuna.
 
-An export: the store stays the truth.
-
-Comes in: a store, a sweep's name, objectives. Goes out: a file of Optuna's journal storage. Trains
-nothing.
+Input: a store, a sweep's name, objectives. Output: a file of Optuna's journal storage. The store
+remains the primary data.
 """
 
 from __future__ import annotations
@@ -26,11 +24,11 @@ if TYPE_CHECKING:
 Direction = Literal["min", "max"]
 
 PARAMETERS = tuple(name for name in SETTINGS if name not in RESOLVED)
-"""The columns of trials that a sweep may vary; those that differ become parameters."""
+"""The columns of trials that a sweep can vary; those that differ become parameters."""
 
 
 def objectives() -> list[str]:
-    """Return the names of the columns that a study may be about: numbers, none of the test images."""
+    """Return the columns that a study can optimize: numbers, none of the test images."""
     numbers = (field.name for field in TRIALS if str(field.type) in ("double", "int64"))
     measured = (
         "validation_",
@@ -49,95 +47,98 @@ def parse_all(texts: Sequence[str]) -> dict[str, Direction]:
     """Return the columns and directions of several objectives, in their order.
 
     Raises:
-        UsageError: as `parse`, or a column stands twice.
+        UsageError: as `parse`, or a repeated column.
     """
     wanted: dict[str, Direction] = {}
     for name, direction in map(parse, texts):
         if name in wanted:
-            raise UsageError(
-                f"--objective {name} stands twice: a study minimizes or maximizes it, once."
-            )
+            raise UsageError(f"--objective {name} is given twice. Keep one.")
         wanted[name] = direction
     return wanted
 
 
 def parse(text: str) -> tuple[str, Direction]:
-    """Return the column and direction of an objective as a person writes it: validation_accuracy=max.
+    """Return column and direction of an objective such as validation_accuracy=max.
 
     Raises:
-        UsageError: no such column, or no direction.
+        UsageError: an unknown column or direction.
     """
     name, _, direction = text.partition("=")
     if name not in objectives():
         raise UsageError(f"--objective: {unknown('objective', name, objectives())}")
     if direction not in ("min", "max"):
-        raise UsageError(f"--objective {text}: write {name}=min or {name}=max.")
+        raise UsageError(f"--objective {text}: use {name}=min or {name}=max.")
     return name, "min" if direction == "min" else "max"
 
 
 def write(store: Store, sweep: str, file: Path, *, wanted: dict[str, Direction]) -> int:
-    """Write the trials of a sweep's cells as an Optuna study named after the sweep, and return how many there are.
+    """Write the trials of a sweep as an Optuna study with its name; return their number.
 
-    Completed trials are COMPLETE with their values, stopped ones PRUNED, all others FAIL;
-    validation losses of the epochs are intermediate values (of a study with one objective: Optuna
-    has them there alone).
+    Completed trials are COMPLETE with their values, stopped ones PRUNED, all others FAIL. With one
+    objective, the validation losses of the epochs are intermediate values (Optuna supports these
+    only with one objective).
 
     Raises:
-        UsageError: the sweep has no trial in the store, or the file is there.
+        UsageError: no trial of the sweep in the store, or the file exists.
     """
-    import optuna
-
     if file.exists():
-        raise UsageError(f"{file} is there already. Name another with --out.")
-    asked = [
-        row
+        raise UsageError(f"'{file}' already exists. Set another file with --out.")
+    chosen = {
+        row["cell_id"]: row["chosen"]
         for row in store.read("cells").to_pylist()
         if row["sweep"] == sweep and row["kind"] == "cell"
-    ]
-    chosen = {row["cell_id"]: row["chosen"] for row in asked}
+    }
     rows = store.read("trials", cell_ids=chosen).to_pylist()
     rows = [row for row in rows if row["cell_id"] in chosen]
     if not rows:
-        raise UsageError(f"Sweep '{sweep}' has no trial in '{store.address}'.")
+        raise UsageError(f"Sweep '{sweep}' has no trials in '{store.address}'.")
     epochs: dict[str, list[dict[str, Any]]] = {}
     for epoch in store.read("epochs", cell_ids=chosen).sort_by("attempt").to_pylist():
         epochs.setdefault(epoch["cell_id"], []).append(epoch)
     parameters = [_parameters(row, chosen[row["cell_id"]]) for row in rows]
     ranges = _ranges(parameters)
+    trials = [
+        _trial(
+            row,
+            {name: value for name, value in given.items() if name in ranges},
+            ranges,
+            list(wanted),
+            _losses(row, epochs.get(row["cell_id"], [])),
+        )
+        for row, given in zip(rows, parameters, strict=True)
+    ]
+    _write_study(trials, sweep, file, list(wanted.values()))
+    return len(rows)
+
+
+def _write_study(
+    trials: list[FrozenTrial], name: str, file: Path, directions: list[Direction]
+) -> None:
+    import optuna
+
     storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(file)))
     level = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        directions = [
-            "minimize" if direction == "min" else "maximize" for direction in wanted.values()
-        ]
-        study = optuna.create_study(storage=storage, study_name=sweep, directions=directions)
-        study.add_trials(
-            [
-                _trial(
-                    row,
-                    {name: value for name, value in given.items() if name in ranges},
-                    ranges,
-                    list(wanted),
-                    _losses(row, epochs.get(row["cell_id"], [])),
-                )
-                for row, given in zip(rows, parameters, strict=True)
-            ]
+        study = optuna.create_study(
+            storage=storage,
+            study_name=name,
+            directions=["minimize" if one == "min" else "maximize" for one in directions],
         )
+        study.add_trials(trials)
     finally:
         optuna.logging.set_verbosity(level)
-    return len(rows)
 
 
 def _parameters(row: dict[str, Any], chosen: str | None) -> dict[str, Any]:
-    """Return a trial's settings: those that a search chose, else all that a sweep may vary."""
+    """Return the settings of a trial: those that a search chose, else all that a sweep can vary."""
     if chosen is not None:
         return dict(json.loads(chosen))
     return {name: row[name] for name in PARAMETERS if row[name] is not None}
 
 
 def _ranges(parameters: list[dict[str, Any]]) -> dict[str, BaseDistribution]:
-    """Return the span or the choices of every setting that differs between trials."""
+    """Return the distribution of every setting that differs between trials."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     ranges: dict[str, BaseDistribution] = {}
@@ -156,10 +157,14 @@ def _ranges(parameters: list[dict[str, Any]]) -> dict[str, BaseDistribution]:
 
 
 def _losses(row: dict[str, Any], epochs: list[dict[str, Any]]) -> dict[int, float]:
-    """Return the validation losses of an attempt by epoch, given those of its cell in the order of attempts.
+    """Return the validation losses of an attempt by epoch.
 
-    An epoch that an earlier attempt wrote is not written again: it is the attempt's too if it went
-    on from there, or completed and so came by it.
+    An epoch that an earlier attempt wrote is not written again. It belongs to this attempt too if
+    the attempt resumed after it, or completed.
+
+    Args:
+        row: the attempt.
+        epochs: of its cell, in the order of attempts.
     """
     shared = (row["epochs"] if row["status"] == "completed" else row["resumed_from"]) or 0
     return {

@@ -1,8 +1,7 @@
-"""Named questions over a store, answered as data frames.
+"""The tables of results.
 
-Comes in: the answers of a run, and which class is the positive one. Goes out: a Table: a frame of
-plain values with the sentences that a reader needs beside it. Trains nothing, reads no images, and
-lays out no text (render does).
+Input: the results of a run, and the positive class. Output: a Table: a frame of plain values with
+its notes. `report.render` makes the text.
 """
 
 from __future__ import annotations
@@ -16,8 +15,20 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from casting_tune import metrics
-from casting_tune.analysis import effects, paired_tests, run_results, statistics, timings, verdict
-from casting_tune.analysis.run_results import Answers, Compared, Decided, Positive, Table
+from casting_tune.analysis import (
+    bootstrap,
+    decisions,
+    effects,
+    paired_tests,
+    run_results,
+    statistics,
+    table,
+    timings,
+    verdict,
+)
+from casting_tune.analysis.decisions import Comparable, CountTuple
+from casting_tune.analysis.run_results import RunResults
+from casting_tune.analysis.table import Positive, Table
 from casting_tune.metrics import Counts
 from casting_tune.models.registry import BACKBONES
 from casting_tune.store.store import Store
@@ -28,62 +39,65 @@ READ = (
     "validation_accuracy",
     "epoch_s",
 )
-"""What a row of the comparison reads of its trials."""
-SHOWN = tuple(
-    name for name in metrics.METRICS if name != "specificity"
-)  # which is 1 - overkill_rate
+"""The columns of trials that a row of the comparison reads."""
+# specificity is 1 - overkill_rate
+SHOWN = tuple(name for name in metrics.METRICS if name != "specificity")
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5)
 
 
 def comparison(
     store: Store, sweep: str, *, run_id: str | None = None, positive: Positive = "defective"
 ) -> Table:
-    """Compare the rows of a sweep on the test images at threshold 0.5, the baselines below them.
+    """Compare the rows of a sweep on the test images at threshold 0.5, then the baselines.
 
-    Columns: row; named (the row has a name of its own, not one made of its settings); backbone,
+    Columns: row; named (whether the label is a name and not made of settings); backbone,
     augmentation, batch, px, weights; n (trainings); accuracy (mean over trainings), its sd, its
-    interval low..high (`pairs.bootstrap_interval`: over seeds and groups of copies), letters
-    (`pairs.all_pairs`: rows that share one cannot be told apart); the other metrics of SHOWN;
-    escape_upper, the exact one-sided 95 % bound of the training that let most defects pass;
+    interval low..high (`bootstrap.bootstrap_interval`: over seeds and groups of copies), letters
+    (`paired_tests.all_pairs`: rows with the same letter do not differ significantly); the other
+    metrics of SHOWN; escape_upper, the exact one-sided 95 % bound of the training with most escapes;
     wilson_low and wilson_high of the mean accuracy over the images; clean and leaked accuracy
     (without and with a byte-identical copy in train); validation_accuracy and best
-    (`Answers.best`); epoch_s; study_accuracy, study_recall, study_f1.
+    (`RunResults.best`); epoch_s; study_accuracy, study_recall, study_f1.
 
     Raises:
-        UsageError: the store holds no run of the sweep, or not that run.
+        UsageError: sweep or run not found in the store.
     """
-    found = run_results.load(store, sweep, run_id)
+    run = run_results.load(store, sweep, run_id)
     labelled = [
-        (kind, row, cells) for kind in ("cell", "baseline") for row, cells in found.rows(kind)
+        (kind, row, cells) for kind in ("cell", "baseline") for row, cells in run.rows(kind)
     ]
-    frame = pd.DataFrame([_row(found, kind, row, cells, positive) for kind, row, cells in labelled])
-    compared, lost = found.compared([cells for _, _, cells in labelled])
-    frame["low"], frame["high"], frame["letters"] = _intervals(frame, compared)
-    best = found.best
+    frame = pd.DataFrame([_row(run, kind, row, cells, positive) for kind, row, cells in labelled])
+    sets, lost = decisions.comparable(run, [cells for _, _, cells in labelled])
+    frame["low"], frame["high"], frame["letters"] = _intervals(frame, sets)
+    best = run.best
     frame["best"] = (frame["kind"] == "cell") & (frame["row"] == (best.row if best else None))
     return Table(
         title=f"{sweep}: test images, threshold 0.5",
-        notes=(*run_results.notes(found, positive), *_test_notes(found, frame, compared), *lost),
+        notes=(*table.notes(run, positive), *_test_notes(run, frame, sets), *lost),
         frame=frame,
-        verdict=verdict.sentence(found, frame),
+        verdict=verdict.sentence(run, frame),
     )
 
 
 def thresholds(
     store: Store, sweep: str, *, run_id: str | None = None, positive: Positive = "defective"
 ) -> Table:
-    """Mean and sd over trainings of each row at five thresholds, from one set of predictions, the study's beside.
+    """Return mean and sd over the trainings of each row at five thresholds, with the study's figures.
 
-    A threshold is one on P(positive class): for `ok` a casting passes when P(ok_front) is above it,
-    as in the study.
+    Thresholds are on P(positive class): with `ok` a casting passes if P(ok_front) is above the
+    threshold, as in the study.
     """
-    found = run_results.load(store, sweep, run_id)
+    run = run_results.load(store, sweep, run_id)
     counted = dict(
-        zip(THRESHOLDS, found.counted([_on_defect(t, positive) for t in THRESHOLDS]), strict=True)
+        zip(
+            THRESHOLDS,
+            decisions.count(run, [_on_defect(t, positive) for t in THRESHOLDS]),
+            strict=True,
+        )
     )
     rows = []
-    for row, cells in found.rows():
-        figures, finished = cells["figures"].iloc[0], _finished(found, cells)
+    for row, cells in run.rows():
+        figures, finished = cells["figures"].iloc[0], _finished(run, cells)
         for threshold in THRESHOLDS:
             each = _at(counted[threshold], finished, positive)
             rows.append(
@@ -92,7 +106,7 @@ def thresholds(
             )
     return Table(
         title=f"{sweep}: test images at five thresholds on P({'ok_front' if positive == 'ok' else 'defective'})",
-        notes=run_results.notes(found, positive),
+        notes=table.notes(run, positive),
         frame=pd.DataFrame(rows),
     )
 
@@ -100,14 +114,18 @@ def thresholds(
 def trainings(
     store: Store, sweep: str, *, run_id: str | None = None, positive: Positive = "defective"
 ) -> Table:
-    """Each training at each of five thresholds, the study's training of that number beside."""
-    found = run_results.load(store, sweep, run_id)
+    """Return each training at each of five thresholds, with the figures of the study's training."""
+    run = run_results.load(store, sweep, run_id)
     counted = dict(
-        zip(THRESHOLDS, found.counted([_on_defect(t, positive) for t in THRESHOLDS]), strict=True)
+        zip(
+            THRESHOLDS,
+            decisions.count(run, [_on_defect(t, positive) for t in THRESHOLDS]),
+            strict=True,
+        )
     )
     rows = []
-    for row, cells in found.rows():
-        finished = _finished(found, cells)
+    for row, cells in run.rows():
+        finished = _finished(run, cells)
         for threshold in THRESHOLDS:
             each = zip(finished["seed"], finished["fold"], finished["figures"], strict=True)
             for (seed, fold, study), measured in zip(
@@ -123,7 +141,7 @@ def trainings(
                 )
     return Table(
         title=f"{sweep}: every training",
-        notes=run_results.notes(found, positive),
+        notes=table.notes(run, positive),
         frame=pd.DataFrame(rows),
     )
 
@@ -138,13 +156,13 @@ TABLES: dict[str, Callable[..., Table]] = {
 }
 
 VIEWED = ("comparison", "thresholds", "trainings")
-"""The tables whose figures depend on which class is the positive one."""
+"""The tables that depend on the positive class."""
 
 
 def _row(
-    found: Answers, kind: str, row: str, cells: pd.DataFrame, positive: Positive
+    run: RunResults, kind: str, row: str, cells: pd.DataFrame, positive: Positive
 ) -> dict[str, Any]:
-    first, done = cells.iloc[0], found.numbers(cells, READ)
+    first, done = cells.iloc[0], run.numbers(cells, READ)
     counted, of_leaked = _counts(done[:, :4]), _counts(done[:, 4:8])
     measured = [_metrics(counts, positive) for counts in counted]
     shown = {
@@ -206,7 +224,7 @@ def vars_of(counts: Counts) -> tuple[int, int, int, int]:
 
 
 def _counts(columns: NDArray[np.float64]) -> list[Counts]:
-    """Return the counts of trials, given as [n, 4] in the order of COUNTED; unknown is none."""
+    """Return the counts of trials, given as [n, 4] in the order of COUNTED; unknown is 0."""
     return [Counts(*values) for values in np.nan_to_num(columns).astype(np.int64).tolist()]
 
 
@@ -236,7 +254,7 @@ def _right(counted: list[Counts]) -> int:
 
 @lru_cache(maxsize=2**16)  # fifty thousand trainings at a threshold have few different counts
 def _metrics(counts: Counts, positive: Positive) -> dict[str, float | None]:
-    """Work the shown metrics out from counts, so that both views come from the same decisions; not to be changed."""
+    """Return the shown metrics of counts; the caller must not change the dict, which is cached."""
     viewed = counts if positive == "defective" else counts.swapped()
     return {
         name: metrics.METRICS[name](counts if name in metrics.OF_THE_DEFECT else viewed)
@@ -245,39 +263,38 @@ def _metrics(counts: Counts, positive: Positive) -> dict[str, float | None]:
 
 
 def _intervals(
-    frame: pd.DataFrame, compared: list[Compared]
+    frame: pd.DataFrame, sets: list[Comparable]
 ) -> tuple[list[float], list[float], list[str]]:
-    """Return each row's interval, and its letters among rows on the same images: a..
+    """Return the interval and the letters of each row.
 
-    in the first set, A.. next.
+    Letters compare rows on the same images: small ones in the first set, capitals in the second.
     """
     low, high, letters = [np.nan] * len(frame), [np.nan] * len(frame), [""] * len(frame)
-    for position, alike in enumerate(compared):
-        for i, bounds in zip(
-            alike.indices, paired_tests.bootstrap_intervals(alike.right, alike.groups), strict=True
-        ):
+    for position, rows in enumerate(sets):
+        intervals = bootstrap.bootstrap_intervals(rows.correct, rows.groups)
+        for i, bounds in zip(rows.indices, intervals, strict=True):
             low[i], high[i] = bounds
-        if len(alike.indices) > 1 and position < 2:
-            found = paired_tests.letters(alike.right, alike.groups)
-            for i, letter in zip(alike.indices, found, strict=True):
+        if len(rows.indices) > 1 and position < 2:
+            letters_of_set = paired_tests.letters(rows.correct, rows.groups)
+            for i, letter in zip(rows.indices, letters_of_set, strict=True):
                 letters[i] = letter.upper() if position else letter
     return low, high, letters
 
 
-def _finished(found: Answers, cells: pd.DataFrame) -> pd.DataFrame:
-    return cells[[cell in found.trials.index for cell in cells["cell_id"]]]
+def _finished(run: RunResults, cells: pd.DataFrame) -> pd.DataFrame:
+    return cells[[cell in run.trials.index for cell in cells["cell_id"]]]
 
 
 def _at(
-    counted: dict[str, tuple[Decided, Decided]], cells: pd.DataFrame, positive: Positive
+    counted: dict[str, tuple[CountTuple, CountTuple]], cells: pd.DataFrame, positive: Positive
 ) -> list[dict[str, float | None]]:
-    """Measure each training of some cells, given what it decided at a threshold."""
+    """Return the metrics of each training of some cells, given its counts at a threshold."""
     measured: list[dict[str, float | None]] = []
     for cell in cells["cell_id"]:
         if cell not in counted:
             measured.append(dict.fromkeys((*SHOWN, "clean_accuracy", "leaked_accuracy")))
             continue
-        whole, leaked = (Counts(*decided) for decided in counted[cell])
+        whole, leaked = (Counts(*counts) for counts in counted[cell])
         accuracy = metrics.METRICS["accuracy"]
         sides = {
             "clean_accuracy": accuracy(_minus(whole, leaked)),
@@ -288,12 +305,12 @@ def _at(
 
 
 def _on_defect(threshold: float, positive: Positive) -> float:
-    """Return the threshold on P(defective) that one on P(positive class) is."""
+    """Return a threshold on P(positive class) as a threshold on P(defective)."""
     return threshold if positive == "defective" else 1 - threshold
 
 
 def _mean_sd(each: list[dict[str, float | None]]) -> dict[str, float]:
-    """Return mean and sd over trainings, of what is known."""
+    """Return mean and sd over the trainings with known values."""
     columns: dict[str, float] = {}
     for name in (*SHOWN, "clean_accuracy", "leaked_accuracy"):
         values = np.array([value for measured in each if (value := measured[name]) is not None])
@@ -311,27 +328,28 @@ def _published(figures: dict[str, float], threshold: float) -> dict[str, float |
     }
 
 
-def _test_notes(found: Answers, frame: pd.DataFrame, compared: list[Compared]) -> tuple[str, ...]:
-    """Say what the figures can and cannot show."""
+def _test_notes(run: RunResults, frame: pd.DataFrame, sets: list[Comparable]) -> tuple[str, ...]:
+    """Return notes about what the figures can and cannot show."""
     notes = []
-    kind = "photographs" if found.photographs is not None else "different images"
-    if any(len(alike.indices) > 1 for alike in compared):
-        counts = " and ".join(f"{len(np.unique(alike.groups))}" for alike in compared[:2])
-        notes.append(f"Rows that share a letter cannot be told apart ({counts} {kind}, Holm, 5 %).")
-    if len(compared) > 1:
+    noun = "photographs" if run.photo_groups is not None else "different images"
+    if any(len(rows.indices) > 1 for rows in sets):
+        counts = " and ".join(f"{len(np.unique(rows.groups))}" for rows in sets[:2])
         notes.append(
-            "Rows with capital letters tested other images than those with small ones: compare within a set."
+            "Rows with the same letter do not differ significantly "
+            f"(5 %, Holm-corrected, {counts} {noun})."
+        )
+    if len(sets) > 1:
+        notes.append(
+            "Rows with capital letters were tested on other images than rows with small letters: "
+            "compare only within a set."
         )
     if frame["n"].max() == 1:
-        notes.append(
-            "One training a row: what another seed would give is unknown, and often moves a row by a point."
-        )
+        notes.append(verdict.ONE_SEED)
     if frame["n_leaked"].max() > 0:
         notes.append(
-            f"{frame['n_leaked'].max()} test images are byte-identical to training images: see clean and leaked."
+            f"{frame['n_leaked'].max()} test images are byte-identical to training images: see clean "
+            "and leaked."
         )
-    if found.best is not None:
-        notes.append(
-            " ".join((f"* is the best on validation: {found.best.row}.", *found.best.ties))
-        )
+    if run.best is not None:
+        notes.append(" ".join((f"* is the best on validation: {run.best.row}.", *run.best.ties)))
     return tuple(notes)

@@ -1,7 +1,6 @@
-"""What training and inference take: seconds a step, an image, an epoch; latency.
+"""Training and inference times: seconds per step, image and epoch; latency.
 
-Comes in: the answers of a run. Goes out: one table, in which each row says how many trials ran at
-once.
+Input: the results of a run. Output: one table; each row says how many trials ran at the same time.
 """
 
 from __future__ import annotations
@@ -11,16 +10,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from casting_tune.analysis import run_results
-from casting_tune.analysis.run_results import Positive, Table
+from casting_tune.analysis import run_results, table
+from casting_tune.analysis.table import Positive, Table
 from casting_tune.models.registry import BACKBONES
 from casting_tune.store.store import Store
 
-STUDY_EPOCH_IMAGES = {
-    2: 2654,
-    4: 1324,
-    8: 664,
-}  # its steps were divided by the batch size twice: STUDY.md, finding 2
+# by batch size; the study divided its steps by the batch size twice: STUDY.md, finding 2
+STUDY_EPOCH_IMAGES = {2: 2654, 4: 1324, 8: 664}
 COLUMNS = [
     "backbone", "batch", "px", "n_at_once", "device", "n_threads", "n", "step_s", "image_s", "epoch_s", "n_images",
     "n_steps", "latency_one_s", "latency_image_s", "study_epoch_s", "study_step_s",
@@ -30,20 +26,20 @@ COLUMNS = [
 def timing(
     store: Store, sweep: str, *, run_id: str | None = None, positive: Positive = "defective"
 ) -> Table:
-    """Seconds a step, an image and an epoch of training, and latency: medians over the trials and the timing passes.
+    """Return seconds per step, image and epoch, and latency: medians over trials and timing passes.
 
-    A network, batch size and image size has a row for each place where its trials ran: `n_at_once`,
-    how many trials might run at the same time there (1 had the device alone, as a timing pass has),
-    `device`, `n_threads`. The fewest at once come first. An epoch is all training images once,
-    worked out from the seconds an image. `study_step_s` is the study's seconds an epoch over its
-    steps; its epochs were shorter (`STUDY_EPOCH_IMAGES`), so only steps compare.
+    A network, batch size and image size has one row per place: `n_at_once`, the number of trials
+    that could run at the same time (1 for a timing pass); `device`; `n_threads`. Lowest `n_at_once`
+    first. An epoch is all training images once, computed from the seconds per image.
+    `study_step_s` is the study's seconds per epoch divided by its steps; its epochs were shorter
+    (`STUDY_EPOCH_IMAGES`), so only steps are comparable.
     """
-    found = run_results.load(store, sweep, run_id)
-    asked = found.asked[found.asked["kind"].isin(["cell", "timing"])]
-    timed = found.completed(asked)
-    whole = found.completed(asked[asked["kind"] == "cell"])["n_train"].max()
+    run = run_results.load(store, sweep, run_id)
+    measured = run.cells[run.cells["kind"].isin(["cell", "timing"])]
+    timed = run.completed(measured)
+    whole = run.completed(measured[measured["kind"] == "cell"])["n_train"].max()
     settings = [
-        cells for _, cells in asked.groupby(["backbone", "batch_size", "image_px"], sort=False)
+        cells for _, cells in measured.groupby(["backbone", "batch_size", "image_px"], sort=False)
     ]
     rows = []
     for cells in settings:
@@ -53,29 +49,45 @@ def timing(
         ]
         rows += [_row(cells, part, whole) for part in places or [own]]
     frame = pd.DataFrame(rows, columns=COLUMNS).astype({"n_at_once": "Int64", "n_threads": "Int64"})
-    notes = [*run_results.notes(found, positive)]
+    notes = _notes(frame, n_settings=len(settings))
     if len(timed):
-        notes.append(f"Timed: {run_results.device(timed)}.")
+        notes.insert(0, f"Measured on: {table.device(timed)}.")
+    return Table(
+        title=f"{sweep}: training and inference times",
+        notes=(*table.notes(run, positive), *notes),
+        frame=frame,
+    )
+
+
+def _notes(frame: pd.DataFrame, *, n_settings: int) -> list[str]:
+    """Return notes about settings without a trial or without a trial alone, and about the study."""
+    notes = []
     missing = int((frame["n"] == 0).sum())
     if missing:
-        notes.append(f"{missing} of {len(settings)} settings have no completed trial.")
+        notes.append(f"{missing} of {n_settings} settings have no completed trial.")
     fewest = frame.groupby(["backbone", "batch", "px"], sort=False)["n_at_once"].min()
-    beside = int((fewest > 1).sum())
-    if beside:
+    n_shared = int((fewest > 1).sum())
+    if n_shared:
         notes.append(
-            f"{beside} of {len(settings)} settings were timed beside other trials only, which makes a step longer: "
-            "--timing adds a pass that has the device alone."
+            f"{n_shared} of {n_settings} settings were measured only while other trials ran, which "
+            "makes a step longer: --timing adds a pass with nothing else on the device."
         )
-    if any(row["study_epoch_s"] is not None for row in rows):
+    if frame["study_epoch_s"].notna().any():
         notes.append(
-            "The study's epochs saw a half, a quarter and an eighth of the images (2,654, 1,324 and 664 at batch size "
-            "2, 4 and 8): compare seconds a step."
+            "An epoch of the study has only a half, a quarter and an eighth of the images (2,654, "
+            "1,324 and 664 at batch size 2, 4 and 8): compare seconds per step."
         )
-    return Table(title=f"{sweep}: training and inference times", notes=tuple(notes), frame=frame)
+    return notes
 
 
 def _row(cells: pd.DataFrame, timed: pd.DataFrame, whole: float) -> dict[str, Any]:
-    """Return one setting's times in one place; `whole` is how many images an epoch has (NaN: no trial has ended)."""
+    """Return the times of one setting in one place.
+
+    Args:
+        cells: of this setting.
+        timed: its completed trials in this place.
+        whole: images of an epoch, NaN without a completed trial.
+    """
     first = cells.iloc[0]
     batch, known = int(first["batch_size"]), BACKBONES.get(first["backbone"])
     study_s = next(

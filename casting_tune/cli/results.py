@@ -139,7 +139,7 @@ def plot(
         )
     ]
     packed = (
-        store.root / "packs" / str(run_results.load(store, sweep, run).asked["dataset_id"].iloc[0])
+        store.root / "packs" / str(run_results.load(store, sweep, run).cells["dataset_id"].iloc[0])
     )
     if packed.is_dir():
         files.append(mpl_charts.plot_images(packs.open_pack(packed), folder / "images.png"))
@@ -233,7 +233,7 @@ def _packed(
     from casting_tune.errors import UsageError
 
     found = run_results.load(store, sweep, run)
-    dataset = str(found.asked["dataset_id"].iloc[0])
+    dataset = str(found.cells["dataset_id"].iloc[0])
     kept = store.root / "packs" / dataset
     if kept.is_dir():
         return packs.open_pack(kept)

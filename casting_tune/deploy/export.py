@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 
 from casting_tune.analysis import operating_point, selection
-from casting_tune.analysis.operating_point import OperatingPoint
+from casting_tune.analysis.operating_point import OperatingPoint, Scored
 from casting_tune.config import BASELINE, Epoch
 from casting_tune.deploy import model_card, onnx_graph, retrain
 from casting_tune.errors import CastingTuneError, StoreError, UsageError
@@ -213,12 +213,15 @@ def _point(
 ) -> OperatingPoint:
     """Choose the threshold on the exported network's own validation scores."""
     split, y_true = cell.predictions.split, cell.predictions.y_true
-    given = [column[split == name] for name in ("validation", "test") for column in (y_true, score)]
     defects = cell.predictions.image[(split == "test") & (y_true == 1)]
     groups = selection.photographs(store, cell.pack.dataset_id, set(defects.tolist()))
+    validation, test = (
+        (y_true[split == name], score[split == name]) for name in ("validation", "test")
+    )
+    sides = Scored(*validation), Scored(*test, n_groups_defective=groups)
     if all(value is None for value in rule.values()):
-        return operating_point.fixed(*given, threshold=0.5, n_groups_defective=groups)
-    return selection.choose(*given, **rule, n_groups_defective=groups)
+        return operating_point.fixed(*sides, threshold=0.5)
+    return selection.choose(*sides, **rule)
 
 
 def decision(cell: Cell, *, threshold: float, rule: str) -> dict[str, Any]:

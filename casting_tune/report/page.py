@@ -20,7 +20,8 @@ import pandas as pd
 
 from casting_tune.analysis import curves, importance, run_results, selection, tables, verdict
 from casting_tune.analysis.operating_point import OperatingPoint
-from casting_tune.analysis.run_results import Answers, Positive, Table
+from casting_tune.analysis.run_results import RunResults
+from casting_tune.analysis.table import Positive, Table, device
 from casting_tune.errors import UsageError
 from casting_tune.report import embedded_images, plotly_figures, render
 from casting_tune.store.store import Store
@@ -72,11 +73,11 @@ def page(
         "sweep": sweep,
         "question": question,
         "run": found.run_id,
-        "first": run_results.records(found.asked.head(1))[0],
+        "first": run_results.records(found.cells.head(1))[0],
         "made_at": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "verdict": verdict.verdict(found, compared.frame),
         "best": run_results.records(compared.frame[compared.frame["best"]]),
-        "n_cells": int((found.asked["kind"] == "cell").sum()),
+        "n_cells": int((found.cells["kind"] == "cell").sum()),
         "compared": _grid(compared),
         "range": _range(compared.frame[["low", "high", "accuracy"]]),
         "point": point,
@@ -142,7 +143,7 @@ def _operating_point(
 
 
 def _figures(
-    found: Answers,
+    found: RunResults,
     frame: pd.DataFrame,
     best: tuple[str, pd.DataFrame, str] | None,
     point: OperatingPoint | None,
@@ -189,7 +190,7 @@ def _best_first(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _mistakes(
-    found: Answers, best: tuple[str, pd.DataFrame, str] | None, packed: Pack | None
+    found: RunResults, best: tuple[str, pd.DataFrame, str] | None, packed: Pack | None
 ) -> dict[str, Any]:
     """Return the test images that the best row decides wrongly, the worst first; thumbnails where asked for."""
     if best is None:
@@ -207,7 +208,7 @@ def _mistakes(
     }
 
 
-def _settings(found: Answers) -> dict[str, Any]:
+def _settings(found: RunResults) -> dict[str, Any]:
     """Return what the page shows of the settings that differ."""
     settings = curves.settings(found)
     n_varied = len(settings.columns) - len(curves.MEASURED)
@@ -221,7 +222,7 @@ def _settings(found: Answers) -> dict[str, Any]:
 
 
 def _charts(
-    found: Answers,
+    found: RunResults,
     compared: Table,
     timing: Table,
     best: tuple[str, pd.DataFrame, str] | None,
@@ -283,7 +284,7 @@ def _forest(table: Table) -> dict[str, Any]:
     return {"rows": run_results.records(frame), "reach": max(reach, 0.001), "note": table.notes[-1]}
 
 
-def _confusions(found: Answers) -> list[dict[str, Any]]:
+def _confusions(found: RunResults) -> list[dict[str, Any]]:
     frame = curves.confusions(found, found.rows() + found.rows("baseline"))
     return run_results.records(frame.head(MOST_CONFUSIONS))
 
@@ -295,19 +296,19 @@ def _range(frame: pd.DataFrame) -> tuple[float, float]:
     return low, 1.0
 
 
-def _failures(found: Answers) -> list[dict[str, Any]]:
+def _failures(found: RunResults) -> list[dict[str, Any]]:
     rows: pd.DataFrame = found.store.read(
         "trials",
         columns=["cell_id", "attempt", "label", "status", "error"],
-        cell_ids=found.asked["cell_id"],
+        cell_ids=found.cells["cell_id"],
     ).to_pandas()
     failed = rows[rows["status"] != "completed"].sort_values(["label", "attempt"], kind="stable")
     return run_results.records(failed.assign(later=failed["cell_id"].isin(found.trials.index)))
 
 
-def _audit(found: Answers) -> dict[str, Any] | None:
+def _audit(found: RunResults) -> dict[str, Any] | None:
     rows: pd.DataFrame = found.store.read("images").to_pandas()
-    rows = rows[rows["dataset_id"] == found.asked["dataset_id"].iloc[0]]
+    rows = rows[rows["dataset_id"] == found.cells["dataset_id"].iloc[0]]
     if rows.empty:
         return None
     flags = {
@@ -328,13 +329,13 @@ def _audit(found: Answers) -> dict[str, Any] | None:
     return {"findings": rows["finding"].dropna().tolist(), "counts": counted}
 
 
-def _provenance(found: Answers, again: str) -> dict[str, Any]:
-    asked, trials = found.asked, found.trials
+def _provenance(found: RunResults, again: str) -> dict[str, Any]:
+    asked, trials = found.cells, found.trials
     command = run_results.records(asked[["command"]].head(1))[0]["command"]
     versions = {name: _distinct(trials[name]) for name in _VERSIONS}
     return {
         "versions": {name: values for name, values in versions.items() if values},
-        "where": run_results.device(trials) if len(trials) else "",
+        "where": device(trials) if len(trials) else "",
         "n_test": _distinct(found.completed(asked[asked["kind"] == "cell"])["n_test"]),
         "asked_at": asked["asked_at"].iloc[0].strftime("%Y-%m-%d %H:%M UTC"),
         "command": command or "",

@@ -181,7 +181,7 @@ def test_of_a_cell_that_was_trained_again_the_newest_training_counts(filled: Sto
 def test_a_cell_is_found_by_the_beginning_of_its_id(filled: Store) -> None:
     assert lookup.find(filled, "c") == C
     assert lookup.find(filled, "ab") == B
-    with pytest.raises(UsageError, match="begins the ids of 2 cells"):
+    with pytest.raises(UsageError, match="matches 2 cells; give more characters"):
         lookup.find(filled, "a")
     with pytest.raises(UsageError, match="Did you mean"):
         lookup.find(filled, "c" * 15 + "d")
@@ -259,7 +259,7 @@ def test_rows_of_a_sweep_give_what_their_cells_give(filled: Store) -> None:
     assert (of_rows.counts, of_rows.p, of_rows.low) == (of_cells.counts, of_cells.p, of_cells.low)
     with pytest.raises(UsageError, match="Did you mean 'three'"):
         compare.rows(filled, "s", "one", "threa")
-    with pytest.raises(UsageError, match="no whole training"):
+    with pytest.raises(UsageError, match="no complete training"):
         compare.rows(filled, "s", "one", "three")
 
 

@@ -1,30 +1,30 @@
-"""operating: thresholds that are known by hand, the exact bounds of the study's test set, what is refused."""
+"""Thresholds known by hand, the exact bounds of the study's test set, and invalid input."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
 import pytest
 
 from casting_tune import metrics
-from casting_tune.analysis.operating_point import OperatingPoint, at_most_escape, least_cost
+from casting_tune.analysis.operating_point import OperatingPoint, Scored, at_most_escape, least_cost
 from casting_tune.errors import UsageError
 from casting_tune.metrics import Counts
 
-Set = tuple[np.ndarray, np.ndarray]
 COSTS = {"cost_escape": 100, "cost_overkill": 1, "prevalence": 0.02}
 
 
-def scored(defects: dict[float, int], goods: dict[float, int]) -> Set:
-    """Return (y, score) of so many defects and so many good castings at each score."""
+def scored(defects: dict[float, int], goods: dict[float, int]) -> Scored:
+    """Return so many defects and so many good castings at each score."""
     y, score = [], []
     for label, side in ((1, defects), (0, goods)):
         for value, n in side.items():
             y += [label] * n
             score += [value] * n
-    return np.array(y), np.array(score)
+    return Scored(np.array(y), np.array(score))
 
 
 APART = scored({0.8: 20}, {0.2: 10})
@@ -32,8 +32,8 @@ APART = scored({0.8: 20}, {0.2: 10})
 
 def test_between_classes_that_stand_apart_the_threshold_is_the_middle_of_the_gap():
     for point in (
-        at_most_escape(*APART, *APART, max_escape=0),
-        least_cost(*APART, *APART, **COSTS),
+        at_most_escape(APART, APART, max_escape=0),
+        least_cost(APART, APART, **COSTS),
     ):
         assert point.threshold == pytest.approx(0.5, abs=1e-7)
         assert point.validation == Counts(tp=20, fp=0, tn=10, fn=0)
@@ -53,7 +53,7 @@ def test_the_least_overkill_is_taken_among_the_thresholds_that_keep_the_escape_r
     max_escape, threshold, fn, fp
 ):
     validation = scored({0.9: 19, 0.3: 1}, {0.1: 5, 0.4: 4, 0.6: 1})
-    point = at_most_escape(*validation, *APART, max_escape=max_escape)
+    point = at_most_escape(validation, APART, max_escape=max_escape)
     assert point.threshold == pytest.approx(threshold, abs=1e-7)
     assert (point.validation.fn, point.validation.fp) == (fn, fp)
 
@@ -61,8 +61,8 @@ def test_the_least_overkill_is_taken_among_the_thresholds_that_keep_the_escape_r
 def test_29_misses_of_100_are_an_escape_rate_of_29_per_cent_though_029_times_100_is_less_in_floating_point():
     assert 0.29 * 100 < 29
     validation = scored({0.9: 71, 0.3: 29}, {0.4: 10})
-    assert at_most_escape(*validation, *APART, max_escape=0.29).validation.fn == 29
-    assert at_most_escape(*validation, *APART, max_escape=0.28999).validation.fn == 0
+    assert at_most_escape(validation, APART, max_escape=0.29).validation.fn == 29
+    assert at_most_escape(validation, APART, max_escape=0.28999).validation.fn == 0
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_29_misses_of_100_are_an_escape_rate_of_29_per_cent_though_029_times_100
 def test_the_least_cost_weighs_rates_by_the_prevalence_of_the_line(cost_escape, prevalence, fn, fp):
     validation = scored({0.9: 19, 0.3: 1}, {0.1: 9, 0.4: 1})
     point = least_cost(
-        *validation, *APART, cost_escape=cost_escape, cost_overkill=1, prevalence=prevalence
+        validation, APART, cost_escape=cost_escape, cost_overkill=1, prevalence=prevalence
     )
     assert (point.validation.fn, point.validation.fp) == (fn, fp)
 
@@ -97,15 +97,16 @@ def test_no_threshold_at_all_costs_less_or_rejects_fewer_good_castings(seed):
     score = np.clip(np.round(rng.normal(0.35 + 0.3 * y, 0.2), 1), 0, 1).astype(
         np.float32
     )  # many ties
+    images = Scored(y, score)
     tried = [metrics.counts(y, score, threshold=t) for t in np.arange(-0.05, 1.2, 0.1)]
     escape, overkill = [c.fn / 30 for c in tried], [c.fp / 25 for c in tried]
-    cheapest = least_cost(y, score, y, score, cost_escape=5, cost_overkill=2, prevalence=0.3).test
+    cheapest = least_cost(images, images, cost_escape=5, cost_overkill=2, prevalence=0.3).test
     cost = 0.3 * 5 * cheapest.fn / 30 + 0.7 * 2 * cheapest.fp / 25
     assert cost == pytest.approx(
         min(1.5 * e + 1.4 * o for e, o in zip(escape, overkill, strict=True)), abs=1e-12
     )
     for max_escape in (0, 0.1, 0.5):
-        found = at_most_escape(y, score, y, score, max_escape=max_escape).test
+        found = at_most_escape(images, images, max_escape=max_escape).test
         assert found.fn / 30 <= max_escape
         assert found.fp / 25 == min(
             o for e, o in zip(escape, overkill, strict=True) if e <= max_escape
@@ -115,20 +116,20 @@ def test_no_threshold_at_all_costs_less_or_rejects_fewer_good_castings(seed):
 def test_a_gap_without_a_number_inside_still_parts_its_two_sides():
     low = np.float32(0.5)
     high = np.nextafter(low, np.float32(1))
-    validation = np.repeat([1, 0], [20, 20]), np.repeat([high, low], [20, 20])
-    point = at_most_escape(*validation, *validation, max_escape=0)
+    validation = Scored(np.repeat([1, 0], [20, 20]), np.repeat([high, low], [20, 20]))
+    point = at_most_escape(validation, validation, max_escape=0)
     assert point.validation == point.test == Counts(tp=20, fp=0, tn=20, fn=0)
 
 
-def test_where_nothing_is_to_be_gained_every_casting_is_rejected_or_passed_and_that_is_said():
+def test_useless_scores_reject_or_pass_every_casting_and_the_report_says_so():
     same = scored({0.5: 20}, {0.5: 20})
     lower = scored({0.1: 3}, {0.0: 3})
-    point = at_most_escape(*same, *lower, max_escape=0)
+    point = at_most_escape(same, lower, max_escape=0)
     assert point.threshold == 0
     assert point.test == Counts(tp=3, fp=3, tn=0, fn=0)
     assert "rejects every casting" in " ".join(point.sentences)
     point = least_cost(
-        *same, *scored({1.0: 3}, {1.0: 3}), cost_escape=1, cost_overkill=1, prevalence=0.1
+        same, scored({1.0: 3}, {1.0: 3}), cost_escape=1, cost_overkill=1, prevalence=0.1
     )
     assert point.test == Counts(tp=0, fp=0, tn=3, fn=3)
     assert "passes every casting" in " ".join(point.sentences)
@@ -136,7 +137,7 @@ def test_where_nothing_is_to_be_gained_every_casting_is_rejected_or_passed_and_t
 
 def test_the_test_images_have_no_part_in_the_choice():
     points = [
-        at_most_escape(*APART, *scored(defects, goods), max_escape=0.1)
+        at_most_escape(APART, scored(defects, goods), max_escape=0.1)
         for defects, goods in product(({0.1: 50}, {0.9: 1}, {}), ({0.95: 7}, {}))
     ]
     assert len({(point.threshold, point.rule, point.validation) for point in points}) == 1
@@ -148,9 +149,8 @@ def study(
 ) -> OperatingPoint:
     """Return the point of a test set of 453 defects, some missed, and 262 good castings."""
     test = scored({0.9: 453 - misses, 0.1: misses}, {0.1: 262})
-    return at_most_escape(
-        *APART, *test, max_escape=max_escape, n_groups_defective=n_groups_defective
-    )
+    test = replace(test, n_groups_defective=n_groups_defective)
+    return at_most_escape(APART, test, max_escape=max_escape)
 
 
 def test_0_misses_of_453_show_066_per_cent_and_01_per_cent_takes_2995_defects():
@@ -158,8 +158,8 @@ def test_0_misses_of_453_show_066_per_cent_and_01_per_cent_takes_2995_defects():
     assert point.escape_upper == point.resolution == pytest.approx(1 - 0.05 ** (1 / 453), rel=1e-12)
     assert point.n_defects_needed == math.ceil(math.log(0.05) / math.log(0.999)) == 2995
     assert (
-        "This test set cannot show better than 0.66 %: 0 misses of 453 defects. "
-        "To promise 0.1 %, 2,995 defects without a miss would be needed."
+        "The best bound that this test set can show is 0.66 % (0 of 453 defects missed). "
+        "2,995 test defects, all detected, are needed to show 0.1 %."
     ) in point.sentences
 
 
@@ -175,18 +175,20 @@ def test_bounds_are_one_sided_and_exact():
 
 
 def test_a_bound_is_never_written_better_than_it_is():
-    said = " ".join(study(1).sentences)
+    text = " ".join(study(1).sentences)
     # By hand, from the equations above: 0.0113 % and 1.0429 %.
-    assert "1 of 453 defects escaped (0.22 %)" in said
-    assert "at least 0.011 % and at most 1.05 %" in said
+    assert "1 of 453 defects escaped (0.22 %)" in text
+    assert "at least 0.011 % and at most 1.05 %" in text
 
 
-def test_a_promise_is_called_kept_only_if_the_test_set_shows_it():
-    assert "That shows the asked escape rate of at most 0.7 %." in study(max_escape=0.007).sentences
+def test_an_escape_rate_is_reported_as_shown_only_if_the_test_set_shows_it():
+    assert (
+        "This shows the required escape rate of at most 0.7 %." in study(max_escape=0.007).sentences
+    )
     missed = " ".join(study(1, max_escape=0.007).sentences)
-    assert "That does not show the asked escape rate of at most 0.7 %" in missed
-    assert "could have shown 0.66 %" in missed
-    assert "No number of defects can promise 0 %." in " ".join(study(max_escape=0).sentences)
+    assert "This does not show the required escape rate of at most 0.7 %" in missed
+    assert "can show is 0.66 %" in missed
+    assert "No number of test defects can show 0 %." in " ".join(study(max_escape=0).sentences)
     assert study(max_escape=0).n_defects_needed is None
 
 
@@ -194,19 +196,19 @@ def test_453_images_of_74_photographs_show_what_74_castings_show():
     point = study(max_escape=0.03, n_groups_defective=74)
     assert point.group_escape_upper == pytest.approx(1 - 0.05 ** (1 / 74), rel=1e-12)
     assert point.sentences[-1].endswith(
-        "with 0 of 74 missed, the escape rate is at most 3.97 %. Counted in photographs, 3 % is not shown."
+        "with 0 of 74 missed, the escape rate is at most 3.97 %. This does not show 3 %."
     )
     assert "at most 2 of 74 missed" in study(2, n_groups_defective=74).sentences[-1]
     assert study(100, n_groups_defective=74).group_escape_upper == 1
 
 
-def test_without_a_count_of_photographs_it_is_said_what_the_bounds_take_for_granted():
+def test_without_a_count_of_photographs_the_report_names_the_assumption_of_the_bounds():
     assert study().group_escape_upper is None
-    assert "images of one photograph are not" in study().sentences[-1]
+    assert "copies of one photograph do not" in study().sentences[-1]
 
 
 def test_a_test_set_without_defects_shows_nothing_of_escapes():
-    point = at_most_escape(*APART, *scored({}, {0.1: 5}), max_escape=0.01)
+    point = at_most_escape(APART, scored({}, {0.1: 5}), max_escape=0.01)
     assert (point.escape_rate, point.escape_low, point.escape_upper, point.resolution) == (
         None,
         0,
@@ -214,41 +216,40 @@ def test_a_test_set_without_defects_shows_nothing_of_escapes():
         1,
     )
     assert (
-        "This test set says nothing of the escape rate: it holds no such casting."
-        in point.sentences
+        "The test set has no defective castings, so the escape rate is unknown." in point.sentences
     )
 
 
 def test_below_20_validation_defects_no_threshold_is_chosen():
     few = scored({0.8: 19}, {0.2: 500})
     for choose in (
-        lambda: at_most_escape(*few, *APART, max_escape=0.1),
-        lambda: least_cost(*few, *APART, **COSTS),
+        lambda: at_most_escape(few, APART, max_escape=0.1),
+        lambda: least_cost(few, APART, **COSTS),
     ):
         with pytest.raises(
             UsageError,
-            match=r"at least 20 defects in validation, and there are 19\. Train with more",
+            match=r"at least 20 validation defects; got 19\. Train with more",
         ):
             choose()
 
 
 def test_without_a_good_casting_in_validation_no_threshold_is_chosen():
-    with pytest.raises(UsageError, match="there are none"):
-        at_most_escape(*scored({0.8: 30}, {}), *APART, max_escape=0.1)
+    with pytest.raises(UsageError, match="got none"):
+        at_most_escape(scored({0.8: 30}, {}), APART, max_escape=0.1)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -0.1, 1.1])
-def test_a_score_that_is_no_probability_is_refused_on_either_side(bad):
-    broken = APART[0], np.where(np.arange(30) == 3, bad, APART[1])
+def test_a_score_outside_0_to_1_is_an_error_in_validation_and_test(bad):
+    broken = Scored(APART.y_true, np.where(np.arange(30) == 3, bad, APART.score))
     for validation, test, name in ((broken, APART, "validation"), (APART, broken, "test")):
-        with pytest.raises(UsageError, match=f"1 of 30 of {name} are not"):
-            at_most_escape(*validation, *test, max_escape=0.1)
+        with pytest.raises(UsageError, match=f"1 of 30 {name} scores are not"):
+            at_most_escape(validation, test, max_escape=0.1)
 
 
 @pytest.mark.parametrize("max_escape", [-0.01, 1, 50, math.nan])
-def test_an_escape_rate_outside_0_to_1_is_refused(max_escape):
+def test_an_escape_rate_outside_0_to_1_is_an_error(max_escape):
     with pytest.raises(UsageError, match=r"0\.005 for 0\.5 %"):
-        at_most_escape(*APART, *APART, max_escape=max_escape)
+        at_most_escape(APART, APART, max_escape=max_escape)
 
 
 @pytest.mark.parametrize(
@@ -258,21 +259,21 @@ def test_an_escape_rate_outside_0_to_1_is_refused(max_escape):
         *product(("prevalence",), (0, 1, -0.1, 2, math.nan)),
     ],
 )
-def test_a_cost_or_prevalence_that_cannot_be_meant_is_refused(name, value):
+def test_an_invalid_cost_or_prevalence_is_an_error(name, value):
     with pytest.raises(UsageError, match=f"got {value}"):
-        least_cost(*APART, *APART, **COSTS | {name: value})
+        least_cost(APART, APART, **COSTS | {name: value})
 
 
 @pytest.mark.parametrize("n", [0, -3, 21])
 def test_20_defects_cannot_come_from_more_photographs_or_from_none(n):
     with pytest.raises(UsageError, match="cannot come from"):
-        at_most_escape(*APART, *APART, max_escape=0.1, n_groups_defective=n)
+        at_most_escape(APART, replace(APART, n_groups_defective=n), max_escape=0.1)
 
 
-def test_the_rule_is_said_in_the_numbers_that_were_asked():
+def test_the_rule_contains_the_numbers_as_given():
     assert (
-        at_most_escape(*APART, *APART, max_escape=0.07).rule
+        at_most_escape(APART, APART, max_escape=0.07).rule
         == "escape rate at most 7 % on validation"
     )
-    said = least_cost(*APART, *APART, **COSTS).rule
-    assert said == "least cost on validation: 100 an escape, 1 an overkill, prevalence 0.02"
+    rule = least_cost(APART, APART, **COSTS).rule
+    assert rule == "least cost on validation: 100 per escape, 1 per overkill, prevalence 0.02"

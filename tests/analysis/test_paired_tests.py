@@ -9,13 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats as peer
 
-from casting_tune.analysis import paired_tests
-from casting_tune.analysis.paired_tests import (
-    all_pairs,
-    bootstrap_interval,
-    letters,
-    paired_bootstrap,
-)
+from casting_tune.analysis.bootstrap import bootstrap_interval, bootstrap_intervals
+from casting_tune.analysis.paired_tests import all_pairs, letters, paired_bootstrap
 from casting_tune.analysis.statistics import holm, mcnemar, wilson
 
 N = 715  # test images of the published set
@@ -437,7 +432,7 @@ def test_intervals_of_rows_together_are_those_of_each_alone():
     rng = np.random.default_rng(3)
     rows = [rng.random((n, 60)) < 0.9 for n in (1, 3, 5)] + [np.ones((2, 60), dtype=bool)]
     groups = rng.integers(0, 20, 60)
-    together = paired_tests.bootstrap_intervals(rows, groups)
+    together = bootstrap_intervals(rows, groups)
     assert np.array(together) == pytest.approx(
         np.array([bootstrap_interval(row, groups) for row in rows])
     )

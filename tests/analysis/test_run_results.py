@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from casting_tune import metrics
-from casting_tune.analysis import run_results
+from casting_tune.analysis import decisions, run_results
 from casting_tune.store.store import Store
 
 
 def test_decisions_are_those_of_the_predictions_image_by_image(trained: Store) -> None:
-    found = run_results.load(trained, "tiny")
-    row, cells = found.rows()[0]
-    images, right = found.decisions(cells)
+    run = run_results.load(trained, "tiny")
+    row, cells = run.rows()[0]
+    images, right = decisions.correct(run, cells)
     assert row == "default"
     assert right.shape == (2, len(images))
     for seed, decided in enumerate(right):
@@ -28,10 +28,10 @@ def test_decisions_are_those_of_the_predictions_image_by_image(trained: Store) -
 
 
 def test_a_threshold_moves_decisions(trained: Store) -> None:
-    found = run_results.load(trained, "tiny")
-    _, cells = found.rows()[0]
-    _, strict = found.decisions(cells, threshold=0.0)
-    positives = found.predictions.drop_duplicates("image")["y_true"].mean()
+    run = run_results.load(trained, "tiny")
+    _, cells = run.rows()[0]
+    _, strict = decisions.correct(run, cells, threshold=0.0)
+    positives = run.predictions.drop_duplicates("image")["y_true"].mean()
     assert strict.mean() == pytest.approx(
         positives
     )  # everything is rejected: right on the defects alone
@@ -72,7 +72,7 @@ def test_all_thresholds_at_once_count_what_each_counts_alone(store: Store) -> No
     y_true, leaked = np.arange(40) % 3 % 2, np.arange(40) % 5 == 0
     thresholds = [0.9, 0.1, 0.7, 0.1, 1.5, 0.0]  # in any order, and twice
     for threshold, counted in zip(
-        thresholds, run_results.load(store, "s").counted(thresholds), strict=True
+        thresholds, decisions.count(run_results.load(store, "s"), thresholds), strict=True
     ):
         assert counted == {
             cell: tuple(
@@ -84,10 +84,10 @@ def test_all_thresholds_at_once_count_what_each_counts_alone(store: Store) -> No
 
 
 def test_without_an_audit_every_different_file_is_its_own_group(trained: Store) -> None:
-    found = run_results.load(trained, "tiny")
-    images, _ = found.decisions(found.rows()[0][1])
-    assert found.photographs is None
-    assert len(set(found.groups(images).tolist())) == len(images)
+    run = run_results.load(trained, "tiny")
+    images, _ = decisions.correct(run, run.rows()[0][1])
+    assert run.photo_groups is None
+    assert len(set(run.groups(images).tolist())) == len(images)
 
 
 def test_with_an_audit_images_of_one_photograph_share_a_group(store: Store) -> None:
@@ -102,8 +102,8 @@ def test_with_an_audit_images_of_one_photograph_share_a_group(store: Store) -> N
         "r",
         [{"run_id": "r", "sweep": "s", "dataset_id": "d", "cell_id": "a", "position": 0}],
     )
-    found = run_results.load(store, "s")
-    assert found.groups(np.array([2, 0, 1])).tolist() == [9, 7, 7]
+    run = run_results.load(store, "s")
+    assert run.groups(np.array([2, 0, 1])).tolist() == [9, 7, 7]
 
 
 def test_predictions_of_an_attempt_that_was_cut_off_are_not_those_of_the_cell(store: Store) -> None:
@@ -115,7 +115,7 @@ def test_predictions_of_an_attempt_that_was_cut_off_are_not_those_of_the_cell(st
     assert run_results.load(store, "s").predictions["score"].tolist() == [pytest.approx(0.9)]
 
 
-def test_a_row_whose_predictions_are_gone_has_no_interval_and_that_is_said(store: Store) -> None:
+def test_a_row_without_predictions_has_no_interval_and_a_note(store: Store) -> None:
     asked = [
         {
             "run_id": "r",
@@ -140,9 +140,9 @@ def test_a_row_whose_predictions_are_gone_has_no_interval_and_that_is_said(store
             f"{cell}-1",
             [image | {"image": i, "sha256": str(i)} for i in range(kept)],
         )
-    found = run_results.load(store, "s")
-    rows = [cells for _, cells in found.rows()]
-    assert found.decisions(rows[1])[1].shape == (0, 0)
-    compared, why = found.compared(rows)
-    assert [alike.indices for alike in compared] == [[0]]
-    assert why == ("1 rows lack predictions in the store: they have no interval.",)
+    run = run_results.load(store, "s")
+    rows = [cells for _, cells in run.rows()]
+    assert decisions.correct(run, rows[1])[1].shape == (0, 0)
+    sets, notes = decisions.comparable(run, rows)
+    assert [one.indices for one in sets] == [[0]]
+    assert notes == ("1 rows have no interval: predictions are missing in the store.",)

@@ -72,7 +72,7 @@ def test_photographs_are_counted_where_the_dataset_was_audited(scored: Store) ->
         ("abc1", {"max_escape": "1%x"}, "0.5% or 0.005"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(
+def test_an_invalid_cell_or_rule_is_an_error(
     scored: Store, cell: str, rule: dict[str, object], message: str
 ) -> None:
     with pytest.raises(UsageError, match=message):

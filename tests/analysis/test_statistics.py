@@ -61,7 +61,7 @@ def test_a_rate_of_nothing_can_be_anything():
 @pytest.mark.parametrize("f", [wilson, clopper_pearson, upper_bound])
 @pytest.mark.parametrize(("k", "n"), [(-1, 5), (6, 5), (1, 0)])
 def test_more_hits_than_trials_are_no_rate(f, k, n):
-    with pytest.raises(ValueError, match="is no rate"):
+    with pytest.raises(ValueError, match="k must be between 0 and n"):
         f(k, n)
 
 
@@ -95,7 +95,7 @@ def test_one_defect_less_than_needed_does_not_show_the_rate():
 
 @pytest.mark.parametrize("rate", [0, 1, -0.1, math.nan])
 def test_a_rate_of_zero_or_one_cannot_be_shown(rate):
-    with pytest.raises(ValueError, match="between 0 and 1"):
+    with pytest.raises(ValueError, match="greater than 0 and less than 1"):
         defects_needed(rate)
 
 
@@ -280,7 +280,7 @@ def test_paired_effect_is_students_on_his_own_sleep_figures():
 
 def test_an_effect_in_one_cell_has_no_interval_and_unmatched_cells_no_effect():
     assert paired_effect([0.75], [0.5]) == (0.25, None, None, 1)
-    with pytest.raises(ValueError, match="cell by cell"):
+    with pytest.raises(ValueError, match="one value per cell"):
         paired_effect([1, 2], [1])
     with pytest.raises(ValueError, match="no mean"):
         paired_effect([], [])

@@ -114,13 +114,13 @@ def test_the_studys_view_is_the_same_decisions_with_ok_as_the_positive_class(kno
     assert any("ok_front" in note for note in table.notes)
 
 
-def test_that_the_studys_recall_is_another_classs_is_said_where_it_is(known: Store) -> None:
-    def told(positive: str) -> bool:
+def test_a_note_says_that_the_studys_recall_is_for_the_other_class(known: Store) -> None:
+    def has_note(positive: str) -> bool:
         notes = tables.comparison(known, "s", positive=positive).notes  # type: ignore[arg-type]
         return any("--positive ok_front shows ours" in note for note in notes)
 
-    assert told("defective")
-    assert not told("ok")
+    assert has_note("defective")
+    assert not has_note("ok")
 
 
 def test_a_cell_is_found_by_its_id_wherever_it_was_trained(known: Store) -> None:
@@ -144,7 +144,7 @@ def test_rows_on_other_images_are_compared_among_themselves(known: Store) -> Non
     letters = table.frame.set_index("row")["letters"]
     assert letters["A"].islower()
     assert (letters["d0"], letters["e0"]) == ("A", "B")
-    assert any("compare within a set" in note for note in table.notes)
+    assert any("compare only within a set" in note for note in table.notes)
 
 
 def test_one_training_has_no_spread(known: Store) -> None:
@@ -161,7 +161,7 @@ def test_the_last_run_is_shown_unless_another_is_named(known: Store) -> None:
     assert list(tables.comparison(known, "s", run_id="r1").frame["row"]) == ["A", "B", "C"]
 
 
-def test_what_the_store_lacks_is_said(known: Store, store: Store) -> None:
+def test_an_unknown_run_or_sweep_is_an_error(known: Store, store: Store) -> None:
     with pytest.raises(UsageError, match="Unknown run 'r9'"):
         tables.comparison(known, "s", run_id="r9")
     with pytest.raises(UsageError, match="Unknown sweep in this store 't'"):
@@ -192,7 +192,7 @@ def test_text_never_runs_over_the_terminals_edge(known: Store, width: int) -> No
     assert max(len(line.rstrip()) for line in text.splitlines()) <= width
 
 
-def test_hostile_names_steer_neither_terminal_nor_markdown_nor_html(store: Store) -> None:
+def test_hostile_names_cannot_control_terminal_markdown_or_html(store: Store) -> None:
     ask(
         store,
         "r1",
@@ -231,7 +231,7 @@ def test_rows_with_names_of_their_own_keep_them_and_others_show_their_settings(
     assert list(render.shown(tables.comparison(store, "s"))["batch"]) == ["4", "8"]
 
 
-def test_an_unknown_format_is_answered_with_the_nearest(known: Store) -> None:
+def test_an_unknown_format_is_an_error_with_the_nearest_name(known: Store) -> None:
     with pytest.raises(UsageError, match="Did you mean 'markdown'"):
         render.render(tables.comparison(known, "s"), "markdwn")
 
@@ -275,7 +275,7 @@ def test_five_thresholds_come_from_one_set_of_predictions(trained: Store) -> Non
     assert mean["accuracy_sd"] == pytest.approx(at_half["accuracy"].std(ddof=1))
 
 
-def test_thresholds_tell_clean_from_leaked_test_images(store: Store) -> None:
+def test_thresholds_separate_clean_from_leaked_test_images(store: Store) -> None:
     ask(store, "r1", [{"cell_id": "a0", "row": "A", "seed": 0}])
     finish(
         store, "a0", (1, 0, 1, 2), leaked=(True, False, False, True)

@@ -26,7 +26,7 @@ def write(store: Store, cells: list[dict[str, Any]]) -> None:
     store.write("cells", "s", "r", asked)
 
 
-def test_trials_beside_others_and_passes_alone_have_rows_of_their_own(store: Store) -> None:
+def test_trials_with_others_and_passes_alone_have_separate_rows(store: Store) -> None:
     write(
         store,
         [
@@ -47,7 +47,7 @@ def test_trials_beside_others_and_passes_alone_have_rows_of_their_own(store: Sto
     assert row["latency_image_s"] == pytest.approx(0.05)
     assert rows["step_s"].tolist() == [0.8, 9.0, 9.0]
     assert any(
-        note.startswith("1 of 2 settings were timed beside other trials only")
+        note.startswith("1 of 2 settings were measured only while other trials ran")
         for note in table.notes
     )
 
@@ -69,7 +69,7 @@ def test_a_sweep_without_timing_passes_has_its_trials_seconds_marked_with_how_ma
     assert "0.3" in out
 
 
-def test_a_setting_without_a_completed_trial_is_told(store: Store) -> None:
+def test_a_setting_without_a_completed_trial_has_a_note(store: Store) -> None:
     write(store, [{"n_at_once": 1, "step_s": 0.2, "image_s": 0.1}, {"status": "error", "batch": 8}])
     table = timings.timing(store, "s")
     assert table.frame["n"].tolist() == [1, 0]

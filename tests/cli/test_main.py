@@ -164,7 +164,7 @@ def test_a_sweep_with_a_failed_cell_prints_its_table_and_exits_1(
             2,
             "Unknown sweep 'backbone_gird'. Did you mean 'backbone_grid'?",
         ),
-        (("table", "backbone_grid", "--results", "/nowhere"), 2, "There is no run in '/nowhere'."),
+        (("table", "backbone_grid", "--results", "/nowhere"), 2, "No runs in '/nowhere'."),
         (("table", "x", "--kind", "comparisn"), 2, "Did you mean 'comparison'?"),
         (("table", "x", "--positive", "okfront"), 2, "Did you mean 'ok_front'?"),
         (("swep", "backbone_grid"), 2, "Did you mean 'sweep'"),

@@ -135,7 +135,7 @@ def test_an_export_says_what_it_checked_and_sums_every_file(
     for said in (
         "CC0 \\[x\\](y)",
         "Named by hand.",
-        "0.5, chosen by no rule",
+        "fixed at 0.5",
         cell.row["cell_id"],
         "95 % interval",
     ):
