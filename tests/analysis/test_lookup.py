@@ -307,8 +307,8 @@ def test_the_commands_fit_80_columns_and_come_as_json(
     json.loads(out)
 
 
-def test_an_empty_store_is_said_to_be_empty(
+def test_an_empty_store_is_an_error_that_says_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, _, err = call(capsys, "list", "--results", tmp_path / "none")
-    assert (code, "There is no run in" in err) == (2, True)
+    assert (code, "No runs in" in err) == (2, True)
