@@ -85,7 +85,7 @@ def bootstrap_intervals(
     seed: int = 0,
     confidence: float = 0.95,
 ) -> list[tuple[float, float]]:
-    """Return the `bootstrap_interval` of each row; rows on the same images share their resamples."""
+    """Return the `bootstrap_interval` of each row; all rows share the resamples."""
     codes, sizes = group(groups)
     of_rows = [sums(values, codes, sizes=sizes) for values in rows]
     rng = np.random.default_rng(seed)

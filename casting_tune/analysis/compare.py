@@ -35,7 +35,7 @@ class Versus:
             (`paired_tests.paired_bootstrap`).
         counts: images that both classify correctly, that only a or only b, or both misclassify.
         mcnemar_p: exact, on images; valid only if every image shows a different casting.
-        disagreements: path, y_true, and the share of wrong trainings of each side; largest gap first.
+        disagreements: path, y_true, share of wrong trainings of each side; largest gap first.
         notes: one sentence each.
     """
 
@@ -136,18 +136,21 @@ def _row(name: str, labels: Iterable[str]) -> str:
 
 
 def _versus(
-    store: Store, names: tuple[str, str], right: list[Any], images: pd.DataFrame, *, dataset_id: str,
+    store: Store,
+    names: tuple[str, str],
+    right: list[Any],
+    images: pd.DataFrame,
+    *,
+    dataset_id: str,
     notes: tuple[str, ...],
-) -> Versus:  # fmt: skip
+) -> Versus:
     kind, groups = lookup.photographs(store, dataset_id, images)
     difference, low, high, p = paired_tests.paired_bootstrap(right[0], right[1], groups)
     share = [1 - side.mean(axis=0) for side in right]  # [n] of wrong trainings
     wrong_a, wrong_b = (side >= 0.5 for side in share)
     table = images[["path", "y_true"]].assign(wrong_a=share[0], wrong_b=share[1])
     if len(right[0]) == len(right[1]) == 1:
-        notes += (
-            "One training each: this compares two networks; the result may differ with another seed.",
-        )
+        notes += ("One training each: the result may differ with another seed.",)
     gap = (table["wrong_a"] - table["wrong_b"]).abs()
     return Versus(
         a=names[0],

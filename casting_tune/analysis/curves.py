@@ -1,6 +1,6 @@
 """The data of figures: curves, points and lists as data frames.
 
-Input: RunResults, and the cells of one row. Output: frames of plain values: shares in 0..1, seconds,
+Input: RunResults, and the cells of one row. Output: frames of shares in 0..1, seconds and
 counts. The defect is the positive class. Intervals and tests are in `tables`.
 """
 
@@ -46,8 +46,8 @@ def best_row(run: RunResults) -> tuple[str, pd.DataFrame, str] | None:
 def over_thresholds(run: RunResults, cells: pd.DataFrame) -> pd.DataFrame:
     """Return escape and overkill of a row at many thresholds: mean, minimum and maximum.
 
-    Over its trainings. Columns: threshold; escape_rate, escape_low, escape_high; overkill_rate, overkill_low,
-    overkill_high; n.
+    Over its trainings. Columns: threshold; escape_rate, escape_low, escape_high; overkill_rate,
+    overkill_low, overkill_high; n.
     """
     tested = [(y, score) for _, y, score in _tested(run, cells)]
     if not tested:
@@ -111,8 +111,8 @@ def precision_recall(run: RunResults, rows: list[tuple[str, pd.DataFrame]]) -> p
 def calibration(run: RunResults, cells: pd.DataFrame) -> pd.DataFrame:
     """Return the calibration of the scores: one row per tenth of the scale that has images.
 
-    Over all trainings of a row. Columns: from, to; score (the mean), defective (the share), n (images
-    times trainings).
+    Over all trainings of a row. Columns: from, to; score (the mean), defective (the share), n
+    (images times trainings).
     """
     tested = [(y, score) for _, y, score in _tested(run, cells)]
     if not tested:
@@ -120,10 +120,16 @@ def calibration(run: RunResults, cells: pd.DataFrame) -> pd.DataFrame:
     y, score = (np.concatenate(side).astype(np.float64) for side in zip(*tested, strict=True))
     tenth = np.minimum((score * 10).astype(int), 9)
     rows = [
-        {"from": k / 10, "to": (k + 1) / 10, "score": score[tenth == k].mean(), "defective": y[tenth == k].mean(),
-         "n": int((tenth == k).sum())}
-        for k in range(10) if (tenth == k).any()
-    ]  # fmt: skip
+        {
+            "from": k / 10,
+            "to": (k + 1) / 10,
+            "score": score[tenth == k].mean(),
+            "defective": y[tenth == k].mean(),
+            "n": int((tenth == k).sum()),
+        }
+        for k in range(10)
+        if (tenth == k).any()
+    ]
     return pd.DataFrame(rows)
 
 
@@ -157,9 +163,14 @@ def mistakes(run: RunResults, cells: pd.DataFrame, *, threshold: float) -> pd.Da
         off=(rows["score"] - rows["y_true"]).abs(),
     )
     images = rows.groupby("image", as_index=False).agg(
-        path=("path", "first"), y_true=("y_true", "first"), score=("score", "mean"), n_wrong=("wrong", "sum"),
-        n=("wrong", "size"), leaked=("leaked", "first"), off=("off", "mean"),
-    )  # fmt: skip
+        path=("path", "first"),
+        y_true=("y_true", "first"),
+        score=("score", "mean"),
+        n_wrong=("wrong", "sum"),
+        n=("wrong", "size"),
+        leaked=("leaked", "first"),
+        off=("off", "mean"),
+    )
     wrong = images[images["n_wrong"] > 0].sort_values(
         ["off", "image"], ascending=[False, True], kind="stable"
     )
@@ -170,8 +181,14 @@ def epochs(run: RunResults, rows: list[tuple[str, pd.DataFrame]]) -> pd.DataFram
     """Return every epoch of the trainings of some rows, including running ones."""
     parts = []
     columns = [
-        "cell_id", "attempt", "epoch", "train_loss", "validation_loss", "validation_accuracy", "train_s",
-    ]  # fmt: skip
+        "cell_id",
+        "attempt",
+        "epoch",
+        "train_loss",
+        "validation_loss",
+        "validation_accuracy",
+        "train_s",
+    ]
     read: pd.DataFrame = run.store.read(
         "epochs", columns=columns, cell_ids=[cell for _, cells in rows for cell in cells["cell_id"]]
     ).to_pandas()
@@ -243,7 +260,7 @@ def settings(run: RunResults) -> pd.DataFrame:
 def _tested(
     run: RunResults, cells: pd.DataFrame
 ) -> Iterator[tuple[str, NDArray[np.uint8], NDArray[np.float32]]]:
-    """Yield name, y_true and score of each completed training with both classes in the test images."""
+    """Yield name, y_true and score of each completed training with both classes in test."""
     for cell in run_results.records(cells):
         tested = run.predictions[run.predictions["cell_id"] == cell["cell_id"]]
         y, score = tested["y_true"].to_numpy(np.uint8), tested["score"].to_numpy(np.float32)

@@ -45,8 +45,8 @@ def all_pairs(
         title=f"{sweep}: all pairs, difference of accuracy on the test images",
         notes=(
             *table.notes(run, positive),
-            "p is for one pair, p Holm is corrected for all pairs. 'trainings': one seed each, so the "
-            "result may differ with another seed.",
+            "p is for one pair, p Holm is corrected for all pairs. 'trainings': one seed each, so "
+            "the result may differ with another seed.",
             *lost,
         ),
         frame=pd.concat(parts, ignore_index=True)
@@ -73,8 +73,8 @@ def effects(
         notes=(
             *table.notes(run, positive),
             "Effect of a toggle = accuracy with minus accuracy without. Effect of a backbone = its "
-            "accuracy minus the mean of all backbones. Over cells that differ in nothing else; 95 % "
-            "intervals.",
+            "accuracy minus the mean of all backbones. Over cells that differ in nothing else; "
+            "95 % intervals.",
         ),
         frame=pd.DataFrame(
             [row for row in rows if row["n"]],
@@ -92,8 +92,12 @@ def _toggle_effect(trials: pd.DataFrame, toggle: str) -> dict[str, Any]:
 
 
 def _backbone_effects(trials: pd.DataFrame) -> list[dict[str, Any]]:
-    follows = {"image_px": ["backbone"], "weights": ["backbone"], "weights_id": ["backbone", "weights"],
-               "precision": ["backbone"]}  # fmt: skip
+    follows = {
+        "image_px": ["backbone"],
+        "weights": ["backbone"],
+        "weights_id": ["backbone", "weights"],
+        "precision": ["backbone"],
+    }
     follow = [name for name, by in follows.items() if trials.groupby(by)[name].nunique().max() <= 1]
     block = _matched(trials, free=("backbone", *follow))
     varied = trials[trials["backbone"].groupby(block).transform("nunique") > 1]

@@ -19,7 +19,7 @@ def group(groups: ArrayLike) -> tuple[NDArray[np.intp], Floats]:
     labels = np.asarray(groups)
     if labels.ndim != 1 or labels.size == 0:
         raise ValueError(
-            f"groups must have one label per image, for at least one image; got shape {labels.shape}."
+            f"groups must be one label per image, for at least one image; got {labels.shape}."
         )
     _, codes, sizes = np.unique(labels, return_inverse=True, return_counts=True)
     return codes, sizes.astype(np.float64)
@@ -32,7 +32,7 @@ def binary_sums(
     rows = [sums(row, codes, sizes=sizes) for row in correct]
     if not all(np.isin(row, (0, 1)).all() for row in correct):
         raise ValueError(
-            "A row to compare must hold 0 or 1 for every image: whether it was classified correctly."
+            "A row to compare must hold 0 or 1 for every image: whether it is correct."
         )
     return rows
 

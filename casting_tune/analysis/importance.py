@@ -22,7 +22,7 @@ FEWEST, FEWEST_A_SETTING = 10, 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Importance:
-    """Shares of the variance by setting, largest first; `reason` is their basis or why none exist."""
+    """Shares of the variance by setting, largest first; `reason` is their basis or why none."""
 
     shares: tuple[tuple[str, float], ...]
     reason: str
@@ -88,7 +88,7 @@ def _shares(done: pd.DataFrame, names: list[str], objective: str) -> dict[str, f
 
 
 def _range(name: str, column: pd.Series) -> BaseDistribution:
-    """Return the distribution of a setting: numbers are ordered; text, flags, seed and fold are not."""
+    """Return the distribution of a setting: only numbers, without seed and fold, are ordered."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 
     if (

@@ -21,7 +21,7 @@ from casting_tune.errors import UsageError
 from casting_tune.metrics import Counts
 
 FEWEST_DEFECTS = 20
-"""Fewest validation defects to choose a threshold: 0 misses of 20 show 13.9 %, of 10 only 25.9 %."""
+"""Fewest validation defects to choose a threshold: 0 misses of 20 show 13.9 %, of 10 25.9 %."""
 
 _REJECT_ALL = 0.0
 _PASS_ALL = float(np.nextafter(np.float32(1), np.float32(2)))

@@ -12,6 +12,12 @@ trained. A difference of two rows contains both:
 This is the closed form of resampling groups and seeds together. It counts the interaction of seed
 and group twice, so it is conservative (Owen 2007, The pigeonhole bootstrap, Ann. Appl. Stat. 1,
 386-411).
+
+With one seed per row, the spread between seeds is unknown: two copies of a cell whose seeds spread
+by 1.5 points differ "significantly" in a third of all simulations. `PairTable.about` shows this;
+only more seeds help. Simulated with 84 castings and ten seeds that spread by 0.6 points, a
+difference of two points is found in 98, 94 and 57 % of tables of 2, 3 and 7 rows, and rarely among
+33. Two copies of a cell with several seeds differ in 0 to 5 %.
 """
 
 from __future__ import annotations
@@ -84,12 +90,6 @@ def all_pairs(
     All rows share the resampled groups, and each pair has the interval that it has alone. In a
     table of a thousand pairs or more, p values from 0.001 up may come from `sign_flips`, correct to
     nine digits; all others are exact.
-
-    With one seed each, the spread between seeds is unknown: two copies of a cell whose seeds spread
-    by 1.5 points differ "significantly" in a third of all simulations. `about` shows this; only
-    more seeds help. Simulated with 84 castings and ten seeds that spread by 0.6 points, a
-    difference of two points is found in 98, 94 and 57 % of tables of 2, 3 and 7 rows, and rarely
-    among 33. Two copies of a cell with several seeds differ in 0 to 5 %.
 
     Args:
         correct: n arrays [n_seeds_i, n_images] of bool, whether the image was classified correctly.
@@ -199,7 +199,7 @@ def paired_bootstrap(
         Holm over 528 pairs requires 1e-4.
       - `sign_flip` on groups, for few discordant castings: five of them, all in one direction, are
         not significant.
-    So with few discordant castings, p may exceed 1 - confidence although the interval excludes zero.
+    So with few discordant castings, p may exceed 1 - confidence and the interval exclude zero.
 
     Args:
         a: [s_a, n_images] bool, whether the image was classified correctly.
@@ -220,7 +220,7 @@ def _tests(
     rows: Sequence[Floats], first: NDArray[np.intp], second: NDArray[np.intp], *, sizes: Floats,
     beyond: float = 0.0, until: float = 1.0,
 ) -> tuple[Floats, Floats, Floats, Floats]:  # fmt: skip
-    """Return difference, p by seeds (0 with one seed), p by `sign_flips` and its upper bound: [pairs].
+    """Return difference, p by seeds (0 with one seed), p by `sign_flips`, its bound: [pairs].
 
     The p of a pair is the larger one: see `paired_bootstrap`. The p by `sign_flips` stays 0 if
     Hoeffding's bound (1963) on it is below the p by seeds or not above `beyond`, or if the p by
@@ -278,7 +278,7 @@ def _welch(difference: Floats, terms: Sequence[tuple[Floats, float]]) -> Floats:
 
 
 def _exact(rows: Sequence[Floats], first: NDArray[np.intp], second: NDArray[np.intp]) -> Floats:
-    """Return the exact p of `sign_flip` of pairs; pairs with equal differences are computed once."""
+    """Return the exact p of `sign_flip` of pairs; equal differences are computed once."""
     known: dict[tuple[int, bytes], float] = {}
     p = np.empty(len(first))
     for k, (a, b) in enumerate(

@@ -1,6 +1,6 @@
 """Choose a cell of a sweep, and the operating point of a cell.
 
-Input: a store, a cell's id, a rule as a person writes it. Output: an OperatingPoint. Trains nothing.
+Input: a store, a cell's id, a rule as text. Output: an OperatingPoint. Trains nothing.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def choose(
     cost_overkill: float | None = None,
     prevalence: float | None = None,
 ) -> OperatingPoint:
-    """Choose a threshold on validation by a rule as a person writes it; arguments as in `threshold`.
+    """Choose a threshold on validation by a rule; arguments as in `threshold`.
 
     Raises:
         UsageError: no rule or two rules, or a number out of range.

@@ -54,9 +54,9 @@ def comparison(
     augmentation, batch, px, weights; n (trainings); accuracy (mean over trainings), its sd, its
     interval low..high (`bootstrap.bootstrap_interval`: over seeds and groups of copies), letters
     (`paired_tests.all_pairs`: rows with the same letter do not differ significantly); the other
-    metrics of SHOWN; escape_upper, the exact one-sided 95 % bound of the training with most escapes;
-    wilson_low and wilson_high of the mean accuracy over the images; clean and leaked accuracy
-    (without and with a byte-identical copy in train); validation_accuracy and best
+    metrics of SHOWN; escape_upper, the exact one-sided 95 % bound of the training with the most
+    escapes; wilson_low and wilson_high of the mean accuracy over the images; clean and leaked
+    accuracy (without and with a byte-identical copy in train); validation_accuracy and best
     (`RunResults.best`); epoch_s; study_accuracy, study_recall, study_f1.
 
     Raises:
@@ -82,7 +82,7 @@ def comparison(
 def thresholds(
     store: Store, sweep: str, *, run_id: str | None = None, positive: Positive = "defective"
 ) -> Table:
-    """Return mean and sd over the trainings of each row at five thresholds, with the study's figures.
+    """Return mean and sd over the trainings of each row at five thresholds.
 
     Thresholds are on P(positive class): with `ok` a casting passes if P(ok_front) is above the
     threshold, as in the study.
@@ -105,7 +105,8 @@ def thresholds(
                 | _published(figures, threshold)
             )
     return Table(
-        title=f"{sweep}: test images at five thresholds on P({'ok_front' if positive == 'ok' else 'defective'})",
+        title=f"{sweep}: test images at five thresholds on "
+        f"P({'ok_front' if positive == 'ok' else 'defective'})",
         notes=table.notes(run, positive),
         frame=pd.DataFrame(rows),
     )
@@ -347,8 +348,8 @@ def _test_notes(run: RunResults, frame: pd.DataFrame, sets: list[Comparable]) ->
         notes.append(verdict.ONE_SEED)
     if frame["n_leaked"].max() > 0:
         notes.append(
-            f"{frame['n_leaked'].max()} test images are byte-identical to training images: see clean "
-            "and leaked."
+            f"{frame['n_leaked'].max()} test images are byte-identical to training images: see "
+            "clean and leaked."
         )
     if run.best is not None:
         notes.append(" ".join((f"* is the best on validation: {run.best.row}.", *run.best.ties)))

@@ -18,9 +18,23 @@ from casting_tune.store.store import Store
 # by batch size; the study divided its steps by the batch size twice: STUDY.md, finding 2
 STUDY_EPOCH_IMAGES = {2: 2654, 4: 1324, 8: 664}
 COLUMNS = [
-    "backbone", "batch", "px", "n_at_once", "device", "n_threads", "n", "step_s", "image_s", "epoch_s", "n_images",
-    "n_steps", "latency_one_s", "latency_image_s", "study_epoch_s", "study_step_s",
-]  # fmt: skip
+    "backbone",
+    "batch",
+    "px",
+    "n_at_once",
+    "device",
+    "n_threads",
+    "n",
+    "step_s",
+    "image_s",
+    "epoch_s",
+    "n_images",
+    "n_steps",
+    "latency_one_s",
+    "latency_image_s",
+    "study_epoch_s",
+    "study_step_s",
+]
 
 
 def timing(

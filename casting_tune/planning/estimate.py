@@ -4,8 +4,8 @@ Input: configurations with their image counts, rows of completed trials, probes.
 Estimate per cell, the total time, and the best order. Runs nothing and reads no store.
 
 The time of a trial is fixed + epochs * n_train * s_train + n_scored * s_scored, with
-n_scored = (epochs + 1) * n_validation + n_test. Of a completed trial, s_train is `image_s`; s_scored
-is a third of it (a forward pass without a backward pass); the rest of its duration is fixed.
+n_scored = (epochs + 1) * n_validation + n_test. Of a completed trial, s_train is `image_s`;
+s_scored is a third of it (a forward pass without a backward pass); the rest of the time is fixed.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Work:
 
     @property
     def kind(self) -> tuple[object, ...]:
-        """Return everything that an estimate depends on; cells that differ only in seed are equal."""
+        """Return everything that an estimate depends on; cells that differ in seed are equal."""
         shape = tuple(getattr(self.config, name) for name in (*SHAPE, "precision", "epochs"))
         return (*shape, self.config.toggles, self.n_train, self.n_validation, self.n_test)
 
@@ -209,5 +209,5 @@ def makespan(seconds: Sequence[float], n_at_once: int) -> float:
 
 
 def longest_first(seconds: Sequence[float | None]) -> list[int]:
-    """Return the positions of trials in the order of start: unknown times first, then longest first."""
+    """Return the positions of trials in the order of start: unknown times first, longest next."""
     return sorted(range(len(seconds)), key=lambda i: (seconds[i] is not None, -(seconds[i] or 0.0)))

@@ -19,7 +19,7 @@ MARGIN = 1.25
 """Factor on the measured peak, for fragmentation of torch's allocator and other GPU types."""
 
 MIN_IMAGES_SHARE = 0.95
-"""The images use GPU memory too: measurements with less than this share of the images are ignored."""
+"""The images use GPU memory too: measurements with a smaller share of images are ignored."""
 
 GRAIN = 10_000
 """Ray counts resources in units of 1/10,000; k shares of 1/k must not exceed 1."""
@@ -89,7 +89,7 @@ def peak_bytes(peaks: Sequence[Peak], config: TrialConfig, n_images: int) -> int
 
 
 def bound_bytes(peaks: Sequence[Peak], config: TrialConfig, n_images: int) -> int | None:
-    """Return an upper bound of a cell's memory: the smallest peak of the network at no smaller sizes.
+    """Return an upper bound of a cell's memory: the smallest peak at no smaller sizes.
 
     Used for the cells that a search chooses while it runs; None if nothing was measured.
     """
@@ -107,7 +107,7 @@ def bound_bytes(peaks: Sequence[Peak], config: TrialConfig, n_images: int) -> in
 
 
 def share(peak: int | None, gpu_bytes: int) -> float:
-    """Return the share of a GPU for a peak with margin and CUDA context, at most 1; unknown is 1."""
+    """Return the share of a GPU for a peak with margin and context, at most 1; unknown is 1."""
     if peak is None:
         return 1.0
     needed = peak * MARGIN + CONTEXT_BYTES
@@ -115,7 +115,7 @@ def share(peak: int | None, gpu_bytes: int) -> float:
 
 
 def more(given: float, *, times: int = 1) -> float:
-    """Return the share after `times` out-of-memory errors: doubled each time, at most 1; 0 stays 0."""
+    """Return the share after `times` out-of-memory errors: doubled each time, at most 1."""
     if not given:
         return 0.0
     wanted = round(given * GRAIN) * 2**times

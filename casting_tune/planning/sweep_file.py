@@ -45,8 +45,11 @@ FIGURE = r"(mean_|sd_)?(accuracy|recall|f1)(@0\.[1-9])?|epoch_s"
 
 OBJECTIVES = (
     *(f"validation_{name}" for name in (*METRICS, *RANKING)),
-    "latency_one_s", "latency_batch_s", "peak_memory_bytes", "n_parameters",
-)  # fmt: skip
+    "latency_one_s",
+    "latency_batch_s",
+    "peak_memory_bytes",
+    "n_parameters",
+)
 """Columns of trials that a search can optimize, at threshold 0.5; none uses the test images."""
 
 Settings = dict[str, Any]
@@ -187,8 +190,8 @@ def find(name: str) -> Path:
         path = found[0]
     if not NAME.fullmatch(path.stem):
         raise UsageError(
-            f"Invalid sweep name '{path.stem}'. Use up to 63 lower-case letters, digits, '_' or '-'; "
-            "start with a letter."
+            f"Invalid sweep name '{path.stem}'. Use up to 63 lower-case letters, digits, "
+            "'_' or '-'; start with a letter."
         )
     return path
 
@@ -352,9 +355,14 @@ def _first(error: ValidationError, model: type[BaseModel]) -> str:
     place = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         owners: dict[str, type[BaseModel]] = {
-            "quick": Quick, "cases": Case, "when": When, "study": Study, "schedule": Schedule, "search": Search,
+            "quick": Quick,
+            "cases": Case,
+            "when": When,
+            "study": Study,
+            "schedule": Schedule,
+            "search": Search,
             "limits": Limits,
-        }  # fmt: skip
+        }
         owner = Range if "space" in first["loc"] else owners.get(str(first["loc"][0]), model)
         return unknown("key", str(first["loc"][-1]), owner.model_fields)
     return f"'{place}': {first['msg']}; got {first['input']!r}."[:300]

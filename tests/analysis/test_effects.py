@@ -43,7 +43,7 @@ def write(store: Store, cells: list[dict[str, Any]]) -> None:
 
 @pytest.fixture
 def factorial(store: Store) -> Store:
-    """Two backbones x flip on and off x two batch sizes, with accuracies whose effects are known by hand."""
+    """Two backbones x flip on and off x two batch sizes, with effects known by hand."""
     cells, base = list[dict[str, Any]](), {"vgg16": 0.80, "resnet50": 0.90}
     for backbone, flip, batch in itertools.product(base, (False, True), (4, 8)):
         accuracy = base[backbone] + (0.03 if flip else 0.0) + (0.01 if flip and batch == 8 else 0.0)

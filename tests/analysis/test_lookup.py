@@ -35,11 +35,18 @@ def filled(store: Store) -> Store:
     for cell, label, validation in ((A, "one", 0.9), (B, "two", 0.95)):
         images = [
             {
-                "cell_id": cell, "attempt": 2, "split": "test", "image": i, "path": f"test/{i}.png", "sha256": str(i),
-                "leaked": False, "y_true": LABELS[i], "score": SCORES[cell][i],
+                "cell_id": cell,
+                "attempt": 2,
+                "split": "test",
+                "image": i,
+                "path": f"test/{i}.png",
+                "sha256": str(i),
+                "leaked": False,
+                "y_true": LABELS[i],
+                "score": SCORES[cell][i],
             }
             for i in range(6)
-        ]  # fmt: skip
+        ]
         store.write("predictions", "s", f"{cell}-2", images)
         for epoch in (1, 2):
             row = {
@@ -72,11 +79,22 @@ def filled(store: Store) -> Store:
     store.write("trials", "s", f"{C}-1", [base | failed])
     asked = [
         {
-            "run_id": "r1", "sweep": "s", "asked_at": when, "position": n, "cell_id": cell, "row": row, "label": row,
-            "backbone": "vgg16", "dataset_id": "d1", "quick": False, "kind": "cell", "seed": 0, "fold": 0,
+            "run_id": "r1",
+            "sweep": "s",
+            "asked_at": when,
+            "position": n,
+            "cell_id": cell,
+            "row": row,
+            "label": row,
+            "backbone": "vgg16",
+            "dataset_id": "d1",
+            "quick": False,
+            "kind": "cell",
+            "seed": 0,
+            "fold": 0,
         }
         for n, (cell, row) in enumerate([(A, "one"), (B, "two"), (C, "three"), (D, "four")])
-    ]  # fmt: skip
+    ]
     store.write("cells", "s", "r1", asked)
     return store
 
@@ -209,7 +227,8 @@ def test_a_cell_is_shown_with_its_attempts_epochs_files_and_intervals(filled: St
 def test_show_prints_the_traceback_of_a_failed_attempt(
     filled: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    trace = 'Traceback (most recent call last):\n  File "k.py", line 3, in step\nRuntimeError: \x1b[31mbroken\n'
+    trace = 'Traceback (most recent call last):\n  File "k.py", line 3, in step\n'
+    trace += "RuntimeError: \x1b[31mbroken\n"
     failed = {
         "cell_id": D,
         "attempt": 1,
@@ -223,8 +242,10 @@ def test_show_prints_the_traceback_of_a_failed_attempt(
     _, out, _ = call(capsys, "show", D, "--results", filled.root)
     (at,) = [i for i, line in enumerate(out.splitlines()) if line.startswith("attempt 1: error")]
     assert out.splitlines()[at + 1 : at + 4] == [
-        "  Traceback (most recent call last):", '    File "k.py", line 3, in step', "  RuntimeError: ?[31mbroken",
-    ]  # fmt: skip
+        "  Traceback (most recent call last):",
+        '    File "k.py", line 3, in step',
+        "  RuntimeError: ?[31mbroken",
+    ]
     shown = json.loads(call(capsys, "show", D, "--results", filled.root, "--json")[1])
     assert shown["attempts"][0]["traceback"] == trace
 

@@ -58,7 +58,7 @@ def test_the_least_overkill_is_taken_among_the_thresholds_that_keep_the_escape_r
     assert (point.validation.fn, point.validation.fp) == (fn, fp)
 
 
-def test_29_misses_of_100_are_an_escape_rate_of_29_per_cent_though_029_times_100_is_less_in_floating_point():
+def test_29_misses_of_100_keep_an_escape_rate_of_029_despite_rounding():
     assert 0.29 * 100 < 29
     validation = scored({0.9: 71, 0.3: 29}, {0.4: 10})
     assert at_most_escape(validation, APART, max_escape=0.29).validation.fn == 29

@@ -156,9 +156,15 @@ def test_optuna_dashboard_opens_it(trained: Store, tmp_path: Path) -> None:
         answers.append(status)
 
     environ = {
-        "REQUEST_METHOD": "GET", "PATH_INFO": "/api/studies", "QUERY_STRING": "", "SERVER_NAME": "127.0.0.1",
-        "SERVER_PORT": "0", "wsgi.input": io.BytesIO(), "wsgi.errors": io.StringIO(), "wsgi.url_scheme": "http",
-    }  # fmt: skip
+        "REQUEST_METHOD": "GET",
+        "PATH_INFO": "/api/studies",
+        "QUERY_STRING": "",
+        "SERVER_NAME": "127.0.0.1",
+        "SERVER_PORT": "0",
+        "wsgi.input": io.BytesIO(),
+        "wsgi.errors": io.StringIO(),
+        "wsgi.url_scheme": "http",
+    }
     told = json.loads(b"".join(app(environ, start)))
     assert answers[0].startswith("200")
     assert [study["study_name"] for study in told["study_summaries"]] == ["tiny"]

@@ -18,7 +18,7 @@ PHOTOS = 84  # about as many castings do they show
 
 
 def groups_of(rng: np.random.Generator, n_groups: int) -> np.ndarray:
-    """N images in groups of unequal size, each at least one; sizes vary by about 60 % of their mean."""
+    """N images in groups of unequal size, each at least one; sizes vary by 60 % of their mean."""
     share = rng.gamma(3, size=n_groups)
     return np.concatenate(
         [np.arange(n_groups), rng.choice(n_groups, N - n_groups, p=share / share.sum())]
@@ -37,7 +37,7 @@ def trained(
     by_seed: float = 0.0,
     by_seed_and_photo: float = 0.5,
 ) -> list[np.ndarray]:
-    """Rows [n_seeds_i, N] of right decisions: an image is right where its latent ease is above zero.
+    """Rows [n_seeds_i, N] of bool: an image is correct if its latent ease is above zero.
 
     Photos and images have an ease that all rows share; a seed shifts all of its images and each of
     its photos; each decision has luck of its own, sd 1. With ease 3.2 about 98 % are right; by_seed
@@ -130,7 +130,7 @@ def test_two_copies_of_one_cell_share_a_letter_in_95_of_100_simulations(n_groups
 
 
 def test_copies_taken_for_witnesses_or_seeds_that_are_not_seen_would_raise_false_alarms():
-    """Why groups are asked for, and why `about` warns: both rates are far above 5 %, so the tests above can fail."""
+    """Both rates are far above 5 %: groups and `about` are needed, and the tests above can fail."""
     rng = np.random.default_rng(5)
     as_images = as_cells = 0
     for _ in range(200):
@@ -152,7 +152,7 @@ def test_copies_taken_for_witnesses_or_seeds_that_are_not_seen_would_raise_false
     ],
 )
 def test_an_injected_gap_of_two_points_is_found_with_ten_seeds(n_groups, regime):
-    """Three rows, the third two points worse: it has no letter of the copies before it, which share one."""
+    """Of three rows the third is two points worse: it shares no letter with the two copies."""
     rng = np.random.default_rng(6)
     found, gaps = 0, []
     for _ in range(100):
@@ -248,7 +248,7 @@ def test_the_order_of_images_and_seeds_and_the_names_of_groups_change_nothing():
 
 
 def test_where_every_image_has_the_same_gap_only_seeds_decide_and_the_test_is_welchs():
-    """A seed and its complement are right once on every image, so images do not vary however far the seeds do."""
+    """A seed and its complement are correct once on every image, so only seeds vary."""
     image = np.arange(1000)
     a = np.array([image < 900, image >= 900, image >= 0, image >= 0])
     b = np.array([image < 600, image >= 600, image < 0])
@@ -259,7 +259,7 @@ def test_where_every_image_has_the_same_gap_only_seeds_decide_and_the_test_is_we
 
 
 def test_beside_one_training_the_test_on_seeds_is_crawford_and_howells():
-    """t = (1 - mean) / (sd sqrt((n + 1) / n)) with n - 1 degrees of freedom; the image gaps are equal as above."""
+    """t = (1 - mean) / (sd sqrt((n + 1) / n)) with n - 1 degrees of freedom; images do not vary."""
     image = np.arange(1000)
     b = np.array(
         [image < 300, image >= 300, image < 0]
@@ -373,7 +373,7 @@ def test_letters_from_rough_p_values_are_those_of_every_exact_p(seed):
 
 
 def test_letters_hang_on_the_exact_p_where_the_rough_one_is_too_near_to_the_level():
-    """Six discordant images, all one way: p is 1/32, and a level of just that tells two rows apart only above it."""
+    """Six discordant images in one direction: p is 1/32, and only a higher level separates them."""
     rows = [np.arange(28)[None] >= k for k in (6, 0)]
     assert letters(rows, np.arange(28), alpha=1 / 32) == ["a", "a"]
     assert letters(rows, np.arange(28), alpha=np.nextafter(1 / 32, 1)) == ["b", "a"]
@@ -408,7 +408,7 @@ def test_a_thousand_pairs_at_once_have_the_p_of_each_alone(seeds):
 
 
 def test_the_interval_of_a_gap_is_that_of_its_definition_written_out():
-    """Resampled groups, each row's mean moved by a t draw times its standard error, and the two percentiles."""
+    """Resample groups, move each mean by a t draw times its standard error, take percentiles."""
     rng = np.random.default_rng(17)
     groups = groups_of(rng, PHOTOS)
     a, b = trained(rng, groups, (4, 6), by_seed=0.2)

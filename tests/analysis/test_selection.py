@@ -12,7 +12,7 @@ from tests.cli.test_main import call
 
 @pytest.fixture
 def scored(store: Store) -> Store:
-    """A cell with 30 defects a side; on validation the lowest defect scores 0.4, the highest good one 0.6."""
+    """30 defects and 30 good castings per split; defects score 0.4 or more, others at most 0.6."""
     rows = []
     for split in ("validation", "test"):
         defects = [0.4, *([0.9] * 29)]
@@ -80,7 +80,7 @@ def test_an_invalid_cell_or_rule_is_an_error(
 
 
 def run_of(store: Store, trainings: list[tuple[str, str, float, float]]) -> None:
-    """Write a run of trainings (cell, row, score of a defect, score of a good casting), of 30 images a side."""
+    """Write a run of trainings: cell, row, score of a defect, score of a good casting; 30 each."""
     noon, asked = datetime(2026, 1, 1, 12, tzinfo=UTC), []
     for position, (cell, row, defect, good) in enumerate(trainings):
         common = {"cell_id": cell, "dataset_id": "d", "seed": position, "fold": 0}
@@ -103,25 +103,46 @@ def run_of(store: Store, trainings: list[tuple[str, str, float, float]]) -> None
         }
         store.write("trials", "s", f"{cell}-1", [common | trial | {"validation_accuracy": right}])
         images = [
-            {"cell_id": cell, "attempt": 1, "split": split, "image": i, "sha256": str(i), "y_true": i % 2}
+            {
+                "cell_id": cell,
+                "attempt": 1,
+                "split": split,
+                "image": i,
+                "sha256": str(i),
+                "y_true": i % 2,
+            }
             | {"score": defect if i % 2 else good, "leaked": False}
-            for split in ("validation", "test") for i in range(60)
-        ]  # fmt: skip
+            for split in ("validation", "test")
+            for i in range(60)
+        ]
         store.write("predictions", "s", f"{cell}-1", images)
     store.write("cells", "s", "r", asked)
 
 
 TIES = {
     # accuracies 1, 1, 0.5; mean cross-entropies of z and b: -ln 0.8 and -ln 0.9
-    "the lowest cross-entropy": ([("c1", "z", 0.8, 0.2), ("c2", "b", 0.9, 0.1), ("c3", "a", 0.4, 0.1)], "b", "c2"),
+    "the lowest cross-entropy": (
+        [("c1", "z", 0.8, 0.2), ("c2", "b", 0.9, 0.1), ("c3", "a", 0.4, 0.1)],
+        "b",
+        "c2",
+    ),
     "the first of the sweep, not of the alphabet": (
-        [("c3", "z", 0.9, 0.1), ("c2", "b", 0.9, 0.1), ("c1", "a", 0.9, 0.1)], "z", "c3",
+        [("c3", "z", 0.9, 0.1), ("c2", "b", 0.9, 0.1), ("c1", "a", 0.9, 0.1)],
+        "z",
+        "c3",
     ),
     # a has the mean 1, b 0.75, though b's second training has the lowest cross-entropy of all
     "no single lucky training": (
-        [("c1", "b", 0.4, 0.1), ("c2", "b", 0.99, 0.01), ("c3", "a", 0.8, 0.2), ("c4", "a", 0.9, 0.1)], "a", "c4",
+        [
+            ("c1", "b", 0.4, 0.1),
+            ("c2", "b", 0.99, 0.01),
+            ("c3", "a", 0.8, 0.2),
+            ("c4", "a", 0.9, 0.1),
+        ],
+        "a",
+        "c4",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("rule", TIES)
@@ -148,11 +169,13 @@ def test_a_tie_is_told_with_how_it_was_decided(store: Store) -> None:
     run_of(store, TIES["the lowest cross-entropy"][0])
     said = selection.best(store, "s")[1]
     assert said[0] == (
-        "Row 'b' has the highest mean validation accuracy of 3 rows of sweep s: 100.00 %. Its best training is cell c2 "
-        "(b): 60 of 60 validation images are classified correctly at threshold 0.5."
+        "Row 'b' has the highest mean validation accuracy of 3 rows of sweep s: 100.00 %. Its best "
+        "training is cell c2 (b): 60 of 60 validation images are classified "
+        "correctly at threshold 0.5."
     )
     assert said[1] == (
-        "1 other row has the same validation accuracy; this one has the lowest validation cross-entropy (0.1054)."
+        "1 other row has the same validation accuracy; "
+        "this one has the lowest validation cross-entropy (0.1054)."
     )
     assert said[1] in " ".join(tables.comparison(store, "s").notes)
 

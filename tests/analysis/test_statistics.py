@@ -254,7 +254,7 @@ SUMMARY = {
 
 @pytest.mark.parametrize("threshold", SUMMARY)
 def test_the_study_averages_ten_trainings_and_prints_the_spread_of_the_last_nine(threshold):
-    """Its sd leaves out training 1 at every threshold, as a spreadsheet range one cell short would."""
+    """Its sd excludes training 1 at every threshold, like a spreadsheet range one cell short."""
     accuracies, average, sd = SUMMARY[threshold]
     assert round(mean_sd(accuracies)[0], 3) == average
     assert (round(mean_sd(accuracies[1:])[1], 2), mean_sd(accuracies[1:])[2]) == (sd, 9)
@@ -272,7 +272,7 @@ def test_one_value_has_a_mean_and_no_spread_and_none_has_nothing():
 
 
 def test_paired_effect_is_students_on_his_own_sleep_figures():
-    """Student 1908, as R prints it for `t.test(sleep, paired = TRUE)`: -1.58, from -2.4598858 to -0.7001142."""
+    """Student 1908; R's `t.test(sleep, paired = TRUE)`: -1.58, -2.4598858 to -0.7001142."""
     one = [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0]
     two = [1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4]
     assert paired_effect(one, two) == pytest.approx((-1.58, -2.4598858, -0.7001142, 10), abs=5e-8)

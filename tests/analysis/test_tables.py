@@ -22,12 +22,23 @@ NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 def ask(store: Store, run: str, cells: list[dict[str, Any]], hour: int = 12) -> None:
     rows = [
         {
-            "run_id": run, "sweep": "s", "asked_at": NOON.replace(hour=hour), "position": i, "backbone": "vgg16",
-            "augmentation": "default", "batch_size": 4, "image_px": 512, "weights": "none", "dataset_id": "d",
-            "quick": False, "kind": "cell", "fold": 0, **cell,
+            "run_id": run,
+            "sweep": "s",
+            "asked_at": NOON.replace(hour=hour),
+            "position": i,
+            "backbone": "vgg16",
+            "augmentation": "default",
+            "batch_size": 4,
+            "image_px": 512,
+            "weights": "none",
+            "dataset_id": "d",
+            "quick": False,
+            "kind": "cell",
+            "fold": 0,
+            **cell,
         }
         for i, cell in enumerate(cells)
-    ]  # fmt: skip
+    ]
     store.write("cells", "s", run, rows)
 
 
@@ -42,10 +53,23 @@ def finish(
 ) -> None:
     tp, fp, tn, fn = counts
     row = {
-        "cell_id": cell, "attempt": 1, "sweep": sweep, "status": "completed", "started_at": NOON, "n_test": sum(counts),
-        "test_tp": tp, "test_fp": fp, "test_tn": tn, "test_fn": fn, "epoch_s": 2.0, "device": "cpu", "n_threads": 1,
-        "n_at_once": 2, "seed": int(cell[1]), "validation_accuracy": 0.9,
-    } | more  # fmt: skip
+        "cell_id": cell,
+        "attempt": 1,
+        "sweep": sweep,
+        "status": "completed",
+        "started_at": NOON,
+        "n_test": sum(counts),
+        "test_tp": tp,
+        "test_fp": fp,
+        "test_tn": tn,
+        "test_fn": fn,
+        "epoch_s": 2.0,
+        "device": "cpu",
+        "n_threads": 1,
+        "n_at_once": 2,
+        "seed": int(cell[1]),
+        "validation_accuracy": 0.9,
+    } | more
     store.write("trials", sweep, f"{cell}-{row['attempt']}", [row])
     decided = [(1, 0.9)] * tp + [(0, 0.9)] * fp + [(0, 0.1)] * tn + [(1, 0.1)] * fn
     decided.sort(
@@ -255,7 +279,8 @@ def test_every_figure_of_a_store_is_that_of_scikit_learn_and_of_sql(trained: Sto
             sum(escapes) / len(escapes), abs=1e-12
         )
     query = f"""
-        select cell_id, avg(((score >= 0.5) = (y_true = 1))::int) from '{trained.root}/predictions/*/*.parquet'
+        select cell_id, avg(((score >= 0.5) = (y_true = 1))::int)
+        from '{trained.root}/predictions/*/*.parquet'
         where split = 'test' group by cell_id
     """
     by_sql = dict(duckdb.sql(query).fetchall())

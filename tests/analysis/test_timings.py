@@ -13,15 +13,33 @@ def write(store: Store, cells: list[dict[str, Any]]) -> None:
     asked = []
     for i, cell in enumerate(cells):
         name = f"c{i}"
-        asked.append({
-            "run_id": "r", "sweep": "s", "cell_id": name, "kind": cell.pop("kind", "cell"), "position": i, "row": name,
-            "backbone": cell.pop("backbone", "xception"), "batch_size": cell.pop("batch", 4), "image_px": 512,
-            "study": cell.pop("study", None), "quick": False,
-        })  # fmt: skip
+        asked.append(
+            {
+                "run_id": "r",
+                "sweep": "s",
+                "cell_id": name,
+                "kind": cell.pop("kind", "cell"),
+                "position": i,
+                "row": name,
+                "backbone": cell.pop("backbone", "xception"),
+                "batch_size": cell.pop("batch", 4),
+                "image_px": 512,
+                "study": cell.pop("study", None),
+                "quick": False,
+            }
+        )
         row = {
-            "cell_id": name, "attempt": 1, "status": "completed", "device": "cpu", "n_threads": 2, "n_test": 10,
-            "n_train": 5307, "latency_one_s": 0.1, "latency_batch_s": 1.6, "latency_batch_images": 32,
-        } | cell  # fmt: skip
+            "cell_id": name,
+            "attempt": 1,
+            "status": "completed",
+            "device": "cpu",
+            "n_threads": 2,
+            "n_test": 10,
+            "n_train": 5307,
+            "latency_one_s": 0.1,
+            "latency_batch_s": 1.6,
+            "latency_batch_images": 32,
+        } | cell
         store.write("trials", "s", f"{name}-1", [row])
     store.write("cells", "s", "r", asked)
 

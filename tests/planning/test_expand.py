@@ -99,8 +99,18 @@ def test_the_studys_rows_of_parts_1_and_2_carry_their_figures_in_its_order() -> 
     ]
     part2 = expand.read("augmentation_ablation").cells
     assert [cell.study["accuracy"] for cell in part2] == [
-        99.16, 97.77, 99.16, 97.91, 99.3, 99.58, 99.44, 99.16, 99.44, 99.44, 99.44,
-    ]  # fmt: skip
+        99.16,
+        97.77,
+        99.16,
+        97.91,
+        99.3,
+        99.58,
+        99.44,
+        99.16,
+        99.44,
+        99.44,
+        99.44,
+    ]
     assert [len(cell.config.toggles) for cell in part2] == [0, 2, 9, 7, 8, 8, 8, 8, 8, 8, 8]
 
 
@@ -182,20 +192,26 @@ def test_one_at_a_time_changes_one_axis_from_the_first_values(tmp_path: Path) ->
     text = 'type = "one_at_a_time"\n' + HEAD + "[axes]\nbatch_size = [4, 8]\ndense = [0, 64, 1024]"
     cells = expand.read(write(tmp_path, text)).cells
     assert [(cell.row, cell.config.batch_size, cell.config.dense) for cell in cells] == [
-        ("base", 4, 0), ("batch 8", 8, 0), ("dense 64", 4, 64), ("dense 1024", 4, 1024),
-    ]  # fmt: skip
+        ("base", 4, 0),
+        ("batch 8", 8, 0),
+        ("dense 64", 4, 64),
+        ("dense 1024", 4, 1024),
+    ]
 
 
 def test_cases_are_named_rows_and_repeat_over_seeds(tmp_path: Path) -> None:
     text = (
         'type = "cases"\n' + HEAD + "[axes]\nseed = [0, 1]\n"
-        '[[cases]]\nlabel = "No Dense"\nset = { dense = 0 }\n[[cases]]\nlabel = "Dense"\nset = { dense = 8 }'
+        '[[cases]]\nlabel = "No Dense"\nset = { dense = 0 }\n'
+        '[[cases]]\nlabel = "Dense"\nset = { dense = 8 }'
     )
     cells = expand.read(write(tmp_path, text)).cells
     assert [(cell.row, cell.label, cell.config.seed) for cell in cells] == [
-        ("No Dense", "No Dense, seed 0", 0), ("No Dense", "No Dense, seed 1", 1),
-        ("Dense", "Dense, seed 0", 0), ("Dense", "Dense, seed 1", 1),
-    ]  # fmt: skip
+        ("No Dense", "No Dense, seed 0", 0),
+        ("No Dense", "No Dense, seed 1", 1),
+        ("Dense", "Dense, seed 0", 0),
+        ("Dense", "Dense, seed 1", 1),
+    ]
 
 
 def test_a_label_names_the_folder_of_weights_without_its_path(tmp_path: Path) -> None:
@@ -209,8 +225,8 @@ def test_a_label_names_the_folder_of_weights_without_its_path(tmp_path: Path) ->
 
 def test_a_condition_sets_what_it_says_where_it_holds(tmp_path: Path) -> None:
     text = (
-        HEAD
-        + "[axes]\nbatch_size = [4, 8]\n[[when]]\nmatch = { batch_size = 8 }\nset = { image_px = 64 }"
+        HEAD + "[axes]\nbatch_size = [4, 8]\n"
+        "[[when]]\nmatch = { batch_size = 8 }\nset = { image_px = 64 }"
     )
     assert [cell.config.image_px for cell in expand.read(write(tmp_path, text)).cells] == [512, 64]
 
@@ -218,7 +234,10 @@ def test_a_condition_sets_what_it_says_where_it_holds(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('question = "?"\n[axes]\nbatch_sise = [1]', "Unknown setting 'batch_sise'. Did you mean 'batch_size'?"),
+        (
+            'question = "?"\n[axes]\nbatch_sise = [1]',
+            "Unknown setting 'batch_sise'. Did you mean 'batch_size'?",
+        ),
         (HEAD + "epocs = 3", "Unknown setting 'epocs'. Did you mean 'epochs'?"),
         (HEAD + 'epochs = "3"', "epochs: Input should be a valid integer; got '3'"),
         (HEAD + "epochs = true", "epochs: Input should be a valid integer; got True"),
@@ -230,23 +249,40 @@ def test_a_condition_sets_what_it_says_where_it_holds(tmp_path: Path) -> None:
         (HEAD + "augmentation = [1, 2]", "augmentation must be text such as"),
         (HEAD + "seed = 9223372036854775808", "seed: Input should be less than 4294967296"),
         (
-            'type = "cases"\n' + HEAD + "[[cases]]\nlabel = 'a'\nset = {}\n[[cases]]\nlabel = 'a'\nset = { dense = 8 }",
+            'type = "cases"\n'
+            + HEAD
+            + "[[cases]]\nlabel = 'a'\nset = {}\n[[cases]]\nlabel = 'a'\nset = { dense = 8 }",
             "two cells have the label 'a'",
         ),
         (HEAD + "[axes]\nseed = []", "axis 'seed' is empty"),
         (HEAD + "[axes]\nseed = [1, 1]", "axis 'seed' contains 1 twice"),
         (HEAD + '[axes]\nbackbone = ["vgg16"]', "'backbone' is in both [fixed] and [axes]"),
-        (HEAD + '[axes]\naugmentation = ["no flip hue", "no hue flip"]', "have the same configuration"),
+        (
+            HEAD + '[axes]\naugmentation = ["no flip hue", "no hue flip"]',
+            "have the same configuration",
+        ),
         ('question = "?"', "backbone is missing"),
         (HEAD.replace("vgg16", "vgg17"), "Unknown backbone 'vgg17'. Did you mean 'vgg16'?"),
         (HEAD.replace("vgg16", "inceptionv3") + "image_px = 64", "75"),
-        (HEAD.replace('"none"', '"imagenett"'), "weights must be 'imagenet', 'none' or 'local-dir:DIR'"),
-        (HEAD + f"[axes]\nseed = {list(range(1001))}\nepochs = {list(range(1, 1001))}", "limit of 1,000,000"),
+        (
+            HEAD.replace('"none"', '"imagenett"'),
+            "weights must be 'imagenet', 'none' or 'local-dir:DIR'",
+        ),
+        (
+            HEAD + f"[axes]\nseed = {list(range(1001))}\nepochs = {list(range(1, 1001))}",
+            "limit of 1,000,000",
+        ),
         ('type = "cases"\n' + HEAD, "requires at least one [[cases]]"),
-        ('type = "repeats"\n' + HEAD + "[axes]\nepochs = [1, 2]", "supports only the axes seed and fold"),
-        ('type = "ablation"\n' + HEAD + "[axes]\nepochs = [1, 2, 3]", "at least two axes with two values"),
+        (
+            'type = "repeats"\n' + HEAD + "[axes]\nepochs = [1, 2]",
+            "supports only the axes seed and fold",
+        ),
+        (
+            'type = "ablation"\n' + HEAD + "[axes]\nepochs = [1, 2, 3]",
+            "at least two axes with two values",
+        ),
     ],
-)  # fmt: skip
+)
 def test_an_invalid_cell_is_an_error_of_one_line(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(UsageError) as caught:
         validate.check(expand.read(write(tmp_path, text)))

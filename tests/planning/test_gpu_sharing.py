@@ -19,10 +19,20 @@ def learn(rows: list[dict[str, Any]], probes: list[dict[str, Any]]) -> tuple[gpu
 
 def trial(**change: Any) -> dict[str, Any]:
     return {
-        "backbone": "vgg16", "image_px": 96, "batch_size": 8, "dense": 0, "in_channels": 3, "precision": "bf16",
-        "device": "cuda", "status": "completed", "micro_batch": None, "peak_memory_bytes": 2 * GIB,
-        "n_train": 800, "n_validation": 100, "n_test": 100,
-    } | change  # fmt: skip
+        "backbone": "vgg16",
+        "image_px": 96,
+        "batch_size": 8,
+        "dense": 0,
+        "in_channels": 3,
+        "precision": "bf16",
+        "device": "cuda",
+        "status": "completed",
+        "micro_batch": None,
+        "peak_memory_bytes": 2 * GIB,
+        "n_train": 800,
+        "n_validation": 100,
+        "n_test": 100,
+    } | change
 
 
 def probe(**change: Any) -> dict[str, Any]:
@@ -84,11 +94,19 @@ def test_the_most_that_the_same_network_and_size_took_on_a_gpu_counts() -> None:
 @pytest.mark.parametrize(
     "other",
     [
-        {"device": "cpu"}, {"status": "oom"}, {"micro_batch": 4}, {"peak_memory_bytes": None}, {"image_px": 95},
-        {"batch_size": 16}, {"dense": 1024}, {"in_channels": 1}, {"precision": "fp32"}, {"backbone": "resnet50"},
+        {"device": "cpu"},
+        {"status": "oom"},
+        {"micro_batch": 4},
+        {"peak_memory_bytes": None},
+        {"image_px": 95},
+        {"batch_size": 16},
+        {"dense": 1024},
+        {"in_channels": 1},
+        {"precision": "fp32"},
+        {"backbone": "resnet50"},
         {"n_train": 80},
     ],
-)  # fmt: skip
+)
 def test_the_memory_of_another_kind_of_trial_is_ignored(other: dict[str, Any]) -> None:
     assert gpu_sharing.peak_bytes(learn([trial(**other)], []), CONFIG, 1000) is None
 

@@ -42,11 +42,27 @@ def test_done_failed_and_to_do_are_distinguished_whatever_sweep_trained_a_cell(
 
 def test_costs_are_summed_over_the_cells_with_an_estimate(store: Store) -> None:
     trial = {
-        "cell_id": "k0", "attempt": 1, "status": "completed", "device": "cuda", "precision": "bf16", "n_threads": 1,
-        "backbone": "vgg16", "image_px": 512, "batch_size": 8, "dense": 0, "in_channels": 3, "augmentation": "default",
-        "epochs": 10, "n_train": 100, "n_validation": 0, "n_test": 0, "image_s": 3.5, "duration_s": 3600.0,
-        "resumed_from": 0, "peak_memory_bytes": 2**31,
-    }  # fmt: skip
+        "cell_id": "k0",
+        "attempt": 1,
+        "status": "completed",
+        "device": "cuda",
+        "precision": "bf16",
+        "n_threads": 1,
+        "backbone": "vgg16",
+        "image_px": 512,
+        "batch_size": 8,
+        "dense": 0,
+        "in_channels": 3,
+        "augmentation": "default",
+        "epochs": 10,
+        "n_train": 100,
+        "n_validation": 0,
+        "n_test": 0,
+        "image_s": 3.5,
+        "duration_s": 3600.0,
+        "resumed_from": 0,
+        "peak_memory_bytes": 2**31,
+    }
     store.write("trials", "s", "k0-1", [trial])
     configs = [
         TrialConfig(backbone=name, precision="bf16")

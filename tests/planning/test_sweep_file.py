@@ -33,13 +33,19 @@ def test_every_sweep_in_the_folder_is_found_by_name_and_reads() -> None:
         (HEAD + "[[when]]\nmatch = {}\nset = { epoch = 7 }", "Did you mean 'epochs'?"),
         (HEAD + "[quick]\nonly = { batchsize = [1] }", "Did you mean 'batch_size'?"),
         (HEAD + "[quick]\nset = { epoch = 1 }", "Did you mean 'epochs'?"),
-        (HEAD + "[[study]]\npart = 1\naxis = 'backbon'\ncolumns = ['f1']\nrows = {}", "Did you mean 'backbone'?"),
-        (HEAD + "[[study]]\npart = 1\naxis = 'seed'\ncolumns = ['f1']\nrows = { x = [1, 2] }", "2 figures for 1"),
+        (
+            HEAD + "[[study]]\npart = 1\naxis = 'backbon'\ncolumns = ['f1']\nrows = {}",
+            "Did you mean 'backbone'?",
+        ),
+        (
+            HEAD + "[[study]]\npart = 1\naxis = 'seed'\ncolumns = ['f1']\nrows = { x = [1, 2] }",
+            "2 figures for 1",
+        ),
         ("question = ?", "is not valid TOML"),
         ("question = " + "[" * 3000 + "]" * 3000, "nested too deeply"),
         ('type = "gird"\n' + HEAD, "'type'"),
     ],
-)  # fmt: skip
+)
 def test_an_invalid_file_is_an_error_of_one_line(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(UsageError) as caught:
         sweep_file.read(write(tmp_path, text))
