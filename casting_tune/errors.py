@@ -1,7 +1,7 @@
 """What can go wrong, as one tree, and the exit code of each branch.
 
     CastingTuneError            1   a sweep ended, but not every cell completed; two that should agree do not
-    |-- UsageError              2   an option, a sweep file or an axis value that cannot be meant
+    |-- UsageError              2   invalid option, sweep file or value
     |-- ImagesError             4   an image folder or a pack that cannot be used
     |-- WeightsError            5   pretrained weights that are not to be had here
     |-- StoreError              6   a results folder, or a place for output, that cannot be read or written
@@ -33,7 +33,7 @@ class CastingTuneError(Exception):
 
 
 class UsageError(CastingTuneError):
-    """An option, a sweep file or an axis value that cannot be meant."""
+    """Invalid option, sweep file or value."""
 
     exit_code = 2
 

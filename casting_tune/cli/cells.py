@@ -1,14 +1,13 @@
-"""Commands that look into a store: a few lines into a room each.
+"""Commands that read a store: `list`, `show`, `compare`, `query`.
 
-Comes in: what a person typed. Goes out: lines, grids and files. Heavy libraries load inside the
-commands.
+Heavy libraries are imported inside the commands.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,185 +15,212 @@ from casting_tune.cli import completion, console
 from casting_tune.cli.params import RESULTS, CellId, Json, Results, Run, one_format
 from casting_tune.errors import UsageError
 
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import Console
+
+    from casting_tune.analysis.compare import Versus
+    from casting_tune.analysis.lookup import Shown
+
 
 def query(
     context: typer.Context,
     sql: Annotated[
         str,
-        typer.Argument(help="One SELECT over trials, epochs, predictions, cells, images, probes."),
+        typer.Argument(help="One SELECT on trials, epochs, predictions, cells, images or probes."),
     ],
     *,
     results: Results = RESULTS,
     form: Annotated[str, typer.Option("--format", help="text, csv, json, md or parquet.")] = "text",
     file: Annotated[
-        Path | None, typer.Option("--out", help="A file for the rows, instead of the terminal.")
+        Path | None, typer.Option("--out", help="Output file. Default: the terminal.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Ask the store in SQL: DuckDB reads its tables and can change nothing."""
-    from casting_tune.store import sql as room
+    """Query the store in SQL (read-only, DuckDB)."""
+    from casting_tune.store import sql as queries
     from casting_tune.store.store import Store
 
     form = one_format(context, form, as_json)
-    room.check_format(form)
+    queries.check_format(form)
     if file is None and form == "parquet":
-        raise UsageError("--format parquet needs --out FILE.")
+        raise UsageError("--format parquet requires --out FILE.")
     if file is not None and form == "text":
-        raise UsageError("--out FILE needs --format csv, json, md or parquet.")
-    rows = room.run(Store(results), sql)
+        raise UsageError("--out FILE requires --format csv, json, md or parquet.")
+    rows = queries.run(Store(results), sql)
     if form == "text":
-        console.grid(rows.column_names, room.texts(rows))
+        console.grid(rows.column_names, queries.texts(rows))
         return
     try:
         if form == "parquet" and file is not None:
-            room.write_parquet(rows, file)
+            queries.write_parquet(rows, file)
         elif form == "json":
             console.write(console.json_text(rows.to_pylist()), file)
         else:
-            console.write(room.csv(rows) if form == "csv" else room.markdown(rows), file)
+            console.write(queries.csv(rows) if form == "csv" else queries.markdown(rows), file)
     except OSError as error:
         raise UsageError(
-            f"Cannot write {file}: {error.strerror}. Name another file with --out."
+            f"Cannot write {file}: {error.strerror}. Use another file with --out."
         ) from error
     if file is not None:
-        console.say(console.console(as_json), f"{rows.num_rows:,} rows in {file}")
+        console.say(console.console(as_json), f"{rows.num_rows:,} rows written to {file}")
 
 
 def list_runs(
     sweep: Annotated[
         str | None,
         typer.Argument(
-            help="A sweep's name; left out: all of them.", autocompletion=completion.stored_sweeps
+            help="Sweep name. Default: all sweeps.", autocompletion=completion.stored_sweeps
         ),
     ] = None,
     *,
     results: Results = RESULTS,
     as_json: Json = False,
 ) -> None:
-    """List the runs of a store: cells done, stopped, failed and missing, when, and the best row on validation."""
+    """List the runs in a store with their cell counts, time and best row on validation."""
     from casting_tune.analysis import lookup, run_results
     from casting_tune.store.store import Store
 
-    found = lookup.runs(Store(results), sweep)
+    runs = lookup.runs(Store(results), sweep)
     if as_json:
-        console.write_json(found)
+        console.write_json(runs)
         return
-    states = ["done", *(["stopped"] if found["stopped"].any() else []), "failed", "missing"]
+    states = ["done", *(["stopped"] if runs["stopped"].any() else []), "failed", "missing"]
     rows = [
         [
-            run["sweep"] + (" (quick)" if run["quick"] else ""), run["run_id"], f"{run['asked_at']:%Y-%m-%d %H:%M}",
-            *(str(run[name]) for name in states), run["best"] or "-",
+            run["sweep"] + (" (quick)" if run["quick"] else ""), run["run_id"],
+            f"{run['asked_at']:%Y-%m-%d %H:%M}", *(str(run[name]) for name in states),
+            run["best"] or "-",
             "-" if run["best"] is None else f"{run['best_validation']:.2%}",
         ]
-        for run in run_results.records(found)
+        for run in run_results.records(runs)
     ]  # fmt: skip
-    console.grid(["sweep", "run", "when (UTC)", *states, "best on validation", "val"], rows)
+    console.grid(["sweep", "run", "time (UTC)", *states, "best on validation", "val"], rows)
 
 
 def show(cell: CellId, *, results: Results = RESULTS, as_json: Json = False) -> None:
-    """Show all that a store knows of a cell: settings, attempts, epochs, metrics with intervals, files."""
+    """Show all data of a cell: settings, attempts, epochs, metrics with intervals, files."""
     from casting_tune.analysis import lookup
     from casting_tune.store.store import Store
 
-    found = lookup.show(Store(results), cell)
+    record = lookup.show(Store(results), cell)
     if as_json:
-        console.write_json(found)
+        console.write_json(record)
         return
     out = console.console()
     console.say(
-        out, f"{found.cell_id}: {found.label} ({found.status}), in {', '.join(found.sweeps)}"
+        out, f"{record.cell_id}: {record.label} ({record.status}), in {', '.join(record.sweeps)}"
     )
-    console.say(out, f"dataset {found.dataset_id}")
-    settings = found.settings | {"toggles": ", ".join(found.settings["toggles"]) or "none"}
+    console.say(out, f"dataset {record.dataset_id}")
+    settings = record.settings | {"toggles": ", ".join(record.settings["toggles"]) or "none"}
     console.say(out, ", ".join(f"{name} {value}" for name, value in settings.items()))
-    for attempt in found.attempts:
-        text = f"attempt {attempt['attempt']}: {attempt['status']}, {attempt['started_at']:%Y-%m-%d %H:%M} UTC"
-        error = f": {attempt['error']}" if attempt["error"] else ""
-        console.say(
-            out, f"{text}, {attempt['duration_s'] or 0:.1f} s on {attempt['device']}{error}"
-        )
-        for line in (attempt["traceback"] or "").splitlines():
-            console.say(out, f"  {line}")
-    if found.epochs:
+    for attempt in record.attempts:
+        _print_attempt(out, attempt)
+    if record.epochs:
         heads = {name: name.replace("_", " ") for name in lookup.EPOCH}
         console.grid(
-            list(heads.values()), [[_number(row[name]) for name in heads] for row in found.epochs]
+            list(heads.values()), [[_number(row[name]) for name in heads] for row in record.epochs]
         )
-    if found.metrics:
-        rows = [
-            [
-                m.split,
-                m.name,
-                f"{m.k} of {m.n}",
-                f"{m.k / m.n:.2%}" if m.n else "-",
-                f"{m.low:.2%} to {m.high:.2%}",
-                m.interval,
-            ]
-            for m in found.metrics
-        ]
-        console.grid(["images", "metric", "count", "rate", "95 % interval", "interval"], rows)
-    for file in found.files:
+    _print_metrics(record)
+    for file in record.files:
         console.say(out, file)
+
+
+def _print_attempt(out: Console, attempt: dict[str, Any]) -> None:
+    error = f": {attempt['error']}" if attempt["error"] else ""
+    console.say(
+        out,
+        f"attempt {attempt['attempt']}: {attempt['status']}, "
+        f"{attempt['started_at']:%Y-%m-%d %H:%M} UTC, {attempt['duration_s'] or 0:.1f} s "
+        f"on {attempt['device']}{error}",
+    )
+    for line in (attempt["traceback"] or "").splitlines():
+        console.say(out, f"  {line}")
+
+
+def _print_metrics(record: Shown) -> None:
+    rows = [
+        [
+            metric.split,
+            metric.name,
+            f"{metric.k} of {metric.n}",
+            f"{metric.k / metric.n:.2%}" if metric.n else "-",
+            f"{metric.low:.2%} to {metric.high:.2%}",
+            metric.interval,
+        ]
+        for metric in record.metrics
+    ]
+    if rows:
+        console.grid(["images", "metric", "count", "rate", "95 % interval", "interval"], rows)
 
 
 def compare(
     a: Annotated[
         str,
         typer.Argument(
-            help="A cell's id or its beginning; with --sweep a row's label or a part that only it has.",
+            help="Cell id or its first characters; with --sweep: (unique part of) a row label.",
             autocompletion=completion.cells,
         ),
     ],
-    b: Annotated[str, typer.Argument(help="The other one.", autocompletion=completion.cells)],
+    b: Annotated[
+        str,
+        typer.Argument(help="The cell or row to compare with.", autocompletion=completion.cells),
+    ],
     *,
     sweep: Annotated[
-        str | None, typer.Option("--sweep", help="Compare two rows of this sweep's table.")
+        str | None, typer.Option("--sweep", help="Compare two rows of the table of this sweep.")
     ] = None,
     run: Run = None,
     results: Results = RESULTS,
     most: Annotated[
         int | None,
         typer.Option(
-            "--images", min=0, help="How many disagreements to list: 20, with --json all."
+            "--images",
+            min=0,
+            help="Maximum number of images to list. Default: 20, with --json all.",
         ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Compare two cells, or two rows of a sweep, on the same images: a paired test, and who is wrong where."""
-    from casting_tune.analysis import compare as versus
-    from casting_tune.analysis import run_results
+    """Compare two cells or rows on the same images: paired test, and images that differ."""
+    from casting_tune.analysis import compare as comparison
     from casting_tune.store.store import Store
 
     if run is not None and sweep is None:
-        raise UsageError(
-            "--run is a run of a sweep, whose rows it compares: give it together with --sweep."
-        )
+        raise UsageError("--run selects a run of a sweep: use it together with --sweep.")
     store = Store(results)
-    found = (
-        versus.cells(store, a, b) if sweep is None else versus.rows(store, sweep, a, b, run_id=run)
+    result = (
+        comparison.cells(store, a, b)
+        if sweep is None
+        else comparison.rows(store, sweep, a, b, run_id=run)
     )
-    listed = found.disagreements.head(
-        most if most is not None else len(found.disagreements) if as_json else 20
-    )
+    everything = len(result.disagreements) if as_json else 20
+    listed = result.disagreements.head(everything if most is None else most)
     if as_json:
-        console.write_json(replace(found, disagreements=listed))
+        console.write_json(replace(result, disagreements=listed))
         return
-    out = console.console()
-    for name, side, accuracy, n in zip(
-        "ab", (found.a, found.b), found.accuracy, found.n_trainings, strict=True
-    ):
+    _print_comparison(console.console(), result, listed)
+
+
+def _print_comparison(out: Console, result: Versus, listed: pd.DataFrame) -> None:
+    """Print the paired test, then the images on which the two sides disagree."""
+    from casting_tune.analysis import run_results
+
+    sides = zip("ab", (result.a, result.b), result.accuracy, result.n_trainings, strict=True)
+    for name, side, accuracy, n in sides:
         trainings = "one training" if n == 1 else f"{n} trainings"
         console.say(
-            out, f"{name}: {side}: {accuracy:.2%} of {found.n_images} test images, {trainings}"
+            out, f"{name}: {side}: {accuracy:.2%} of {result.n_images} test images, {trainings}"
         )
+    low, high = 100 * result.low, 100 * result.high
     console.say(
         out,
-        f"a - b: {100 * found.difference:+.2f} points, 95 % {100 * found.low:+.2f} to {100 * found.high:+.2f}, "
-        f"p = {found.p:.3g} ({found.n_groups} {found.groups})",
+        f"a - b: {100 * result.difference:+.2f} points, 95 % {low:+.2f} to {high:+.2f}, "
+        f"p = {result.p:.3g} ({result.n_groups} {result.groups})",
     )
-    counts = ", ".join(f"{name} {n}" for name, n in found.counts.items())
-    console.say(out, f"Images: {counts}; McNemar's exact p = {found.mcnemar_p:.3g}.")
-    for note in found.notes:
+    counts = ", ".join(f"{name} {n}" for name, n in result.counts.items())
+    console.say(out, f"Images: {counts}; McNemar's exact p = {result.mcnemar_p:.3g}.")
+    for note in result.notes:
         console.say(out, note)
     rows = [
         [
@@ -206,10 +232,10 @@ def compare(
         for row in run_results.records(listed)
     ]
     if rows:
-        console.grid(["image", "is", "a wrong", "b wrong"], rows)
-    if len(found.disagreements) > len(listed):
-        more = len(found.disagreements) - len(listed)
-        console.say(out, f"and {more} more: --images {len(found.disagreements)}")
+        console.grid(["image", "class", "a wrong", "b wrong"], rows)
+    n_more = len(result.disagreements) - len(listed)
+    if n_more:
+        console.say(out, f"{n_more} more: use --images {len(result.disagreements)}")
 
 
 def _number(value: float | None) -> str:

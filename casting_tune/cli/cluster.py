@@ -1,7 +1,6 @@
-"""Commands about clusters: `casting-tune cluster check` and `casting-tune cluster new`.
+"""Commands for Ray clusters: `cluster check` and `cluster new`.
 
-Comes in: what a person typed. Goes out: one line a finding, or a file. Heavy libraries load inside
-the commands.
+Heavy libraries are imported inside the commands.
 """
 
 from __future__ import annotations
@@ -16,27 +15,27 @@ from casting_tune.cli import console
 from casting_tune.cli.params import Json
 from casting_tune.errors import UsageError
 
-app = typer.Typer(
-    help="Ray clusters: check a file before money is spent, or start from one.",
-    no_args_is_help=True,
-)
+app = typer.Typer(help="Check or create a Ray cluster file.", no_args_is_help=True)
 
 
 @app.command()
 def check(
     file: Annotated[
-        Path,
-        typer.Argument(help="A cluster file of `ray up`, for AWS or for machines of your own."),
+        Path, typer.Argument(help="Cluster file of `ray up`, for AWS or for your own machines.")
     ],
     gpus_per_trial: Annotated[
-        float, typer.Option("--gpus-per-trial", min=0, help="What a trial will ask for; on AWS.")
+        float,
+        typer.Option("--gpus-per-trial", min=0, help="GPUs that each trial requires (AWS only)."),
     ] = 0,
     as_json: Json = False,
 ) -> None:
-    """Name everything that is to mend in a cluster file, offline; exit code 2 where there is anything."""
-    from casting_tune.execution import cluster_check as room
+    """List all problems of a cluster file, without a connection.
 
-    findings = room.check(file, gpus_per_trial=gpus_per_trial)
+    Exit code 2: there are problems.
+    """
+    from casting_tune.execution import cluster_check
+
+    findings = cluster_check.check(file, gpus_per_trial=gpus_per_trial)
     out = console.console(as_json)
     for finding in findings:
         console.say(out, f"{file}:{finding.line}: {finding.text}")
@@ -51,12 +50,15 @@ def check(
 @app.command()
 def new(
     purpose: Annotated[
-        Literal["aws", "local", "kubernetes", "account"], typer.Argument(help="What it is for.")
+        Literal["aws", "local", "kubernetes", "account"],
+        typer.Argument(help="Kind of cluster; account: the resources that AWS needs."),
     ],
-    file: Annotated[Path, typer.Argument(help="Where it goes; nothing is overwritten.")],
+    file: Annotated[
+        Path, typer.Argument(help="New file to write; an existing file is not changed.")
+    ],
     as_json: Json = False,
 ) -> None:
-    """Write a cluster file to fill in: for AWS, machines of your own, Kubernetes, or what AWS needs in the account."""
+    """Write a cluster file to complete, for AWS, your own machines or Kubernetes."""
     from casting_tune.execution import cluster_file
 
     text = cluster_file.source(purpose)
@@ -65,9 +67,9 @@ def new(
             out.write(text)
     except OSError as error:
         raise UsageError(
-            f"'{file}' cannot be written ({error.strerror}). Name another file."
+            f"Cannot write '{file}': {error.strerror}. Use another file name."
         ) from error
     if as_json:
         console.write_json({"file": file})
         return
-    console.say(console.console(), f"{file} is written; fill in what says FILL_IN.")
+    console.say(console.console(), f"{file} was written. Replace all values that say FILL_IN.")

@@ -1,7 +1,6 @@
-"""What a shell may offer where a person presses Tab: names, and never an error.
+"""Shell completion: names for the Tab key, without error messages.
 
-Comes in: what was typed so far, and the options before it. Goes out: names that begin so. Reads
-names of files at most: no torch, no Parquet, no network.
+Reads file names at most: no torch, no Parquet, no network.
 """
 
 from __future__ import annotations
@@ -13,58 +12,58 @@ import typer
 
 
 def sweeps(incomplete: str) -> list[str]:
-    """Return the sweeps that are found by name."""
+    """Return the names of the available sweeps."""
     from casting_tune.planning import sweep_file
 
-    return _beginning(sweep_file.names(), incomplete)
+    return _matching(sweep_file.names(), incomplete)
 
 
 def stored_sweeps(context: typer.Context, incomplete: str) -> list[str]:
-    """Return the sweeps that the store holds runs of; before the first run, those that are found by name."""
+    """Return the sweeps with runs in the store, or all available sweeps if there are none."""
     stored = [folder.name for folder in _folder(context, "cells").glob("*") if folder.is_dir()]
-    return _beginning(stored, incomplete) if stored else sweeps(incomplete)
+    return _matching(stored, incomplete) if stored else sweeps(incomplete)
 
 
 def runs(context: typer.Context, incomplete: str) -> list[str]:
-    """Return the runs in the store, of any sweep: the one that was named is not known yet while an option is typed."""
+    """Return the runs in the store, of all sweeps: typer does not give the sweep name here."""
     files = _folder(context, "cells").glob("*/*.parquet")
-    # a search adds files <run>-<n> to its run, and a run's own name has one dash
-    return _beginning(("-".join(file.stem.split("-")[:2]) for file in files), incomplete)
+    # a search adds files <run>-<n> to its run; the run id itself has one dash
+    return _matching(("-".join(file.stem.split("-")[:2]) for file in files), incomplete)
 
 
 def cells(context: typer.Context, incomplete: str) -> list[str]:
-    """Return the cells that the store holds a trial of."""
+    """Return the cells with trials in the store."""
     names = (file.name.partition("-")[0] for file in _folder(context, "trials").glob("*/*.parquet"))
-    return _beginning(names, incomplete)
+    return _matching(names, incomplete)
 
 
 def tables(incomplete: str) -> list[str]:
     """Return the kinds of tables."""
-    from casting_tune.analysis import tables as room
+    from casting_tune.analysis.tables import TABLES
 
-    return _beginning(room.TABLES, incomplete)
+    return _matching(TABLES, incomplete)
 
 
 def formats(incomplete: str) -> list[str]:
-    """Return the forms that a table comes in."""
+    """Return the output formats of tables."""
     from casting_tune.report import render
 
-    return _beginning(render.FORMATS, incomplete)
+    return _matching(render.FORMATS, incomplete)
 
 
 def backbones(incomplete: str) -> list[str]:
-    """Return the backbones that have a name here."""
-    from casting_tune.models import registry as room
+    """Return the names of the registered backbones."""
+    from casting_tune.models import registry
 
-    return _beginning(room.BACKBONES, incomplete)
+    return _matching(registry.BACKBONES, incomplete)
 
 
 def _folder(context: typer.Context, table: str) -> Path:
-    """Return where a table of the store lies; a bucket is asked for nothing, since Tab must not wait."""
+    """Return the folder of a table. A bucket gives no names: completion must not wait."""
     return Path(str(context.params.get("results") or "results")) / table
 
 
-def _beginning(names: Iterable[str], incomplete: str) -> list[str]:
+def _matching(names: Iterable[str], incomplete: str) -> list[str]:
     return sorted(
         {name for name in names if name.startswith(incomplete) and not name.startswith(".")}
     )

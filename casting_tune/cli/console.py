@@ -1,9 +1,7 @@
-"""The terminal: the only room that writes to it. Text from files and names is made harmless first.
+"""Write to the terminal: the only module that does. Control characters are replaced first.
 
-Comes in: lines, grids, finished text. Goes out: stdout. Decides nothing.
-
-A command that was asked for JSON talks to `console(as_json)`, which is then stderr, and ends with
-`write_json`: stdout holds one document and nothing else.
+With --json, a command writes its messages to `console(as_json)`, which is then stderr, and ends
+with `write_json`: stdout holds exactly one document.
 """
 
 from __future__ import annotations
@@ -30,35 +28,35 @@ from casting_tune.text import plain
 
 
 def console(as_json: bool = False) -> Console:
-    """Return a console on stdout, or on stderr where stdout is kept for JSON; it colours numbers only when told."""
+    """Return a console on stdout, or on stderr if stdout is reserved for JSON."""
     return Console(highlight=False, stderr=as_json)
 
 
 def say(out: Console, line: str) -> None:
-    """Write a line, wrapped on a terminal and whole elsewhere."""
+    """Write a line: wrapped on a terminal, on one line elsewhere."""
     out.print(Text(plain(line)), soft_wrap=not out.is_terminal)
 
 
 def complain(line: str) -> None:
-    """Write an error as one line to stderr."""
+    """Write an error to stderr on one line."""
     Console(stderr=True, highlight=False).print(Text(f"error: {plain(line)}"), soft_wrap=True)
 
 
 class _Stderr(logging.Handler):
-    """Writes records to stderr as it is at that moment: a live view stands in for it while it is open."""
+    """Write records to the current `sys.stderr`: an open live view replaces it."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
             sys.stderr.write(
                 "".join(f"{plain(line)}\n" for line in self.format(record).splitlines())
             )
-        except Exception:  # as every handler of the standard library: a record is no reason to end
+        except Exception:  # as in all handlers of the standard library
             self.handleError(record)
 
 
 @contextmanager
 def records() -> Iterator[None]:
-    """Show the package's log records, INFO and above, on stderr; a second one inside has no effect."""
+    """Write the log records of the package, INFO and above, to stderr; nested calls do nothing."""
     logger = logging.getLogger("casting_tune")
     if any(isinstance(handler, _Stderr) for handler in logger.handlers):
         yield
@@ -75,7 +73,7 @@ def records() -> Iterator[None]:
 
 
 def write(text: str, file: Path | None = None) -> None:
-    """Write finished text as it is, to stdout or to a file."""
+    """Write text unchanged to stdout or to a file."""
     if file is not None:
         file.write_text(text, encoding="utf-8")
         return
@@ -89,15 +87,12 @@ def write_json(value: Any) -> None:
 
 
 def json_text(value: Any) -> str:
-    """Return a value as one JSON document: frames as lists of rows, times in ISO 8601, NaN and infinity as null."""
+    """Return JSON: frames as lists of rows, times in ISO 8601, NaN and infinity as null."""
     return json.dumps(_jsonable(value), indent=2, allow_nan=False) + "\n"
 
 
 def _jsonable(value: Any) -> Any:
-    """Return a value made of what JSON knows.
-
-    Frames, arrays and numpy's scalars are told by their methods.
-    """
+    """Return a value of JSON types. Methods identify frames, arrays and numpy scalars."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     elif hasattr(value, "to_dict"):
@@ -117,11 +112,11 @@ def _scalar(value: Any) -> bool | int | float | str | None:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     text = value.isoformat() if isinstance(value, date) else str(value)
-    return None if text in ("NaT", "<NA>") else text  # pandas' words for what is missing
+    return None if text in ("NaT", "<NA>") else text  # missing values of pandas
 
 
 def cell(value: Any) -> str:
-    """Return a value as a person reads it in a grid."""
+    """Return the text of a value for a grid."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:,}" if isinstance(value, int) else str(value)
@@ -130,7 +125,7 @@ def cell(value: Any) -> str:
 def grid(
     heads: Sequence[str], rows: Sequence[Sequence[str]], *, out: Console | None = None
 ) -> None:
-    """Write rows under headings, columns of numbers to the right; where that is too wide, a block a row."""
+    """Write a table with numbers right-aligned, or one block per row if it is too wide."""
     out = out or console()
     widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
     if len(heads) > 12 and sum(widths) + 3 * len(widths) > out.width:
@@ -158,7 +153,7 @@ def _blocks(out: Console, heads: Sequence[str], rows: Sequence[Sequence[str]]) -
 
 
 def list_files(files: Sequence[Path], as_json: bool) -> None:
-    """Write the paths of files that a command made, a line each or as JSON."""
+    """Write the paths of new files, one per line or as JSON."""
     if as_json:
         write_json({"files": files})
         return
@@ -169,14 +164,14 @@ def list_files(files: Sequence[Path], as_json: bool) -> None:
 
 @contextmanager
 def progress(out: Console) -> Iterator[Callable[[str, int, int], None]]:
-    """Give a function (what, done, total) that moves a bar on a terminal and is silent elsewhere."""
+    """Yield a function (task, done, total) that shows a bar on a terminal and nothing elsewhere."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=out, transient=True, disable=not out.is_terminal) as bars:
-        tasks: dict[str, Any] = {}
+        bar_ids: dict[str, Any] = {}
 
-        def show(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total)
-            bars.update(tasks[what], completed=done, total=total)
+        def show(task: str, done: int, total: int) -> None:
+            if task not in bar_ids:
+                bar_ids[task] = bars.add_task(task, total=total)
+            bars.update(bar_ids[task], completed=done, total=total)
 
         yield show

@@ -1,12 +1,12 @@
-"""Commands about images: a few lines into a room each.
+"""Commands for images: `fetch`, `synthetic`, `pack`, `audit`, `preview`.
 
-Comes in: what a person typed. Goes out: lines, grids and files. Heavy libraries load inside the
-commands.
+Heavy libraries are imported inside the commands.
 """
 
 from __future__ import annotations
 
 import shlex
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,62 +29,92 @@ from casting_tune.errors import FLAWED_IMAGES, UsageError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from casting_tune.data.pack import Pack
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageFolder:
+    """An image folder and the options for its pack."""
+
+    data: Path
+    results: str
+    positive: str = "def_front"
+    pack_size: int | None = None
+    skip_bad: bool = False
+
+    def pack(self, out: Console) -> Pack:
+        """Return the pack of the folder in the store, with a progress bar."""
+        from casting_tune.data import pack as packs
+        from casting_tune.store.store import Store
+
+        with console.progress(out) as on_progress:
+            return packs.pack(
+                self.data,
+                Store(self.results).root / "packs",
+                positive=self.positive,
+                size_px=self.pack_size,
+                skip_bad=self.skip_bad,
+                on_progress=lambda done, total: on_progress("packing images", done, total),
+            )
+
 
 def fetch(
     out: Annotated[
-        Path | None, typer.Option("--out", help="A new folder; left out: kagglehub's cache.")
+        Path | None, typer.Option("--out", help="New folder. Default: the cache of kagglehub.")
     ] = None,
     accept_licence: Annotated[
         bool,
         typer.Option(
             "--accept-licence",
-            help="You accept CC BY-NC-ND 4.0: by name, not commercial, unchanged.",
+            help="Accept CC BY-NC-ND 4.0: attribution, non-commercial, no changes.",
         ),
     ] = False,
     check: Annotated[
         Path | None,
-        typer.Option("--check", help="Fetch nothing; hold this folder against what was published."),
+        typer.Option("--check", help="Download nothing; compare this folder with the original."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Fetch the published castings from Kaggle, and check that every image is the one that was published."""
-    from casting_tune.data import kaggle as room
+    """Download the published castings from Kaggle and check every image."""
+    from casting_tune.data import kaggle
 
-    told = console.console(as_json)
+    messages = console.console(as_json)
     if check is not None:
         if out is not None or accept_licence:
             useless = "--out" if out is not None else "--accept-licence"
-            raise UsageError(f"--check fetches nothing, and so has no use for {useless}: drop one.")
-        found = room.check(check)
+            raise UsageError(f"--check downloads nothing and has no use for {useless}: drop one.")
+        castings = kaggle.check(check)
     else:
-        found = room.fetch(out, licence_accepted=accept_licence)
-        console.say(told, room.TERMS)
+        castings = kaggle.fetch(out, licence_accepted=accept_licence)
+        console.say(messages, kaggle.TERMS)
     if as_json:
-        console.write_json(found)
+        console.write_json(castings)
         return
-    console.grid(["folder", "images"], [[name, f"{n:,}"] for name, n in found.counts.items()])
-    console.say(told, f"{sum(found.counts.values()):,} images, each as it was published.")
-    console.say(told, f"--data {shlex.quote(str(found.folder))}")
+    console.grid(["folder", "images"], [[name, f"{n:,}"] for name, n in castings.counts.items()])
+    console.say(messages, f"{sum(castings.counts.values()):,} images, identical to the original.")
+    console.say(messages, f"--data {shlex.quote(str(castings.folder))}")
 
 
 def synthetic(
-    folder: Annotated[Path, typer.Argument(help="A folder that is not there yet, or is empty.")],
-    images: Annotated[int, typer.Option("--images", help="How many castings to draw.")] = 400,
-    size: Annotated[int, typer.Option("--size", help="Their side in pixels.")] = 300,
-    seed: Annotated[int, typer.Option("--seed", help="The same seed draws the same castings.")] = 0,
+    folder: Annotated[Path, typer.Argument(help="New or empty folder.")],
+    images: Annotated[int, typer.Option("--images", help="Number of images.")] = 400,
+    size: Annotated[int, typer.Option("--size", help="Side of an image in pixels.")] = 300,
+    seed: Annotated[
+        int, typer.Option("--seed", help="Random seed; the same seed gives the same images.")
+    ] = 0,
     as_json: Json = False,
 ) -> None:
-    """Draw castings, with and without defects, into train/ and test/ folders."""
-    from casting_tune.data import synthetic as room
+    """Generate synthetic castings with and without defects in train/ and test/ folders."""
+    from casting_tune.data import synthetic as castings
 
     out = console.console(as_json)
     with console.progress(out) as on_progress:
-        room.draw(
+        castings.draw(
             folder,
             n_images=images,
             size_px=size,
             seed=seed,
-            on_progress=lambda done, total: on_progress("drawing castings", done, total),
+            on_progress=lambda done, total: on_progress("generating castings", done, total),
         )
     if as_json:
         console.write_json({"folder": folder, "images": images, "size_px": size, "seed": seed})
@@ -93,7 +123,7 @@ def synthetic(
 
 
 def pack(
-    data: Annotated[Path, typer.Argument(envvar="CASTING_TUNE_DATA", help="The image folder.")],
+    data: Annotated[Path, typer.Argument(envvar="CASTING_TUNE_DATA", help="Image folder.")],
     *,
     results: Results = RESULTS,
     positive: DefectClass = "def_front",
@@ -101,56 +131,54 @@ def pack(
     skip_bad: SkipBad = False,
     as_json: Json = False,
 ) -> None:
-    """Decode an image folder into a pack, once, and say what it holds."""
-    from casting_tune.data import pack as room
-    from casting_tune.store.store import Store
+    """Decode an image folder once into a pack, and print its contents."""
+    from casting_tune.data import pack as packs
 
     out = console.console(as_json)
-    with console.progress(out) as on_progress:
-        packed = room.pack(
-            data,
-            Store(results).root / "packs",
-            positive=positive,
-            size_px=pack_size,
-            skip_bad=skip_bad,
-            on_progress=lambda done, total: on_progress("packing images", done, total),
-        )
-    kind = "gray" if packed.images.ndim == 3 else "colour"
-    height, width = packed.images.shape[-2:]
-    counts = [
-        {
-            "split": split,
-            "class": name,
-            "images": int(((packed.splits == split) & (packed.labels == label)).sum()),
-        }
-        for split in ("train", "test")
-        for label, name in ((1, packed.positive), (0, packed.negative))
-    ]
+    packed = ImageFolder(
+        data=data, results=results, positive=positive, pack_size=pack_size, skip_bad=skip_bad
+    ).pack(out)
     if as_json:
-        console.write_json(
-            {
-                "dataset_id": packed.dataset_id,
-                "images": len(packed.labels),
-                "kind": kind,
-                "width_px": width,
-                "height_px": height,
-                "counts": counts,
-                "skipped": [{"path": path, "reason": reason} for path, reason in packed.skipped],
-                "label_conflicts": room.conflicts(packed),
-            }
-        )
+        console.write_json(_pack_record(packed))
         return
+    record = _pack_record(packed)
     console.grid(
-        ["split", "class", "images"], [[str(value) for value in row.values()] for row in counts]
+        ["split", "class", "images"],
+        [[str(value) for value in row.values()] for row in record["counts"]],
     )
+    size = f"{record['width_px']} x {record['height_px']} px"
     console.say(
-        out,
-        f"dataset {packed.dataset_id}: {len(packed.labels)} images, {kind}, {width} x {height} px",
+        out, f"dataset {packed.dataset_id}: {record['images']} images, {record['kind']}, {size}"
     )
     for path, reason in packed.skipped:
         console.say(out, f"skipped {path}: {reason}")
-    if conflict := room.conflict_note(packed):
+    if conflict := packs.conflict_note(packed):
         console.say(out, conflict)
+
+
+def _pack_record(packed: Pack) -> dict[str, Any]:
+    """Return the contents of a pack as `pack --json` prints them."""
+    from casting_tune.data import pack as packs
+
+    height, width = packed.images.shape[-2:]
+    return {
+        "dataset_id": packed.dataset_id,
+        "images": len(packed.labels),
+        "kind": "gray" if packed.images.ndim == 3 else "colour",
+        "width_px": width,
+        "height_px": height,
+        "counts": [
+            {
+                "split": split,
+                "class": name,
+                "images": int(((packed.splits == split) & (packed.labels == label)).sum()),
+            }
+            for split in ("train", "test")
+            for label, name in ((1, packed.positive), (0, packed.negative))
+        ],
+        "skipped": [{"path": path, "reason": reason} for path, reason in packed.skipped],
+        "label_conflicts": packs.conflicts(packed),
+    }
 
 
 def audit(
@@ -161,66 +189,56 @@ def audit(
     pack_size: PackSize = None,
     skip_bad: SkipBad = False,
     accept_leakage: Annotated[
-        bool, typer.Option("--accept-leakage", help="Exit 0 in spite of such files.")
+        bool, typer.Option("--accept-leakage", help="Exit with code 0 despite such files.")
     ] = False,
     as_json: Json = False,
 ) -> None:
     """Find data leaks and label problems.
 
-    Exit 3: files with the same bytes in train and test, or in both classes.
+    Exit code 3: identical files in train and test, or in both classes.
     """
     out = console.console(as_json)
-    found = tell_audit(
-        out, data, results, positive=positive, pack_size=pack_size, skip_bad=skip_bad
+    folder = ImageFolder(
+        data=data, results=results, positive=positive, pack_size=pack_size, skip_bad=skip_bad
     )
+    record = print_audit(out, folder)
     if as_json:
-        console.write_json(found)
-    leaks = ["Test images stand in train"] if found["n_test_copies_in_train"] else []
-    leaks += ["The same files stand in both classes"] if found["label_conflicts"] else []
-    if leaks and not accept_leakage:
+        console.write_json(record)
+    problems = []
+    if record["n_test_copies_in_train"]:
+        problems.append("Some test images are also in train")
+    if record["label_conflicts"]:
+        problems.append("Some files are in both classes")
+    if problems and not accept_leakage:
         console.say(
-            out, f"{'. '.join(leaks)}: exit code {FLAWED_IMAGES} (--accept-leakage makes it 0)."
+            out,
+            f"{'. '.join(problems)}: exit code {FLAWED_IMAGES} (0 with --accept-leakage).",
         )
         raise typer.Exit(FLAWED_IMAGES)
 
 
-def tell_audit(
-    out: Console,
-    data: Path,
-    results: str,
-    *,
-    positive: str = "def_front",
-    pack_size: int | None = None,
-    skip_bad: bool = False,
-) -> dict[str, Any]:
-    """Report what the audit of an image folder found, with all files that both classes hold; return it for JSON."""
+def print_audit(out: Console, folder: ImageFolder) -> dict[str, Any]:
+    """Print the audit of an image folder with all files in both classes; return it for JSON."""
     from casting_tune.data import pack as packs
     from casting_tune.store import audits
     from casting_tune.store.store import Store
 
+    packed = folder.pack(out)
     with console.progress(out) as on_progress:
-        packed = packs.pack(
-            data,
-            Store(results).root / "packs",
-            positive=positive,
-            size_px=pack_size,
-            skip_bad=skip_bad,
-            on_progress=lambda done, total: on_progress("packing images", done, total),
-        )
-        found = audits.kept(
+        result = audits.kept(
             packed,
-            Store(results),
+            Store(folder.results),
             on_progress=lambda done, total: on_progress("comparing images", done, total),
         )
-    for sentence in found.findings:
+    for sentence in result.findings:
         console.say(out, sentence)
     conflicts = packs.conflicts(packed)
     for bad, good in conflicts:
         console.say(out, f"same file in both classes: '{text.plain(bad)}' = '{text.plain(good)}'")
     return {
         "dataset_id": packed.dataset_id,
-        "findings": found.findings,
-        "n_test_copies_in_train": int((found.copy_in_train & (packed.splits == "test")).sum()),
+        "findings": result.findings,
+        "n_test_copies_in_train": int((result.copy_in_train & (packed.splits == "test")).sum()),
         "label_conflicts": conflicts,
     }
 
@@ -228,23 +246,23 @@ def tell_audit(
 def preview(
     data: NeededData,
     *,
-    folder: Annotated[Path, typer.Option("--out", help="Where the PNGs go.")] = Path("preview"),
+    folder: Annotated[Path, typer.Option("--out", help="Folder for the PNG files.")] = Path(
+        "preview"
+    ),
     results: Results = RESULTS,
     positive: DefectClass = "def_front",
     pack_size: PackSize = None,
     skip_bad: SkipBad = False,
     as_json: Json = False,
 ) -> None:
-    """Write pictures of the images and of every augmentation, from the very pipeline that trains."""
+    """Write pictures of the images and of every augmentation, with the code that trains."""
     from casting_tune.data import image_folder
-    from casting_tune.data import pack as packs
     from casting_tune.report import image_grids, mpl_charts
-    from casting_tune.store.store import Store
 
     image_folder.check_outside(data, folder, "--out")
-    packed = packs.pack(
-        data, Store(results).root / "packs", positive=positive, size_px=pack_size, skip_bad=skip_bad
-    )
+    packed = ImageFolder(
+        data=data, results=results, positive=positive, pack_size=pack_size, skip_bad=skip_bad
+    ).pack(console.console(as_json))
     make_folder(folder)
     files = [
         *image_grids.preview(packed, folder),

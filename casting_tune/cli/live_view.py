@@ -1,8 +1,6 @@
-"""What a person sees while a sweep works: one live view on a terminal, plain lines everywhere else.
+"""Progress of a sweep: a live view on a terminal, plain lines elsewhere.
 
-Comes in: what the run is about, its tasks, and Events. Goes out: lines on a rich console that cli
-made. Decides nothing. On a terminal a line is never wrapped: labels are shortened in the middle,
-where they differ least.
+On a terminal a line is never wrapped: labels are shortened in the middle, where they differ least.
 """
 
 from __future__ import annotations
@@ -22,17 +20,18 @@ from casting_tune.execution.tasks import Event
 from casting_tune.planning.plan import duration
 
 STATUS = {
-    "stopped": "stopped early", "timeout": "ran out of time", "oom": "ran out of memory", "diverged": "diverged",
-    "error": "failed",
+    "stopped": "stopped early", "timeout": "ran out of time", "oom": "ran out of memory",
+    "diverged": "diverged", "error": "failed",
 }  # fmt: skip
-"""How a trial ended, in words; completed trials show their accuracy instead."""
+"""Text for each status of a trial; completed trials show their accuracy instead."""
 
 LEADING = 3
+"""Number of best rows in the live view."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shown:
-    """A task as a person knows it; `epochs` is 0 for what trains nothing."""
+    """Label, row and epochs of a task; `epochs` is 0 for a task without training."""
 
     label: str
     row: str
@@ -41,17 +40,17 @@ class Shown:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class About:
-    """What stands above the live view.
+    """The header of the live view.
 
     Attributes:
-        sweep: its name.
-        n_done: cells that the store held already.
+        sweep: name of the sweep.
+        n_done: number of cells with earlier results in the store.
         place: device, workers, threads.
-        images: how many, and of which dataset.
-        warning: what flatters the figures, "" where nothing does.
-        n_at_once: trials at the same time, for the time left.
-        known: validation accuracies that the store holds already, by row.
-        n_tasks: how many tasks there will be, where a search has still to choose some.
+        images: number of images and dataset.
+        warning: data leaks that make the scores too good; "" if there are none.
+        n_at_once: number of parallel trials, for the remaining time.
+        known: validation accuracies in the store, by row.
+        n_tasks: number of tasks, with those that a search has yet to choose.
     """
 
     sweep: str
@@ -66,7 +65,7 @@ class About:
 
 @dataclass(frozen=True, slots=True)
 class _Line:
-    """A line about a task: what stands before its label, and after."""
+    """A line about a task: the text before its label, the label, and the text after it."""
 
     before: str
     label: str
@@ -76,7 +75,7 @@ class _Line:
 
 @dataclass(slots=True)
 class _State:
-    """What is going on: the running cells, what has ended, and how long an epoch takes."""
+    """Running and ended tasks, their results, and the durations of epochs."""
 
     about: About
     tasks: Sequence[Shown]
@@ -93,12 +92,12 @@ class _State:
 def follow(
     console: Console, about: About, tasks: Sequence[Shown]
 ) -> Iterator[Callable[[Event], None]]:
-    """Give a function that shows Events: a live view on a terminal, else a line an epoch and a line a trial.
+    """Yield a function that shows events: in a live view, or one line per epoch and trial.
 
     Args:
-        console: where to write.
-        about: what stands above.
-        tasks: what each task is called, in the order of their numbers. It may grow while the view is open.
+        console: the terminal or file.
+        about: the header.
+        tasks: the tasks in the order of their numbers; may grow while the view is open.
     """
     rows = {row: list(values) for row, values in about.known.items()}
     state = _State(about=about, tasks=tasks, rows=rows)
@@ -122,7 +121,7 @@ def follow(
 
 
 def shorten(text: str, width: int, *, dots: str = "…") -> str:
-    """Return text of at most `width` characters: what is too much is taken from its middle."""
+    """Return text of at most `width` characters, shortened in the middle."""
     if len(text) <= width:
         return text
     kept = max(width - len(dots), 0)
@@ -141,10 +140,10 @@ def _say(console: Console, line: _Line | None) -> None:
 
 
 def _fitted(line: _Line, console: Console) -> Text:
-    """Return a line as wide as the terminal at most: its label gives way to half, then what is said is cut."""
+    """Return a line that fits the terminal: first the label is shortened by half, then the end."""
     width, dots, after = console.width, _dots(console), _plain(line.after)
-    room = width - len(line.before)
-    label = shorten(_plain(line.label), max(room - len(after), room // 2), dots=dots)
+    rest = width - len(line.before)
+    label = shorten(_plain(line.label), max(rest - len(after), rest // 2), dots=dots)
     text = f"{line.before}{label}{after}"
     return Text(text if len(text) <= width else text[: width - len(dots)] + dots, style=line.style)
 
@@ -163,8 +162,8 @@ def _screen(state: _State, console: Console) -> Group:
     done, total = state.about.n_done + n_ended, state.about.n_done + n_tasks
     failed = f", {state.n_failed} without a result" if state.n_failed else ""
     head = f"{state.about.sweep}: {done} of {total} cells{failed}"
-    beside = " | ".join(filter(None, (state.about.place, state.about.images)))
-    heads = [f"{head} | {beside}"] if len(head) + len(beside) + 3 <= width else [head, beside]
+    details = " | ".join(filter(None, (state.about.place, state.about.images)))
+    heads = [f"{head} | {details}"] if len(head) + len(details) + 3 <= width else [head, details]
     lines = [
         Text(shorten(_plain(text), width, dots=dots), style="bold")
         for text in heads
@@ -173,15 +172,13 @@ def _screen(state: _State, console: Console) -> Group:
     if state.about.warning:
         lines.append(Text(shorten(_plain(state.about.warning), width, dots=dots), style="yellow"))
     running = sorted(state.started)
-    room = max(3, console.height - 4 - LEADING - len(lines))
-    lines += [_running(state, task, width, dots) for task in running[:room]]
-    if len(running) > room:
-        lines.append(Text(f"and {len(running) - room} more running"))
+    n_lines = max(3, console.height - 4 - LEADING - len(lines))
+    lines += [_running(state, task, width, dots) for task in running[:n_lines]]
+    if len(running) > n_lines:
+        lines.append(Text(f"and {len(running) - n_lines} more running"))
     lines += [
         Text(
-            shorten(
-                f"leading on validation: {_plain(row)} {accuracy:.1%}, n = {n}", width, dots=dots
-            ),
+            shorten(f"best on validation: {_plain(row)} {accuracy:.1%}, n = {n}", width, dots=dots),
             style="dim",
         )
         for row, accuracy, n in _leading(state)
@@ -201,7 +198,7 @@ def _running(state: _State, task: int, width: int, dots: str) -> Text:
     if event is None or event.epoch is None:
         seconds = time.monotonic() - state.started.get(task, time.monotonic())
         now = f"epoch 1/{shown.epochs}, " if shown.epochs else ""
-        tail = f"  {now}{duration(seconds)} so far"
+        tail = f"  {now}{_span(seconds)} elapsed"
     else:
         epoch = event.epoch
         left = (epoch.train_s + epoch.validation_s) * (shown.epochs - epoch.epoch)
@@ -220,23 +217,31 @@ def _leading(state: _State) -> list[tuple[str, float, int]]:
         for row, values in tuple(state.rows.items())
         if values
     ]
-    return sorted(means, key=lambda found: -found[1])[:LEADING]
+    return sorted(means, key=lambda mean: -mean[1])[:LEADING]
 
 
 def _left(state: _State) -> float | None:
-    """Return the seconds that are left: the epochs to come at the mean pace so far, shared by those at work."""
+    """Return the remaining seconds: open epochs times mean epoch time, by the parallel trials."""
     if not state.epoch_s:
         return None
-    to_come = 0
+    n_epochs = 0
     for task, shown in enumerate(tuple(state.tasks)):
         if task not in state.ended:
             event = state.last.get(task)
-            to_come += max(shown.epochs - (event.epoch.epoch if event and event.epoch else 0), 0)
-    return to_come * sum(state.epoch_s) / len(state.epoch_s) / max(1, state.about.n_at_once)
+            n_epochs += max(shown.epochs - (event.epoch.epoch if event and event.epoch else 0), 0)
+    return n_epochs * sum(state.epoch_s) / len(state.epoch_s) / max(1, state.about.n_at_once)
+
+
+def _span(seconds: float) -> str:
+    """Return a time with its unit: 40 s, 12 min, 3 h 5 min."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def _note(state: _State, event: Event) -> _Line | None:
-    """Take an event into account and return the line that tells of it, None where there is nothing to tell."""
+    """Update the state with an event, and return the line about it; None if there is no line."""
     shown = state.tasks[event.task]
     if event.kind == "started":
         state.started[event.task] = time.monotonic()
@@ -272,9 +277,9 @@ def _ended(state: _State, event: Event, shown: Shown) -> _Line:
         return _Line(
             count, shown.label, f": test accuracy {accuracy}, {event.duration_s or 0:.1f} s"
         )
-    words = STATUS.get(str(event.status), str(event.status))
+    status = STATUS.get(str(event.status), str(event.status))
     error = f": {event.error}" if event.error else ""
     if event.status == "stopped":
-        return _Line(count, shown.label, f": {words}{error}", style="dim")
+        return _Line(count, shown.label, f": {status}{error}", style="dim")
     state.n_failed += 1
-    return _Line(count, shown.label, f": {words}{error}", style="red")
+    return _Line(count, shown.label, f": {status}{error}", style="red")

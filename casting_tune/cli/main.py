@@ -1,7 +1,6 @@
-"""`casting-tune ...`: every command by its name, and what becomes of an error.
+"""The `casting-tune` program: all commands, error messages and exit codes (see `errors`).
 
-Exit codes are those of `errors`. Heavy libraries load inside the commands, so that --help answers
-at once.
+Heavy libraries are imported inside the commands, so that --help is fast.
 """
 
 from __future__ import annotations
@@ -15,7 +14,17 @@ import typer
 from rich.markup import escape
 
 import casting_tune
-from casting_tune.cli import cells, cluster, console, images, models, results, store, sweep
+from casting_tune.cli import (
+    cells,
+    cluster,
+    console,
+    deploy,
+    images,
+    models,
+    results,
+    store,
+    sweep,
+)
 from casting_tune.cli.params import Verbose
 from casting_tune.errors import CastingTuneError, StoreError, UsageError, unknown
 from casting_tune.execution import ray_cluster
@@ -28,13 +37,13 @@ COMMANDS = (
     images.fetch, images.synthetic, images.pack, images.audit,
     images.preview,
     models.backbones, models.summary,
-    models.export, models.predict, models.explain, models.reproduce,
+    deploy.export, deploy.predict, deploy.explain, deploy.reproduce,
     store.doctor,
 )  # fmt: skip
-"""In the order in which --help lists them."""
+"""All commands, in the order of --help."""
 
 app = typer.Typer(
-    help="Sweeps over networks, augmentations and batch sizes for the visual inspection of castings.",
+    help="Compare networks, augmentations and batch sizes for the visual inspection of castings.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=True,
@@ -47,100 +56,106 @@ app.add_typer(store.app, name="store")
 
 @app.callback(invoke_without_command=True)
 def _top(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
     verbose: Verbose = False,
 ) -> None:
-    del verbose  # its callback has acted
+    del verbose  # its callback has set up the log
     if version:
         console.write(f"casting_tune {casting_tune.__version__}\n")
         raise typer.Exit
 
 
 def main() -> None:
-    """Run a command; an error of ours is one line on stderr and its documented exit code."""
+    """Run a command. An error is one line on stderr and a documented exit code."""
     _run(app, "casting-tune")
 
 
 def sweep_alone() -> None:
-    """Run `python -m casting_tune.sweep`, which is `casting-tune sweep`."""
+    """Run `python -m casting_tune.sweep`: the same as `casting-tune sweep`."""
     alone = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
     alone.command()(sweep.sweep)
     _run(alone, "python -m casting_tune.sweep")
 
 
-_Refused = cast("type[Exception]", typer.BadParameter.__mro__[2])
-"""What typer raises for a command line that cannot be meant: click's ClickException, or typer's own copy of it."""
+_InvalidUsage = cast("type[Exception]", typer.BadParameter.__mro__[2])
+"""The exception of typer for an invalid command line: ClickException of click, or a copy of it."""
 
 
 def _run(app: typer.Typer, name: str) -> None:
-    for (
-        variable,
-        value,
-    ) in ray_cluster.SPARING.items():  # numpy and torch read them when they are imported
-        os.environ.setdefault(variable, value)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # where LANG=C knows no ü, it comes out as \\xfc
-            stream.reconfigure(errors="backslashreplace")
+    _prepare_process()
     try:
-        code = literal(typer.main.get_command(app))(prog_name=name, standalone_mode=False)
+        code = escape_help(typer.main.get_command(app))(prog_name=name, standalone_mode=False)
     except CastingTuneError as error:
         console.complain(str(error))
         sys.exit(error.exit_code)
-    except _Refused as refused:
-        if type(refused).__name__ == "NoArgsIsHelpError":
-            cast("Any", refused).show()  # the help: already written, at its best width
+    except _InvalidUsage as usage:
+        if type(usage).__name__ == "NoArgsIsHelpError":
+            cast("Any", usage).show()  # the help text
         else:
-            console.complain(_refusal(refused))
+            console.complain(_usage_error(usage))
         sys.exit(UsageError.exit_code)
     except typer.Abort:
         sys.exit(130)
-    except BrokenPipeError:  # `| head` has seen enough
-        _let_go_of_stdout()
+    except BrokenPipeError:  # the reader, for example `| head`, has closed the pipe
+        _discard_stdout()
         sys.exit(0)
-    except OSError as error:  # a file that was named, or stdout where `>` leads to a full disk
-        if error.filename is None:
-            _let_go_of_stdout()
-        what = "the output" if error.filename is None else f"'{error.filename}'"
-        way_out = (
-            "make room there"
-            if not isinstance(error, PermissionError)
-            else "give this account permission"
-        )
-        console.complain(
-            f"Cannot use {what}: {error.strerror or error}. Name another place, or {way_out}."
-        )
+    except OSError as error:  # a named file, or stdout redirected to a full disk
+        console.complain(_os_error(error))
         sys.exit(StoreError.exit_code)
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def literal(command: Any) -> Any:
-    """Escape the help texts of a command and of those below it, and return it: rich would read `[quick]` as a style."""
+def _prepare_process() -> None:
+    """Set thread variables and the error mode of the output streams."""
+    # numpy and torch read the variables on import
+    for variable, value in ray_cluster.SPARING.items():
+        os.environ.setdefault(variable, value)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # with LANG=C, ü is written as \xfc
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _os_error(error: OSError) -> str:
+    """Return one line for an error of a file or of stdout."""
+    if error.filename is None:
+        _discard_stdout()
+    name = "the output" if error.filename is None else f"'{error.filename}'"
+    remedy = (
+        "give this account permission"
+        if isinstance(error, PermissionError)
+        else "free some disk space"
+    )
+    return f"Cannot use {name}: {error.strerror or error}. Use another path, or {remedy}."
+
+
+def escape_help(command: Any) -> Any:
+    """Escape the help texts of all commands: rich would read `[quick]` as a style."""
     for part in (command, *command.params):
         if part.help:
             part.help = escape(part.help)
     for below in getattr(command, "commands", {}).values():
-        literal(below)
+        escape_help(below)
     return command
 
 
-def _let_go_of_stdout() -> None:
-    """Send what is still to be written nowhere, or Python would fail again when it ends."""
+def _discard_stdout() -> None:
+    """Discard buffered output, or Python would fail again at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _refusal(refused: Any) -> str:
-    """Return one line for a command line that cannot be meant, with the nearest spelling or where to look."""
-    context = getattr(refused, "ctx", None)
-    if hasattr(refused, "possibilities") and context is not None:
+def _usage_error(usage: Any) -> str:
+    """Return one line for an invalid command line, with the nearest spelling or a hint."""
+    context = getattr(usage, "ctx", None)
+    if hasattr(usage, "possibilities") and context is not None:
         names = [
             name
             for param in context.command.params
             for name in (*param.opts, *param.secondary_opts)
         ]
         return unknown(
-            "option", refused.option_name, [name for name in names if name.startswith("--")]
+            "option", usage.option_name, [name for name in names if name.startswith("--")]
         )
-    message = refused.format_message().rstrip(".")
+    message = usage.format_message().rstrip(".")
     if "Did you mean" in message or context is None:
         return message if message.endswith("?") else f"{message}."
     return f"{message}. See '{context.command_path} --help'."

@@ -1,4 +1,4 @@
-"""The options that several commands share, and the words that a person may use in them."""
+"""The options that several commands share, and checks of their values."""
 
 from __future__ import annotations
 
@@ -15,67 +15,68 @@ Results = Annotated[
     str,
     typer.Option(
         "--results",
+        metavar="STORE",
         envvar="CASTING_TUNE_RESULTS",
-        help="The store: a folder, or s3://BUCKET/PREFIX.",
-        is_eager=True,  # what completes a cell or a run must know the store already
+        help="Results store: a folder, or s3://BUCKET/PREFIX.",
+        is_eager=True,  # completion of cells and runs reads the store
     ),
 ]
 Data = Annotated[
     Path | None,
     typer.Option(
-        "--data", envvar="CASTING_TUNE_DATA", help="Image folder; left out: castings are drawn."
+        "--data",
+        metavar="DIR",
+        envvar="CASTING_TUNE_DATA",
+        help="Image folder. Default: generate synthetic castings.",
     ),
 ]
 NeededData = Annotated[
-    Path, typer.Option("--data", envvar="CASTING_TUNE_DATA", help="The image folder.")
+    Path,
+    typer.Option("--data", metavar="DIR", envvar="CASTING_TUNE_DATA", help="Image folder."),
 ]
 CellData = Annotated[
     Path | None,
     typer.Option(
         "--data",
+        metavar="DIR",
         envvar="CASTING_TUNE_DATA",
-        help="The cell's images; left out: those packed in the store.",
+        help="Image folder of the cell. Default: the images packed in the store.",
     ),
 ]
 WeightsDir = Annotated[
     Path | None,
-    typer.Option(
-        "--weights-dir", help="The folder behind local-dir: weights that the cell began from."
-    ),
+    typer.Option("--weights-dir", help="Folder of the cell's initial local-dir: weights."),
 ]
 MaxEscape = Annotated[
-    str | None, typer.Option("--max-escape", help="0.5% or 0.005, on validation.")
+    str | None,
+    typer.Option("--max-escape", help="Largest escape rate on validation: 0.5% or 0.005."),
 ]
-CostEscape = Annotated[
-    float | None, typer.Option("--cost-escape", help="What a missed defect costs.")
-]
+CostEscape = Annotated[float | None, typer.Option("--cost-escape", help="Cost of a missed defect.")]
 CostOverkill = Annotated[
-    float | None, typer.Option("--cost-overkill", help="What a rejected good one costs.")
+    float | None, typer.Option("--cost-overkill", help="Cost of a rejected good casting.")
 ]
 Prevalence = Annotated[
-    float | None, typer.Option("--prevalence", help="Share of defective castings.")
+    float | None, typer.Option("--prevalence", help="Share of defective castings, 0 to 1.")
 ]
 DefectClass = Annotated[
-    str, typer.Option("--positive", help="The class folder that is the defect.")
+    str, typer.Option("--positive", help="Name of the class folder with the defects.")
 ]
 PackSize = Annotated[
-    int | None, typer.Option("--pack-size", help="Longest side of the packed images, in pixels.")
+    int | None, typer.Option("--pack-size", help="Longest side of the packed images in pixels.")
 ]
 SkipBad = Annotated[
-    bool,
-    typer.Option("--skip-bad", help="Leave out files that cannot be decoded, and record them."),
+    bool, typer.Option("--skip-bad", help="Skip and record files that cannot be decoded.")
 ]
 SweepName = Annotated[
-    str, typer.Argument(help="The sweep's name.", autocompletion=completion.stored_sweeps)
+    str, typer.Argument(help="Sweep name.", autocompletion=completion.stored_sweeps)
 ]
 CellId = Annotated[
-    str,
-    typer.Argument(help="A cell's id, or the beginning of one.", autocompletion=completion.cells),
+    str, typer.Argument(help="Cell id, or its first characters.", autocompletion=completion.cells)
 ]
 CellOrBest = Annotated[
     str,
     typer.Argument(
-        help="A cell's id, the beginning of one, or 'best' with --sweep.",
+        help="Cell id, its first characters, or 'best' with --sweep.",
         autocompletion=completion.cells,
     ),
 ]
@@ -83,28 +84,28 @@ BestOf = Annotated[
     str | None,
     typer.Option(
         "--sweep",
-        help="The sweep whose best cell 'best' is.",
+        help="Sweep to take the best cell from.",
         autocompletion=completion.stored_sweeps,
     ),
 ]
 Run = Annotated[
     str | None,
     typer.Option(
-        "--run", help="A run's id; left out: the sweep's last run.", autocompletion=completion.runs
+        "--run", help="Run id. Default: the last run of the sweep.", autocompletion=completion.runs
     ),
 ]
 ViewClass = Annotated[
     str,
     typer.Option(
         "--positive",
-        help="Positive class: def_front (or defective); ok_front (or ok) is the study's view.",
+        help="Positive class: def_front (or defective), or ok_front (or ok) as in the study.",
     ),
 ]
 Json = Annotated[
-    bool, typer.Option("--json", help="One JSON document on stdout; what is said goes to stderr.")
+    bool, typer.Option("--json", help="Print one JSON document; messages go to stderr.")
 ]
 Head = Annotated[
-    str, typer.Option("--head", help="dense1024,dropout: what stands before the logit.")
+    str, typer.Option("--head", help="Layers before the logit, for example dense1024,dropout.")
 ]
 
 
@@ -118,36 +119,41 @@ Verbose = Annotated[
     bool,
     typer.Option(
         "--verbose",
-        help="Log the steps and failures on stderr.",
+        help="Write log messages to stderr.",
         callback=_show_records,
         is_eager=True,
     ),
 ]
 
 
-def typed(context: typer.Context, name: str) -> bool:
-    """Say whether an option was typed; its value may come from an environment variable, which is for other commands."""
+def on_command_line(context: typer.Context, name: str) -> bool:
+    """Tell whether an option is on the command line, not only in an environment variable."""
     source = context.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
 
 
 def one_format(context: typer.Context, form: str, as_json: bool) -> str:
-    """Return the format that is meant by --format and --json.
+    """Return the format that --format and --json select.
 
-    Raises UsageError where they are two.
+    Raises:
+        UsageError: the two options select different formats.
     """
-    if as_json and form != "json" and typed(context, "form"):
-        raise UsageError(f"--json and --format {form} are two formats: drop one.")
+    if as_json and form != "json" and on_command_line(context, "form"):
+        raise UsageError(f"--json and --format {form} are different formats: drop one.")
     return "json" if as_json else form
 
 
 def make_folder(folder: Path) -> None:
-    """Make the folder of --out. Raises UsageError where there can be none."""
+    """Create the folder of --out.
+
+    Raises:
+        UsageError: the folder cannot be created.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(
-            f"Cannot write to '{folder}': {error.strerror}. Name another folder with --out."
+            f"Cannot write to '{folder}': {error.strerror}. Use another folder with --out."
         ) from error
 
 
@@ -157,10 +163,10 @@ _VIEWS: dict[str, Literal["defective", "ok"]] = {
 
 
 def view(positive: str) -> Literal["defective", "ok"]:
-    """Return which class a table is about, given the class folder or the word that a person wrote.
+    """Return the positive class of a table for a class folder or its short name.
 
     Raises:
-        UsageError: neither a class folder nor a word for one.
+        UsageError: the name is unknown.
     """
     if positive not in _VIEWS:
         raise UsageError(unknown("positive class", positive, _VIEWS))

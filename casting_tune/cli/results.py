@@ -1,7 +1,6 @@
-"""Commands about what a store holds: a few lines into a room each.
+"""Commands for the results in a store: `table`, `threshold`, `plot`, `report`, `export-optuna`.
 
-Comes in: what a person typed. Goes out: lines, grids and files. Heavy libraries load inside the
-commands.
+Heavy libraries are imported inside the commands.
 """
 
 from __future__ import annotations
@@ -27,6 +26,7 @@ from casting_tune.cli.params import (
     SweepName,
     ViewClass,
 )
+from casting_tune.errors import UsageError, unknown
 
 if TYPE_CHECKING:
     from casting_tune.data.pack import Pack
@@ -40,7 +40,12 @@ def table(
     results: Results = RESULTS,
     run: Run = None,
     kind: Annotated[
-        str, typer.Option("--kind", help="Which table.", autocompletion=completion.tables)
+        str,
+        typer.Option(
+            "--kind",
+            help="comparison, trainings, pairs, effects, timing or thresholds.",
+            autocompletion=completion.tables,
+        ),
     ] = "comparison",
     positive: ViewClass = "def_front",
     form: Annotated[
@@ -53,31 +58,32 @@ def table(
     ] = "text",
     as_json: Json = False,
 ) -> None:
-    """Print a sweep's table from the store."""
+    """Print a table of the results of a sweep."""
     from casting_tune.analysis import tables
-    from casting_tune.errors import UsageError, unknown
     from casting_tune.report import render
     from casting_tune.store.store import Store
 
     if kind not in tables.TABLES:
         raise UsageError(unknown("table", kind, tables.TABLES))
-    if kind not in tables.VIEWED and params.typed(context, "positive"):
-        told = f"--positive changes no figure of the table '{kind}', only of {', '.join(tables.VIEWED)}. Leave it out."
-        raise UsageError(told)
+    if kind not in tables.VIEWED and params.on_command_line(context, "positive"):
+        raise UsageError(
+            f"--positive has no effect on the table '{kind}', only on "
+            f"{', '.join(tables.VIEWED)}: drop --positive."
+        )
     form = params.one_format(context, form, as_json)
-    found = tables.TABLES[kind](Store(results), sweep, run_id=run, positive=params.view(positive))
+    made = tables.TABLES[kind](Store(results), sweep, run_id=run, positive=params.view(positive))
     if as_json:
         console.write_json(
             {
-                "title": found.title,
-                "notes": found.notes,
-                "rows": found.frame,
-                "verdict": found.verdict or None,
+                "title": made.title,
+                "notes": made.notes,
+                "rows": made.frame,
+                "verdict": made.verdict or None,
             }
         )
         return
     out = console.console()
-    console.write(render.render(found, form, width=out.width, color=out.is_terminal))
+    console.write(render.render(made, form, width=out.width, color=out.is_terminal))
 
 
 def threshold(
@@ -92,13 +98,13 @@ def threshold(
     prevalence: Prevalence = None,
     as_json: Json = False,
 ) -> None:
-    """Choose a threshold on validation alone, freeze it, and say what the test images show of it."""
+    """Choose a threshold on validation images and report its results on test images."""
     from casting_tune.analysis import selection
     from casting_tune.store.store import Store
 
     store, out = Store(results), console.console(as_json)
-    cell, how = selection.named(store, cell, sweep, run)
-    for sentence in how:
+    cell, selected = selection.named(store, cell, sweep, run)
+    for sentence in selected:
         console.say(out, sentence)
     point = selection.threshold(
         store,
@@ -120,11 +126,13 @@ def plot(
     *,
     results: Results = RESULTS,
     run: Run = None,
-    folder: Annotated[Path, typer.Option("--out", help="Where the PNGs go.")] = Path("plots"),
+    folder: Annotated[Path, typer.Option("--out", help="Folder for the PNG files.")] = Path(
+        "plots"
+    ),
     positive: ViewClass = "def_front",
     as_json: Json = False,
 ) -> None:
-    """Write the study's charts of a sweep: metrics by row, times, metrics over the thresholds."""
+    """Write the charts of the study for a sweep: metrics, times, metrics by threshold."""
     from casting_tune.analysis import run_results, tables
     from casting_tune.data import pack as packs
     from casting_tune.report import mpl_charts
@@ -138,9 +146,8 @@ def plot(
             compared.frame, folder / f"{sweep}-metrics.png", title=compared.title
         )
     ]
-    packed = (
-        store.root / "packs" / str(run_results.load(store, sweep, run).cells["dataset_id"].iloc[0])
-    )
+    dataset_id = str(run_results.load(store, sweep, run).asked["dataset_id"].iloc[0])
+    packed = store.root / "packs" / dataset_id
     if packed.is_dir():
         files.append(mpl_charts.plot_images(packs.open_pack(packed), folder / "images.png"))
     times = tables.TABLES["timing"](store, sweep, run_id=run).frame
@@ -158,64 +165,59 @@ def report(
     *,
     results: Results = RESULTS,
     run: Run = None,
-    file: Annotated[Path, typer.Option("--out", help="The page.")] = Path("report.html"),
+    file: Annotated[Path, typer.Option("--out", help="HTML file to write.")] = Path("report.html"),
     positive: ViewClass = "def_front",
     max_escape: Annotated[
         str,
         typer.Option(
-            "--max-escape", help="What the threshold is chosen for, on validation: 0.5% or 0.005."
+            "--max-escape",
+            help="Largest escape rate on validation for the threshold: 0.5% or 0.005.",
         ),
     ] = "0.5%",
     with_images: Annotated[
-        bool,
-        typer.Option(
-            "--with-images", help="Show thumbnails of the images that are decided wrongly."
-        ),
+        bool, typer.Option("--with-images", help="Show thumbnails of misclassified images.")
     ] = False,
     data: Annotated[
         Path | None,
         typer.Option(
             "--data",
+            metavar="DIR",
             envvar="CASTING_TUNE_DATA",
-            help="The image folder, where results holds no pack of it.",
+            help="Image folder for --with-images, if the store has no pack of it.",
         ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write one offline HTML page of a sweep: verdict, tables, figures, mistakes, provenance.
+    """Write an HTML page of a sweep: verdict, tables, figures, mistakes, reproducibility.
 
-    A run may still go on.
+    The page needs no network. The run may still be in progress.
     """
-    from casting_tune.errors import UsageError
-    from casting_tune.planning import expand, sweep_file
-    from casting_tune.report import page as room
+    from casting_tune.planning import space, sweep_file
+    from casting_tune.report import page
     from casting_tune.store.store import Store
 
-    if not with_images and params.typed(context, "data"):
-        raise UsageError("--data is where --with-images finds its pictures: give both, or neither.")
+    if not with_images and params.on_command_line(context, "data"):
+        raise UsageError("--data gives the images for --with-images: use both, or drop --data.")
     store = Store(results)
-    packed = _packed(store, sweep, run, with_images=with_images, data=data)
-    view = params.view(positive)
-    page = room.page(
-        store,
-        sweep,
+    request = page.Request(
+        sweep=sweep,
         run_id=run,
-        positive=view,
+        positive=params.view(positive),
         max_escape=max_escape,
-        packed=packed,
-        with_images=with_images,
-        question=expand.read(sweep).question if sweep in sweep_file.names() else "",
-        again=shlex.join(
+        question=space.read(sweep).question if sweep in sweep_file.names() else "",
+        command=shlex.join(
             ["casting-tune", "report", sweep, "--max-escape", max_escape, "--positive", positive]
             + ["--with-images"] * with_images
         ),
     )
+    packed = _packed(store, sweep, run, with_images=with_images, data=data)
+    html = page.page(store, request, packed=packed, with_images=with_images)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(page, encoding="utf-8")
+        file.write_text(html, encoding="utf-8")
     except OSError as error:
         raise UsageError(
-            f"Cannot write '{file}': {error.strerror}. Name another file with --out."
+            f"Cannot write '{file}': {error.strerror}. Use another file with --out."
         ) from error
     console.list_files([file], as_json)
 
@@ -223,17 +225,16 @@ def report(
 def _packed(
     store: Store, sweep: str, run: str | None, *, with_images: bool, data: Path | None
 ) -> Pack | None:
-    """Return the pack of a run's images: that of the results folder, else one made of `data` if pictures are asked for.
+    """Return the pack of the images of a run: from the store, or for `with_images` from `data`.
 
     Raises:
-        UsageError: pictures are asked for and there is no pack, or the folder holds other images.
+        UsageError: `with_images` without a pack, or a folder with other images.
     """
     from casting_tune.analysis import run_results
     from casting_tune.data import pack as packs
-    from casting_tune.errors import UsageError
 
-    found = run_results.load(store, sweep, run)
-    dataset = str(found.cells["dataset_id"].iloc[0])
+    run_data = run_results.load(store, sweep, run)
+    dataset = str(run_data.asked["dataset_id"].iloc[0])
     kept = store.root / "packs" / dataset
     if kept.is_dir():
         return packs.open_pack(kept)
@@ -241,16 +242,16 @@ def _packed(
         return None
     if data is None:
         raise UsageError(
-            f"--with-images: {store.address} holds no pack of dataset {dataset}. Name its folder with --data."
+            f"--with-images: dataset {dataset} not found in {store.address}. "
+            "Give its image folder with --data."
         )
-    defects = [
-        *found.trials["positive"].dropna(),
-        "def_front",
-    ]  # the class folder of the run's defects
+    # the defect folder of the run
+    defects = [*run_data.trials["positive"].dropna(), "def_front"]
     packed = packs.pack(data, store.root / "packs", positive=defects[0])
     if packed.dataset_id != dataset:
         raise UsageError(
-            f"'{data}' holds dataset {packed.dataset_id}, and this run's is {dataset}. Name its folder."
+            f"'{data}' contains dataset {packed.dataset_id}; the run used {dataset}. "
+            "Give the image folder of the run with --data."
         )
     return packed
 
@@ -263,15 +264,17 @@ def export_optuna(
         list[str] | None,
         typer.Option(
             "--objective",
-            help="validation_accuracy=max (the default); a second one makes it a Pareto study.",
+            metavar="METRIC",
+            help="metric=max or metric=min; repeat for a Pareto study. "
+            "Default: validation_accuracy=max.",
         ),
     ] = None,
     file: Annotated[
-        Path | None, typer.Option("--out", help="A file that is not there yet.")
+        Path | None, typer.Option("--out", help="New file. Default: SWEEP-optuna.log.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a sweep as an Optuna study: optuna-dashboard FILE opens it."""
+    """Write a sweep as an Optuna study for optuna-dashboard."""
     from casting_tune.analysis import optuna_export
     from casting_tune.store.store import Store
 
@@ -282,5 +285,5 @@ def export_optuna(
         console.write_json({"file": file, "study": sweep, "n_trials": n, "objectives": wanted})
     else:
         console.say(
-            console.console(), f"{n} trials in {file}; look at them with: optuna-dashboard {file}"
+            console.console(), f"{n} trials written to {file}. Open with: optuna-dashboard {file}"
         )

@@ -1,12 +1,11 @@
-"""Commands that look after a store and the machine: a few lines into a room each.
+"""Commands for the store and the machine: `store verify`, `store migrate`, `doctor`.
 
-Comes in: what a person typed. Goes out: lines, grids and exit codes. Heavy libraries load inside
-the commands.
+Heavy libraries are imported inside the commands.
 """
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,106 +13,109 @@ from casting_tune.cli import console
 from casting_tune.cli.params import RESULTS, Json, Results
 from casting_tune.errors import ResourcesError, StoreError
 
+if TYPE_CHECKING:
+    from casting_tune.store.verify import Report
+
 
 def verify(
     results: Results = RESULTS,
     quarantine: Annotated[
         bool,
         typer.Option(
-            "--quarantine", help="Move what is broken to quarantine/; its cells will run again."
+            "--quarantine",
+            help="Move damaged files to quarantine/. Their cells are trained again.",
         ),
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Read every file of the store and hold its rows against each other.
+    """Read every file of the store and check all rows for consistency.
 
-    Exit 6: something is wrong.
+    Exit code 6: there are faults.
     """
-    from casting_tune.store import verify as room
+    from casting_tune.store import verify as checks
     from casting_tune.store.schema import SCHEMA_VERSION
     from casting_tune.store.store import Store
 
     store, out = Store(results), console.console(as_json)
-    report = room.verify(store)
-    moved = room.quarantine(store, report) if quarantine else []
+    report = checks.verify(store)
+    moved = checks.quarantine(store, report) if quarantine else []
     left = [finding for finding in report.faults if not (quarantine and finding.moves)]
     if as_json:
-        console.write_json(
-            {
-                "files": report.files,
-                "rows": report.rows,
-                "findings": report.findings,
-                "moved": dict(moved),
-            }
-        )
+        counts = {"files": report.files, "rows": report.rows}
+        console.write_json(counts | {"findings": report.findings, "moved": dict(moved)})
     else:
-        tables = [
-            [table, str(report.files[table]), str(report.rows[table])]
-            for table in sorted(report.files)
-        ]
-        console.grid(["table", "files", "rows"], tables)
-        if report.findings:
-            found = [[finding.kind, finding.file, finding.what] for finding in report.findings]
-            console.grid(["found", "file", "what"], found)
+        _print_report(report)
     for file, to in moved:
-        console.say(out, f"{file} lies in {to} now.")
+        console.say(out, f"{file} was moved to {to}.")
     older = sum(n for version, n in report.versions.items() if version < SCHEMA_VERSION)
     if older:
         console.say(
             out,
-            f"{older} files have an older schema: read as they are, written anew by store migrate.",
+            f"{older} files have an older schema. They can be read; "
+            "to rewrite them in the current schema, use casting-tune store migrate.",
         )
     if left:
         console.say(out, f"{len(left)} faults: exit code {StoreError.exit_code}.")
         raise typer.Exit(StoreError.exit_code)
-    console.say(out, "Every file that is there can be read, and no rows contradict each other.")
+    console.say(out, "All files can be read, and no rows contradict each other.")
+
+
+def _print_report(report: Report) -> None:
+    tables = [
+        [table, str(report.files[table]), str(report.rows[table])] for table in sorted(report.files)
+    ]
+    console.grid(["table", "files", "rows"], tables)
+    if report.findings:
+        rows = [[finding.kind, finding.file, finding.what] for finding in report.findings]
+        console.grid(["kind", "file", "finding"], rows)
 
 
 def migrate(
     folder: Annotated[
-        str,
-        typer.Option("--out", help="The new store: a folder that is not there yet, or s3://..."),
+        str, typer.Option("--out", help="New store: a new folder, or s3://BUCKET/PREFIX.")
     ],
     results: Results = RESULTS,
     as_json: Json = False,
 ) -> None:
-    """Write the store anew under the schema of this version; the old one stays as it is."""
-    from casting_tune.store import migrate as room
+    """Copy the store to a new one in the schema of this version."""
+    from casting_tune.store import migrate as migration
     from casting_tune.store.store import Store
 
-    written = room.migrate(Store(results), Store(folder))
+    written = migration.migrate(Store(results), Store(folder))
     if as_json:
         console.write_json({"files": written})
         return
     console.grid(["table", "files"], [[table, str(n)] for table, n in written.items()])
     console.say(
         console.console(),
-        f"The same rows are in {folder}. Packs are made anew there; weights and checkpoints stay where they are.",
+        f"All rows are now in {folder}. "
+        "Packs are created there when needed; weights and checkpoints were not copied.",
     )
 
 
 def doctor(results: Results = RESULTS, as_json: Json = False) -> None:
-    """Look at what this machine has for a sweep: libraries, CPUs, GPU, memory, results, extras.
+    """Check this machine for a sweep: libraries, CPUs, GPU, memory, results, weights.
 
-    Exit 7: a lack.
+    Exit code 7: a check failed.
     """
-    from casting_tune.execution import doctor as room
+    from casting_tune.execution import doctor as checks
 
     out = console.console(as_json)
-    found = room.examine(results)
-    failed = sum(finding.state == "fail" for finding in found)
+    findings = checks.examine(results)
+    failed = sum(finding.state == "fail" for finding in findings)
     if as_json:
-        console.write_json({"findings": found, "failed": failed})
+        console.write_json({"findings": findings, "failed": failed})
     else:
-        seen = {f: f"{f.seen}. {f.way_out}" if f.way_out else f.seen for f in found}
-        console.grid(["", "about", "seen"], [[f.state, f.about, seen[f]] for f in found])
+        texts = {f: f"{f.seen}. {f.way_out}" if f.way_out else f.seen for f in findings}
+        console.grid(["state", "check", "result"], [[f.state, f.about, texts[f]] for f in findings])
     if failed:
         console.say(
-            out, f"{failed} of {len(found)} need mending: exit code {ResourcesError.exit_code}."
+            out,
+            f"{failed} of {len(findings)} checks failed: exit code {ResourcesError.exit_code}.",
         )
         raise typer.Exit(ResourcesError.exit_code)
 
 
-app = typer.Typer(help="Look after a store: verify, migrate.", no_args_is_help=True)
+app = typer.Typer(help="Check or migrate a results store.", no_args_is_help=True)
 for _command in (verify, migrate):
     app.command()(_command)

@@ -1,26 +1,17 @@
-"""Commands that run sweeps; `casting-tune sweep` is `python -m casting_tune.sweep`.
+"""Commands that run sweeps: `sweep` (also `python -m casting_tune.sweep`), `sweeps`, `study`.
 
-Comes in: what a person typed. Goes out: lines and a table on the terminal, an exit code. Decides
-nothing about trials.
+Heavy libraries are imported inside the commands.
 """
 
 from __future__ import annotations
 
 import shlex
-import signal
-import sys
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from casting_tune import text as inert
-from casting_tune.cli import completion, console, images
+from casting_tune.cli import completion, console, images, signals, sweep_plan, sweep_run
 from casting_tune.cli.params import (
     RESULTS,
     Data,
@@ -35,116 +26,124 @@ from casting_tune.cli.params import (
 from casting_tune.errors import CastingTuneError, UsageError, unknown
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from casting_tune.cli.live_view import About
-    from casting_tune.execution.ray_cluster import Ahead
-    from casting_tune.execution.runner import Prepared
-    from casting_tune.execution.tasks import Event, Task
-    from casting_tune.execution.trackers import Wanted
-    from casting_tune.planning.options import Options
+    from casting_tune.store.store import Store
 
 
 def sweep(
     name: Annotated[
         str,
         typer.Argument(
-            help="A sweep's name, or the path of a sweep file.", autocompletion=completion.sweeps
+            help="Sweep name, or path of a sweep file.", autocompletion=completion.sweeps
         ),
     ],
     *,
     data: Data = None,
     results: Results = RESULTS,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Apply the sweep's [quick] section: minutes, not days.")
+        bool,
+        typer.Option("--quick", help="Use the [quick] section: minutes instead of days."),
     ] = False,
     plan: Annotated[
-        bool, typer.Option("--plan", help="List the cells and start no trial.")
+        bool, typer.Option("--plan", help="Print the cells and their cost; start no trial.")
     ] = False,
     only: Annotated[
         list[str] | None,
         typer.Option(
             "--only",
-            help="axis=value[,value]: keep these cells. Those of one axis add up, all axes must hold.",
+            metavar="A=V",
+            help="axis=value[,value]: run only matching cells. Repeat for more values or axes.",
         ),
     ] = None,
     override: Annotated[
-        list[str] | None, typer.Option("--set", help="setting=value: replace a fixed setting.")
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="S=V", help="setting=value: replace a fixed setting of the sweep."
+        ),
     ] = None,
     positive: DefectClass = "def_front",
     pack_size: PackSize = None,
     skip_bad: SkipBad = False,
     inline: Annotated[
-        bool, typer.Option("--inline", help="A plain loop in this process, without Ray.")
+        bool,
+        typer.Option("--inline", help="Run one trial after another in this process, without Ray."),
     ] = False,
     address: Annotated[
-        str | None, typer.Option("--address", help="A running Ray cluster: 'auto' or host:port.")
+        str | None, typer.Option("--address", help="Running Ray cluster: auto, or host:port.")
     ] = None,
     trials_at_once: Annotated[
-        int | None, typer.Option("--trials-at-once", help="Default: as many as fit.")
+        int | None,
+        typer.Option(
+            "--trials-at-once", help="Number of parallel trials. Default: as many as fit."
+        ),
     ] = None,
     gpus_per_trial: Annotated[
         str | None,
         typer.Option(
             "--gpus-per-trial",
-            help="auto packs by memory; fractions share a GPU. Default: 1 where there is one.",
+            help="A number (fractions share a GPU), or auto (by memory). Default: 1 if available.",
         ),
     ] = None,
-    retries: Annotated[
-        int, typer.Option("--retries", help="How often a trial that failed runs again.")
-    ] = 1,
+    retries: Annotated[int, typer.Option("--retries", help="Repeats of a failed trial.")] = 1,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Run cells again that failed in an earlier run.")
+        bool, typer.Option("--retry-failed", help="Run cells again that failed in earlier runs.")
     ] = False,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Train every cell again; the newest result counts.")
+        bool, typer.Option("--fresh", help="Train all cells again; the newest result counts.")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Train more than 10,000 cells.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Allow more than 10,000 cells.")] = False,
     probe: Annotated[
         bool,
-        typer.Option(
-            "--probe",
-            help="With --plan: time a few steps of networks that the store does not know.",
-        ),
+        typer.Option("--probe", help="With --plan: time networks whose speed is unknown."),
     ] = False,
     price: Annotated[
-        float | None, typer.Option("--price-per-gpu-hour", help="With --plan: adds the money.")
+        float | None,
+        typer.Option("--price-per-gpu-hour", help="With --plan: also print the price."),
     ] = None,
     keep: Annotated[
         list[str] | None,
-        typer.Option("--keep", help="Keep weights: those of the last epoch, of the best, or both."),
+        typer.Option(
+            "--keep",
+            metavar="EPOCH",
+            help="last or best: keep the weights of that epoch. Repeat for both.",
+        ),
     ] = None,
     max_seconds: Annotated[
-        float | None, typer.Option("--max-seconds", help="A trial's time; then: timeout.")
+        float | None, typer.Option("--max-seconds", help="Time limit per trial in seconds.")
     ] = None,
     max_memory: Annotated[
         float | None,
         typer.Option(
-            "--max-memory", help="GiB of a trial on the CPU; then: oom. Default: its share."
+            "--max-memory", help="Memory limit per CPU trial in GiB. Default: an equal share."
         ),
     ] = None,
     on_oom: Annotated[
         Literal["fail", "accumulate"] | None,
-        typer.Option("--on-oom", help="fail, or accumulate: smaller parts of the same batch."),
+        typer.Option(
+            "--on-oom",
+            metavar="MODE",
+            help="If out of memory: fail, or accumulate (train a batch in smaller parts).",
+        ),
     ] = None,
     baselines: Annotated[
-        bool,
-        typer.Option(
-            "--baselines/--no-baselines", help="Rows that learn nothing, below the others."
-        ),
+        bool, typer.Option("--baselines/--no-baselines", help="Add simple baseline rows.")
     ] = True,
     timing: Annotated[
-        bool, typer.Option("--timing", help="Add a short pass a network, alone on its device.")
+        bool,
+        typer.Option("--timing", help="Time each network in a short run, alone on its device."),
     ] = False,
     log: Annotated[
         list[str] | None,
-        typer.Option("--log", help="tensorboard, mlflow or wandb, each with :DIR if you like."),
+        typer.Option(
+            "--log",
+            metavar="NAME",
+            help="tensorboard, mlflow or wandb; add :DIR to set the folder.",
+        ),
     ] = None,
     verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
-    """Train what a sweep asks for and the store lacks; then print the table."""
-    del verbose  # its callback has acted
+    """Train all missing cells of a sweep, then print the table."""
+    del verbose  # its callback has set up the log
     from casting_tune.execution import trackers
     from casting_tune.planning.options import Options
 
@@ -179,13 +178,13 @@ def sweep(
         command=_command(name, quick, only or [], override or []),
     )
     out = console.console(as_json)
-    with _ahead() as ahead:
-        prepared = _prepare(out, options, ahead)
-        _outline(out, prepared)
+    with signals.ray_ahead() as ahead:
+        prepared = sweep_run.prepare(out, options, ahead)
+        sweep_plan.print_outline(out, prepared)
         if plan:
-            _write_plan(out, prepared, as_json)
+            sweep_plan.write_plan(out, prepared, as_json=as_json)
             return
-        outcome = _execute(out, prepared, logged)
+        outcome = sweep_run.execute(out, prepared, logged)
     if as_json:
         console.write_json(outcome)
     if outcome["n_missing"]:
@@ -193,24 +192,23 @@ def sweep(
 
 
 def sweeps(as_json: Json = False) -> None:
-    """List the sweeps that are found by name, with their questions."""
-    from casting_tune.planning import expand, sweep_file
+    """List the available sweeps with their questions."""
+    from casting_tune.planning import space, sweep_file
 
-    found = [expand.read(name) for name in sweep_file.names()]
+    available = [space.read(name) for name in sweep_file.names()]
     if as_json:
-        console.write_json(
-            [
-                {
-                    "sweep": s.name,
-                    "cells": s.n_cells,
-                    "study_part": s.study_part,
-                    "question": s.question,
-                }
-                for s in found
-            ]
-        )
+        records = [
+            {
+                "sweep": s.name,
+                "cells": s.n_cells,
+                "study_part": s.study_part,
+                "question": s.question,
+            }
+            for s in available
+        ]
+        console.write_json(records)
         return
-    rows = [[s.name, str(s.n_cells), s.study_part or "-", s.question] for s in found]
+    rows = [[s.name, str(s.n_cells), s.study_part or "-", s.question] for s in available]
     console.grid(["sweep", "cells", "study part", "question"], rows)
 
 
@@ -218,294 +216,65 @@ def study(
     data: Data = None,
     *,
     results: Results = RESULTS,
-    quick: Annotated[bool, typer.Option("--quick", help="Every sweep's [quick] section.")] = False,
-    folder: Annotated[Path, typer.Option("--out", help="Where the tables go, as Markdown.")] = Path(
-        "tables"
-    ),
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Use the [quick] section of each sweep.")
+    ] = False,
+    folder: Annotated[
+        Path, typer.Option("--out", help="Folder for the tables in Markdown.")
+    ] = Path("tables"),
     as_json: Json = False,
 ) -> None:
-    """Reproduce the study in one go: the audit, its five sweeps, the honest ones, and every table of each."""
-    from casting_tune.analysis import tables
+    """Reproduce the study: audit, its five sweeps, those with grouped splits, and all tables."""
     from casting_tune.data import image_folder
     from casting_tune.planning import expand, sweep_file
     from casting_tune.planning.options import Options
-    from casting_tune.report import render
     from casting_tune.store.store import Store
 
-    out, failed, files = console.console(as_json), [], []
+    out, missing, files = console.console(as_json), [], []
     for option, place in (("--results", Store(results).root), ("--out", folder)):
         image_folder.check_outside(data, place, option)
-    studied = [name for name in sweep_file.names() if expand.read(name).study_part]
-    for name in studied:
-        expand.read(name, quick=quick)
-    make_folder(folder)  # before days of training
+    names = [name for name in sweep_file.names() if space.read(name).study_part]
+    for name in names:
+        space.read(name, quick=quick)
+    make_folder(folder)  # fail before days of training
     if data is not None:
-        images.tell_audit(out, data, results)
-    for name in studied:
-        command = _command(name, quick, [], [])
-        with _ahead() as ahead:
-            asked = Options(sweep=name, data=data, results=results, quick=quick, command=command)
-            prepared = _prepare(out, asked, ahead)
-            _outline(out, prepared)
-            if _execute(out, prepared)["n_missing"]:
-                failed.append(name)
-        for kind, make in tables.TABLES.items():
-            for view, positive in (("", "defective"), ("-ok_front", "ok")):
-                text = render.render(make(Store(results), name, positive=positive), "markdown")
-                files.append(folder / f"{name}-{kind}{view}.md")
-                files[-1].write_text(text, encoding="utf-8")
+        images.print_audit(out, images.ImageFolder(data=data, results=results))
+    for name in names:
+        options = Options(
+            sweep=name,
+            data=data,
+            results=results,
+            quick=quick,
+            command=_command(name, quick, [], []),
+        )
+        with signals.ray_ahead() as ahead:
+            prepared = sweep_run.prepare(out, options, ahead)
+            sweep_plan.print_outline(out, prepared)
+            if sweep_run.execute(out, prepared)["n_missing"]:
+                missing.append(name)
+        files += _write_tables(Store(results), name, folder)
     if as_json:
-        console.write_json({"tables": files, "sweeps_with_missing_cells": failed})
-    console.say(out, f"Tables of every sweep are in {folder}/.")
-    if failed:
-        console.say(out, f"Some cells have no result in: {', '.join(failed)}.")
+        console.write_json({"tables": files, "sweeps_with_missing_cells": missing})
+    console.say(out, f"The tables of all sweeps are in {folder}/.")
+    if missing:
+        console.say(out, f"Cells without a result in: {', '.join(missing)}.")
         raise typer.Exit(CastingTuneError.exit_code)
 
 
-@contextmanager
-def _ahead() -> Iterator[Ahead]:
-    """Give what starts Ray ahead of the first trial, and end it whatever comes: SIGTERM unwinds as Ctrl-C does."""
-    from casting_tune.execution.ray_cluster import Ahead
-
-    def end(number: int, frame: FrameType | None) -> None:
-        _raise(SystemExit(128 + number), number, frame)
-
-    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        with Ahead() as ahead:
-            yield ahead
-    except SystemError as error:
-        if isinstance(error.__cause__, SystemExit):
-            # Cython, in ray.get and ray.wait, wraps what a signal raises
-            raise error.__cause__ from None
-        raise
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _raise(error: BaseException, number: int, frame: FrameType | None) -> None:
-    """Raise what ends the command, from the handler of a signal; inside Python's import machinery a moment later.
-
-    An exception that a handler raises there can leave the lock of all imports taken for ever
-    (`_get_module_lock` of CPython 3.11 acquires it just before its `try`), and Ray, which another
-    thread imports, would wait for it for ever. Modules that are being imported may be interrupted.
-    """
-    while (
-        frame is not None and frame.f_code.co_name != "_call_with_frames_removed"
-    ):  # which calls a module's own code
-        if frame.f_code.co_filename.startswith("<frozen importlib."):
-            again = threading.Timer(
-                0.01, signal.pthread_kill, (threading.main_thread().ident, number)
-            )
-            again.daemon = True
-            again.start()
-            return
-        frame = frame.f_back
-    raise error
-
-
-def _prepare(out: Console, options: Options, ahead: Ahead) -> Prepared:
-    from casting_tune.execution import runner as sweep
-
-    with console.progress(out) as on_progress:
-        return sweep.prepare(
-            options, say=lambda line: console.say(out, line), on_progress=on_progress, ahead=ahead
-        )
-
-
-def _execute(out: Console, prepared: Prepared, logged: Sequence[Wanted] = ()) -> dict[str, Any]:
-    """Run the trials, print the table and the command that prints it again; return the same as plain values."""
+def _write_tables(store: Store, sweep: str, folder: Path) -> list[Path]:
+    """Write all tables of a sweep as Markdown, for both positive classes; return the files."""
     from casting_tune.analysis import tables
-    from casting_tune.cli import live_view as view
-    from casting_tune.config import cell_id
-    from casting_tune.execution import runner as sweep
-    from casting_tune.execution import tasks, trackers
     from casting_tune.report import render
 
-    to_do = prepared.to_do
-    shown = [
-        view.Shown(
-            label=p.cell.label,
-            row=p.cell.row,
-            epochs=0 if p.cell.kind == "baseline" else p.cell.config.epochs,
-        )
-        for p in to_do
-    ]
-
-    trials = [trackers.logged(p.cell_id, p.cell.label, p.cell.config) for p in to_do]
-
-    def on_choice(task: Task) -> None:
-        trials.append(
-            trackers.logged(cell_id(task.config, prepared.pack.dataset_id), task.label, task.config)
-        )
-        shown.append(view.Shown(label=task.label, row=task.label, epochs=task.config.epochs))
-
-    halt = tasks.Halt()
-    stopped_by: list[int] = []
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        if stopped_by:
-            _raise(_AtOnce(), number, frame)
-            return
-        stopped_by.append(number)
-        halt.wished.set()
-        console.say(out, "Finishing the running epochs; the same again stops at once.")
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        with (
-            view.follow(out, _about(prepared), shown) as show,
-            trackers.follow(
-                logged,
-                trials,
-                beside=prepared.store.root / "logs",
-                sweep=prepared.sweep.name,
-                run_id=prepared.run_id,
-                warn=lambda line: console.say(out, line),
-            ) as tell,
-        ):
-
-            def on_event(event: Event) -> None:
-                show(event)
-                tell(event)
-
-            n_missing = sweep.execute(prepared, on_event=on_event, on_choice=on_choice, halt=halt)
-    except (_AtOnce, SystemError) as error:
-        if not isinstance(error, _AtOnce) and not isinstance(error.__cause__, _AtOnce):
-            raise  # Cython wraps what a signal raises in it, and nothing else is meant here
-        n_missing = len(prepared.plan.to_do) + prepared.n_to_choose
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if stopped_by and n_missing:
-        console.say(out, f"Stopped. What has ended is kept; go on with: {_again()}")
-        if prepared.options.fresh:
-            console.say(out, "Without --fresh: with it, all cells are trained once more.")
-        raise typer.Exit(128 + stopped_by[0])
-    table = tables.comparison(prepared.store, prepared.sweep.name, run_id=prepared.run_id)
-    words = ["casting-tune", "table", prepared.sweep.name, "--run", prepared.run_id]
-    results = str(prepared.options.results)
-    again = shlex.join([*words, *(["--results", results] if results != RESULTS else [])])
-    if not out.stderr:  # stdout is kept for JSON otherwise
-        console.write(render.render(table, "text", width=out.width, color=out.is_terminal))
-    console.say(out, f"This table again: {again}")
-    return {
-        "sweep": prepared.sweep.name,
-        "run_id": prepared.run_id,
-        "dataset_id": prepared.pack.dataset_id,
-        "n_cells": len(prepared.plan.planned),
-        "n_missing": n_missing,
-        "notes": prepared.notes,
-        "table": {
-            "title": table.title,
-            "notes": table.notes,
-            "rows": table.frame,
-            "verdict": table.verdict,
-        },
-        "again": again,
-    }
-
-
-def _about(prepared: Prepared) -> About:
-    """Return what stands above the live view."""
-    from casting_tune.cli.live_view import About
-
-    place, planned = prepared.place, prepared.plan.planned
-    done = {p.cell_id: p.cell.row for p in planned if p.state == "done" and p.cell.kind == "cell"}
-    known: dict[str, list[float]] = {}
-    for trial in prepared.store.read("trials", cell_ids=done).to_pylist() if done else []:
-        if trial["status"] == "completed" and trial["validation_accuracy"] is not None:
-            known.setdefault(done[trial["cell_id"]], []).append(trial["validation_accuracy"])
-    flatters = [note for note in prepared.notes if "scores flatter" in note]
-    return About(
-        sweep=prepared.sweep.name,
-        n_done=len(planned) - len(prepared.plan.to_do),
-        place=f"{place.n_at_once} at once on {place.device}, {_threads(place.n_threads)} each",
-        images=f"{len(prepared.pack.labels)} images, dataset {prepared.pack.dataset_id}",
-        warning=flatters[0] if flatters else "",
-        n_at_once=place.n_at_once,
-        known=known,
-        n_tasks=len(prepared.plan.to_do) + prepared.n_to_choose,
-    )
-
-
-class _AtOnce(BaseException):
-    """The second signal, on its way up, so that workers and temporary folders go with it."""
-
-
-_BESIDE = {"baseline": "baselines", "timing": "timing passes"}
-
-
-def _outline(out: Console, prepared: Prepared) -> None:
-    """Say what a run would do."""
-    plan, sweep = prepared.plan, prepared.sweep
-    place = f"{prepared.place.device}, {prepared.place.n_at_once} at once, {_threads(prepared.place.n_threads)} each"
-    console.say(out, f"{sweep.name}: {sweep.question}")
-    counts = {
-        kind: sum(p.cell.kind == kind for p in plan.planned)
-        for kind in ("cell", "baseline", "timing")
-    }
-    beside = [f" and {n} {name}" for kind, name in _BESIDE.items() if (n := counts[kind])]
-    cells = f"{counts['cell']} cells"
-    if sweep.search is not None:
-        from casting_tune.execution import search
-
-        for line in search.sentences(sweep.search):
-            console.say(out, line)
-        cells = f"{counts['cell']} of {sweep.search.n_trials} cells chosen"
-    states = [f"{plan.count('done')} done", f"{len(plan.to_do) + prepared.n_to_choose} to do"]
-    stopped = plan.count("stopped")
-    states += [f"{stopped} stopped by the scheduler"] if stopped else []
-    failed = sum(not planned.runs for planned in plan.planned if planned.state == "failed")
-    states += [f"{failed} failed before (--retry-failed runs them again)"] if failed else []
-    states += [f"{len(sweep.invalid)} invalid"] if sweep.invalid else []
-    console.say(out, f"{cells}{''.join(beside)}: {', '.join(states)} ({place}).")
-
-
-def _write_plan(out: Console, prepared: Prepared, as_json: bool) -> None:
-    """Write what a run would cost, every cell, and why some are invalid."""
-    from casting_tune.planning import plan
-
-    planned, costs, price = (
-        prepared.plan.planned,
-        prepared.costs,
-        prepared.options.price_per_gpu_hour,
-    )
-    if as_json:
-        cells = [
-            {
-                "cell_id": p.cell_id,
-                "state": p.state,
-                "status": p.status,
-                "kind": p.cell.kind,
-                "label": p.cell.label,
-            }
-            for p in planned
-        ]
-        summed = {key: value for key, value in asdict(costs).items() if key != "estimates"}
-        console.write_json(
-            {
-                "sweep": prepared.sweep.name,
-                "dataset_id": prepared.pack.dataset_id,
-                "notes": prepared.notes,
-                "costs": summed | {"money": costs.gpu_hours * price if price is not None else None},
-                "cells": cells,
-                "invalid": prepared.sweep.invalid,
-            }
-        )
-        return
-    for sentence in plan.cost_sentences(costs, price_per_gpu_hour=price):
-        console.say(out, sentence)
-    for p in planned:
-        state = p.state if p.status is None else f"{p.state}: {p.status}"
-        console.write(inert.plain(f"{p.cell_id}  {state:<16}  {p.cell.label}") + "\n")
-    for reason in prepared.sweep.invalid:
-        console.say(out, f"invalid: {reason}")
-
-
-def _threads(n: int) -> str:
-    return f"{n} thread" if n == 1 else f"{n} threads"
+    files = []
+    views: tuple[tuple[str, Literal["defective", "ok"]], ...]
+    views = (("", "defective"), ("-ok_front", "ok"))
+    for kind, make in tables.TABLES.items():
+        for suffix, positive in views:
+            text = render.render(make(store, sweep, positive=positive), "markdown")
+            files.append(folder / f"{sweep}-{kind}{suffix}.md")
+            files[-1].write_text(text, encoding="utf-8")
+    return files
 
 
 def _gpus(text: str | None) -> float | Literal["auto"] | None:
@@ -517,7 +286,7 @@ def _gpus(text: str | None) -> float | Literal["auto"] | None:
         return float(text)
     except ValueError:
         raise UsageError(
-            f"--gpus-per-trial is auto, or a number such as 0.5, not '{text}'."
+            f"--gpus-per-trial must be auto, or a number such as 0.5; got '{text}'."
         ) from None
 
 
@@ -530,16 +299,8 @@ def _kept(names: list[str]) -> tuple[Literal["last", "best"], ...]:
 
 
 def _command(name: str, quick: bool, only: list[str], override: list[str]) -> str:
-    """Return the command that goes on with a sweep, as the store keeps it: without folders of this machine."""
+    """Return the command for the store that continues a sweep, without folders of this machine."""
     words = [name if "/" not in name else Path(name).name, *(["--quick"] if quick else [])]
     words += [word for text in only for word in ("--only", text)]
     words += [word for text in override for word in ("--set", text)]
     return f"python -m casting_tune.sweep {shlex.join(words)}"
-
-
-def _again() -> str:
-    """Return the command that goes on with this very run, as the person wrote it."""
-    program = (
-        "python -m casting_tune.sweep" if Path(sys.argv[0]).name == "sweep.py" else "casting-tune"
-    )
-    return f"{program} {shlex.join(sys.argv[1:])}"

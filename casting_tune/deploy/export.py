@@ -1,15 +1,14 @@
-"""A finished cell as a folder that a factory's computer can run, checked before anybody sees it.
+"""Export a trained cell as a folder that a production computer can run, with checks.
 
-    network.onnx        uint8 images in, score and decision out (see graph)
-    decision.json       what predict must know: how images are packed, the threshold, where all this comes from
-    model.safetensors   the backbone's weights, and config.json beside: timm's local-dir form
-    head.safetensors    the head's weights
-    README.md           the model card
-    SHA256SUMS          of all the others
+    network.onnx        uint8 images to score and decision (see onnx_graph)
+    decision.json       settings for predict: image packing, threshold, provenance
+    model.safetensors   backbone weights; with config.json the local-dir form of timm
+    head.safetensors    head weights
+    README.md           model card
+    SHA256SUMS          hashes of all other files
 
-Comes in: a Cell, a rule for its threshold. Goes out: the folder, put in place whole, and what was
-checked on the way: the weights score the stored images as the store says, and onnxruntime scores
-and decides as torch does.
+The folder appears complete or not at all, and only if two checks pass: the weights reproduce the
+stored scores, and onnxruntime gives the scores and decisions of torch.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -28,6 +27,8 @@ from casting_tune.analysis import operating_point, selection
 from casting_tune.analysis.operating_point import OperatingPoint, Scored
 from casting_tune.config import BASELINE, Epoch
 from casting_tune.deploy import model_card, onnx_graph, retrain
+from casting_tune.deploy.checks import NO_RULE, Checked, Rule
+from casting_tune.deploy.export_folder import VERSION
 from casting_tune.errors import CastingTuneError, StoreError, UsageError
 from casting_tune.models import registry
 from casting_tune.store.completed import Cell
@@ -37,41 +38,40 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
-VERSION = 1
-"""Of the form of the folder: raise it when an older predict could not run it."""
-
 ONNX_TOLERANCE = 1e-5
 """Largest difference between a score of onnxruntime and one of torch, both float32."""
 
 STORED_TOLERANCE = {"fp32": 1e-3, "bf16": 0.05}
-"""Largest difference between a score of the weights at hand and the stored one, in the training's
-own precision. Other threads or another device move a float32 score by some 1e-6 and a bfloat16 one
-by some 1e-2; one pixel that rounds to the other level when an image is reduced, by up to some 1e-4
-(`graph`). Another training is off by far more.
+"""Largest difference between a score of these weights and the stored one, in training precision.
+Another number of threads or another device changes a float32 score by about 1e-6 and a bfloat16
+one by about 1e-2. One pixel that rounds to the next level when an image is reduced changes it by up
+to about 1e-4 (`onnx_graph`). Another training differs by far more.
 """
 
 Precision = Literal["fp32", "bf16"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Checked:
-    """What was found true before a folder was put in place.
+class CardText:
+    """Text of the model card that only the user knows.
 
     Attributes:
-        point: the threshold and what it does to validation and test, by the exported float32 scores.
-        n_images: validation and test images that were scored.
-        largest_stored: difference to a stored score, in the training's own precision.
-        largest_onnx: difference between onnxruntime and torch in float32.
-        n_other_decisions: stored test scores that the threshold decides otherwise than the exported ones.
-        kept: whether the weights were those that the store kept; else the cell was trained again for them.
+        licence: licence of the images, as the user states it.
+        selection: sentences about how the cell was selected; empty if the user named it.
     """
 
-    point: OperatingPoint
-    n_images: int
-    largest_stored: float
-    largest_onnx: float
-    n_other_decisions: int
-    kept: bool
+    licence: str = "not stated"
+    selection: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Scored:
+    """A cell's network, and its scores on validation and test in float32."""
+
+    cell: Cell
+    model: nn.Module
+    decider: onnx_graph.Decider
+    score: NDArray[np.float32]
 
 
 def export(
@@ -79,97 +79,88 @@ def export(
     store: Store,
     folder: Path,
     *,
-    max_escape: str | None = None,
-    cost_escape: float | None = None,
-    cost_overkill: float | None = None,
-    prevalence: float | None = None,
-    licence: str = "not stated",
-    chosen_how: tuple[str, ...] = (),
+    rule: Rule = NO_RULE,
+    card: CardText = CardText(),
     on_epoch: Callable[[Epoch], None] = lambda _epoch: None,
 ) -> Checked:
-    """Write a cell's network as a folder.
+    """Export the network of a cell as a folder.
 
     Args:
-        cell: a completed one that learned something.
-        store: where its weights may be kept.
-        folder: a new one, or an empty one.
-        max_escape, cost_escape, cost_overkill, prevalence: the rule, as in `chosen.threshold`; none is threshold 0.5.
-        licence: of the images, as the user states it, for the card.
-        chosen_how: sentences about how the cell was chosen, for the card.
-        on_epoch: told of each epoch, where the cell has to be trained again.
+        cell: a completed cell with a trained network.
+        store: where its weights may be.
+        folder: a new or empty folder.
+        rule: the rule for the threshold.
+        card: text for the model card.
+        on_epoch: called after each epoch if the cell is trained again.
 
     Raises:
-        UsageError: a baseline, a folder that is in use, a rule that cannot be meant, missing libraries.
-        CastingTuneError: the scores of the weights are not the stored ones, or onnxruntime's are not torch's.
+        UsageError: a baseline, a folder in use, an invalid rule, missing libraries.
+        CastingTuneError: the weights do not reproduce the stored scores, or onnxruntime does not
+            reproduce those of torch.
     """
     onnx_graph.check_libraries()
     if cell.config.backbone.startswith(BASELINE):
         raise UsageError(
-            f"Cell {cell.row['cell_id']} is a baseline, which learns no network. Export another one."
+            f"Cell {cell.row['cell_id']} is a baseline without a network. Export another cell."
         )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"--out '{folder}' is in use. Name a new folder, or empty it.")
-    rule = {
-        "max_escape": max_escape,
-        "cost_escape": cost_escape,
-        "cost_overkill": cost_overkill,
-        "prevalence": prevalence,
-    }
+        raise UsageError(f"--out '{folder}' is in use. Use a new folder, or empty it.")
     model, kept = retrain.trained(cell, store, on_epoch=on_epoch)
     decider = decider_of(cell, model)
-    images, rows, stored = cell.pack.images, cell.predictions.image, cell.predictions.score
-    score = onnx_graph.score(decider, images, rows, precision="fp32")
-    precision = cast(Precision, cell.config.precision)
-    same = (
-        score
-        if precision == "fp32"
-        else onnx_graph.score(decider, images, rows, precision=precision)
+    images, rows = cell.pack.images, cell.predictions.image
+    scored = _Scored(
+        cell=cell,
+        model=model,
+        decider=decider,
+        score=onnx_graph.score(decider, images, rows, precision="fp32"),
     )
-    largest_stored = _check_stored(cell, same, kept=kept)
-    point = _point(cell, store, score, rule)
+    largest_stored = _check_stored(scored, kept=kept)
+    point = _point(scored, store, rule)
     decider.threshold.fill_(point.threshold)
-    test = cell.predictions.split == "test"
-    other = (score >= point.threshold) != (stored >= np.float32(point.threshold))
     checked = Checked(
         point=point,
         n_images=len(rows),
         largest_stored=largest_stored,
         largest_onnx=0.0,
-        n_other_decisions=int(other[test].sum()),
+        n_other_decisions=_other_decisions(scored, point.threshold),
         kept=kept,
     )
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as beside:
-            draft = Path(beside) / "export"
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
+            draft = Path(scratch) / "export"
             draft.mkdir()
-            told = {
-                "casting_tune": json.dumps({"cell_id": cell.row["cell_id"], "rule": point.rule})
-            }
-            onnx_graph.save_onnx(decider, draft / "network.onnx", shape=images.shape[1:], told=told)
-            checked = replace(
-                checked,
-                largest_onnx=_check_onnx(draft / "network.onnx", cell, score, point.threshold),
-            )
-            _save_weights(cell, model, draft)
-            _save_json(
-                draft / "decision.json", decision(cell, threshold=point.threshold, rule=point.rule)
-            )
-            text = model_card.write(
-                cell, checked, precision=precision, licence=licence, chosen_how=chosen_how
-            )
-            (draft / "README.md").write_text(text, encoding="utf-8")
-            _save_sums(draft)
-            draft.replace(folder)  # an empty folder gives way
+            checked = _write(scored, checked, draft, card)
+            draft.replace(folder)  # replaces an empty folder
     except OSError as error:
         raise UsageError(
-            f"Cannot write '{folder}': {error.strerror or error}. Name another folder."
+            f"Cannot write '{folder}': {error.strerror or error}. Use another folder with --out."
         ) from error
     return checked
 
 
+def _write(scored: _Scored, checked: Checked, draft: Path, card: CardText) -> Checked:
+    """Write all files of an export; return the checks with that of the ONNX file."""
+    cell, point = scored.cell, checked.point
+    metadata = {"cell_id": cell.row["cell_id"], "rule": point.rule}
+    onnx_graph.save_onnx(
+        scored.decider,
+        draft / "network.onnx",
+        shape=cell.pack.images.shape[1:],
+        metadata={"casting_tune": json.dumps(metadata)},
+    )
+    largest_onnx = _check_onnx(draft / "network.onnx", scored, point.threshold)
+    checked = replace(checked, largest_onnx=largest_onnx)
+    _save_weights(cell, scored.model, draft)
+    _save_json(draft / "decision.json", decision(cell, threshold=point.threshold, rule=point.rule))
+    text = model_card.write(cell, checked, licence=card.licence, chosen_how=card.selection)
+    (draft / "README.md").write_text(text, encoding="utf-8")
+    _save_sums(draft)
+    return checked
+
+
 def decider_of(cell: Cell, model: nn.Module) -> onnx_graph.Decider:
-    """Return a cell's model with what prepares its images, at threshold 0.5."""
+    """Return the model of a cell with the preparation of its images, at threshold 0.5."""
     config = cell.config
     mean, std = registry.normalisation(config.backbone, config.weights)
     return onnx_graph.Decider(
@@ -177,58 +168,75 @@ def decider_of(cell: Cell, model: nn.Module) -> onnx_graph.Decider:
     )
 
 
-def _check_stored(cell: Cell, score: NDArray[np.float32], *, kept: bool) -> float:
-    """Return the largest difference to the stored scores; refuse weights of another training."""
-    largest = float(np.abs(score - cell.predictions.score).max())
-    allowed = STORED_TOLERANCE[cell.config.precision]
-    if not largest <= allowed:  # a NaN is refused too
-        whence = (
-            "the weights that the store keeps score"
-            if kept
-            else "the cell, trained again here, scores"
+def _check_stored(scored: _Scored, *, kept: bool) -> float:
+    """Return the largest difference to the stored scores, in the precision of the training.
+
+    Raises:
+        StoreError: the difference is too large: these are weights of another training.
+    """
+    cell, score = scored.cell, scored.score
+    precision = cast(Precision, cell.config.precision)
+    if precision != "fp32":
+        score = onnx_graph.score(
+            scored.decider, cell.pack.images, cell.predictions.image, precision=precision
         )
+    largest = float(np.abs(score - cell.predictions.score).max())
+    allowed = STORED_TOLERANCE[precision]
+    if not largest <= allowed:  # refuses NaN, too
+        source = "the stored weights" if kept else "the weights of the repeated training"
         raise StoreError(
-            f"Cell {cell.row['cell_id']}: {whence} an image by {largest:.2g} otherwise than the stored training, and "
-            f"at most {allowed:g} is allowed. Export where it was trained (with as many threads), or train it anew."
+            f"Cell {cell.row['cell_id']}: {source} do not reproduce the stored scores. "
+            f"Largest difference: {largest:.2g}, allowed: {allowed:g}. Export on the machine that "
+            "trained the cell (with the same number of threads), or train the cell again."
         )
     return largest
 
 
-def _check_onnx(file: Path, cell: Cell, score: NDArray[np.float32], threshold: float) -> float:
-    """Return the largest difference between onnxruntime and torch; refuse one that matters, or another decision."""
-    found, decisions = onnx_graph.score_onnx(file, cell.pack.images, cell.predictions.image)
-    largest = float(np.abs(found - score).max())
+def _other_decisions(scored: _Scored, threshold: float) -> int:
+    """Return the number of test images whose stored score gives another decision."""
+    predictions = scored.cell.predictions
+    other = (scored.score >= threshold) != (predictions.score >= np.float32(threshold))
+    return int(other[predictions.split == "test"].sum())
+
+
+def _check_onnx(file: Path, scored: _Scored, threshold: float) -> float:
+    """Return the largest difference between onnxruntime and torch.
+
+    Raises:
+        CastingTuneError: the difference is too large, or a decision differs.
+    """
+    cell, score = scored.cell, scored.score
+    scores, decisions = onnx_graph.score_onnx(file, cell.pack.images, cell.predictions.image)
+    largest = float(np.abs(scores - score).max())
     n_other = int((decisions != (score >= np.float32(threshold))).sum())
     if not largest <= ONNX_TOLERANCE or n_other:
         raise CastingTuneError(
-            f"onnxruntime scores an image of cell {cell.row['cell_id']} by {largest:.2g} otherwise than torch (at most "
-            f"{ONNX_TOLERANCE:g} is allowed) and decides {n_other} of {len(score)} otherwise: nothing was exported. "
+            f"Cell {cell.row['cell_id']}: onnxruntime does not reproduce the scores of torch; "
+            f"nothing was exported. Largest difference: {largest:.2g}, allowed: "
+            f"{ONNX_TOLERANCE:g}; {n_other} of {len(score)} decisions differ. "
             "Try other versions of torch, onnxscript and onnxruntime."
         )
     return largest
 
 
-def _point(
-    cell: Cell, store: Store, score: NDArray[np.float32], rule: dict[str, Any]
-) -> OperatingPoint:
-    """Choose the threshold on the exported network's own validation scores."""
+def _point(scored: _Scored, store: Store, rule: Rule) -> OperatingPoint:
+    """Choose the threshold on the validation scores of the exported network."""
+    cell = scored.cell
     split, y_true = cell.predictions.split, cell.predictions.y_true
+    columns = (y_true, scored.score)
+    given = [column[split == name] for name in ("validation", "test") for column in columns]
     defects = cell.predictions.image[(split == "test") & (y_true == 1)]
     groups = selection.photographs(store, cell.pack.dataset_id, set(defects.tolist()))
-    validation, test = (
-        (y_true[split == name], score[split == name]) for name in ("validation", "test")
-    )
-    sides = Scored(*validation), Scored(*test, n_groups_defective=groups)
-    if all(value is None for value in rule.values()):
-        return operating_point.fixed(*sides, threshold=0.5)
-    return selection.choose(*sides, **rule)
+    if rule == NO_RULE:
+        return operating_point.fixed(*given, threshold=0.5, n_groups_defective=groups)
+    return selection.choose(*given, **asdict(rule), n_groups_defective=groups)
 
 
 def decision(cell: Cell, *, threshold: float, rule: str) -> dict[str, Any]:
-    """Return what predict and explain must know of a network: decision.json."""
+    """Return the contents of decision.json: the settings for predict and explain."""
     shape, config = cell.pack.images.shape[1:], cell.config
     mean, std = registry.normalisation(config.backbone, config.weights)
-    alike = (cell.pack.sizes == np.array(shape[-2:])).all()
+    same_size = (cell.pack.sizes == np.array(shape[-2:])).all()
     return {
         "version": VERSION,
         "cell_id": cell.row["cell_id"],
@@ -242,7 +250,7 @@ def decision(cell: Cell, *, threshold: float, rule: str) -> dict[str, Any]:
         "std": std,
         "colour": len(shape) == 3,
         "packed_px": list(shape[-2:]),
-        "letterbox_px": None if alike else shape[-1],
+        "letterbox_px": None if same_size else shape[-1],
         "threshold": threshold,
         "rule": rule,
         "defect": cell.pack.positive,
@@ -251,7 +259,7 @@ def decision(cell: Cell, *, threshold: float, rule: str) -> dict[str, Any]:
 
 
 def _save_weights(cell: Cell, model: nn.Module, folder: Path) -> None:
-    """Write backbone and head, and what timm needs to open the backbone as `local-dir:`."""
+    """Write backbone, head and config.json, with which timm opens the backbone as `local-dir:`."""
     from safetensors.torch import save
 
     for name, file in (("backbone", "model.safetensors"), ("head", "head.safetensors")):
@@ -259,9 +267,8 @@ def _save_weights(cell: Cell, model: nn.Module, folder: Path) -> None:
         tensors = {
             key: value.detach().cpu().contiguous() for key, value in part.state_dict().items()
         }
-        (folder / file).write_bytes(
-            save(tensors, metadata={"format": "pt"})
-        )  # save_file writes with mode 0600
+        # not save_file, which writes with mode 0600
+        (folder / file).write_bytes(save(tensors, metadata={"format": "pt"}))
     config = cell.config
     _save_json(
         folder / "config.json",

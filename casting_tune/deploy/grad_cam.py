@@ -1,8 +1,7 @@
-"""Pictures of what speaks for a defect: Grad-CAM's heat over each image, with its score and the decision.
+"""Grad-CAM heat maps: the regions of an image that point to a defect, with score and decision.
 
-Comes in: an export's folder or a Cell's model, and image files. Goes out: PNGs. Needs torch. The
-heat says where the last maps of the network speak for a defect, as coarsely as these maps are; it
-does not say why, nor that the network is right.
+Requires torch. A heat map has the coarse resolution of the last feature maps of the network. It
+shows where evidence for a defect is, not why, and not that the network is correct.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import numpy as np
 
 from casting_tune.config import BASELINE
 from casting_tune.data import decode
-from casting_tune.deploy import export, onnx_graph, predict, retrain
+from casting_tune.deploy import export, export_folder, onnx_graph, predict, retrain
 from casting_tune.errors import StoreError, UsageError, unreadable
 from casting_tune.models import registry
 from casting_tune.report import mpl_style
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explained:
-    """One picture: its file, or the reason why there is none."""
+    """One picture: its file, or the reason why it is missing."""
 
     image: Path
     file: Path | None
@@ -40,22 +39,22 @@ class Explained:
 
 
 def open_export(folder: Path) -> tuple[onnx_graph.Decider, dict[str, Any]]:
-    """Return the torch network of an export, and what its decision.json says.
+    """Return the torch network of an export, and the contents of its decision.json.
 
     Raises:
-        UsageError: the folder is no export.
-        StoreError: a file is missing, changed, or does not fit the others.
+        UsageError: the folder is not an export.
+        StoreError: a file is missing or changed, or does not fit the others.
     """
     from safetensors.torch import load_file
 
-    predict.check_sums(folder)
-    told = predict.read_decision(folder)
+    export_folder.check_sums(folder)
+    settings = export_folder.read_decision(folder)
     model = registry.build(
-        told["backbone"],
+        settings["backbone"],
         weights="none",
-        dense=told["dense"],
-        dropout=told["dropout"],
-        in_channels=told["in_channels"],
+        dense=settings["dense"],
+        dropout=settings["dropout"],
+        in_channels=settings["in_channels"],
         seed=0,
     )
     parts = {"backbone": "model.safetensors", "head": "head.safetensors"}
@@ -66,55 +65,57 @@ def open_export(folder: Path) -> tuple[onnx_graph.Decider, dict[str, Any]]:
         raise StoreError(unreadable(folder, error)) from error
     except RuntimeError as error:
         raise StoreError(
-            f"The weights in '{folder}' do not fit '{told['backbone']}'. Export the cell again."
+            f"The weights in '{folder}' do not fit '{settings['backbone']}'. Export the cell again."
         ) from error
     decider = onnx_graph.Decider(
         model,
-        px=told["image_px"],
-        in_channels=told["in_channels"],
-        mean=tuple(told["mean"]),
-        std=tuple(told["std"]),
+        px=settings["image_px"],
+        in_channels=settings["in_channels"],
+        mean=tuple(settings["mean"]),
+        std=tuple(settings["std"]),
     )
-    decider.threshold.fill_(told["threshold"])
-    return decider, told
+    decider.threshold.fill_(settings["threshold"])
+    return decider, settings
 
 
 def open_cell(cell: Cell, store: Store) -> tuple[onnx_graph.Decider, dict[str, Any]]:
-    """Return the torch network of a completed cell at threshold 0.5, trained again where the store kept no weights.
+    """Return the torch network of a completed cell at threshold 0.5, with its settings.
+
+    The cell is trained again if the store has no weights.
 
     Raises:
-        UsageError: a baseline, which has no network.
+        UsageError: the cell is a baseline without a network.
     """
     if cell.config.backbone.startswith(BASELINE):
         raise UsageError(
-            f"Cell {cell.row['cell_id']} is a baseline, which learns no network. Explain another one."
+            f"Cell {cell.row['cell_id']} is a baseline without a network. Explain another cell."
         )
     model, _ = retrain.trained(cell, store)
     return export.decider_of(cell, model), export.decision(cell, threshold=0.5, rule="0.5")
 
 
 def explain(
-    decider: onnx_graph.Decider, told: dict[str, Any], files: Sequence[Path], folder: Path
+    decider: onnx_graph.Decider, settings: dict[str, Any], files: Sequence[Path], folder: Path
 ) -> Iterator[Explained]:
-    """Write a PNG an image into a folder, and yield each as it is there.
+    """Write one PNG per image into a folder, and yield each when it is written.
 
     Args:
         decider: the network with its threshold.
-        told: as in decision.json: `letterbox_px`, `colour`, `packed_px`.
-        files: images; one that cannot be used is yielded with its reason.
-        folder: where the PNGs go, numbered in the order of the images.
+        settings: as in decision.json: `letterbox_px`, `colour`, `packed_px`.
+        files: images; one that cannot be used is yielded with a reason.
+        folder: folder for the PNGs, numbered in the order of the images.
 
     Raises:
-        UsageError: the network has no maps, or the folder cannot be written.
+        UsageError: the network has no feature maps, or the folder cannot be written.
     """
     for number, file in enumerate(files, start=1):
-        picture = decode.decode(file, box=told["letterbox_px"])
-        reason = predict.unfit(picture, told)
+        picture = decode.decode(file, box=settings["letterbox_px"])
+        reason = predict.unfit(picture, settings)
         if reason or picture.pixels is None:
             yield Explained(image=file, file=None, score=None, reason=reason)
             continue
         pixels = picture.pixels
-        if told["colour"] and pixels.ndim == 2:
+        if settings["colour"] and pixels.ndim == 2:
             pixels = np.stack([pixels] * 3)
         score, heat = grad_cam(decider, pixels)
         with mpl_style.style():
@@ -128,30 +129,33 @@ def explain(
 def grad_cam(
     decider: onnx_graph.Decider, pixels: NDArray[np.uint8]
 ) -> tuple[float, NDArray[np.float32]]:
-    """Return the score of one image, and its heat [h', w'] in the size of the network's last maps, each 0 or more.
+    """Return the score of one image, and its heat map.
 
-    ReLU of the sum over the maps A_k, each weighted by the mean over its positions of the gradient
-    of the logit of "defective" (Selvaraju et al., "Grad-CAM", 2017, equations 1 and 2). Not scaled:
-    0 everywhere says that nothing in these maps speaks for a defect.
+    The heat is the ReLU of the sum over the feature maps A_k, each weighted by the mean over its
+    positions of the gradient of the logit of "defective" (Selvaraju et al., "Grad-CAM", 2017,
+    equations 1 and 2). It is not scaled: 0 everywhere means no evidence for a defect.
 
     Args:
         decider: the network.
         pixels: [h, w] gray or [3, h, w] colour, uint8.
 
+    Returns:
+        The score in 0..1, and the heat [h', w'], 0 or more, in the size of the last feature maps.
+
     Raises:
-        UsageError: the network gives no maps [1, c, h', w'], such as a transformer.
+        UsageError: the network has no feature maps [1, c, h', w'], for example a transformer.
     """
     import torch
 
     backbone, head = cast(Any, decider.model.backbone), cast("torch.nn.Module", decider.model.head)
     with torch.no_grad():
         inputs = decider.prepare(torch.from_numpy(np.array(pixels))[None])
-        given = backbone(inputs)
-        pools_itself = given.ndim == 2  # as networks named timm:NAME do
-        features = backbone.forward_features(inputs) if pools_itself else given
+        output = backbone(inputs)
+        pools_itself = output.ndim == 2  # as networks named timm:NAME do
+        features = backbone.forward_features(inputs) if pools_itself else output
     if features.ndim != 4:
         raise UsageError(
-            "Grad-CAM takes a network whose last layers are maps, and this one has none. Use predict."
+            "Grad-CAM requires a network with feature maps; this one has none. Use predict."
         )
     maps = features.detach().requires_grad_()
     pooled = backbone.forward_head(maps.clone()) if pools_itself else maps.mean((2, 3))
@@ -169,7 +173,7 @@ def _draw(
     threshold: float,
     name: str,
 ) -> Figure:
-    """Draw an image twice: as it is, and under its heat, which is scaled to its own largest value."""
+    """Draw an image unchanged and under its heat map, scaled to the largest value of the map."""
     from matplotlib.figure import Figure
 
     shown = pixels if pixels.ndim == 2 else pixels.transpose(1, 2, 0)
@@ -188,7 +192,7 @@ def _draw(
     decided = "defective" if np.float32(score) >= np.float32(threshold) else "ok"
     left.set_title(mpl_style.name(name))
     right.set_title(
-        "what speaks for a defect" if largest > 0 else "nothing here speaks for a defect"
+        "regions that point to a defect" if largest > 0 else "no region points to a defect"
     )
     figure.suptitle(f"{decided}: score {score:.4f}, threshold {threshold:.4g}", x=0.01, ha="left")
     return figure

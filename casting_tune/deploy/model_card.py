@@ -1,7 +1,6 @@
-"""The model card: what a quality manager and a maintainer must know of an exported network, as Markdown.
+"""The model card of an export in Markdown, for quality managers and maintainers.
 
-Comes in: a Cell and what its export found. Goes out: text. Computes nothing but intervals of
-shares; knows no files.
+Computes only confidence intervals of shares; reads and writes no files.
 """
 
 from __future__ import annotations
@@ -9,21 +8,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from casting_tune import metrics
 from casting_tune.analysis import statistics
+from casting_tune.deploy.checks import Checked
 from casting_tune.metrics import Counts
 from casting_tune.store.completed import Cell
 from casting_tune.text import plain
 
-if TYPE_CHECKING:
-    from casting_tune.deploy.export import Checked
-
 _SHARES: dict[str, tuple[str, Callable[[Counts], tuple[int, int]]]] = {
-    "accuracy": ("right decisions", lambda c: (c.tp + c.tn, c.tp + c.fp + c.tn + c.fn)),
+    "accuracy": ("correct decisions", lambda c: (c.tp + c.tn, c.tp + c.fp + c.tn + c.fn)),
     "escape_rate": ("defects passed", lambda c: (c.fn, c.tp + c.fn)),
     "overkill_rate": ("good castings rejected", lambda c: (c.fp, c.fp + c.tn)),
     "precision": ("rejected castings that are defective", lambda c: (c.tp, c.tp + c.fp)),
@@ -34,36 +30,35 @@ def write(
     cell: Cell,
     checked: Checked,
     *,
-    precision: Literal["fp32", "bf16"],
     licence: str,
     chosen_how: tuple[str, ...],
 ) -> str:
-    """Return the card of an exported cell.
+    """Return the model card of an exported cell.
 
     Args:
-        cell: what was exported.
-        checked: what the export found.
-        precision: of the training.
-        licence: of the images, as the user states it.
-        chosen_how: sentences about how the cell was chosen; none where it was named.
+        cell: the exported cell.
+        checked: the checks of the export.
+        licence: licence of the images, as the user states it.
+        chosen_how: sentences about how the cell was selected; empty if the user named it.
     """
     row = cell.row
     parts = [
         f"# {_text(row['label'])}: {row['backbone']} at {row['image_px']} px",
-        f"P(defective) of one casting in one image, and the decision at a threshold. Cell {row['cell_id']} of sweep "
-        f"{_text(row['sweep'])}, exported by casting_tune.",
+        "The network computes P(defective) of the casting in an image, and the decision at a "
+        f"threshold. Cell {row['cell_id']} of sweep {_text(row['sweep'])}, "
+        "exported by casting_tune.",
         "## Use",
         "```\ncasting-tune predict DIR IMAGES...\n```",
         _contract(cell),
         "## Threshold",
         "\n".join(f"- {sentence}" for sentence in checked.point.sentences),
-        "## Results on the test images, of the exported network",
+        "## Results of the exported network on the test images",
         _table(checked.point.test),
         _ranking(cell),
-        "\n".join(f"- {sentence}" for sentence in _limits(cell, checked, precision)),
-        "## Trained on",
+        "\n".join(f"- {sentence}" for sentence in _limits(cell, checked)),
+        "## Training data",
         "\n".join(f"- {sentence}" for sentence in _training(cell, licence)),
-        "## Where it comes from",
+        "## Reproducibility",
         "\n".join(f"- {sentence}" for sentence in (*chosen_how, *_provenance(cell, checked))),
     ]
     return "\n\n".join(parts) + "\n"
@@ -73,30 +68,31 @@ def _contract(cell: Cell) -> str:
     shape = cell.pack.images.shape[1:]
     sides = "height, width" if len(shape) == 2 else "3, height, width"
     letterbox = (
-        ""
-        if (cell.pack.sizes == np.array(shape[-2:])).all()
-        else ", letterboxed on black into a square"
+        "" if (cell.pack.sizes == np.array(shape[-2:])).all() else ", padded with black to a square"
     )
     return (
-        f"`network.onnx` takes `images`, uint8 [n, {sides}], {'gray' if len(shape) == 2 else 'colour'}, any n; it was "
-        f"trained and checked at {shape[-2]} x {shape[-1]} px{letterbox}. Resize, normalisation, sigmoid and threshold "
-        "are inside. It gives `score`, float32 [n], P(defective), and `defective`, bool [n]. `model.safetensors` and "
-        "`config.json` are the backbone as timm's `local-dir:` has it, `head.safetensors` is the head."
+        f"`network.onnx` takes `images`, uint8 [n, {sides}], "
+        f"{'gray' if len(shape) == 2 else 'colour'}, any n. It was trained and checked at "
+        f"{shape[-2]} x {shape[-1]} px{letterbox}. It contains resize, normalisation, sigmoid and "
+        "threshold. It returns `score`, float32 [n], P(defective), and `defective`, bool [n]. "
+        "`model.safetensors` and `config.json` are the backbone for timm's `local-dir:`; "
+        "`head.safetensors` is the head."
     )
 
 
-def _table(found: Counts) -> str:
+def _table(counts: Counts) -> str:
     lines = ["| share | of | value | 95 % interval |", "| --- | --- | --- | --- |"]
     for name, (meaning, count) in _SHARES.items():
-        k, n = count(found)
+        k, n = count(counts)
         low, high = statistics.wilson(k, n)
         value = (
             f"{100 * k / n:.2f} % | {100 * low:.2f} to {100 * high:.2f} %" if n else "none | none"
         )
         lines.append(f"| {name}: {meaning} | {k:,} of {n:,} | {value} |")
     lines.append(
-        f"\n{found.tp:,} defects rejected, {found.fn:,} passed; {found.tn:,} good castings passed, {found.fp:,} "
-        "rejected. Intervals are Wilson's and take every image for a casting of its own; the bounds above are exact."
+        f"\n{counts.tp:,} defects rejected, {counts.fn:,} passed; {counts.tn:,} good castings passed, "
+        f"{counts.fp:,} rejected. Intervals are Wilson intervals and assume that every image shows "
+        "a different casting. The bounds above are exact."
     )
     return "\n".join(lines)
 
@@ -104,40 +100,52 @@ def _table(found: Counts) -> str:
 def _ranking(cell: Cell) -> str:
     test = cell.predictions.split == "test"
     measured = metrics.measure(cell.predictions.y_true[test], cell.predictions.score[test])
-    said = [
+    values = [
         f"{name} {value:.4f}"
         for name in ("average_precision", "auroc")
         if (value := measured[name]) is not None
     ]
-    return f"Whatever the threshold, by the stored scores: {', '.join(said)}."
+    return f"Independent of the threshold, from the stored scores: {', '.join(values)}."
 
 
-def _limits(cell: Cell, checked: Checked, precision: str) -> Iterator[str]:
+def _limits(cell: Cell, checked: Checked) -> Iterator[str]:
+    precision = cell.config.precision
     n_test = int((cell.predictions.split == "test").sum())
     leaked = int(cell.predictions.leaked.sum())
     if leaked:
-        yield f"{leaked:,} of {n_test:,} test images are byte-for-byte copies of training images: the figures flatter."
+        yield (
+            f"{leaked:,} of {n_test:,} test images are byte-for-byte copies of training images, so "
+            "the results are too good."
+        )
     if cell.config.split == "official":
         yield (
-            "The test images are those that the folder names test. Where photographs of one casting stand in both "
-            "folders, the figures measure memory; `casting-tune audit` counts them."
+            "The test images are those of the test folder. If both folders show the same castings, "
+            "the results are too good; `casting-tune audit` counts such images."
         )
-    yield "It knows no other camera, light, part or defect than those of its images, and scores any image."
+    yield (
+        "The network was trained for one camera, light, part and set of defects. It gives a score "
+        "for any image, also for an unsuitable one."
+    )
     if precision != "fp32":
         yield (
-            f"It was trained in {precision} and is exported in fp32: at this threshold {checked.n_other_decisions:,} "
-            f"of {n_test:,} decisions on test images differ from those of the stored {precision} scores "
-            f"(largest difference of a score {checked.largest_stored:.2g} in {precision})."
+            f"The network was trained in {precision} and is exported in fp32. At this threshold, "
+            f"{checked.n_other_decisions:,} of {n_test:,} decisions on test images differ from "
+            f"those of the stored {precision} scores (largest difference of a score in "
+            f"{precision}: {checked.largest_stored:.2g})."
         )
     elif checked.n_other_decisions:
-        yield f"{checked.n_other_decisions:,} of {n_test:,} decisions on test images differ from the stored scores'."
+        yield (
+            f"{checked.n_other_decisions:,} of {n_test:,} decisions on test images differ from "
+            "those of the stored scores."
+        )
 
 
 def _training(cell: Cell, licence: str) -> Iterator[str]:
     row, pack = cell.row, cell.pack
     yield (
-        f"{row['n_train']:,} training, {row['n_validation']:,} validation and {row['n_test']:,} test images; defect: "
-        f"{_text(pack.positive)}, good: {_text(pack.negative)}; dataset_id {pack.dataset_id}."
+        f"{row['n_train']:,} training, {row['n_validation']:,} validation and "
+        f"{row['n_test']:,} test images; defect: {_text(pack.positive)}, good: "
+        f"{_text(pack.negative)}; dataset_id {pack.dataset_id}."
     )
     yield f"Licence of the images: {_text(licence)}."
     settings = asdict(cell.config) | {"weights": row["weights"], "toggles": row["augmentation"]}
@@ -153,20 +161,20 @@ def _training(cell: Cell, licence: str) -> Iterator[str]:
 def _provenance(cell: Cell, checked: Checked) -> Iterator[str]:
     row = cell.row
     yield (
-        f"Trained {row['started_at']:%Y-%m-%d} on {row['device']} with {row['n_threads']} threads: casting_tune "
-        f"{row['casting_tune']} ({row['git_commit'] or 'no commit'}), torch {row['torch']}, timm {row['timm']}, recipe "
-        f"{row['recipe']}."
+        f"Trained {row['started_at']:%Y-%m-%d} on {row['device']} with {row['n_threads']} threads: "
+        f"casting_tune {row['casting_tune']} ({row['git_commit'] or 'no commit'}), torch "
+        f"{row['torch']}, timm {row['timm']}, recipe {row['recipe']}."
     )
-    whence = "kept by the store" if checked.kept else "of the cell trained again for this export"
-    yield f"Exported {datetime.now(UTC):%Y-%m-%d}; weights {whence}."
+    weights = "from the store" if checked.kept else "from a repeated training for this export"
+    yield f"Exported {datetime.now(UTC):%Y-%m-%d}; weights {weights}."
     yield (
-        f"Checked on {checked.n_images:,} validation and test images: these weights score them as the store says, "
-        f"within {checked.largest_stored:.2g}; onnxruntime scores them as torch, within {checked.largest_onnx:.2g}, "
-        "and decides all of them the same."
+        f"Checked on {checked.n_images:,} validation and test images. Largest difference of a "
+        f"score: {checked.largest_stored:.2g} from the stored score, "
+        f"{checked.largest_onnx:.2g} between onnxruntime and torch. All decisions are equal."
     )
-    yield f"Once more from the store alone: `casting-tune reproduce {row['cell_id']}`."
+    yield f"To train the cell again and compare: `casting-tune reproduce {row['cell_id']}`."
 
 
 def _text(value: object) -> str:
-    """Return a name from a file or a person as Markdown shows it: on one line, without markup."""
+    """Return a name of a file or user for Markdown: on one line, with markup escaped."""
     return "".join(f"\\{char}" if char in "\\`*_{}[]<>#|!" else char for char in plain(str(value)))

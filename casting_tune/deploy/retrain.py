@@ -1,8 +1,7 @@
-"""Trains a cell again from its row alone, and compares what the two trainings say of every image.
+"""Train a cell again from its stored settings, and compare the predictions of both trainings.
 
-Comes in: a Cell. Goes out: the second training, in a store of its own that is gone afterwards, and
-how the predictions differ. On a CPU with the same libraries and as many threads they are the same,
-bit for bit. Writes nothing into the store that the cell came from.
+The second training uses a temporary store; the store of the cell is not changed. On a CPU with the
+same libraries and number of threads, the predictions are identical, bit for bit.
 """
 
 from __future__ import annotations
@@ -35,14 +34,14 @@ _LIBRARIES = ("torch", "timm", "kornia", "casting-tune")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """How the predictions of two trainings of one cell differ.
+    """The differences between the predictions of two trainings of a cell.
 
     Attributes:
-        n: images that both scored.
-        n_identical: of them, those with the same score, bit for bit.
-        largest: difference between two scores of one image.
-        n_decisions: images that the two decide differently at threshold 0.5.
-        notes: what was not as in the first training.
+        n: number of images that both scored.
+        n_identical: number of images with the same score, bit for bit.
+        largest: largest difference between two scores of an image.
+        n_decisions: number of images with different decisions at threshold 0.5.
+        notes: differences in device, threads and versions.
     """
 
     n: int
@@ -53,10 +52,10 @@ class Comparison:
 
 
 def reproduce(cell: Cell, *, on_epoch: Callable[[Epoch], None] = lambda _epoch: None) -> Comparison:
-    """Train a cell again and compare every prediction of validation and test with the stored one.
+    """Train a cell again and compare all predictions on validation and test.
 
     Raises:
-        CastingTuneError: the second training did not complete, or scored other images.
+        CastingTuneError: the second training did not complete, or has other images.
     """
     with again(cell, on_epoch=on_epoch) as (store, row):
         rows = completed.predictions(store, row)
@@ -73,8 +72,9 @@ def reproduce(cell: Cell, *, on_epoch: Callable[[Epoch], None] = lambda _epoch: 
         )
     if first.keys() != second.keys():
         raise CastingTuneError(
-            f"The second training of cell {cell.row['cell_id']} scored other images than the first: "
-            f"{len(first.keys() ^ second.keys())} differ. Another version of the splits made one of them."
+            f"The second training of cell {cell.row['cell_id']} has other validation or test "
+            f"images than the first: {len(first.keys() ^ second.keys())} differ. "
+            "The versions of casting_tune split the images differently."
         )
     old, new = (
         np.array([scores[key] for key in first], dtype=np.float32) for scores in (first, second)
@@ -92,11 +92,11 @@ def reproduce(cell: Cell, *, on_epoch: Callable[[Epoch], None] = lambda _epoch: 
 def again(
     cell: Cell, *, on_epoch: Callable[[Epoch], None] = lambda _epoch: None
 ) -> Iterator[tuple[Store, dict[str, Any]]]:
-    """Train a cell once more in this process and give a temporary store, which keeps its last weights, and its row.
+    """Train a cell again in this process; yield a temporary store with its weights, and its row.
 
     Raises:
-        ResourcesError: it ran out of memory.
-        CastingTuneError: it did not complete.
+        ResourcesError: the training ran out of memory.
+        CastingTuneError: the training did not complete.
     """
     first = cell.row
     with tempfile.TemporaryDirectory(prefix="casting-tune-") as folder:
@@ -115,7 +115,8 @@ def again(
         if row["status"] != "completed":
             kind = ResourcesError if row["status"] == "oom" else CastingTuneError
             raise kind(
-                f"The second training of cell {first['cell_id']} ended as {row['status']}: {row['error']}"
+                f"The second training of cell {first['cell_id']} did not complete: "
+                f"{row['status']}: {row['error']}"
             )
         yield store, row
 
@@ -123,10 +124,12 @@ def again(
 def trained(
     cell: Cell, store: Store, *, on_epoch: Callable[[Epoch], None] = lambda _epoch: None
 ) -> tuple[nn.Module, bool]:
-    """Return a cell's model with its last weights, and whether the store kept them; else it is trained again for them.
+    """Return the model of a cell with its last weights, and whether the store had them.
+
+    Without stored weights, the cell is trained again.
 
     Raises:
-        StoreError: kept weights that cannot be read, or are of another network.
+        StoreError: the stored weights cannot be read, or belong to another network.
         CastingTuneError: the second training did not complete.
     """
     if store.fetch(store.weights(cell.row["cell_id"])).exists():
@@ -157,25 +160,28 @@ def _opened(cell: Cell, store: Store) -> nn.Module:
         reason = str(error).splitlines()[0][:200]
         named = store.shown(file.relative_to(store.root).as_posix())
         raise StoreError(
-            f"{named} cannot be read as weights of '{config.backbone}' ({reason}). Move it away."
+            f"Invalid weights of '{config.backbone}' in {named} ({reason}). "
+            "Delete or move the file; the cell is then trained again."
         ) from error
     return model.eval()
 
 
 def _device(first: str) -> Any:
-    """Return the device of the first training where this machine has it, else the CPU."""
+    """Return the device of the first training if this machine has it, otherwise the CPU."""
     import torch
 
     return first if first == "cpu" or torch.cuda.is_available() else "cpu"
 
 
 def _notes(first: dict[str, Any], second: dict[str, Any]) -> Iterator[str]:
-    """Say what was not as in the first training: devices, threads, versions."""
+    """Yield the differences to the first training: device, threads, versions."""
     here = {"python": platform.python_version()}
     here |= {name.replace("-", "_"): importlib.metadata.version(name) for name in _LIBRARIES}
     here |= {name: second[name] for name in ("device", "n_threads")}
     for name, value in here.items():
         if first[name] != value:
-            yield f"{name} was {first[name]} and is {value}."
+            yield f"{name} was {first[name]}, now it is {value}."
     if (first.get("resumed_from") or 0) > 0:
-        yield f"The first training went on from epoch {first['resumed_from']} after it was cut off."
+        yield (
+            f"The first training was interrupted and continued from epoch {first['resumed_from']}."
+        )

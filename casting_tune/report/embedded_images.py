@@ -1,7 +1,6 @@
-"""Pictures inside a page: PNGs and thumbnails as data addresses, so that the page needs no other file.
+"""Pictures for a page as data URLs, so that the page needs no other file.
 
-Comes in: frames of tables, a pack. Goes out: Picture. A casting for the augmentation grid is drawn,
-not photographed; photographs come in only through `thumbnails`, which a person has to ask for.
+The augmentation grid shows a synthetic casting. Only `thumbnails` embeds images of the dataset.
 """
 
 from __future__ import annotations
@@ -24,12 +23,12 @@ from casting_tune.data.pack import Pack
 from casting_tune.report import image_grids, mpl_charts
 
 MOST_ROWS = 40
-"""Rows of a chart in a page: more would be a picture of metres."""
+"""Maximum number of rows of a chart in a page."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
-    """A picture for a page: `address` is a data: URL, sides in pixels."""
+    """A picture for a page: `address` is a data: URL, the sides are in pixels."""
 
     title: str
     address: str
@@ -45,17 +44,17 @@ def chart_pictures(
     title: str,
     packed: Pack | None,
 ) -> list[Picture]:
-    """Draw the study's charts of a run: metrics by row, times, metrics over thresholds of the best row, the images.
+    """Draw the charts of the study: metrics by row, times, metrics by threshold, image counts.
 
     Args:
-        compared: of `tables.comparison`; the first MOST_ROWS rows are drawn.
-        times: of `timings.timing`.
-        thresholds: of `tables.thresholds`, one row's; empty draws none.
-        title: what the rows are.
-        packed: the images, where they are here; their number by class and split is drawn.
+        compared: frame of `tables.comparison`; the first MOST_ROWS rows are drawn.
+        times: frame of `timings.timing`.
+        thresholds: frame of `tables.thresholds` for one row; an empty one gives no chart.
+        title: title of the comparison.
+        packed: the images, for their number by class and split; None gives no chart.
     """
-    with tempfile.TemporaryDirectory() as made:
-        folder = Path(made)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
         shown = compared.head(MOST_ROWS)
         more = (
             f" (the first {MOST_ROWS} of {len(compared)} rows)" if len(compared) > MOST_ROWS else ""
@@ -72,8 +71,7 @@ def chart_pictures(
         if len(thresholds) and thresholds["n"].max() > 0:
             drawn = mpl_charts.plot_thresholds(thresholds, folder)
             files |= {
-                f"{file.stem.partition('_')[2].capitalize()} over the threshold": file
-                for file in drawn
+                f"{file.stem.partition('_')[2].capitalize()} by threshold": file for file in drawn
             }
         if packed is not None:
             files["Images by split and class"] = mpl_charts.plot_images(
@@ -84,9 +82,9 @@ def chart_pictures(
 
 @cache
 def augmentation() -> tuple[Picture, ...]:
-    """Draw one casting under every augmentation, and at the brightness factors and hues of the toggles."""
-    with tempfile.TemporaryDirectory() as made:
-        folder = Path(made)
+    """Draw a synthetic casting with all augmentations, brightness factors and hues."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
         synthetic.draw(folder / "castings", n_images=20, size_px=160, seed=7)
         packed = packs.pack(folder / "castings", folder / "packs")
         files = {
@@ -94,7 +92,7 @@ def augmentation() -> tuple[Picture, ...]:
             for file in image_grids.preview(packed, folder / "grids", seed=3, px=112)
         }
         names = {
-            "augmentation": "A drawn casting under every setting of the study",
+            "augmentation": "A synthetic casting with every augmentation setting of the study",
             "brightness": "Brightness",
             "hue": "Hue",
         }
@@ -102,30 +100,31 @@ def augmentation() -> tuple[Picture, ...]:
 
 
 def thumbnails(packed: Pack, images: Iterable[int], *, px: int = 168) -> dict[int, Picture]:
-    """Return small pictures of some images of a pack, by image."""
-    found = {}
+    """Return thumbnails of images of a pack, by image index."""
+    pictures = {}
     for image in images:
         pixels = packed.images[image]
-        whole = Image.fromarray(
+        thumbnail = Image.fromarray(
             np.ascontiguousarray(pixels if pixels.ndim == 2 else np.moveaxis(pixels, 0, -1))
         )
-        whole.thumbnail((px, px), Image.Resampling.LANCZOS)
+        thumbnail.thumbnail((px, px), Image.Resampling.LANCZOS)
         buffer = io.BytesIO()
-        whole.save(buffer, format="WEBP", quality=72)
-        found[image] = Picture(
+        thumbnail.save(buffer, format="WEBP", quality=72)
+        pictures[image] = Picture(
             title=str(packed.paths[image]),
             address=_address(buffer.getvalue(), "webp"),
-            width=whole.width,
-            height=whole.height,
+            width=thumbnail.width,
+            height=thumbnail.height,
         )
-    return found
+    return pictures
 
 
 def _picture(title: str, file: Path) -> Picture:
     with Image.open(file) as image:
         width, height = image.size
         buffer = io.BytesIO()
-        image.convert("RGB").save(buffer, format="WEBP", lossless=True)  # a third of the PNG's size
+        # a third of the size of a PNG
+        image.convert("RGB").save(buffer, format="WEBP", lossless=True)
     return Picture(
         title=title, address=_address(buffer.getvalue(), "webp"), width=width, height=height
     )

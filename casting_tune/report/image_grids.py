@@ -1,7 +1,6 @@
-"""Pictures of the images as PNG files: what they are, and what the augmentation makes of them.
+"""Grids of images as PNG files: samples of a pack, and the effect of each augmentation.
 
-In comes a pack; out go files. The grids show the pixels that the training pipeline makes, one for
-one. The same pack and seed give the same bytes.
+The grids show exactly the pixels that training uses. The same pack and seed give the same bytes.
 """
 
 from __future__ import annotations
@@ -23,10 +22,10 @@ if TYPE_CHECKING:
     from casting_tune.data.pack import Pack
 
 SETTINGS = (
-    "default", "only hue contrast", "additional", "no hue contrast", "no shift", "no rotation", "no brightness",
-    "no shear", "no zoom", "no fill_mode", "no flip",
+    "default", "only hue contrast", "additional", "no hue contrast", "no shift", "no rotation",
+    "no brightness", "no shear", "no zoom", "no fill_mode", "no flip",
 )  # fmt: skip
-"""The study's settings of part 2, in its order, spelled as `augment.parse` reads them."""
+"""The settings of part 2 of the study, in its order, in the spelling of `augmentation.parse`."""
 
 BRIGHTNESS = (0.875, 0.9375, 1.0, 1.0625, 1.125, 1.1875, 1.25)
 HUE = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
@@ -36,50 +35,43 @@ def preview(pack: Pack, folder: Path, *, seed: int = 0, px: int = 300) -> list[P
     """Write samples.png, brightness.png, hue.png and augmentation.png, and return their paths.
 
     Args:
-        pack: the images; one defective training image, drawn with the seed, stands in all but the samples.
-        folder: made if need be; files of these names are replaced.
-        seed: draws the images and every augmentation.
-        px: side of the network's input, and so of each image in the grids.
+        pack: the images; all grids but the samples show one random defective training image.
+        folder: created if necessary; files with these names are replaced.
+        seed: seed of the images and all augmentations.
+        px: side of the network input, and of each image in the grids.
 
     Raises:
         UsageError: px is out of range, or the folder cannot be written.
         ImagesError: no training image is defective.
     """
     if not 16 <= px <= 600:
-        raise UsageError(f"An image in a preview is 16 to 600 pixels wide; got {px}.")
-    gray = pack.images.ndim == 3
+        raise UsageError(f"px must be 16 to 600 for a preview; got {px}.")
     rows = np.flatnonzero((pack.labels == 1) & (pack.splits == "train"))
     if not len(rows):
         raise ImagesError(
-            f"A preview takes a defective image in train, and there is none of '{pack.positive}'."
+            f"A preview requires a defective image in train; none of '{pack.positive}' was found."
         )
     image = pack.images[np.random.default_rng(seed).choice(rows)]
-    counts = f"{int(np.sum(pack.labels == 1)):,} {pack.positive} and {int(np.sum(pack.labels == 0)):,} {pack.negative}"
-    low, high = augmentation.TOGGLES["brightness"].low, augmentation.TOGGLES["brightness"].high
     draws = augmented(image, n=6, seed=seed, px=px)
-    stays = (
-        "The casting is exactly gray and stays so at every turn."
-        if gray
-        else "The casting turns with it."
-    )
     grids = {
         "samples": (
-            samples(pack, n=6, seed=seed, px=px), [f"{pack.positive} (defective)", f"{pack.negative} (ok)"], [],
-            f"Castings of both classes, drawn at random from {len(pack.labels):,} images: {counts}",
+            samples(pack, n=6, seed=seed, px=px),
+            [f"{pack.positive} (defective)", f"{pack.negative} (ok)"], [],
+            _samples_title(pack),
         ),
         "brightness": (
             brightened(image, px=px), ["brightness"], [f"x {factor:g}" for factor in BRIGHTNESS],
-            f"One casting at brightness factors {BRIGHTNESS[0]:g} to {BRIGHTNESS[-1]:g}; 1 is the image itself. "
-            f"The toggle draws {low:g} to {high:g}.",
+            _brightness_title(),
         ),
         "hue": (
             hued(image, px=px), ["a red patch", "the casting"], [f"hue + {turn:g}" for turn in HUE],
-            f"Hue, turned by {HUE[0]:g} to {HUE[-1]:g} of the colour circle. {stays}",
+            _hue_title(gray=pack.images.ndim == 3),
         ),
         "augmentation": (
             draws, list(SETTINGS), [f"draw {column + 1}" for column in range(draws.shape[1])],
-            f"One casting under the study's {len(SETTINGS)} augmentation settings, {draws.shape[1]} draws each. "
-            "A column has the same draws all the way down: two rows differ by their toggles alone.",
+            f"One casting with the {len(SETTINGS)} augmentation settings of the study, "
+            f"{draws.shape[1]} random draws each. All images of a column use the same draws: "
+            "rows differ only by their toggles.",
         ),
     }  # fmt: skip
     return [
@@ -88,33 +80,69 @@ def preview(pack: Pack, folder: Path, *, seed: int = 0, px: int = 300) -> list[P
     ]
 
 
+def _samples_title(pack: Pack) -> str:
+    n_defective, n_ok = (int(np.sum(pack.labels == label)) for label in (1, 0))
+    return (
+        f"Random castings of both classes, from {len(pack.labels):,} images: "
+        f"{n_defective:,} {pack.positive} and {n_ok:,} {pack.negative}"
+    )
+
+
+def _brightness_title() -> str:
+    toggle = augmentation.TOGGLES["brightness"]
+    return (
+        f"One casting at brightness factors {BRIGHTNESS[0]:g} to {BRIGHTNESS[-1]:g}; "
+        f"1 is the original image. The toggle draws {toggle.low:g} to {toggle.high:g}."
+    )
+
+
+def _hue_title(*, gray: bool) -> str:
+    effect = (
+        "The casting is gray and does not change." if gray else "The casting changes its colour."
+    )
+    return f"Hue shifted by {HUE[0]:g} to {HUE[-1]:g} of the colour circle. {effect}"
+
+
 def samples(pack: Pack, *, n: int, seed: int, px: int) -> NDArray[np.uint8]:
-    """Return [2, n, px, px, 3]: castings drawn at random, defective above ok; fewer where a class has fewer than n."""
+    """Return random castings, defective above ok; fewer than n if a class has fewer.
+
+    Returns:
+        [2, n, px, px, 3].
+    """
     draw = np.random.default_rng(seed).permutation
     drawn = [draw(np.flatnonzero(pack.labels == label)) for label in (1, 0)]
     n = min(n, *(len(rows) for rows in drawn))
-    return np.stack([_shown(pack.images[rows[:n]], augmentation.Draws(), px=px) for rows in drawn])
+    return np.stack(
+        [_processed(pack.images[rows[:n]], augmentation.Draws(), px=px) for rows in drawn]
+    )
 
 
 def brightened(image: NDArray[np.uint8], *, px: int) -> NDArray[np.uint8]:
     """Return [1, len(BRIGHTNESS), px, px, 3] of one [h, w] or [3, h, w] image."""
-    return _turned(image, "brightness", BRIGHTNESS, px=px)[None]
+    return _at_values(image, "brightness", BRIGHTNESS, px=px)[None]
 
 
 def hued(image: NDArray[np.uint8], *, px: int) -> NDArray[np.uint8]:
-    """Return [2, len(HUE), px, px, 3]: a red patch, and one [h, w] or [3, h, w] image, as the hue turns.
+    """Return a red patch and one [h, w] or [3, h, w] image at each shift of HUE.
 
-    A gray image gets three channels here, so that its hue is really turned; training skips that, as
-    it changes nothing.
+    A gray image gets three channels here, so that its hue is really shifted; training skips this,
+    because it changes nothing.
+
+    Returns:
+        [2, len(HUE), px, px, 3].
     """
     red = np.zeros((3, *image.shape[-2:]), np.uint8)
     red[0], red[1:] = 200, 40
     colour = np.broadcast_to(image, (3, *image.shape[-2:]))
-    return np.stack([_turned(red, "hue", HUE, px=px), _turned(colour, "hue", HUE, px=px)])
+    return np.stack([_at_values(red, "hue", HUE, px=px), _at_values(colour, "hue", HUE, px=px)])
 
 
 def augmented(image: NDArray[np.uint8], *, n: int, seed: int, px: int) -> NDArray[np.uint8]:
-    """Return [11, n, px, px, 3]: n draws of one [h, w] or [3, h, w] image under each of SETTINGS, of epoch 1."""
+    """Return n random draws of one [h, w] or [3, h, w] image with each of SETTINGS, in epoch 1.
+
+    Returns:
+        [11, n, px, px, 3].
+    """
     import torch
 
     copies = np.repeat(image[None], n, axis=0)
@@ -124,21 +152,23 @@ def augmented(image: NDArray[np.uint8], *, n: int, seed: int, px: int) -> NDArra
         )
         for setting in SETTINGS
     ]
-    return np.stack([_shown(copies, draws, px=px) for draws in drawn])
+    return np.stack([_processed(copies, draws, px=px) for draws in drawn])
 
 
-def _turned(
+def _at_values(
     image: NDArray[np.uint8], parameter: str, values: Sequence[float], *, px: int
 ) -> NDArray[np.uint8]:
     import torch
 
-    given = {parameter: torch.tensor(values, dtype=torch.float64)}
-    draws = augmentation.prepare(given, constant_fill=False, device=torch.device("cpu"))
-    return _shown(np.repeat(image[None], len(values), axis=0), draws, px=px)
+    parameters = {parameter: torch.tensor(values, dtype=torch.float64)}
+    draws = augmentation.prepare(parameters, constant_fill=False, device=torch.device("cpu"))
+    return _processed(np.repeat(image[None], len(values), axis=0), draws, px=px)
 
 
-def _shown(images: NDArray[np.uint8], draws: augmentation.Draws, *, px: int) -> NDArray[np.uint8]:
-    """Return [n, px, px, 3] of [n, h, w] or [n, 3, h, w] images, through the pipeline that trains."""
+def _processed(
+    images: NDArray[np.uint8], draws: augmentation.Draws, *, px: int
+) -> NDArray[np.uint8]:
+    """Return [n, px, px, 3] of [n, h, w] or [n, 3, h, w] images, with the code that trains."""
     import torch
 
     n, *_, height, width = images.shape
@@ -152,11 +182,11 @@ def _shown(images: NDArray[np.uint8], draws: augmentation.Draws, *, px: int) -> 
 def _grid(
     tiles: NDArray[np.uint8], file: Path, *, rows: Sequence[str], columns: Sequence[str], title: str
 ) -> Path:
-    """Draw tiles, [rows, columns, px, px, 3], pixel by pixel, with words around them."""
+    """Draw tiles, [rows, columns, px, px, 3], pixel by pixel, with a title and labels."""
     from matplotlib.figure import Figure
 
     n_rows, n_columns, px = tiles.shape[:3]
-    size = max(11, round(px * 0.085))  # of the letters, in pixels
+    size = max(11, round(px * 0.085))  # font size in pixels
     gap = max(2, px // 50)
     with mpl_style.style():
         left = 2 * size + round(max(_width(mpl_style.name(row), size) for row in rows))

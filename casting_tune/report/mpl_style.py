@@ -1,8 +1,7 @@
-"""What every picture shares: a style, text that no name can break, and the file.
+"""The style, safe text and PNG output of all matplotlib pictures.
 
-In comes a matplotlib figure; out goes a PNG of the same bytes for the same figure. Draws on Figure
-and the Agg canvas: no window, no pyplot, and the user's matplotlibrc has no say. Knows no images
-and no tables.
+Uses Figure and the Agg canvas: no window, no pyplot, no matplotlibrc of the user. The same figure
+gives the same bytes.
 """
 
 from __future__ import annotations
@@ -19,15 +18,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _STYLE: Any = {
-    "text.parse_math": False, "font.size": 11, "axes.titlesize": 11, "axes.titlelocation": "left",
-    "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#555555", "axes.axisbelow": True,
-    "grid.color": "#dddddd", "legend.frameon": False, "text.color": "#222222", "axes.labelcolor": "#222222",
+    "text.parse_math": False, "font.size": 11, "axes.titlesize": 11,
+    "axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False,
+    "axes.edgecolor": "#555555", "axes.axisbelow": True, "grid.color": "#dddddd",
+    "legend.frameon": False, "text.color": "#222222", "axes.labelcolor": "#222222",
 }  # fmt: skip
 
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Draw as if there were no matplotlibrc, and leave the settings as they were."""
+    """Draw with our style, without any matplotlibrc; restore the settings afterwards."""
     import matplotlib
 
     with matplotlib.rc_context():
@@ -40,7 +40,7 @@ def save(figure: Figure, file: Path) -> Path:
     """Write a figure as a PNG and return its path.
 
     Raises:
-        UsageError: the folder cannot be made, or the file not be written.
+        UsageError: the folder or the file cannot be written.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
@@ -52,19 +52,19 @@ def save(figure: Figure, file: Path) -> Path:
         file.write_bytes(buffer.getvalue())
     except OSError as error:
         raise UsageError(
-            f"Cannot write '{file}': {error.strerror}. Name another folder."
+            f"Cannot write '{file}': {error.strerror}. Use another folder with --out."
         ) from error
     return file
 
 
 def name(text: object) -> str:
-    """Return a name to be drawn on one line: what is over 44 characters loses its middle."""
+    """Return a name of at most 44 characters, shortened in the middle."""
     whole = plain(str(text))
     return whole if len(whole) <= 44 else f"{whole[:26]} … {whole[-15:]}"
 
 
 def plain(text: str) -> str:
-    """Return text without what the font cannot draw: names come from files, and a missing glyph is a warning."""
+    """Return text with ? for characters missing in the font: a missing glyph is a warning."""
     import matplotlib
     from matplotlib.font_manager import get_font
 

@@ -1,5 +1,5 @@
 "use strict";
-// Sorts and filters the comparison, and lets plotly draw the figures. The page is whole without it.
+// Sorts and filters the comparison, and draws the figures with plotly. The page is complete without it.
 document.documentElement.classList.add("js");
 
 for (const table of document.querySelectorAll("table[data-sortable]")) {
@@ -23,7 +23,7 @@ for (const table of document.querySelectorAll("table[data-sortable]")) {
       };
       rows.sort((a, b) => {
         const [x, y] = [key(a), key(b)];
-        if (x === null || y === null) return (x === null) - (y === null); // what is missing stays last
+        if (x === null || y === null) return (x === null) - (y === null); // missing values stay last
         const order = numbers ? x - y : x.localeCompare(y);
         return up ? order : -order;
       });

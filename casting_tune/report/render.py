@@ -1,6 +1,6 @@
-"""Lays a Table out: text for a terminal, Markdown, LaTeX, HTML; CSV and JSON carry its plain values.
+"""Format a table as text for a terminal, Markdown, LaTeX, HTML, CSV or JSON.
 
-Comes in: a Table. Goes out: text. Computes nothing and prints nothing.
+Computes nothing and prints nothing.
 """
 
 from __future__ import annotations
@@ -22,18 +22,21 @@ if TYPE_CHECKING:
 FORMATS = ("text", "markdown", "csv", "json", "html", "latex")
 
 HEADINGS = {
-    "accuracy": "acc %", "accuracy_sd": "sd", "interval": "95 %", "recall": "rec %", "recall_sd": "sd rec",
-    "precision": "prec %", "precision_sd": "sd prec", "f1": "F1", "f1_sd": "sd F1", "escape_rate": "esc %",
-    "escape_rate_sd": "sd esc", "escape_upper": "esc <=", "overkill_rate": "over %", "overkill_rate_sd": "sd over",
-    "clean_accuracy": "clean %", "leaked_accuracy": "leaked %", "epoch_s": "s/ep", "step_s": "s/step",
-    "image_s": "s/image", "n_images": "images", "n_steps": "steps", "latency_one_s": "s/one",
-    "latency_image_s": "s/image of 32", "difference": "diff %", "effect": "effect %", "p_holm": "p Holm",
-    "study_accuracy": "study acc", "study_accuracy_sd": "study sd", "study_recall": "study rec",
-    "study_f1": "study F1", "study_f1_sd": "study sd F1", "study_epoch_s": "study s/ep", "study_step_s": "study s/step",
-    "n_at_once": "at once", "n_threads": "threads",
+    "accuracy": "acc %", "accuracy_sd": "sd", "interval": "95 %", "recall": "rec %",
+    "recall_sd": "sd rec", "precision": "prec %", "precision_sd": "sd prec", "f1": "F1",
+    "f1_sd": "sd F1", "escape_rate": "esc %", "escape_rate_sd": "sd esc", "escape_upper": "esc <=",
+    "overkill_rate": "over %", "overkill_rate_sd": "sd over", "clean_accuracy": "clean %",
+    "leaked_accuracy": "leaked %", "epoch_s": "s/ep", "step_s": "s/step", "image_s": "s/image",
+    "n_images": "images", "n_steps": "steps", "latency_one_s": "s/one",
+    "latency_image_s": "s/image of 32", "difference": "diff %", "effect": "effect %",
+    "p_holm": "p Holm", "study_accuracy": "study acc", "study_accuracy_sd": "study sd",
+    "study_recall": "study rec", "study_f1": "study F1", "study_f1_sd": "study sd F1",
+    "study_epoch_s": "study s/ep", "study_step_s": "study s/step", "n_at_once": "at once",
+    "n_threads": "threads",
 }  # fmt: skip
 NAMES = (
-    "row", "other", "backbone", "augmentation", "batch", "n_at_once", "factor", "level", "threshold", "seed", "fold",
+    "row", "other", "backbone", "augmentation", "batch", "n_at_once", "factor", "level",
+    "threshold", "seed", "fold",
 )  # fmt: skip
 WORDS = (
     "row",
@@ -59,13 +62,13 @@ HIDDEN = (
 )
 IF_SEVERAL = ("weights", "px", "fold", "device", "n_threads")
 PERCENT = (
-    "accuracy", "recall", "precision", "rate", "accuracy_sd", "recall_sd", "precision_sd", "rate_sd", "upper",
-    "difference", "effect",
+    "accuracy", "recall", "precision", "rate", "accuracy_sd", "recall_sd", "precision_sd",
+    "rate_sd", "upper", "difference", "effect",
 )  # fmt: skip
 
 
 def shown(table: Table) -> pd.DataFrame:
-    """Return a table's frame as a person reads it: text cells, per cent, columns that say nothing left out."""
+    """Return the frame of a table as text cells, in per cent, without uninformative columns."""
     frame = table.frame.copy()
     if "low" in frame:
         after = (
@@ -92,18 +95,17 @@ def shown(table: Table) -> pd.DataFrame:
 
 
 def _redundant(frame: pd.DataFrame) -> set[str]:
-    """Return the columns that tell rows apart no better than others do, or that hold nothing."""
+    """Return the columns that are empty or add nothing to the names of the rows."""
     empty = {str(name) for name in frame.columns if frame[name].isna().all() and name != "accuracy"}
     if "leaked_accuracy" in empty:
-        empty.add("clean_accuracy")  # then all test images are
+        empty.add("clean_accuracy")  # no leaked images: it equals the accuracy
     same = {name for name in IF_SEVERAL if name in frame and frame[name].nunique() <= 1}
     if "named" not in frame:
         return empty | same
     parts = [name for name in ("backbone", "augmentation", "batch") if frame[name].nunique() > 1]
     if not parts or frame["named"].any() or frame.duplicated(parts).any():
-        return (
-            empty | same | {"backbone", "augmentation", "batch"}
-        )  # the rows have names of their own
+        # the names of the rows are sufficient
+        return empty | same | {"backbone", "augmentation", "batch"}
     return empty | same | ({"row", "backbone", "augmentation", "batch"} - set(parts))
 
 
@@ -122,10 +124,13 @@ def _cell(name: str, value: Any) -> str:
 
 
 def render(table: Table, form: str, *, width: int = 120, color: bool = False) -> str:
-    """Return a table as text of one of FORMATS.
+    """Return a table as text.
 
-    CSV and JSON carry the frame's own values; the others carry what a person reads. `width` is for
-    `text`.
+    Args:
+        table: the table.
+        form: one of FORMATS. CSV and JSON have the values of the frame, the others rounded text.
+        width: terminal width for `text`.
+        color: whether `text` may use colours.
 
     Raises:
         UsageError: an unknown format.
@@ -150,7 +155,7 @@ def render(table: Table, form: str, *, width: int = 120, color: bool = False) ->
 
 
 def _text(table: Table, frame: pd.DataFrame, *, width: int, color: bool) -> str:
-    """Lay a table out for a terminal: rules that a plain terminal shows, notes wrapped above."""
+    """Return a table for a terminal, with its notes above and its verdict below."""
     from rich import box
     from rich.markup import escape
     from rich.table import Table as Grid
@@ -163,13 +168,13 @@ def _text(table: Table, frame: pd.DataFrame, *, width: int, color: bool) -> str:
     for columns in blocks:
         grid = Grid(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1))
         for name in columns:
-            words = name in WORDS
+            is_text = name in WORDS
             grid.add_column(
                 name,
-                justify="left" if words else "right",
-                no_wrap=not words,
+                justify="left" if is_text else "right",
+                no_wrap=not is_text,
                 overflow="fold",
-                max_width=width // 3 - 3 if words else None,
+                max_width=width // 3 - 3 if is_text else None,
             )
         for values in frame[columns].itertuples(index=False):
             grid.add_row(*(escape(plain(value)) for value in values))
@@ -197,23 +202,23 @@ def _console(width: int, color: bool) -> Console:
 
 
 def _blocks(frame: pd.DataFrame, width: int) -> list[list[str]]:
-    """Cut the columns into blocks that fit `width`; each begins with the columns that name a row."""
+    """Split the columns into blocks that fit `width`; each begins with the names of the rows."""
     names = [str(name) for name in frame.columns]
-    words = [name for name in names if name in NAMES]
+    row_names = [name for name in names if name in NAMES]
     sizes = {name: max(len(name), *(len(value) for value in frame[name])) + 3 for name in names}
     sizes |= {
         name: min(sizes[name], width // 3) for name in names if name in WORDS
     }  # long names wrap
     blocks: list[list[str]] = [[]]
-    room = width + 3 - sum(sizes[name] for name in words)  # nothing follows the last column
+    left = width + 3 - sum(sizes[name] for name in row_names)  # nothing follows the last column
     used = 0
-    for name in (name for name in names if name not in words):
-        if blocks[-1] and used + sizes[name] > room:
+    for name in (name for name in names if name not in row_names):
+        if blocks[-1] and used + sizes[name] > left:
             blocks.append([])
             used = 0
         blocks[-1].append(name)
         used += sizes[name]
-    return [[*words, *block] for block in blocks]
+    return [[*row_names, *block] for block in blocks]
 
 
 def _markdown(frame: pd.DataFrame) -> str:
@@ -229,7 +234,7 @@ def _markdown(frame: pd.DataFrame) -> str:
 
 
 def _latex(frame: pd.DataFrame) -> str:
-    """Return a booktabs table; TeX's special characters are escaped."""
+    """Return a booktabs table with the special characters of TeX escaped."""
     special = str.maketrans(
         {c: f"\\{c}" for c in "&%$#_{}"}
         | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}

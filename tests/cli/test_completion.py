@@ -13,7 +13,7 @@ from casting_tune.cli import main
 def offered(
     words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> list[str]:
-    """What bash is offered at the end of a line, through the variables by which it asks."""
+    """Return what bash completes at the end of a line, with the variables that it sets."""
     monkeypatch.setenv("_CASTING_TUNE_COMPLETE", "complete_bash")
     monkeypatch.setenv("COMP_WORDS", f"casting-tune {words}")
     monkeypatch.setenv("COMP_CWORD", str(len(f"casting-tune {words}".split(" ")) - 1))

@@ -11,8 +11,8 @@ from casting_tune.config import Epoch
 from casting_tune.execution.ray_tune import Event
 
 EPOCH = Epoch(
-    epoch=1, n_images=10, n_steps=2, learning_rate=0.1, train_loss=0.5, validation_loss=0.4, validation_accuracy=0.75,
-    train_s=2.0, validation_s=0.5,
+    epoch=1, n_images=10, n_steps=2, learning_rate=0.1, train_loss=0.5, validation_loss=0.4,
+    validation_accuracy=0.75, train_s=2.0, validation_s=0.5,
 )  # fmt: skip
 EVENTS = [
     Event(task=0, kind="started"),
@@ -105,14 +105,14 @@ def test_the_live_view_has_a_header_running_cells_leading_rows_and_the_time_left
         "  epoch 2/4  5 images/s  best 75.0%  8 s left"
     )  # three epochs of 2.5 s
     assert lines[3:5] == [
-        "leading on validation: row 0 75.0%, n = 1",
-        "leading on validation: old 70.0%, n = 1",
+        "best on validation: row 0 75.0%, n = 1",
+        "best on validation: old 70.0%, n = 1",
     ]
     assert lines[-1].endswith(" 1/3, about 18 s left")  # seven epochs of 2.5 s
     assert max(map(len, lines)) <= 100
 
 
-def test_a_plain_locale_gets_plain_characters() -> None:
+def test_an_ascii_locale_gets_ascii_characters() -> None:
     assert screen([Event(task=0, kind="started")], encoding="ascii")[2].isascii()
 
 
@@ -120,7 +120,7 @@ def test_a_plain_locale_gets_plain_characters() -> None:
     ("status", "words"),
     [("stopped", "stopped early"), ("timeout", "ran out of time"), ("oom", "ran out of memory")],
 )
-def test_every_ending_is_said_in_words(status: str, words: str) -> None:
+def test_every_status_has_a_text(status: str, words: str) -> None:
     state = live_view._State(about=ABOUT, tasks=[live_view.Shown(label="x", row="x", epochs=1)])
     line = live_view._note(state, Event(task=0, kind="ended", status=status))
     assert line is not None

@@ -21,7 +21,7 @@ import psutil
 import pytest
 import typer
 
-from casting_tune.cli import cluster, main, store, sweep
+from casting_tune.cli import cluster, main, signals, store, sweep_run
 from casting_tune.execution import ray_cluster
 from tests.conftest import TINY
 
@@ -72,7 +72,7 @@ def test_a_sweep_prints_progress_the_table_and_the_command_that_prints_it_again(
     assert "4 cells: 0 done, 4 to do" in out
     assert "4/4  timm:test_resnet.r160_in1k" not in out  # rows are named by what varies
     assert "  4/4  only flip, seed 1: test accuracy" in out
-    command = out.split("This table again: casting-tune ")[1].split()
+    command = out.split("Show this table again: casting-tune ")[1].split()
     code, again, _ = call(capsys, *command)
     assert code == 0
     assert again.strip() in out
@@ -115,7 +115,7 @@ def test_the_plan_lists_every_cell_with_its_state_and_starts_nothing(
     assert len(list(results.rglob("*.parquet"))) == n_rows
 
 
-def test_the_table_comes_in_the_studys_view_and_as_json(
+def test_the_table_has_the_view_of_the_study_and_json(
     swept: tuple[Path, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     results, _ = swept
@@ -236,7 +236,7 @@ def test_the_sweeps_are_listed_with_their_cells(capsys: pytest.CaptureFixture[st
 
 
 def document(capsys: pytest.CaptureFixture[str], *words: object) -> Any:
-    """Run a command with --json; return what its stdout holds, which must be one JSON document and nothing else."""
+    """Run a command with --json; return the document in its stdout, which holds nothing else."""
     code, out, err = call(capsys, *words, "--json")
     assert code == 0, err
     assert "error:" not in err
@@ -280,7 +280,7 @@ def test_a_sweep_as_json_is_its_table_and_run_and_its_progress_goes_to_stderr(
     )  # one training has no spread, and NaN is not JSON
 
 
-def test_lists_drawings_packs_audits_and_files_come_as_json(
+def test_lists_castings_packs_audits_and_files_are_available_as_json(
     drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (grid,) = [row for row in document(capsys, "sweeps") if row["sweep"] == "backbone_grid"]
@@ -311,7 +311,9 @@ def test_lists_drawings_packs_audits_and_files_come_as_json(
     assert all(Path(file).is_file() for file in document(capsys, *words)["files"])
 
 
-def test_castings_are_drawn_and_packed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_castings_are_generated_and_packed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     code, out, _ = call(capsys, "synthetic", tmp_path / "c", "--images", "40", "--size", "48")
     assert (code, "40 castings of 48 px" in out) == (0, True)
     code, out, _ = call(capsys, "pack", tmp_path / "c", "--results", tmp_path / "r")
@@ -433,7 +435,8 @@ def test_a_command_has_one_thread_of_blas_unless_the_environment_says_otherwise(
         "import sys; from casting_tune.cli import main as cli\n"
         "assert 'numpy' not in sys.modules; sys.argv[1:] = ['--version']\n"
         "try:\n    cli.main()\nexcept SystemExit: pass\n"
-        "import numpy, threadpoolctl; print(*(pool['num_threads'] for pool in threadpoolctl.threadpool_info()))"
+        "import numpy, threadpoolctl\n"
+        "print(*(pool['num_threads'] for pool in threadpoolctl.threadpool_info()))"
     )
     words = [sys.executable, "-c", code]
     said = subprocess.run(words, check=True, capture_output=True, text=True, env=environment).stdout
@@ -480,11 +483,11 @@ def test_a_plain_locale_and_no_color_are_honoured(swept: tuple[Path, str]) -> No
         ),
     ],
 )
-def test_a_stopped_run_goes_on_with_the_command_that_began_it(
+def test_a_stopped_run_continues_with_the_command_that_started_it(
     words: list[str], expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "argv", words)
-    assert sweep._again() == expected
+    assert sweep_run.command_again() == expected
 
 
 @pytest.mark.parametrize(
@@ -524,7 +527,7 @@ def test_a_signal_stops_a_sweep_keeps_what_has_ended_and_leaves_nothing_running(
         driver.kill()
         driver.communicate()
     assert driver.returncode == code, err
-    assert "Stopped. What has ended is kept; go on with: python -m casting_tune.sweep" in out
+    assert "Stopped. Finished results are saved. Continue with: python -m casting_tune.sweep" in out
     assert f"--data {drawn} --results {results}" in out
     assert "Traceback" not in err
     _, alive = psutil.wait_procs(children, timeout=30)
@@ -534,7 +537,7 @@ def test_a_signal_stops_a_sweep_keeps_what_has_ended_and_leaves_nothing_running(
 
 @pytest.fixture
 def short() -> Iterator[Path]:
-    """A folder with a short path: Ray's sockets lie below it, whose paths have 107 bytes at most."""
+    """A folder with a short path: the paths of Ray's sockets in it have at most 107 bytes."""
     with tempfile.TemporaryDirectory(prefix="s") as folder:
         yield Path(folder)
 
@@ -599,7 +602,10 @@ def test_a_signal_in_pythons_import_machinery_ends_the_command_a_moment_later(
 ) -> None:
     # raised there, the lock of all imports can stay taken: Ray's import in its thread, and our end,
     # waited for ever
-    written = "def load(module):\n    module()\n    return 'loaded'\ndef _call_with_frames_removed(f): f()"
+    written = (
+        "def load(module):\n    module()\n    return 'loaded'\n"
+        "def _call_with_frames_removed(f): f()"
+    )
     bootstrap: dict[str, Any] = {}
     exec(compile(written, "<frozen importlib._bootstrap>", "exec"), bootstrap)
     done: list[str] = []
@@ -617,19 +623,19 @@ def test_a_signal_in_pythons_import_machinery_ends_the_command_a_moment_later(
 
     before = signal.getsignal(number)
     for act in (inside, in_a_module):
-        with pytest.raises(SystemExit) as ended, sweep._ahead():
+        with pytest.raises(SystemExit) as ended, signals.ray_ahead():
             act()
         assert (ended.value.code, done) == (code, ["loaded"])
         assert signal.getsignal(number) is before
 
 
 def test_a_signal_in_a_call_of_ray_ends_the_command_with_its_own_code_too() -> None:
-    with pytest.raises(SystemExit) as ended, sweep._ahead():
+    with pytest.raises(SystemExit) as ended, signals.ray_ahead():
         raise SystemError("returned a result with an exception set") from SystemExit(
             143
         )  # as Cython wraps it
     assert ended.value.code == 143
-    with pytest.raises(SystemError), sweep._ahead():
+    with pytest.raises(SystemError), signals.ray_ahead():
         raise SystemError("a fault of an extension")
 
 
@@ -643,7 +649,7 @@ def leaky(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_audit_leaves_out_bad_files_where_that_is_asked_for(
+def test_the_audit_skips_bad_files_on_request(
     drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(drawn, tmp_path / "castings")
@@ -654,7 +660,7 @@ def test_the_audit_leaves_out_bad_files_where_that_is_asked_for(
     assert call(capsys, *words, "--skip-bad")[0] == 0
 
 
-def test_the_audit_exits_3_where_test_images_stand_in_train_unless_that_is_accepted(
+def test_the_audit_exits_3_if_test_images_are_in_train_unless_accepted(
     leaky: Path, drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ("audit", "--data", leaky, "--results", tmp_path)
@@ -669,7 +675,7 @@ def test_the_audit_exits_3_where_test_images_stand_in_train_unless_that_is_accep
 def mislabelled(
     drawn: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, list[tuple[str, str]]]:
-    """The drawn castings with seven good training images among the defective ones too, and which pairs these are."""
+    """Castings with seven good training images also among the defective ones, and these pairs."""
     folder = tmp_path_factory.mktemp("mislabelled") / "castings"
     shutil.copytree(drawn, folder)
     sources = sorted((folder / "train" / "ok_front").iterdir())[:7]
@@ -681,7 +687,7 @@ def mislabelled(
     ]
 
 
-def test_the_audit_lists_every_file_that_both_classes_hold_and_exits_3(
+def test_the_audit_lists_every_file_in_both_classes_and_exits_3(
     mislabelled: tuple[Path, list[tuple[str, str]]],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -692,13 +698,13 @@ def test_the_audit_lists_every_file_that_both_classes_hold_and_exits_3(
     assert code == 3
     for bad, good in pairs:
         assert f"'{bad}' = '{good}'" in " ".join(out.split())
-    assert "The same files stand in both classes: exit code 3" in " ".join(out.split())
+    assert "Some files are in both classes: exit code 3" in " ".join(out.split())
     code, out, _ = call(capsys, *words, "--json", "--accept-leakage")
     assert code == 0
     assert json.loads(out)["label_conflicts"] == [list(pair) for pair in pairs]
 
 
-def test_pack_and_a_sweep_name_five_files_that_both_classes_hold_before_the_first_trial(
+def test_pack_and_a_sweep_name_five_files_in_both_classes_before_the_first_trial(
     mislabelled: tuple[Path, list[tuple[str, str]]],
     tiny: Path,
     tmp_path: Path,

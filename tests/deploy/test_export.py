@@ -14,6 +14,7 @@ import torch
 from casting_tune.analysis import selection
 from casting_tune.data import augmentation, batches
 from casting_tune.deploy import export, grad_cam, onnx_graph, retrain
+from casting_tune.deploy.checks import Checked
 from casting_tune.errors import CastingTuneError, StoreError, UsageError
 from casting_tune.models import registry
 from casting_tune.store import completed
@@ -32,10 +33,13 @@ def cell(trained: Store) -> Cell:
 @pytest.fixture(scope="module")
 def exported(
     cell: Cell, trained: Store, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, export.Checked]:
+) -> tuple[Path, Checked]:
     folder = tmp_path_factory.mktemp("exports") / "line"
     return folder, export.export(
-        cell, trained, folder, licence="CC0 [x](y)", chosen_how=("Named by hand.",)
+        cell,
+        trained,
+        folder,
+        card=export.CardText(licence="CC0 [x](y)", selection=("Named by hand.",)),
     )
 
 
@@ -57,7 +61,7 @@ def decider_of(name: str, *, px: int, in_channels: int = 3) -> onnx_graph.Decide
 
 
 def some_images(n: int, shape: tuple[int, ...]) -> np.ndarray:
-    """Smooth pictures with an edge: noise alone would be gray once it is reduced."""
+    """Smooth pictures with an edge: pure noise would be gray after reduction."""
     draw = np.random.default_rng(3)
     coarse = torch.from_numpy(draw.uniform(0, 255, (n, 1, 9, 9))).float()
     fine = torch.nn.functional.interpolate(coarse, shape[-2:], mode="bicubic").clamp(0, 255)[:, 0]
@@ -102,7 +106,7 @@ def test_onnxruntime_scores_and_decides_as_torch_at_any_number_and_size(
     images = some_images(5, (80, 80))
     score = onnx_graph.score(decider, images, rows, precision="fp32")
     decider.threshold.fill_(float(np.sort(score)[2]))  # on a score: >= is exercised
-    onnx_graph.save_onnx(decider, tmp_path / "n.onnx", shape=(80, 80), told={})
+    onnx_graph.save_onnx(decider, tmp_path / "n.onnx", shape=(80, 80), metadata={})
     for given in (images, images[:1], images[:, :70, :50].copy()):
         rows = np.arange(len(given))
         expected = onnx_graph.score(decider, given, rows, precision="fp32")
@@ -115,7 +119,7 @@ def test_onnxruntime_scores_and_decides_as_torch_at_any_number_and_size(
 
 
 def test_an_export_says_what_it_checked_and_sums_every_file(
-    exported: tuple[Path, export.Checked], cell: Cell
+    exported: tuple[Path, Checked], cell: Cell
 ) -> None:
     folder, checked = exported
     assert checked.n_images == len(cell.predictions.score)
@@ -142,7 +146,7 @@ def test_an_export_says_what_it_checked_and_sums_every_file(
         assert said in card
 
 
-def test_kept_weights_that_may_not_be_read_are_not_called_missing(
+def test_weights_without_read_permission_are_not_called_missing(
     cell: Cell, tmp_path: Path, refuse: Callable[[Path], None]
 ) -> None:
     store = Store(tmp_path)
@@ -155,7 +159,7 @@ def test_kept_weights_that_may_not_be_read_are_not_called_missing(
 
 
 def test_every_file_of_an_export_has_the_mode_that_the_umask_gives(
-    exported: tuple[Path, export.Checked], tmp_path: Path
+    exported: tuple[Path, Checked], tmp_path: Path
 ) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
@@ -167,7 +171,7 @@ def test_every_file_of_an_export_has_the_mode_that_the_umask_gives(
 
 
 def test_the_backbone_opens_as_weights_of_a_folder(
-    exported: tuple[Path, export.Checked], cell: Cell
+    exported: tuple[Path, Checked], cell: Cell
 ) -> None:
     folder, _ = exported
     name, weights = cell.config.backbone, f"local-dir:{folder}"
@@ -183,12 +187,12 @@ def test_weights_of_another_training_are_refused(
     cell: Cell, trained: Store, tmp_path: Path
 ) -> None:
     other = replace(cell, predictions=replace(cell.predictions, score=1 - cell.predictions.score))
-    with pytest.raises(StoreError, match="otherwise than the stored training"):
+    with pytest.raises(StoreError, match="do not reproduce the stored scores"):
         export.export(other, trained, tmp_path / "line")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_another_answer_of_onnxruntime_leaves_no_folder(
+def test_other_scores_of_onnxruntime_leave_no_folder(
     cell: Cell, trained: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = onnx_graph.score_onnx
@@ -215,7 +219,7 @@ def test_a_folder_in_use_and_a_baseline_are_refused(
         export.export(baseline, trained, tmp_path / "new")
 
 
-def test_the_best_cell_is_that_of_validation_whatever_the_test_images_say(store: Store) -> None:
+def test_the_best_cell_is_chosen_on_validation_only(store: Store) -> None:
     scores = {
         "a": (0.9, 0.4),
         "b": (0.8, 0.1),
@@ -256,7 +260,7 @@ def test_the_best_cell_is_that_of_validation_whatever_the_test_images_say(store:
     assert "0.1643" in said[1]
 
 
-def test_told_of_a_pack_that_was_letterboxed(cell: Cell) -> None:
+def test_the_letterbox_of_a_pack_is_in_the_settings(cell: Cell) -> None:
     sizes = cell.pack.sizes.copy()
     sizes[0] = (40, 64)
     boxed = replace(cell, pack=replace(cell.pack, sizes=sizes))

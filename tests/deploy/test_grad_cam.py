@@ -44,7 +44,7 @@ def test_heat_is_the_gradient_weighted_sum_of_the_maps() -> None:
     assert score == pytest.approx(1 / (1 + np.exp(-2 * 16 / 1024)), abs=1e-6)
 
 
-def test_what_speaks_against_a_defect_has_no_heat() -> None:
+def test_evidence_against_a_defect_has_no_heat() -> None:
     _, heat = grad_cam.grad_cam(decider_of([-3.0, 1.0]), spot())
     assert heat.max() == 0
 
@@ -61,7 +61,7 @@ def test_a_network_without_maps_is_refused() -> None:
         grad_cam.grad_cam(decider_of([1.0, 1.0], Tokens()), spot())
 
 
-def test_a_picture_an_image_and_a_line_for_what_is_none(tmp_path: Path) -> None:
+def test_each_image_gives_a_picture_or_a_reason(tmp_path: Path) -> None:
     Image.fromarray(spot()).save(tmp_path / "a$x$_<b>.png")
     (tmp_path / "broken.png").write_bytes(b"no")
     files = [tmp_path / "a$x$_<b>.png", tmp_path / "broken.png"]

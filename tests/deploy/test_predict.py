@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from casting_tune.cli import main
-from casting_tune.deploy import export, onnx_graph, predict
+from casting_tune.deploy import decisions, export, image_files, onnx_graph, predict
 from casting_tune.errors import ImagesError, StoreError, UsageError
 from casting_tune.store import completed
 from casting_tune.store.store import Store
@@ -42,7 +42,7 @@ def call(*words: object) -> int:
 
 
 def a_test_image(drawn: Path) -> Path:
-    return predict.find([drawn / "test"])[0]
+    return image_files.find([drawn / "test"])[0]
 
 
 def test_every_test_image_is_scored_as_the_store_has_it(
@@ -52,9 +52,9 @@ def test_every_test_image_is_scored_as_the_store_has_it(
     stored = trained.read("predictions", cell_ids=[cell]).to_pandas()
     stored = stored[stored["split"] == "test"].set_index("sha256")["score"]
     network = predict.open_network(line, n_threads=1)
-    decisions = list(predict.decide_all(network, predict.find([drawn / "test"])))
-    assert {decision.sha256 for decision in decisions} == set(stored.index)
-    for decision in decisions:
+    made = list(predict.decide_all(network, image_files.find([drawn / "test"])))
+    assert {decision.sha256 for decision in made} == set(stored.index)
+    for decision in made:
         assert decision.score == pytest.approx(stored[decision.sha256], abs=1e-3)
         assert decision.defective == (np.float32(decision.score) >= np.float32(0.5))
 
@@ -65,7 +65,8 @@ def test_predict_loads_no_torch_and_no_pandas_and_writes_parquet(
     out = tmp_path / "rows.parquet"
     code = (
         "import sys; from casting_tune.cli import main as cli\n"
-        f"sys.argv = ['casting-tune', 'predict', {str(line)!r}, {str(drawn / 'test')!r}, '--out', {str(out)!r}]\n"
+        f"sys.argv = ['casting-tune', 'predict', {str(line)!r}, {str(drawn / 'test')!r}]\n"
+        f"sys.argv += ['--out', {str(out)!r}]\n"
         "try:\n    cli.main()\nexcept SystemExit as ended:\n    assert not ended.code, ended.code\n"
         "print('LOADED', *sys.modules)"
     )
@@ -78,7 +79,7 @@ def test_predict_loads_no_torch_and_no_pandas_and_writes_parquet(
     assert not {"torch", "timm", "kornia", "ray", "pandas"} & loaded
     rows = pd.read_parquet(out)
     assert list(rows.columns) == ["path", "sha256", "score", "defective", "reason", "seconds"]
-    assert len(rows) == len(predict.find([drawn / "test"]))
+    assert len(rows) == len(image_files.find([drawn / "test"]))
     assert rows["score"].between(0, 1).all()
     assert rows["reason"].isna().all()
 
@@ -100,10 +101,10 @@ def test_one_bad_image_is_one_row_and_the_others_are_decided(
     assert "3 without a decision" in said
     with out.open(newline="") as stream:
         rows = {Path(row["path"]).name: row for row in csv.DictReader(stream)}
-    assert [bool(rows[name]["score"]) for name in ("a.png", "b.png", "c.png", "d.png", "e, f.png")] == [
-        True, False, False, False, True,
-    ]  # fmt: skip
-    assert "trained on the shape of 64 x 64" in rows["c.png"]["reason"]
+    names = ("a.png", "b.png", "c.png", "d.png", "e, f.png")
+    scored = [bool(rows[name]["score"]) for name in names]
+    assert scored == [True, False, False, False, True]
+    assert "trained on the aspect ratio of 64 x 64" in rows["c.png"]["reason"]
     assert "colour" in rows["d.png"]["reason"]
 
 
@@ -140,15 +141,15 @@ def test_a_changed_file_is_not_run(line: Path, drawn: Path, tmp_path: Path) -> N
     shutil.copytree(line, copy)
     text = (copy / "decision.json").read_text()
     (copy / "decision.json").write_text(text.replace('"threshold": 0.5', '"threshold": 0.9'))
-    with pytest.raises(StoreError, match=r"decision\.json in .* is not the file that was exported"):
+    with pytest.raises(StoreError, match=r"decision\.json in .* was changed after the export"):
         predict.open_network(copy)
     (copy / "SHA256SUMS").unlink()
-    with pytest.raises(UsageError, match="is no export"):
+    with pytest.raises(UsageError, match="is not an export"):
         predict.open_network(copy)
 
 
 class Time:
-    """A clock that moves when somebody sleeps, and does what is planned for that moment."""
+    """A clock that moves during sleep, and runs the actions planned for that time."""
 
     def __init__(self, plan: dict[float, object]) -> None:
         self.now, self.plan = 0.0, dict(plan)
@@ -163,10 +164,10 @@ class Time:
         return self.now
 
 
-def test_a_watch_takes_files_once_they_are_whole_and_again_when_they_change(
+def test_a_watch_classifies_files_once_complete_and_again_when_they_change(
     line: Path, drawn: Path, tmp_path: Path
 ) -> None:
-    folder, (first, second) = tmp_path / "in", predict.find([drawn / "test"])[:2]
+    folder, (first, second) = tmp_path / "in", image_files.find([drawn / "test"])[:2]
     whole = first.read_bytes()
     folder.mkdir()
     (folder / ".hidden.png").write_bytes(whole)
@@ -204,11 +205,11 @@ def test_a_watch_takes_files_once_they_are_whole_and_again_when_they_change(
     ("words", "message"),
     [
         (["--out", "rows.xlsx"], ".csv or a .parquet"),
-        (["--idle", "3"], "give it together with --watch"),
+        (["--idle", "3"], "use it together with --watch"),
         (["--watch"], "--watch takes folders"),
     ],
 )
-def test_what_cannot_be_meant_is_refused_in_one_line(
+def test_an_invalid_option_is_refused_in_one_line(
     line: Path, drawn: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert call("predict", line, a_test_image(drawn), *words) == UsageError.exit_code
@@ -229,7 +230,7 @@ def test_without_onnxruntime_predict_and_export_name_the_extra(
 @pytest.mark.parametrize(
     "name", ["SHA256SUMS", "decision.json", "network.onnx", "model.safetensors"]
 )
-def test_a_file_of_an_export_that_may_not_be_read_is_not_called_missing(
+def test_a_file_of_an_export_without_read_permission_is_not_called_missing(
     line: Path,
     drawn: Path,
     name: str,
@@ -245,7 +246,7 @@ def test_a_file_of_an_export_that_may_not_be_read_is_not_called_missing(
     )
 
 
-def test_a_folder_that_may_not_be_read_is_not_called_empty(
+def test_a_folder_without_read_permission_is_not_called_empty(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused(folder: object) -> None:
@@ -253,7 +254,7 @@ def test_a_folder_that_may_not_be_read_is_not_called_empty(
 
     monkeypatch.setattr("os.scandir", refused)
     with pytest.raises(ImagesError, match=f"Cannot read '{tmp_path}': permission denied"):
-        predict.find([tmp_path])
+        image_files.find([tmp_path])
 
 
 def test_threads_of_onnxruntime_sleep_while_they_wait(
@@ -293,7 +294,7 @@ def test_an_onnxruntime_that_cannot_load_the_graph_is_refused_in_one_line(
             onnx_graph.check_libraries()
 
 
-def test_the_extra_asks_for_the_onnxruntime_that_predict_requires() -> None:
+def test_the_extra_requires_the_onnxruntime_that_predict_requires() -> None:
     project = tomllib.loads((Path(__file__).parent.parent.parent / "pyproject.toml").read_text())[
         "project"
     ]
@@ -302,10 +303,10 @@ def test_the_extra_asks_for_the_onnxruntime_that_predict_requires() -> None:
 
 def test_a_path_is_no_formula_in_csv_and_is_itself_in_parquet(tmp_path: Path) -> None:
     paths = ["=1+1.png", "+1.png", "-1.png", "@a.png", "\t=1.png", "a=1.png", "b\n=1.png"]
-    decisions = [predict.Decision(path, "00", 0.25, False, "", 0.5) for path in paths]
+    made = [decisions.Decision(path, "00", 0.25, False, "", 0.5) for path in paths]
     for name in ("rows.csv", "rows.parquet"):
-        with predict.writer(tmp_path / name) as write:
-            for decision in decisions:
+        with decisions.writer(tmp_path / name) as write:
+            for decision in made:
                 write(decision)
     with (tmp_path / "rows.csv").open(newline="") as stream:
         read = [row["path"] for row in csv.DictReader(stream)]

@@ -24,7 +24,7 @@ def test_a_cell_trained_again_from_its_row_scores_every_image_the_same(trained: 
     assert sorted(trained.names("")) == before
 
 
-def test_another_seed_is_told_from_the_stored_training(trained: Store) -> None:
+def test_another_seed_gives_other_predictions(trained: Store) -> None:
     from dataclasses import replace
 
     cell = completed.load(trained, flipped(trained))
@@ -33,7 +33,7 @@ def test_another_seed_is_told_from_the_stored_training(trained: Store) -> None:
     assert found.largest > 1e-4
 
 
-def test_the_command_says_what_was_found_and_ends_with_0(
+def test_the_command_prints_the_comparison_and_exits_with_0(
     trained: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("CASTING_TUNE_DATA", raising=False)

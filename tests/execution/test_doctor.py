@@ -50,7 +50,7 @@ def test_a_results_folder_that_cannot_be_written_is_named_and_exits_7(
     assert code == 7
     assert "fail" in out
     assert "cannot be written" in " ".join(out.split())
-    assert "1 of 12 need mending: exit code 7." in out
+    assert "1 of 12 checks failed: exit code 7." in out
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""pictures: the pixels of every grid, known by hand or from the pipeline that trains."""
+"""Image grids: the pixels, known by hand or from the training code."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_row_holds_what_the_training_pipeline_gives_for_its_setting(image):
         assert np.abs(drawn[row, ..., 0] - 255 * inputs).max() <= 0.5 + 1e-4
 
 
-def test_without_fill_mode_nothing_black_comes_in_from_outside():
+def test_without_fill_mode_no_black_pixels_appear():
     drawn = image_grids.augmented(np.full((40, 40), 100, np.uint8), n=6, seed=0, px=40)
     black = (drawn == 0).any(axis=(1, 2, 3, 4))
     moved = [image_grids.SETTINGS[row] for row in np.flatnonzero(black)]
@@ -77,7 +77,7 @@ def test_brightness_1_is_the_image_and_125_is_a_quarter_more(image):
     assert (np.diff(drawn.mean(axis=(1, 2))) > 0).all()
 
 
-def test_hue_changes_no_pixel_of_a_gray_casting_at_any_turn(image):
+def test_no_hue_shift_changes_a_pixel_of_a_gray_casting(image):
     drawn = image_grids.hued(image, px=64)[1]
     assert drawn.shape == (6, 64, 64, 3)
     assert (drawn == image[None, :, :, None]).all()
@@ -138,7 +138,7 @@ def test_the_pixels_in_the_file_are_those_of_the_pipeline_one_for_one(packed, tm
         assert any((page[y : y + 64, x : x + 64] == tile).all() for y, x in corners)
 
 
-def test_only_a_gray_pack_is_said_to_stay_gray(packed, tmp_path, monkeypatch):
+def test_the_title_says_gray_only_for_a_gray_pack(packed, tmp_path, monkeypatch):
     said = {}
 
     def keep(tiles, file, *, rows, columns, title):
@@ -149,7 +149,7 @@ def test_only_a_gray_pack_is_said_to_stay_gray(packed, tmp_path, monkeypatch):
 
     monkeypatch.setattr(image_grids, "_grid", keep)
     image_grids.preview(packed, tmp_path, px=16)
-    assert "exactly gray and stays so" in said["hue.png"]
+    assert "is gray and does not change" in said["hue.png"]
     assert "0.9 to 1.1" in said["brightness.png"]
     assert f"{len(packed.labels)} images" in said["samples.png"]
 
@@ -163,12 +163,12 @@ def test_a_pack_without_a_defective_training_image_is_refused(packed, tmp_path):
 
 @pytest.mark.parametrize("px", [15, 601, 0, -1])
 def test_a_preview_of_images_too_small_or_too_large_is_refused(packed, tmp_path, px):
-    with pytest.raises(UsageError, match=f"16 to 600 pixels wide; got {px}"):
+    with pytest.raises(UsageError, match=f"16 to 600 for a preview; got {px}"):
         image_grids.preview(packed, tmp_path, px=px)
 
 
 @pytest.mark.parametrize("name", ["$\\frac{1}{", "\x1b[31m铸件\n", "x" * 300, "", "%s {0} <b>"])
-def test_class_folders_are_previewed_whatever_they_are_called(packed, tmp_path, name):
+def test_class_folders_with_any_name_are_previewed(packed, tmp_path, name):
     renamed = replace(packed, positive=name, negative=f"_{name}")
     page = imread(image_grids.preview(renamed, tmp_path, px=16)[0])
     assert page.shape[1] < 1000

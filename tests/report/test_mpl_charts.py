@@ -1,4 +1,4 @@
-"""charts and their canvas: no name, folder or style of the user's can break one, and no value hides behind an axis."""
+"""Charts: no name, folder or style of the user can break one, and an axis hides no value."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_a_setting_is_drawn_as_it_was_timed_with_the_fewest_trials_at_once(tmp_p
     )  # and says so
 
 
-def test_names_from_files_draw_whatever_is_in_them(tmp_path):
+def test_any_name_from_a_file_can_be_drawn(tmp_path):
     mpl_charts.plot_metrics(measured(HOSTILE), tmp_path / "metrics.png", title=" ".join(HOSTILE))
     mpl_charts.plot_times(timed(HOSTILE), tmp_path / "times.png")
     assert size(tmp_path / "metrics.png")[0] == 1500
@@ -93,19 +93,19 @@ def test_names_from_files_draw_whatever_is_in_them(tmp_path):
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_class_folders_draw_whatever_they_are_called(packed, tmp_path, name):
+def test_class_folders_with_any_name_can_be_drawn(packed, tmp_path, name):
     mpl_charts.plot_images(
         replace(packed, positive=name, negative=f"_{name}"), tmp_path / "images.png"
     )
     assert size(tmp_path / "images.png") == (1050, 630)
 
 
-def test_a_long_name_loses_its_middle_and_a_glyph_that_lacks_is_a_question_mark():
+def test_a_long_name_is_shortened_in_the_middle_and_a_missing_glyph_is_a_question_mark():
     assert mpl_style.name("a" * 30 + "b" * 30) == "a" * 26 + " … " + "b" * 15
     assert mpl_style.plain("$x$ 铸件\n") == "$x$ ???"
 
 
-def test_33_rows_have_as_much_room_each_as_11(tmp_path):
+def test_33_rows_have_as_much_space_each_as_11(tmp_path):
     few = mpl_charts.plot_metrics(
         measured([f"row {k}" for k in range(11)]), tmp_path / "few.png", title="few"
     )
@@ -122,7 +122,7 @@ def test_no_number_of_rows_outgrows_the_canvas():
         assert figure.dpi == 150 or height > 6
 
 
-def test_the_study_is_marked_where_it_has_a_figure_and_nowhere_else(tmp_path):
+def test_the_study_is_marked_only_for_rows_with_a_published_result(tmp_path):
     def drawn(**more: object) -> bytes:
         return mpl_charts.plot_metrics(
             measured(["a", "b"], **more), tmp_path / "x.png", title="x"
@@ -133,7 +133,7 @@ def test_the_study_is_marked_where_it_has_a_figure_and_nowhere_else(tmp_path):
     assert drawn() != drawn(accuracy_sd=[0.01, 0.02])
 
 
-def test_the_studys_steps_are_drawn_beside_its_epochs(tmp_path):
+def test_the_steps_of_the_study_are_drawn_as_well_as_its_epochs(tmp_path):
     without = mpl_charts.plot_times(timed(["a"]), tmp_path / "x.png").read_bytes()
     assert (
         mpl_charts.plot_times(
@@ -180,7 +180,7 @@ def test_rows_without_a_figure_draw(tmp_path):
     )
 
 
-def test_the_thresholds_are_one_chart_a_metric_and_the_same_bytes_again_in_any_order(tmp_path):
+def test_the_thresholds_have_one_chart_per_metric_with_the_same_bytes_in_any_order(tmp_path):
     first = mpl_charts.plot_thresholds(thresholds(), tmp_path / "first")
     again = mpl_charts.plot_thresholds(thresholds().iloc[::-1], tmp_path / "again")
     assert [file.name for file in first] == [
@@ -202,8 +202,10 @@ def test_the_users_own_style_changes_nothing_and_is_left_as_it_was(packed, tmp_p
 
 def test_no_chart_loads_pyplot(tmp_path):
     code = (
-        "import sys, pandas as pd\nfrom pathlib import Path\nfrom casting_tune.report import mpl_charts as charts\n"
-        "frame = pd.DataFrame({'row': ['a'], 'accuracy': [0.9], 'recall': [0.9], 'f1': [0.9], 'n': [1]})\n"
+        "import sys, pandas as pd\nfrom pathlib import Path\n"
+        "from casting_tune.report import mpl_charts as charts\n"
+        "frame = pd.DataFrame({name: [0.9] for name in ('accuracy', 'recall', 'f1')})\n"
+        "frame = frame.assign(row='a', n=1)\n"
         f"charts.plot_metrics(frame, Path({str(tmp_path / 'x.png')!r}), title='x')\n"
         "print('matplotlib.pyplot' in sys.modules, 'torch' in sys.modules)"
     )

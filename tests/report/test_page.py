@@ -1,4 +1,4 @@
-"""The report: what must stand on the page, what must never run there, and that no state of a sweep breaks it."""
+"""The report: its contents, what must never run on it, and that every state of a sweep has one."""
 
 from __future__ import annotations
 
@@ -19,21 +19,24 @@ from casting_tune.analysis import curves, importance, run_results, tables, verdi
 from casting_tune.data import pack as packs
 from casting_tune.errors import UsageError
 from casting_tune.report import page as report
-from casting_tune.report import plotly_figures
+from casting_tune.report import page_data, parallel_axes
 from casting_tune.store.store import Store
 from tests.analysis.test_tables import ask, finish
 from tests.cli.test_main import call
 from tests.conftest import HOSTILE
 
 SECTIONS = (
-    "rows", "threshold", "mistakes", "effects", "ranking", "speed", "training", "charts", "images", "failures",
-    "provenance", "words",
+    "rows", "threshold", "mistakes", "effects", "ranking", "speed", "training", "charts",
+    "images", "failures", "provenance", "words",
 )  # fmt: skip
 FIGURES = ("thresholds", "calibration", "roc", "precision-recall", "pareto", "training")
 
 
+REQUEST = report.Request(sweep="tiny", question="Does it run?", command="casting-tune report tiny")
+
+
 class Page(HTMLParser):
-    """What a page is made of: its tags with their attributes, and the text of each script."""
+    """The parts of a page: its tags with their attributes, and the text of each script."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -67,7 +70,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def text(trained: Store) -> str:
-    return report.page(trained, "tiny", question="Does it run?", again="casting-tune report tiny")
+    return report.page(trained, REQUEST)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +80,7 @@ def page(text: str) -> Page:
 
 @pytest.fixture(scope="module")
 def hostile_page(hostile: Store) -> Page:
-    return Page(report.page(hostile, "s", max_escape="10%", again=HOSTILE))
+    return Page(report.page(hostile, report.Request(sweep="s", max_escape="10%", command=HOSTILE)))
 
 
 def test_the_page_of_a_run_has_every_section_and_every_figure_with_its_numbers(
@@ -96,7 +99,7 @@ def test_the_page_shows_the_figures_of_the_table(page: Page, trained: Store) -> 
         assert f"{100 * row.low:.1f} to {100 * row.high:.1f}" in page.words
 
 
-def test_the_page_says_what_it_was_made_of(page: Page, trained: Store) -> None:
+def test_the_page_shows_dataset_versions_device_and_commands(page: Page, trained: Store) -> None:
     trial = trained.read("trials").to_pylist()[0]
     for value in (
         trial["dataset_id"],
@@ -110,7 +113,7 @@ def test_the_page_says_what_it_was_made_of(page: Page, trained: Store) -> None:
     assert f"casting-tune report tiny --run {run}" in page.words
 
 
-def test_the_page_asks_for_nothing_and_lets_in_its_own_scripts_alone(page: Page, text: str) -> None:
+def test_the_page_loads_nothing_and_allows_only_its_own_scripts(page: Page, text: str) -> None:
     (policy,) = [
         tag["content"] or "" for name, tag in page.tags if name == "meta" and "http-equiv" in tag
     ]
@@ -135,8 +138,8 @@ def test_the_page_asks_for_nothing_and_lets_in_its_own_scripts_alone(page: Page,
 
 
 def test_the_same_store_gives_the_same_page_but_for_the_time(trained: Store, text: str) -> None:
-    again = report.page(trained, "tiny", question="Does it run?", again="casting-tune report tiny")
-    timeless = [re.sub(r"page made [-0-9: ]+UTC", "", one) for one in (text, again)]
+    again = report.page(trained, REQUEST)
+    timeless = [re.sub(r"page created [-0-9: ]+UTC", "", one) for one in (text, again)]
     assert timeless[0] == timeless[1]
 
 
@@ -170,20 +173,20 @@ def test_a_run_with_leaked_photographs_a_quick_run_and_failures_says_so_at_the_t
     assert "3 of 12 cells have no result: 3 failed" in hostile_page.words
 
 
-def test_a_threshold_is_chosen_and_marked_where_validation_allows_it_and_the_reason_is_told_where_not(
+def test_a_threshold_is_chosen_if_validation_allows_it_and_otherwise_the_reason_is_given(
     hostile_page: Page, page: Page
 ) -> None:
     assert "escape rate at most 10 % on validation" in hostile_page.words
     assert "A threshold requires at least 20 validation defects" in page.words
 
 
-def test_a_sweep_that_has_only_begun_has_a_page(store: Store) -> None:
+def test_a_sweep_that_has_just_started_has_a_page(store: Store) -> None:
     ask(
         store,
         "r1",
         [{"cell_id": "a0", "row": "A", "seed": 0}, {"cell_id": "b0", "row": "B", "seed": 0}],
     )
-    begun = Page(report.page(store, "s"))
+    begun = Page(report.page(store, report.Request(sweep="s")))
     assert "No training has ended yet: 0 of 2 cells have a result" in begun.words
     assert begun.drawn() == set()
     epoch = {
@@ -195,16 +198,16 @@ def test_a_sweep_that_has_only_begun_has_a_page(store: Store) -> None:
         "validation_loss": 0.6,
     }
     store.write("epochs", "s", "a0-1-1", [epoch])
-    assert Page(report.page(store, "s")).drawn() == {
+    assert Page(report.page(store, report.Request(sweep="s"))).drawn() == {
         "training"
     }  # a training that still runs has its curve
     finish(store, "a0", (30, 2, 28, 0))
-    half = Page(report.page(store, "s"))
+    half = Page(report.page(store, report.Request(sweep="s")))
     assert "A classifies 96.67 % of the test images correctly" in half.words
     assert "1 of 2 cells have no result: 1 not run yet" in half.words
 
 
-def test_what_the_store_does_not_know_is_never_shown_as_nan(store: Store) -> None:
+def test_missing_values_are_never_shown_as_nan(store: Store) -> None:
     """No path of an image, no command, no fold, no number of epochs, no label of a failed trial."""
     ask(
         store,
@@ -218,7 +221,7 @@ def test_what_the_store_does_not_know_is_never_shown_as_nan(store: Store) -> Non
     store.write(
         "trials", "s", "b0-1", [{"cell_id": "b0", "attempt": 1, "sweep": "s", "status": "error"}]
     )
-    made = Page(report.page(store, "s"))
+    made = Page(report.page(store, report.Request(sweep="s")))
     shown = " ".join(
         [
             made.words,
@@ -241,18 +244,22 @@ def test_a_sweep_of_failures_alone_has_a_page_with_their_errors(store: Store) ->
         "error": "no memory left",
     }
     store.write("trials", "s", "a0-1", [trial | {"started_at": datetime(2026, 1, 1, tzinfo=UTC)}])
-    failed = Page(report.page(store, "s"))
+    failed = Page(report.page(store, report.Request(sweep="s")))
     assert "No training has completed: 0 of 1 cells have a result" in failed.words
     assert "no memory left" in failed.words
 
 
-def test_thumbnails_stand_on_the_page_only_if_they_are_asked_for(trained: Store) -> None:
+def test_thumbnails_are_on_the_page_only_if_requested(trained: Store) -> None:
     dataset = trained.read("cells")["dataset_id"].to_pylist()[0]
     packed = packs.open_pack(trained.root / "packs" / dataset)
     wrong = len(curves.mistakes(*_best(trained), threshold=0.5))
 
     def n_thumbnails(with_images: bool) -> int:
-        made = Page(report.page(trained, "tiny", packed=packed, with_images=with_images))
+        made = Page(
+            report.page(
+                trained, report.Request(sweep="tiny"), packed=packed, with_images=with_images
+            )
+        )
         return sum(
             (tag.get("alt") or "").startswith("Test image")
             for name, tag in made.tags
@@ -260,7 +267,7 @@ def test_thumbnails_stand_on_the_page_only_if_they_are_asked_for(trained: Store)
         )
 
     assert n_thumbnails(False) == 0
-    assert 0 < n_thumbnails(True) <= min(wrong, 2 * report.MOST_MISTAKES)
+    assert 0 < n_thumbnails(True) <= min(wrong, 2 * page_data.MOST_MISTAKES)
 
 
 def _best(store: Store) -> tuple[run_results.RunResults, pd.DataFrame]:
@@ -296,7 +303,7 @@ def test_the_area_under_a_curve_is_that_of_scikit_learn(hostile: Store) -> None:
         assert area == pytest.approx(roc_auc_score(tested["y_true"], tested["score"]))
 
 
-def test_calibration_counts_every_image_once_a_training(hostile: Store) -> None:
+def test_calibration_counts_every_image_once_per_training(hostile: Store) -> None:
     found = run_results.load(hostile, "s")
     frame = curves.calibration(found, found.rows()[0][1])
     assert frame["n"].sum() == 300  # three trainings of 100 test images
@@ -320,7 +327,7 @@ def test_the_worst_mistakes_come_first_and_both_kinds_are_wrong_at_the_threshold
     )
 
 
-def test_the_front_holds_the_rows_that_none_beats_in_both(store: Store) -> None:
+def test_the_front_contains_the_rows_that_no_row_beats_in_both(store: Store) -> None:
     rows = {"A": (48, 1, 49, 2), "B": (47, 2, 48, 3), "C": (50, 0, 50, 0), "D": (48, 1, 49, 2)}
     ask(store, "r1", [{"cell_id": f"{row.lower()}0", "row": row, "seed": 0} for row in rows])
     for seconds, (row, counts) in zip((0.01, 0.02, 0.03, 0.01), rows.items(), strict=True):
@@ -336,7 +343,7 @@ def test_the_front_holds_the_rows_that_none_beats_in_both(store: Store) -> None:
     }  # equals do not beat each other
 
 
-def test_what_decides_has_the_importance_and_few_trainings_have_none() -> None:
+def test_the_decisive_setting_has_the_importance_and_few_trainings_have_none() -> None:
     rng = np.random.default_rng(0)
     frame = pd.DataFrame({"dense": rng.integers(0, 2, 40), "seed": rng.integers(0, 3, 40)})
     frame["validation_accuracy"] = 0.7 + 0.2 * frame["dense"] + rng.normal(0, 0.005, 40)
@@ -362,7 +369,7 @@ def said(store: Store) -> verdict.Verdict:
     return verdict.verdict(run_results.load(store, "s"), tables.comparison(store, "s").frame)
 
 
-def test_the_verdict_names_a_winner_only_where_the_letters_do(store: Store) -> None:
+def test_the_verdict_names_a_winner_only_if_the_letters_do(store: Store) -> None:
     for row, counts in (("A", (300, 0, 300, 0)), ("B", (200, 100, 200, 100))):
         ask(
             store,
@@ -372,7 +379,8 @@ def test_the_verdict_names_a_winner_only_where_the_letters_do(store: Store) -> N
         finish(store, f"{row.lower()}0", counts, validation_accuracy=0.9 if row == "A" else 0.6)
     clear = said(store)
     assert clear.sentence == (
-        "A is the best of 2 rows on validation and classifies 100.00 % of the test images correctly "
+        "A is the best of 2 rows on validation and classifies 100.00 % of the test images "
+        "correctly "
         "(95 % interval 99.4 to 100.0), significantly more than every other row on the same images."
     )
     ask(
@@ -385,7 +393,7 @@ def test_the_verdict_names_a_winner_only_where_the_letters_do(store: Store) -> N
     assert "but it does not differ significantly from 1 other row." in said(store).sentence
 
 
-def test_the_verdict_tells_a_trial_that_was_stopped_from_one_that_failed(store: Store) -> None:
+def test_the_verdict_distinguishes_stopped_and_failed_trials(store: Store) -> None:
     ask(store, "r1", [{"cell_id": f"{name}0", "row": name, "seed": 0} for name in "ABCD"])
     finish(store, "A0", (30, 0, 30, 0))
     for cell, status in (("B0", "stopped"), ("C0", "error")):
@@ -417,7 +425,7 @@ def test_the_verdict_says_when_a_baseline_does_as_well(store: Store) -> None:
 
 
 def with_baselines(store: Store, rows: dict[str, tuple[int, int, int, int]]) -> None:
-    """Write rows and baselines with their counts (tp, fp, tn, fn); a name in small letters is a baseline's."""
+    """Write rows and baselines with their counts (tp, fp, tn, fn); baselines are in lower case."""
     asked = [
         {"cell_id": f"{name[0]}0", "row": name, "seed": 0}
         | ({"kind": "baseline", "backbone": f"baseline:{name}"} if name.islower() else {})
@@ -431,19 +439,20 @@ def with_baselines(store: Store, rows: dict[str, tuple[int, int, int, int]]) -> 
 MAJORITY_COUNTS = (300, 300, 0, 0)  # it rejects every casting: 50 % of the images
 
 
-def test_a_baseline_that_is_ahead_is_not_a_row_that_the_best_is_told_apart_from(
+def test_a_better_baseline_is_reported(
     store: Store,
 ) -> None:
     nearest = {"nearest": (298, 0, 300, 2), "probe": (280, 0, 300, 20)}
     with_baselines(store, {"A": (200, 20, 280, 100), "majority": MAJORITY_COUNTS, **nearest})
     assert said(store).sentence.endswith(
-        ", but 2 simple baselines are significantly better, the best of them: nearest, 99.67 %."
+        ", but 2 baselines that learn nothing are significantly better, the best of them: "
+        "nearest, 99.67 %."
     )
     assert said(store).tone == "open"
 
 
 @pytest.mark.parametrize("right", [160, 150, 140])  # of 300 defects, and of 300 good castings
-def test_rows_that_do_not_beat_the_majority_class_are_told_so(store: Store, right: int) -> None:
+def test_the_verdict_reports_that_no_row_beats_the_majority_class(store: Store, right: int) -> None:
     counts = (right, 300 - right, right, 300 - right)
     with_baselines(store, {"A": counts, "B": (130, 170, 130, 170), "majority": MAJORITY_COUNTS})
     assert said(store).sentence.endswith(
@@ -453,7 +462,7 @@ def test_rows_that_do_not_beat_the_majority_class_are_told_so(store: Store, righ
 
 
 def test_rows_that_tested_other_images_are_not_compared(store: Store) -> None:
-    """D decides its 100 images rightly: that says nothing about A and B, which have other images."""
+    """D classifies its 100 images correctly, but A and B have other images."""
     rows = {
         "A": (160, 20, 280, 140),
         "B": (150, 20, 280, 150),
@@ -466,19 +475,19 @@ def test_rows_that_tested_other_images_are_not_compared(store: Store) -> None:
     )
 
 
-def test_both_are_told_where_nothing_beats_the_majority_class_and_another_baseline_does(
+def test_the_verdict_reports_the_majority_class_and_a_better_baseline(
     store: Store,
 ) -> None:
     with_baselines(
         store, {"A": (160, 140, 160, 140), "majority": MAJORITY_COUNTS, "nearest": (298, 0, 300, 2)}
     )
     assert said(store).sentence.endswith(
-        ", but no row is significantly better than the majority class (50.00 %), and 1 simple baseline is "
-        "significantly better: nearest, 99.67 %."
+        ", but no row is significantly better than the majority class (50.00 %), "
+        "and 1 baseline that learns nothing is significantly better: nearest, 99.67 %."
     )
 
 
-def test_a_row_that_is_better_on_the_test_images_than_the_best_on_validation_is_told(
+def test_the_verdict_reports_a_row_that_is_better_on_the_test_images(
     store: Store,
 ) -> None:
     with_baselines(
@@ -489,7 +498,7 @@ def test_a_row_that_is_better_on_the_test_images_than_the_best_on_validation_is_
     )
 
 
-def test_the_row_that_is_ahead_of_all_is_told_so_below_the_table_too(
+def test_the_verdict_is_below_the_table_too(
     store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with_baselines(
@@ -508,7 +517,7 @@ def test_the_row_that_is_ahead_of_all_is_told_so_below_the_table_too(
 
 def test_parallel_axes_place_the_best_at_the_top_and_words_apart() -> None:
     frame = pd.DataFrame({"backbone": ["a", "b"], "validation_accuracy": [0.5, 0.9]})
-    found = plotly_figures.parallel(frame, measured=["validation_accuracy"])
+    found = parallel_axes.parallel(frame, measured=["validation_accuracy"])
     assert [axis.x for axis in found.axes] == [0, 1]
     assert found.lines == (((0.75, 1.0), 0.0), ((0.25, 0.0), 1.0))
     assert [word for _, word in found.axes[1].ticks] == ["90.0 %", "50.0 %"]
@@ -525,10 +534,10 @@ def test_the_command_writes_the_page_and_says_where_it_is(
     assert "Positive class: ok_front" in file.read_text()
     code, _, err = call(capsys, *words, "--out", tmp_path)
     assert code == UsageError.exit_code
-    assert "Name another file with --out" in err
+    assert "Use another file with --out" in err
 
 
-def test_pictures_that_are_not_here_are_asked_for_by_their_folder(
+def test_missing_pictures_give_an_error_about_their_folder(
     hostile: Store,
     drawn: Path,
     tmp_path: Path,
@@ -547,7 +556,7 @@ def test_pictures_that_are_not_here_are_asked_for_by_their_folder(
     )
     code, _, err = call(capsys, *words)
     assert code == UsageError.exit_code
-    assert "Name its folder with --data" in err
+    assert "Give its image folder with --data" in err
     code, _, err = call(capsys, *words, "--data", drawn)
     assert code == UsageError.exit_code
-    assert "and this run's is d" in err
+    assert "; the run used d" in err

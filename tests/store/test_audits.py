@@ -7,7 +7,7 @@ import pytest
 from casting_tune.analysis import lookup, run_results, selection
 from casting_tune.data import audit
 from casting_tune.data.pack import Pack
-from casting_tune.report import page
+from casting_tune.report import page_data
 from casting_tune.store import audits, verify
 from casting_tune.store import sql as query
 from casting_tune.store.store import Store
@@ -93,7 +93,7 @@ def test_of_two_versions_of_an_audit_every_reader_sees_the_newest_alone(twice: S
     run = run_results.load(twice, "s")
     assert run.groups(np.array([0, 1, 2, 3])).tolist() == [0, 0, 1, 1]
     assert run.twins == frozenset()
-    reported = page._audit(run)
+    reported = page_data.audit(run)
     assert reported is not None
     assert reported["findings"] == ["of version 10"]
     assert [(row["n"], row["photographs"]) for row in reported["counts"]] == [(4, 2)]

@@ -53,9 +53,12 @@ def files(
     packed = packs.open_pack(trained.root / "packs" / dataset)
     pages = {
         "tiny": report.page(
-            trained, "tiny", packed=packed, with_images=True, question="Does it run?"
+            trained,
+            report.Request(sweep="tiny", question="Does it run?"),
+            packed=packed,
+            with_images=True,
         ),
-        "hostile": report.page(hostile, "s", max_escape="10%"),
+        "hostile": report.page(hostile, report.Request(sweep="s", max_escape="10%")),
     }
     for name, text in pages.items():
         (folder / f"{name}.html").write_text(text, encoding="utf-8")

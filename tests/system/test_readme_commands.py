@@ -25,7 +25,7 @@ import pytest
 
 from casting_tune.cli import main
 from casting_tune.data import synthetic
-from casting_tune.deploy import predict
+from casting_tune.deploy import image_files
 from casting_tune.planning import sweep_file
 from casting_tune.store.store import Store
 from tests.system.test_readme import PAGES, RUN_AS_WRITTEN, TUTORIAL
@@ -148,8 +148,8 @@ def filled(command: str, folder: Path) -> str:
 
 
 def prepare(command: str, folder: Path) -> None:
-    """Do what the words around a command take for granted."""
-    images = predict.find([folder / "castings" / "test"])
+    """Do what README's words around a command take for granted."""
+    images = image_files.find([folder / "castings" / "test"])
     copy = folder / "castings" / "train" / images[0].parent.name / "copy.png"
     if command.startswith("casting-tune audit"):
         shutil.copy(images[0], copy)
