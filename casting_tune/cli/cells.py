@@ -95,7 +95,7 @@ def list_runs(
         ]
         for run in run_results.records(runs)
     ]  # fmt: skip
-    console.grid(["sweep", "run", "time (UTC)", *states, "best on validation", "val"], rows)
+    console.grid(["sweep", "run", "time (UTC)", *states, "best row", "val"], rows)
 
 
 def show(cell: CellId, *, results: Results = RESULTS, as_json: Json = False) -> None:
@@ -151,7 +151,7 @@ def _print_metrics(record: Shown) -> None:
         for metric in record.metrics
     ]
     if rows:
-        console.grid(["images", "metric", "count", "rate", "95 % interval", "interval"], rows)
+        console.grid(["images", "metric", "count", "rate", "95 % interval", "method"], rows)
 
 
 def compare(

@@ -81,7 +81,7 @@ class _Stop:
             return
         self.signals.append(number)
         self.halt.wished.set()
-        console.say(self.out, "Finishing the running epochs. Send the signal again to stop now.")
+        console.say(self.out, "Finishing the running epochs. Press Ctrl-C again to stop at once.")
 
 
 def _follow(out: Console, prepared: Prepared, logged: Sequence[Wanted], halt: Halt) -> int:
