@@ -91,7 +91,8 @@ def _table(counts: Counts) -> str:
         lines.append(f"| {name}: {meaning} | {k:,} of {n:,} | {value} |")
     lines.append(
         f"\n{counts.tp:,} defects rejected, {counts.fn:,} passed; {counts.tn:,} good castings "
-        f"passed, {counts.fp:,} rejected. Intervals are Wilson intervals and assume that every image shows "
+        f"passed, {counts.fp:,} rejected. "
+        "Intervals are Wilson intervals and assume that every image shows "
         "a different casting. The bounds above are exact."
     )
     return "\n".join(lines)
