@@ -198,7 +198,7 @@ def _running(state: _State, task: int, width: int, dots: str) -> Text:
     if event is None or event.epoch is None:
         seconds = time.monotonic() - state.started.get(task, time.monotonic())
         now = f"epoch 1/{shown.epochs}, " if shown.epochs else ""
-        tail = f"  {now}{_span(seconds)} elapsed"
+        tail = f"  {now}{duration(seconds)} elapsed"
     else:
         epoch = event.epoch
         left = (epoch.train_s + epoch.validation_s) * (shown.epochs - epoch.epoch)
@@ -230,14 +230,6 @@ def _left(state: _State) -> float | None:
             event = state.last.get(task)
             n_epochs += max(shown.epochs - (event.epoch.epoch if event and event.epoch else 0), 0)
     return n_epochs * sum(state.epoch_s) / len(state.epoch_s) / max(1, state.about.n_at_once)
-
-
-def _span(seconds: float) -> str:
-    """Return a time with its unit: 40 s, 12 min, 3 h 5 min."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def _note(state: _State, event: Event) -> _Line | None:

@@ -146,7 +146,7 @@ def plot(
             compared.frame, folder / f"{sweep}-metrics.png", title=compared.title
         )
     ]
-    dataset_id = str(run_results.load(store, sweep, run).asked["dataset_id"].iloc[0])
+    dataset_id = str(run_results.load(store, sweep, run).cells["dataset_id"].iloc[0])
     packed = store.root / "packs" / dataset_id
     if packed.is_dir():
         files.append(mpl_charts.plot_images(packs.open_pack(packed), folder / "images.png"))
@@ -192,7 +192,7 @@ def report(
 
     The page needs no network. The run may still be in progress.
     """
-    from casting_tune.planning import space, sweep_file
+    from casting_tune.planning import expand, sweep_file
     from casting_tune.report import page
     from casting_tune.store.store import Store
 
@@ -204,7 +204,7 @@ def report(
         run_id=run,
         positive=params.view(positive),
         max_escape=max_escape,
-        question=space.read(sweep).question if sweep in sweep_file.names() else "",
+        question=expand.read(sweep).question if sweep in sweep_file.names() else "",
         command=shlex.join(
             ["casting-tune", "report", sweep, "--max-escape", max_escape, "--positive", positive]
             + ["--with-images"] * with_images
@@ -234,7 +234,7 @@ def _packed(
     from casting_tune.data import pack as packs
 
     run_data = run_results.load(store, sweep, run)
-    dataset = str(run_data.asked["dataset_id"].iloc[0])
+    dataset = str(run_data.cells["dataset_id"].iloc[0])
     kept = store.root / "packs" / dataset
     if kept.is_dir():
         return packs.open_pack(kept)

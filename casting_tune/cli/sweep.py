@@ -193,9 +193,9 @@ def sweep(
 
 def sweeps(as_json: Json = False) -> None:
     """List the available sweeps with their questions."""
-    from casting_tune.planning import space, sweep_file
+    from casting_tune.planning import expand, sweep_file
 
-    available = [space.read(name) for name in sweep_file.names()]
+    available = [expand.read(name) for name in sweep_file.names()]
     if as_json:
         records = [
             {
@@ -233,9 +233,9 @@ def study(
     out, missing, files = console.console(as_json), [], []
     for option, place in (("--results", Store(results).root), ("--out", folder)):
         image_folder.check_outside(data, place, option)
-    names = [name for name in sweep_file.names() if space.read(name).study_part]
+    names = [name for name in sweep_file.names() if expand.read(name).study_part]
     for name in names:
-        space.read(name, quick=quick)
+        expand.read(name, quick=quick)
     make_folder(folder)  # fail before days of training
     if data is not None:
         images.print_audit(out, images.ImageFolder(data=data, results=results))

@@ -50,7 +50,7 @@ def write_plan(out: Console, prepared: Prepared, *, as_json: bool) -> None:
         _write_json(prepared)
         return
     price = prepared.options.price_per_gpu_hour
-    for sentence in plan.tell(prepared.costs, price_per_gpu_hour=price):
+    for sentence in plan.cost_sentences(prepared.costs, price_per_gpu_hour=price):
         console.say(out, sentence)
     for p in prepared.plan.planned:
         state = p.state if p.status is None else f"{p.state}: {p.status}"

@@ -223,13 +223,15 @@ def _point(scored: _Scored, store: Store, rule: Rule) -> OperatingPoint:
     """Choose the threshold on the validation scores of the exported network."""
     cell = scored.cell
     split, y_true = cell.predictions.split, cell.predictions.y_true
-    columns = (y_true, scored.score)
-    given = [column[split == name] for name in ("validation", "test") for column in columns]
     defects = cell.predictions.image[(split == "test") & (y_true == 1)]
     groups = selection.photographs(store, cell.pack.dataset_id, set(defects.tolist()))
+    validation, test = (
+        (y_true[split == name], scored.score[split == name]) for name in ("validation", "test")
+    )
+    sides = Scored(*validation), Scored(*test, n_groups_defective=groups)
     if rule == NO_RULE:
-        return operating_point.fixed(*given, threshold=0.5, n_groups_defective=groups)
-    return selection.choose(*given, **asdict(rule), n_groups_defective=groups)
+        return operating_point.fixed(*sides, threshold=0.5)
+    return selection.choose(*sides, **asdict(rule))
 
 
 def decision(cell: Cell, *, threshold: float, rule: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from casting_tune.analysis import curves, run_results, tables, verdict
-from casting_tune.analysis.run_results import Positive
+from casting_tune.analysis.table import Positive
 from casting_tune.report import embedded_images, page_data, plotly_style
 from casting_tune.store.store import Store
 
@@ -73,11 +73,11 @@ def page(
         "sweep": sweep,
         "question": request.question,
         "run": results.run_id,
-        "first": run_results.records(results.asked.head(1))[0],
+        "first": run_results.records(results.cells.head(1))[0],
         "made_at": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "verdict": verdict.verdict(results, compared.frame),
         "best": run_results.records(compared.frame[compared.frame["best"]]),
-        "n_cells": int((results.asked["kind"] == "cell").sum()),
+        "n_cells": int((results.cells["kind"] == "cell").sum()),
         "compared": page_data.grid(compared),
         "range": page_data.interval_range(compared.frame[["low", "high", "accuracy"]]),
         "point": point,

@@ -14,7 +14,8 @@ import pandas as pd
 
 from casting_tune.analysis import curves, importance, run_results, selection, tables
 from casting_tune.analysis.operating_point import OperatingPoint
-from casting_tune.analysis.run_results import Answers, Positive, Table
+from casting_tune.analysis.run_results import RunResults
+from casting_tune.analysis.table import Positive, Table, device
 from casting_tune.errors import UsageError
 from casting_tune.report import embedded_images, parallel_axes, plotly_figures, render
 from casting_tune.store.store import Store
@@ -46,7 +47,7 @@ def operating_point(
 
 
 def figures(
-    results: Answers,
+    results: RunResults,
     frame: pd.DataFrame,
     best: Best | None,
     point: OperatingPoint | None,
@@ -91,7 +92,7 @@ def _best_first(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.sort_values(["best", "validation_accuracy"], ascending=False, kind="stable")
 
 
-def mistakes(results: Answers, best: Best | None, packed: Pack | None) -> dict[str, Any]:
+def mistakes(results: RunResults, best: Best | None, packed: Pack | None) -> dict[str, Any]:
     """Return the misclassified test images of the best row, worst first.
 
     Thumbnails are added if `packed` is given.
@@ -111,7 +112,7 @@ def mistakes(results: Answers, best: Best | None, packed: Pack | None) -> dict[s
     }
 
 
-def settings(results: Answers) -> dict[str, Any]:
+def settings(results: RunResults) -> dict[str, Any]:
     """Return importance and parallel coordinates of the settings that differ."""
     frame = curves.settings(results)
     n_varied = len(frame.columns) - len(curves.MEASURED)
@@ -125,7 +126,7 @@ def settings(results: Answers) -> dict[str, Any]:
 
 
 def charts(
-    results: Answers,
+    results: RunResults,
     compared: Table,
     timing: Table,
     best: Best | None,
@@ -189,7 +190,7 @@ def effects(table: Table) -> dict[str, Any]:
     return {"rows": run_results.records(frame), "reach": max(reach, 0.001), "note": table.notes[-1]}
 
 
-def confusions(results: Answers) -> list[dict[str, Any]]:
+def confusions(results: RunResults) -> list[dict[str, Any]]:
     """Return the confusion matrices of the rows and baselines."""
     frame = curves.confusions(results, results.rows() + results.rows("baseline"))
     return run_results.records(frame.head(MOST_CONFUSIONS))
@@ -202,21 +203,21 @@ def interval_range(frame: pd.DataFrame) -> tuple[float, float]:
     return low, 1.0
 
 
-def failures(results: Answers) -> list[dict[str, Any]]:
+def failures(results: RunResults) -> list[dict[str, Any]]:
     """Return the trials without a result, with the later success of their cells."""
     rows: pd.DataFrame = results.store.read(
         "trials",
         columns=["cell_id", "attempt", "label", "status", "error"],
-        cell_ids=results.asked["cell_id"],
+        cell_ids=results.cells["cell_id"],
     ).to_pandas()
     failed = rows[rows["status"] != "completed"].sort_values(["label", "attempt"], kind="stable")
     return run_results.records(failed.assign(later=failed["cell_id"].isin(results.trials.index)))
 
 
-def audit(results: Answers) -> dict[str, Any] | None:
+def audit(results: RunResults) -> dict[str, Any] | None:
     """Return the findings of the audit and its counts by split and class; None without an audit."""
     rows: pd.DataFrame = results.store.read("images").to_pandas()
-    rows = rows[rows["dataset_id"] == results.asked["dataset_id"].iloc[0]]
+    rows = rows[rows["dataset_id"] == results.cells["dataset_id"].iloc[0]]
     if rows.empty:
         return None
     flags = {
@@ -238,16 +239,16 @@ def audit(results: Answers) -> dict[str, Any] | None:
     return {"findings": rows["finding"].dropna().tolist(), "counts": counted}
 
 
-def provenance(results: Answers, page_command: str) -> dict[str, Any]:
+def provenance(results: RunResults, page_command: str) -> dict[str, Any]:
     """Return devices, versions and commands of a run."""
-    asked, trials = results.asked, results.trials
-    command = run_results.records(asked[["command"]].head(1))[0]["command"]
+    cells, trials = results.cells, results.trials
+    command = run_results.records(cells[["command"]].head(1))[0]["command"]
     versions = {name: _distinct(trials[name]) for name in _VERSIONS}
     return {
         "versions": {name: values for name, values in versions.items() if values},
-        "where": run_results.device(trials) if len(trials) else "",
-        "n_test": _distinct(results.completed(asked[asked["kind"] == "cell"])["n_test"]),
-        "asked_at": asked["asked_at"].iloc[0].strftime("%Y-%m-%d %H:%M UTC"),
+        "where": device(trials) if len(trials) else "",
+        "n_test": _distinct(results.completed(cells[cells["kind"] == "cell"])["n_test"]),
+        "asked_at": cells["asked_at"].iloc[0].strftime("%Y-%m-%d %H:%M UTC"),
         "command": command or "",
         "again": f"{page_command} --run {shlex.quote(results.run_id)}" if page_command else "",
     }
