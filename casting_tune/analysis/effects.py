@@ -13,9 +13,9 @@ import pandas as pd
 
 from casting_tune.analysis import paired_tests, run_results, statistics
 from casting_tune.analysis.run_results import Positive, Table
-from casting_tune.data.augmentation import TOGGLES
 from casting_tune.store.schema import SETTINGS
 from casting_tune.store.store import Store
+from casting_tune.toggles import TOGGLES
 
 
 def all_pairs(

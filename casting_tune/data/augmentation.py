@@ -18,14 +18,13 @@ networks; torch and kornia are imported late, so that the names cost nothing.
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from casting_tune.errors import UsageError, unknown
+from casting_tune import seeds
+from casting_tune.toggles import STUDY, TOGGLES, ordered, with_range
 
 if TYPE_CHECKING:
     import torch
@@ -33,85 +32,6 @@ if TYPE_CHECKING:
 
 _CPU_PIXELS = 2**19
 """Output pixels warped at a time on a CPU; small temporaries pay: batch 64, 1 thread, 2.1 x at 224 px, 2.7 at 512."""
-
-
-@dataclass(frozen=True, slots=True)
-class Toggle:
-    """One augmentation that a trial switches on or off.
-
-    Attributes:
-        acts_on: where the pixels come from (geometry), what geometry finds outside the image, or the pixel values.
-        parameters: names of the numbers it draws for an image, each in [low, high], each from its own draw.
-        low: lower end of the study's range.
-        high: upper end of the study's range.
-        unit: what a parameter counts.
-        magnitudes: settings that replace the range: one is how far it reaches from its middle to either side, two are
-            its ends.
-        draw: (toggle, n, generator) to [parameters, n] float64.
-    """
-
-    acts_on: Literal["geometry", "outside", "values"]
-    parameters: tuple[str, ...]
-    low: float
-    high: float
-    unit: str
-    magnitudes: tuple[str, ...]
-    draw: Callable[[Toggle, int, torch.Generator], Tensor]
-
-
-def _uniform(toggle: Toggle, n: int, generator: torch.Generator) -> Tensor:
-    import torch
-
-    share = torch.rand(len(toggle.parameters), n, generator=generator, dtype=torch.float64)
-    return toggle.low + (toggle.high - toggle.low) * share
-
-
-def _coin(toggle: Toggle, n: int, generator: torch.Generator) -> Tensor:
-    import torch
-
-    return (
-        torch.rand(len(toggle.parameters), n, generator=generator, dtype=torch.float64) < 0.5
-    ).double()
-
-
-TOGGLES: dict[str, Toggle] = {
-    "hue": Toggle(
-        "values", ("hue",), -0.5, 0.5, "turns of the colour circle", ("hue_turns",), _uniform
-    ),
-    "contrast": Toggle(
-        "values",
-        ("contrast",),
-        0.75,
-        1.5,
-        "factor about the mean of a channel",
-        ("contrast_low", "contrast_high"),
-        _uniform,
-    ),
-    "shift": Toggle(
-        "geometry", ("tx", "ty"), -0.1, 0.1, "shares of the side", ("shift_share",), _uniform
-    ),
-    "rotation": Toggle("geometry", ("theta",), -45.0, 45.0, "degrees", ("rotation_deg",), _uniform),
-    "brightness": Toggle(
-        "values", ("brightness",), 0.9, 1.1, "factor", ("brightness_share",), _uniform
-    ),
-    "shear": Toggle("geometry", ("shear",), -5.0, 5.0, "degrees", ("shear_deg",), _uniform),
-    "zoom": Toggle(
-        "geometry", ("zx", "zy"), 0.9, 1.1, "factors, above 1 shows more", ("zoom_share",), _uniform
-    ),
-    "fill_mode": Toggle(
-        "outside", (), 0.0, 0.0, "black outside; off: the nearest edge pixel", (), _uniform
-    ),
-    "flip": Toggle("geometry", ("flip_h", "flip_v"), 0.0, 1.0, "0 or 1, evenly", (), _coin),
-}
-"""Every toggle under its name, in the order in which names are written."""
-
-MAGNITUDES = {
-    magnitude: name for name, toggle in TOGGLES.items() for magnitude in toggle.magnitudes
-}
-"""A setting that says how strong a toggle is -> the toggle."""
-
-STUDY: Mapping[str, float] = MappingProxyType({})
-"""No magnitude is given: every toggle has the study's range."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -216,23 +136,17 @@ def parameters(
     import torch
 
     drawn: dict[str, Tensor] = {}
-    for toggle_name in _known(toggles):
-        toggle = _ranged(TOGGLES[toggle_name], magnitudes)
-        digest = hashlib.sha256(f"{seed}/{epoch}/{toggle_name}".encode()).digest()
-        stream = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-        drawn.update(zip(toggle.parameters, toggle.draw(toggle, n, stream), strict=True))
+    for name in ordered(toggles):
+        toggle = with_range(TOGGLES[name], magnitudes)
+        generator = torch.Generator().manual_seed(seeds.toggle(seed, epoch, name))
+        shape = (len(toggle.parameters), n)
+        share = torch.rand(*shape, generator=generator, dtype=torch.float64)
+        if toggle.distribution == "coin":
+            values = (share < 0.5).double()
+        else:
+            values = toggle.low + (toggle.high - toggle.low) * share
+        drawn.update(zip(toggle.parameters, values, strict=True))
     return drawn
-
-
-def _ranged(toggle: Toggle, magnitudes: Mapping[str, float]) -> Toggle:
-    """Return the toggle with the range that the magnitudes ask for."""
-    given = [magnitudes[name] for name in toggle.magnitudes if name in magnitudes]
-    if not given:
-        return toggle
-    if len(given) == 2:
-        return replace(toggle, low=given[0], high=given[1])
-    middle = (toggle.low + toggle.high) / 2
-    return replace(toggle, low=middle - given[0], high=middle + given[0])
 
 
 def prepare(drawn: Mapping[str, Tensor], *, constant_fill: bool, device: torch.device) -> Draws:
@@ -248,49 +162,6 @@ def prepare(drawn: Mapping[str, Tensor], *, constant_fill: bool, device: torch.d
         contrast=moved(drawn.get("contrast")),
         constant_fill=constant_fill,
     )
-
-
-def parse(augmentation: str) -> tuple[str, ...]:
-    """Return the toggles that are on, in the order of `TOGGLES`.
-
-    Args:
-        augmentation: "default" (none), "additional" (all), "no rotation" (all but it), or "only hue contrast".
-
-    Raises:
-        UsageError: for any other word, with the nearest known one.
-    """
-    if augmentation in ("default", "additional"):
-        return tuple(TOGGLES) if augmentation == "additional" else ()
-    head, *names = augmentation.split() or [""]
-    if head not in ("no", "only") or not names:
-        raise UsageError(
-            unknown(
-                "augmentation", augmentation, ("default", "additional", "no TOGGLE", "only TOGGLE")
-            )
-        )
-    named = _known(names)
-    return tuple(toggle for toggle in TOGGLES if (toggle in named) == (head == "only"))
-
-
-def name(toggles: tuple[str, ...]) -> str:
-    """Return the one spelling of a choice of toggles that `parse` reads back: the shorter of "no" and "only".
-
-    Raises:
-        UsageError: for a name that is not in `TOGGLES`.
-    """
-    on = _known(toggles)
-    off = [toggle for toggle in TOGGLES if toggle not in on]
-    if not on or not off:
-        return "default" if off else "additional"
-    return " ".join(["no", *off] if len(off) < len(on) else ["only", *on])
-
-
-def _known(names: tuple[str, ...] | list[str]) -> list[str]:
-    """Return the names in the order of `TOGGLES`."""
-    for given in names:
-        if given not in TOGGLES:
-            raise UsageError(unknown("toggle", given, TOGGLES))
-    return [toggle for toggle in TOGGLES if toggle in names]
 
 
 def _geometry(drawn: Mapping[str, Tensor]) -> Tensor | None:

@@ -7,10 +7,11 @@ decoded, and augmentation happens on the device. Knows no toggles and no network
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from casting_tune import seeds
 
 if TYPE_CHECKING:
     import torch
@@ -60,8 +61,7 @@ def put(
 
 def shuffle(n: int, *, seed: int, epoch: int) -> NDArray[np.int64]:
     """Return the order of `n` images in an epoch: a permutation that depends on seed and epoch alone."""
-    digest = hashlib.sha256(f"shuffle/{seed}/{epoch}".encode()).digest()
-    return np.random.Generator(np.random.PCG64(int.from_bytes(digest[:8], "big"))).permutation(n)
+    return np.random.Generator(np.random.PCG64(seeds.shuffle(seed, epoch))).permutation(n)
 
 
 def batches(n: int, batch_size: int) -> list[slice]:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import psutil
 
 from casting_tune.config import Allowance, cell_id
-from casting_tune.data import augmentation, image_folder
+from casting_tune.data import image_folder
 from casting_tune.data.pack import Pack
 from casting_tune.errors import UsageError
 from casting_tune.execution import dataset, gpu_probes, nodes, ray_cluster, ray_tune, search
@@ -39,6 +39,7 @@ from casting_tune.planning.space import Cell, Sweep
 from casting_tune.store import audits
 from casting_tune.store.schema import CELLS, SETTINGS
 from casting_tune.store.store import Store
+from casting_tune.toggles import augmentation_name
 from casting_tune.training import checkpoint, precision
 from casting_tune.training.records import Place
 
@@ -468,7 +469,7 @@ def _asked_row(
         "row": planned.cell.row,
         "label": planned.cell.label,
         **{name: getattr(planned.cell.config, name) for name in _SETTINGS_ASKED},
-        "augmentation": augmentation.name(planned.cell.config.toggles),
+        "augmentation": augmentation_name(planned.cell.config.toggles),
         "weights": planned.cell.config.weights.partition(":")[0],
         "dataset_id": prepared.pack.dataset_id,
         "quick": prepared.options.quick,

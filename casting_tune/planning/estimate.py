@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from casting_tune.config import TrialConfig
-from casting_tune.data import augmentation
+from casting_tune.toggles import augmentation_name
 
 FORWARD_SHARE = 1 / 3
 ROW_BYTES, EPOCH_BYTES, PREDICTION_BYTES = (
@@ -169,7 +169,7 @@ def estimate(work: Work, place: dict[str, Any], from_rows: Learnt, from_probes: 
         + PREDICTION_BYTES * (work.n_validation + work.n_test)
     )
     same = from_rows.alike(wanted, SAME)
-    augmented = augmentation.name(config.toggles)
+    augmented = augmentation_name(config.toggles)
     alike = [known for known in same if known.row["augmentation"] == augmented] or same
     source: Source = "rows"
     if not alike:

@@ -22,7 +22,6 @@ from typing import Any, Literal, get_type_hints
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from casting_tune.config import TrialConfig
-from casting_tune.data import augmentation as augment
 from casting_tune.errors import UsageError, unknown
 from casting_tune.models import registry
 from casting_tune.planning import sweep_file
@@ -38,6 +37,7 @@ from casting_tune.planning.sweep_file import (
     check_setting,
     check_settings,
 )
+from casting_tune.toggles import MAGNITUDES, TOGGLES, parse_augmentation
 
 REPEATED = ("seed", "fold")  # the axes over which a row of a table is repeated
 
@@ -280,7 +280,7 @@ def _values(name: str, values: list[Any], where: str) -> list[Any]:
             f"{where}: axis '{name}' is empty. Give it at least one value, or take it out."
         )
     if name == "augmentation" and values == ["leave_one_out"]:
-        return ["default", "additional", *(f"no {toggle}" for toggle in augment.TOGGLES)]
+        return ["default", "additional", *(f"no {toggle}" for toggle in TOGGLES)]
     doubled = _doubled(values)
     if doubled:
         raise UsageError(f"{where}: axis '{name}' holds {doubled[0]!r} twice.")
@@ -466,10 +466,10 @@ def configure(settings: Settings, where: str) -> TrialConfig:
         raise UsageError(
             f'{where}: augmentation is text such as "default" or "no rotation", not {augmentation!r}.'
         )
-    toggles = set(augment.parse(augmentation))
+    toggles = set(parse_augmentation(augmentation))
     plain: Settings = {}
     for name, value in settings.items():
-        if name in augment.TOGGLES:
+        if name in TOGGLES:
             if not isinstance(value, bool):
                 raise UsageError(f"{where}: toggle '{name}' is true or false, not {value!r}.")
             toggles = toggles | {name} if value else toggles - {name}
@@ -477,7 +477,7 @@ def configure(settings: Settings, where: str) -> TrialConfig:
             plain[name] = value
     if "backbone" not in plain:
         raise UsageError(f"{where}: no backbone is set. Add it to [fixed] or [axes].")
-    plain["toggles"] = tuple(name for name in augment.TOGGLES if name in toggles)
+    plain["toggles"] = tuple(name for name in TOGGLES if name in toggles)
     try:
         checked = _checked().model_validate(plain).model_dump()
     except ValidationError as error:
@@ -485,7 +485,7 @@ def configure(settings: Settings, where: str) -> TrialConfig:
         setting = ".".join(str(part) for part in first["loc"])
         raise UsageError(f"{where}: {setting}: {first['msg']}, not {first['input']!r}.") from error
     # how strong a toggle is that is off changes nothing, and so must not make another cell
-    without_effect = [name for name, toggle in augment.MAGNITUDES.items() if toggle not in toggles]
+    without_effect = [name for name, toggle in MAGNITUDES.items() if toggle not in toggles]
     config = TrialConfig(
         **{name: value for name, value in checked.items() if name not in without_effect}
     )
@@ -540,7 +540,7 @@ def _check_doubled(cells: Iterable[Cell], where: str) -> None:
 def _check_heeded(forced: Settings, cells: Sequence[Cell]) -> None:
     """Raise UsageError for a setting of --set that changes nothing in any cell."""
     for name in forced:
-        toggle = augment.MAGNITUDES.get(name)
+        toggle = MAGNITUDES.get(name)
         if toggle and not any(toggle in cell.config.toggles for cell in cells):
             raise UsageError(
                 f"--set {name} has no effect: '{toggle}' is off in every cell. Turn it on, or drop it."

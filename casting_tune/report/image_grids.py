@@ -16,6 +16,7 @@ import numpy as np
 from casting_tune.data import augmentation
 from casting_tune.errors import ImagesError, UsageError
 from casting_tune.report import mpl_style
+from casting_tune.toggles import TOGGLES, parse_augmentation
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -55,7 +56,7 @@ def preview(pack: Pack, folder: Path, *, seed: int = 0, px: int = 300) -> list[P
         )
     image = pack.images[np.random.default_rng(seed).choice(rows)]
     counts = f"{int(np.sum(pack.labels == 1)):,} {pack.positive} and {int(np.sum(pack.labels == 0)):,} {pack.negative}"
-    low, high = augmentation.TOGGLES["brightness"].low, augmentation.TOGGLES["brightness"].high
+    low, high = TOGGLES["brightness"].low, TOGGLES["brightness"].high
     draws = augmented(image, n=6, seed=seed, px=px)
     stays = (
         "The casting is exactly gray and stays so at every turn."
@@ -120,7 +121,7 @@ def augmented(image: NDArray[np.uint8], *, n: int, seed: int, px: int) -> NDArra
     copies = np.repeat(image[None], n, axis=0)
     drawn = [
         augmentation.draw(
-            augmentation.parse(setting), n, seed=seed, epoch=1, device=torch.device("cpu")
+            parse_augmentation(setting), n, seed=seed, epoch=1, device=torch.device("cpu")
         )
         for setting in SETTINGS
     ]

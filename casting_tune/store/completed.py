@@ -15,12 +15,12 @@ import numpy as np
 import pyarrow.compute as pc
 
 from casting_tune.config import RECIPE, Predictions, TrialConfig, cell_id
-from casting_tune.data import augmentation
 from casting_tune.data import pack as packs
 from casting_tune.data.pack import Pack
 from casting_tune.errors import ImagesError, StoreError, UsageError, unknown
 from casting_tune.store import audits
 from casting_tune.store.store import Store
+from casting_tune.toggles import TOGGLES
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -99,7 +99,7 @@ def config_of(row: dict[str, Any], *, weights_dir: Path | None = None) -> TrialC
     settings: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in given.items()
     }
-    settings["toggles"] = tuple(toggle for toggle in augmentation.TOGGLES if row[toggle])
+    settings["toggles"] = tuple(toggle for toggle in TOGGLES if row[toggle])
     if row["weights"] == "local-dir":
         if weights_dir is None:
             raise UsageError(

@@ -11,8 +11,8 @@ from dataclasses import MISSING, fields
 import pyarrow as pa
 
 from casting_tune.config import TrialConfig
-from casting_tune.data.augmentation import MAGNITUDES, TOGGLES
 from casting_tune.metrics import METRICS, OK_VIEW, RANKING
+from casting_tune.toggles import MAGNITUDES, TOGGLES
 
 SCHEMA_VERSION = 2
 """1: casting_tune 0.1.0. 2: columns of trials and cells that 0.2.0 added."""

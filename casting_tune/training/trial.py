@@ -9,7 +9,6 @@ calls `run_trial` in a process of their choice.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib.metadata
 import math
 import statistics
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
+from casting_tune import seeds
 from casting_tune.config import (
     UNLIMITED,
     Allowance,
@@ -41,6 +41,7 @@ from casting_tune.errors import Diverged, StoreError, TimeUp, UsageError
 from casting_tune.failpoints import step
 from casting_tune.models import registry
 from casting_tune.store.store import Store
+from casting_tune.toggles import MAGNITUDES
 from casting_tune.training import baselines, checkpoint, cuda_graph, loop, memory
 from casting_tune.training import records as rows
 from casting_tune.training.records import Place
@@ -496,7 +497,7 @@ def _feed(
     import torch
 
     n, device = len(y_true), y_true.device
-    magnitudes = {name: getattr(config, name) for name in augmentation.MAGNITUDES}
+    magnitudes = {name: getattr(config, name) for name in MAGNITUDES}
 
     def drawn(epoch: int) -> augmentation.Draws:
         return augmentation.draw(
@@ -510,7 +511,7 @@ def _feed(
     )
 
     def batches(epoch: int) -> Iterator[tuple[torch.Tensor]]:
-        torch.manual_seed(_stream(config.seed, f"dropout/{epoch}"))
+        torch.manual_seed(seeds.dropout(config.seed, epoch))
         order.copy_(torch.from_numpy(loader.shuffle(n, seed=config.seed, epoch=epoch)))
         draws.become(drawn(epoch))
         for batch in loader.batches(n, config.batch_size):
@@ -655,11 +656,6 @@ def _layout(config: TrialConfig) -> torch.memory_format:
     import torch
 
     return torch.channels_last if config.layout == "channels_last" else torch.contiguous_format
-
-
-def _stream(seed: int, purpose: str) -> int:
-    """Return a seed of its own for one use of randomness in a trial."""
-    return int.from_bytes(hashlib.sha256(f"{purpose}/{seed}".encode()).digest()[:8], "big") >> 1
 
 
 def _status(error: Exception) -> Status:

@@ -29,9 +29,9 @@ import torch
 from casting_tune.config import TrialConfig
 from casting_tune.data import batches as loader
 from casting_tune.data import pack, synthetic
-from casting_tune.data.augmentation import TOGGLES
 from casting_tune.models import registry
 from casting_tune.store.store import Store
+from casting_tune.toggles import TOGGLES
 from casting_tune.training import cuda_graph, loop, memory
 from casting_tune.training import trial as run
 from casting_tune.training.precision import resolve

@@ -21,11 +21,11 @@ import torch
 
 from casting_tune.config import Epoch, TrialConfig
 from casting_tune.data import pack, synthetic
-from casting_tune.data.augmentation import TOGGLES
 from casting_tune.data.pack import Pack
 from casting_tune.execution import ray_cluster
 from casting_tune.models import registry
 from casting_tune.store.store import Store
+from casting_tune.toggles import TOGGLES
 from casting_tune.training import loop, trial
 from casting_tune.training.precision import resolve
 from casting_tune.training.records import Place

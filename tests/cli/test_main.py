@@ -650,7 +650,7 @@ def test_the_audit_leaves_out_bad_files_where_that_is_asked_for(
     (tmp_path / "castings" / "train" / "ok_front" / "odd.png").write_bytes(b"no image")
     words = ("audit", "--data", tmp_path / "castings", "--results", tmp_path / "r")
     code, _, err = call(capsys, *words)
-    assert (code, "or leave them out with --skip-bad" in err) == (4, True)
+    assert (code, "or skip them with --skip-bad" in err) == (4, True)
     assert call(capsys, *words, "--skip-bad")[0] == 0
 
 
