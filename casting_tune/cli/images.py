@@ -207,7 +207,7 @@ def tell_audit(
             skip_bad=skip_bad,
             on_progress=lambda done, total: on_progress("packing images", done, total),
         )
-        found = audits.kept(
+        found = audits.stored_audit(
             packed,
             Store(results),
             on_progress=lambda done, total: on_progress("comparing images", done, total),

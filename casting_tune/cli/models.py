@@ -126,10 +126,8 @@ def export(
         loaded = completed.load(
             store,
             cell,
-            images=data,
+            images=completed.image_source(data, pack_size=pack_size, skip_bad=skip_bad),
             weights_dir=weights_dir,
-            pack_size=pack_size,
-            skip_bad=skip_bad,
             on_progress=on_progress,
         )
         checked = room.export(
@@ -267,10 +265,8 @@ def explain(
         cell = completed.load(
             store,
             network,
-            images=data,
+            images=completed.image_source(data, pack_size=pack_size, skip_bad=skip_bad),
             weights_dir=weights_dir,
-            pack_size=pack_size,
-            skip_bad=skip_bad,
         )
         decider, told = room.open_cell(cell, store)
     console, done = terminal.console(as_json), []
@@ -313,10 +309,8 @@ def reproduce(
         loaded = completed.load(
             Store(results),
             cell,
-            images=data,
+            images=completed.image_source(data, pack_size=pack_size, skip_bad=skip_bad),
             weights_dir=weights_dir,
-            pack_size=pack_size,
-            skip_bad=skip_bad,
             on_progress=on_progress,
         )
         found = room.reproduce(

@@ -29,7 +29,7 @@ from casting_tune.analysis.operating_point import OperatingPoint
 from casting_tune.config import Epoch
 from casting_tune.deploy import model_card, onnx_graph, retrain
 from casting_tune.errors import CastingTuneError, StoreError, UsageError
-from casting_tune.models import registry
+from casting_tune.models import build
 from casting_tune.store.completed import Cell
 from casting_tune.store.store import Store
 
@@ -171,7 +171,7 @@ def export(
 def decider_of(cell: Cell, model: nn.Module) -> onnx_graph.Decider:
     """Return a cell's model with what prepares its images, at threshold 0.5."""
     config = cell.config
-    mean, std = registry.normalisation(config.backbone, config.weights)
+    mean, std = build.normalisation(config.backbone, config.weights)
     return onnx_graph.Decider(
         model, px=config.image_px, in_channels=config.in_channels, mean=mean, std=std
     )
@@ -224,7 +224,7 @@ def _point(
 def decision(cell: Cell, *, threshold: float, rule: str) -> dict[str, Any]:
     """Return what predict and explain must know of a network: decision.json."""
     shape, config = cell.pack.images.shape[1:], cell.config
-    mean, std = registry.normalisation(config.backbone, config.weights)
+    mean, std = build.normalisation(config.backbone, config.weights)
     alike = (cell.pack.sizes == np.array(shape[-2:])).all()
     return {
         "version": VERSION,
@@ -262,7 +262,7 @@ def _save_weights(cell: Cell, model: nn.Module, folder: Path) -> None:
     config = cell.config
     _save_json(
         folder / "config.json",
-        registry.local_dir_config(
+        build.local_dir_config(
             config.backbone,
             config.weights,
             in_channels=config.in_channels,

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from casting_tune.config import TrialConfig
 from casting_tune.errors import UsageError, unknown
-from casting_tune.models import registry
+from casting_tune.models import input_size, registry
 from casting_tune.planning import sweep_file
 from casting_tune.planning.sweep_file import (
     Case,
@@ -198,8 +198,10 @@ def sized(sweep: Sweep) -> Sweep:
     cells, invalid = [], list(sweep.invalid)
     for cell in sweep.cells:
         try:
-            registry.check_size(cell.config.backbone, cell.config.image_px)
-            registry.check_batch(cell.config.backbone, cell.config.image_px, cell.config.batch_size)
+            input_size.check_size(cell.config.backbone, cell.config.image_px)
+            input_size.check_batch(
+                cell.config.backbone, cell.config.image_px, cell.config.batch_size
+            )
             cells.append(cell)
         except UsageError as error:
             invalid.append(str(error))
@@ -491,7 +493,7 @@ def configure(settings: Settings, where: str) -> TrialConfig:
     )
     registry.check_name(config.backbone)
     if config.backbone in registry.BACKBONES:  # the others need torch: see `sized`
-        registry.check_size(config.backbone, config.image_px)
+        input_size.check_size(config.backbone, config.image_px)
     _check_weights(config, where)
     if config.fold and (config.split != "grouped" or config.fold >= config.n_folds):
         raise UsageError(

@@ -39,7 +39,7 @@ from casting_tune.data import splits as folds
 from casting_tune.data.pack import Pack
 from casting_tune.errors import Diverged, StoreError, TimeUp, UsageError
 from casting_tune.failpoints import step
-from casting_tune.models import registry
+from casting_tune.models import build, input_size
 from casting_tune.store.store import Store
 from casting_tune.toggles import MAGNITUDES
 from casting_tune.training import baselines, checkpoint, cuda_graph, loop, memory
@@ -258,7 +258,9 @@ def _until_stopped(
 def halved(config: TrialConfig, n_images: int) -> int | None:
     """Return half as many images at a time; None: the network cannot train with so few."""
     half = n_images // 2
-    few = half == 0 or (half == 1 and registry.fewest_images(config.backbone, config.image_px) > 1)
+    few = half == 0 or (
+        half == 1 and input_size.fewest_images(config.backbone, config.image_px) > 1
+    )
     return None if few else half
 
 
@@ -389,7 +391,7 @@ def _train(
     device = torch.device(place.device)
     precision = cast(Precision, config.precision)
     memory.reset_peak(device)
-    model = registry.build(
+    model = build.model(
         config.backbone,
         weights=config.weights,
         dense=config.dense,
@@ -397,7 +399,7 @@ def _train(
         in_channels=config.in_channels,
         seed=config.seed,
     ).to(device, memory_format=_layout(config))  # type: ignore[call-overload]
-    n_parameters, n_statistics = registry.n_parameters(model)
+    n_parameters, n_statistics = build.n_parameters(model)
     prepare = _preparation(config, device)
     images = {name: _put(pack, rows, config, device) for name, rows in asdict(parts).items()}
     training, make = _feed(config, *images["train"], prepare)
@@ -513,7 +515,7 @@ def _feed(
     def batches(epoch: int) -> Iterator[tuple[torch.Tensor]]:
         torch.manual_seed(seeds.dropout(config.seed, epoch))
         order.copy_(torch.from_numpy(loader.shuffle(n, seed=config.seed, epoch=epoch)))
-        draws.become(drawn(epoch))
+        draws.copy_from(drawn(epoch))
         for batch in loader.batches(n, config.batch_size):
             yield (positions[batch],)
 
@@ -589,7 +591,7 @@ def _random_features(pack: Pack, rows: NDArray[np.int64]) -> NDArray[np.float32]
     channels: Literal[1, 3] = 1 if pack.images.ndim == 3 else 3
     config = TrialConfig(backbone=PROBED, image_px=PROBED_PX, in_channels=channels)
     device = torch.device("cpu")
-    model = registry.build(
+    model = build.model(
         PROBED, weights="none", dense=0, dropout=0, in_channels=channels, seed=0
     ).eval()
     prepare = _preparation(config, device)
@@ -612,7 +614,7 @@ def _preparation(
 
     mean, std = (
         torch.tensor(values, device=device).reshape(1, 3, 1, 1)
-        for values in registry.normalisation(config.backbone, config.weights)
+        for values in build.normalisation(config.backbone, config.weights)
     )
     if config.in_channels == 1:
         mean, std = mean.mean(1, keepdim=True), std.mean(1, keepdim=True)

@@ -30,7 +30,7 @@ from casting_tune.config import Predictions, cell_id
 from casting_tune.planning import space
 from casting_tune.planning.space import Cell
 from casting_tune.store import schema
-from casting_tune.store.store import serialised
+from casting_tune.store.table_file import serialised
 from casting_tune.toggles import TOGGLES, augmentation_name
 from tests.benchmarks import figures
 

@@ -372,7 +372,7 @@ def test_verbose_shows_the_steps_and_a_failures_traceback_on_stderr_and_nothing_
     def broken_build(*_: object, **__: object) -> None:
         raise RuntimeError("kernel broke")
 
-    monkeypatch.setattr("casting_tune.models.registry.build", broken_build)
+    monkeypatch.setattr("casting_tune.models.build.model", broken_build)
     more = (
         "--data",
         drawn,

@@ -98,8 +98,8 @@ def test_a_size_that_a_network_of_timm_does_not_take_is_refused_and_a_plan_lists
         .replace("[axes]", "[axes]\nimage_px = [32, 224]")
     )
     tiny.write_text(text.replace("timm:test_resnet.r160_in1k", "timm:vit_tiny_patch16_224"))
-    told = "image_px 32 does not go through 'timm:vit_tiny_patch16_224': "
-    told += "the smallest is 224 .* 4 cells are invalid in all"
+    told = "image_px must be at least 224 for 'timm:vit_tiny_patch16_224'; got 32"
+    told += ".* 4 cells are invalid in all"
     with pytest.raises(UsageError, match=told):
         runner.prepare(options(tiny, drawn), say=lambda _: None)
     planned = runner.prepare(options(tiny, drawn, plan=True), say=lambda _: None)
@@ -366,7 +366,7 @@ def test_a_plan_asks_nobody_for_weights_and_has_the_keys_of_the_run(
 ) -> None:
     tiny.write_text(tiny.read_text().replace('"none"', '"imagenet"'))
     asked: list[object] = []
-    monkeypatch.setattr("casting_tune.models.pretrained.ask", asked.append)
+    monkeypatch.setattr("casting_tune.models.pretrained.check_available", asked.append)
     monkeypatch.setattr("casting_tune.models.pretrained.find_cached", lambda source: None)
     plan = runner.prepare(options(tiny, drawn, plan=True), say=lambda _: None).plan
     assert asked == []
@@ -445,8 +445,10 @@ def test_a_second_driver_of_the_same_sweep_is_refused_with_the_first_ones_number
 ) -> None:
     prepared = runner.prepare(options(tiny, drawn), say=lambda _: None)
     with (
-        prepared.store.running("tiny"),
-        pytest.raises(StoreError, match=f"is being run in this store by process {os.getpid()} on"),
+        prepared.store.sweep_lock("tiny"),
+        pytest.raises(
+            StoreError, match=f"is already running in this store: process {os.getpid()} on"
+        ),
     ):
         runner.execute(prepared, on_event=lambda _: None)
     assert runner.execute(prepared, on_event=lambda _: None) == 0  # let go of, it runs

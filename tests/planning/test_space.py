@@ -314,6 +314,6 @@ def test_invalid_cells_are_told_apart_from_valid_ones_and_a_run_is_refused(tmp_p
     }
     assert len(sweep.cells) + len(sweep.invalid) == 6
     with pytest.raises(
-        UsageError, match=r"too small for 'inceptionv3'.* 2 cells are invalid in all: --plan"
+        UsageError, match=r"at least 75 for 'inceptionv3'.* 2 cells are invalid in all: --plan"
     ):
         space.check(sweep)
