@@ -1,9 +1,9 @@
-"""casting_tune: sweeps over networks, augmentations and batch sizes for the visual inspection of castings.
+"""casting_tune: sweeps over networks, augmentations and batch sizes for inspection of castings.
 
-For a notebook: `Options`, `prepare` and `execute` run a sweep; `Store` opens its results, `runs`,
-`predictions`, `compare`, `tables` and `query` ask them; `open_pack` opens the images. Each loads
-its module when it is first named. Every error that casting_tune reports is a `CastingTuneError`;
-`errors` shows the tree. `__version__` is the version.
+For a notebook: `Options`, `prepare` and `execute` run a sweep; `Store` opens its results; `runs`,
+`predictions`, `compare`, `tables` and `query` read them; `open_pack` opens the images. Each name
+loads its module when it is first used. Every error that casting_tune reports is a
+`CastingTuneError`; `errors` shows the tree. `__version__` is the version.
 """
 
 from __future__ import annotations
@@ -34,14 +34,13 @@ if TYPE_CHECKING:
 
     __version__: str
 
-logging.getLogger(__name__).addHandler(
-    logging.NullHandler()
-)  # silent unless a program or --verbose asks for records
+# silent unless a program or --verbose adds a handler
+logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 __all__ = [
-    "CastingTuneError", "Diverged", "ImagesError", "Options", "ResourcesError", "Store", "StoreError", "TimeUp",
-    "UsageError", "WeightsError", "__version__", "compare", "execute", "open_pack", "predictions", "prepare", "query",
-    "runs", "tables",
+    "CastingTuneError", "Diverged", "ImagesError", "Options", "ResourcesError", "Store",
+    "StoreError", "TimeUp", "UsageError", "WeightsError", "__version__", "compare", "execute",
+    "open_pack", "predictions", "prepare", "query", "runs", "tables",
 ]  # fmt: skip
 
 _FROM = {
@@ -64,15 +63,15 @@ _FROM = {
     "runs": "analysis.lookup.runs",
     "tables": "analysis.tables",
 }
-"""A public name -> where it is defined."""
+"""A public name -> its module and name there."""
 
 _MODULES = ("query", "tables")
-"""Names that are modules as a whole."""
+"""Public names of whole modules."""
 
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        from importlib.metadata import version  # slower to load than all else here
+        from importlib.metadata import version  # slow to import
 
         return version("casting-tune")
     if name not in _FROM:
@@ -80,8 +79,8 @@ def __getattr__(name: str) -> Any:
     whole = f"casting_tune.{_FROM[name]}"
     if name in _MODULES:
         return importlib.import_module(whole)
-    module, _, found = whole.rpartition(".")
-    return getattr(importlib.import_module(module), found)
+    module, _, attribute = whole.rpartition(".")
+    return getattr(importlib.import_module(module), attribute)
 
 
 def __dir__() -> list[str]:

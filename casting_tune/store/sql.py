@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
@@ -26,6 +25,7 @@ from casting_tune.errors import StoreError, UsageError, unknown
 from casting_tune.store.schema import SCHEMA_VERSION, SCHEMAS
 from casting_tune.store.store import Store
 from casting_tune.store.table_file import newer_version, version_of
+from casting_tune.text import in_csv
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -76,8 +76,8 @@ def csv(rows: pa.Table) -> str:
     """Return rows as CSV with a heading; NULL is empty, and texts are safe as of `text.in_csv`."""
     for position, column in enumerate(rows.columns):
         if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-            no_formula = pc.replace_substring_regex(column, r"^([=+@\t\r-])", r"'\1")
-            safe = pc.replace_substring_regex(no_formula, r"\p{C}", "?")
+            texts = (None if value is None else in_csv(value) for value in column.to_pylist())
+            safe = pa.array(texts, column.type)
             rows = rows.set_column(position, rows.column_names[position], safe)
     out = io.BytesIO()
     pyarrow.csv.write_csv(rows, out)

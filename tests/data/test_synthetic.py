@@ -131,7 +131,7 @@ def test_a_number_out_of_range_is_refused(tmp_path: Path, name: str, value: int)
 
 def test_a_folder_that_holds_something_is_left_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("keep")
-    with pytest.raises(ImagesError, match="empty folder"):
+    with pytest.raises(ImagesError, match="is not empty"):
         draw(tmp_path, n_images=10, size_px=32)
     assert [file.name for file in tmp_path.iterdir()] == ["mine.txt"]
 

@@ -318,7 +318,7 @@ def test_test_images_that_stand_in_train_are_said_up_front(
     ("change", "error", "message"),
     [
         ({"sweep": "backbone_gird"}, UsageError, "backbone_grid"),
-        ({"data": Path("/nowhere")}, ImagesError, "There is no image folder"),
+        ({"data": Path("/nowhere")}, ImagesError, "Image folder not found"),
         ({"positive": "def_frnt"}, ImagesError, "def_front"),
         (
             {"trials_at_once": 0, "inline": False},

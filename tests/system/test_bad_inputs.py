@@ -474,16 +474,16 @@ def _empty(folder: Path) -> None:
 
 
 FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
-    "a missing folder": (_remove, "There is no image folder"),
-    "a file for a folder": (lambda root: (_remove(root), root.write_bytes(b"x")), "There is no image folder"),
-    "an empty folder": (_empty, "holds no class folders. Two are needed: 'def_front'"),
+    "a missing folder": (_remove, "Image folder not found"),
+    "a file for a folder": (lambda root: (_remove(root), root.write_bytes(b"x")), "Image folder not found"),
+    "an empty folder": (_empty, "has no class folders. Two are required: 'def_front'"),
     "test/ missing": (lambda root: _remove(root / "test"), "holds 'train'."),
     "a folder beside train/ and test/": (lambda root: (root / "valid").mkdir(), "'test', 'train', 'valid'"),
     "a missing class": (lambda root: _remove(root / "test" / "ok_front"), "lacks 'ok_front'"),
     "an empty class": (lambda root: _empty(root / "test" / "ok_front"), "test/ok_front' holds no"),
     "an extra class": (
         lambda root: [shutil.copytree(root / s / "ok_front", root / s / "[/foo]\x1b\n") for s in ("train", "test")],
-        "Exactly two class folders are needed, one of them defective; ",
+        "Exactly two class folders are required, one of them defective; ",
     ),
     "a single class": (lambda root: [_remove(root / s / "ok_front") for s in ("train", "test")], "Exactly two class"),
     "a folder in a class": (lambda root: (root / "test" / "ok_front" / "more\n").mkdir(), "'more?'"),
