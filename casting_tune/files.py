@@ -11,7 +11,7 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def replacing(file: Path) -> Iterator[Path]:
-    """Yield the path of a draft in the folder of `file`; afterwards sync it and rename it to `file`.
+    """Yield the path of a draft in the folder of `file`; then sync it and rename it to `file`.
 
     The folder is created if necessary. After an error, `file` is unchanged and the draft is
     removed. The name of a draft starts with a dot, so globs of other programs skip it.

@@ -1,9 +1,9 @@
 """Metrics of predictions: at a threshold, and of the ranking of the scores.
 
 Input: y_true (1 is defective) and score (P(defective)) of the same images. Output: shares in 0..1,
-or None if a metric is undefined. A new metric is one entry in METRICS (from counts) or RANKING (from
-scores): the columns of trials, the objectives of a search and, from METRICS, the columns of tables
-derive from these. Knows no trials, stores or percentages.
+or None if a metric is undefined. A new metric is one entry in METRICS (from counts) or RANKING
+(from scores): the columns of trials, the objectives of a search and, from METRICS, the columns of
+tables derive from these. Knows no trials, stores or percentages.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def _precision(c: Counts) -> float | None:
 
 
 def _f1(c: Counts) -> float | None:
-    """Harmonic mean of precision and recall, 2 tp / (2 tp + fp + fn); None if recall is undefined."""
+    """Harmonic mean of precision and recall, 2 tp / (2 tp + fp + fn); None without recall."""
     return _share(2 * c.tp, 2 * c.tp + c.fp + c.fn) if c.tp + c.fn else None
 
 

@@ -1,4 +1,4 @@
-"""Seeds of the independent random streams of a trial, each derived from the trial's seed and a name.
+"""Seeds of the separate random generators of a trial, each from the trial's seed and a name.
 
     stream               hashed text                 bits
     initial_weights      SEED/PART                   56

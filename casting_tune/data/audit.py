@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from casting_tune.data.photo_groups import Photographs
 
 FLAT_LEVELS = 1.0
-"""An image with a smaller standard deviation of gray levels (of 255) is constant; JPEG adds about 0.5."""
+"""An image with a smaller standard deviation of gray levels is constant; JPEG adds 0.5."""
 
 ODD = 5.0
 """An image is an outlier above this root mean square, over its measures, of robust standard

@@ -48,7 +48,7 @@ class Picture:
 
 
 def decode(file: Path, *, box: int | None) -> Picture:
-    """Decode one file; letterbox it into a square of side `box`, or keep its size if that is None."""
+    """Decode one file; letterbox it into a square of side `box`; None keeps its size."""
     content, sha256, reason = read(file)
     if reason:
         return Picture(sha256, reason=reason)
@@ -117,7 +117,7 @@ def _opened(content: bytes) -> Image.Image:
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
-    """Return an image of any mode as L if exactly gray, else as RGB; transparent areas are black."""
+    """Return an image of any mode as L if exactly gray, else as RGB; transparency becomes black."""
     if image.mode.startswith("I"):  # 16 bits: Pillow's own convert saturates at 255
         levels = np.asarray(image).astype(np.int64)
         if levels.min() < 0 or levels.max() > 65535:

@@ -94,7 +94,7 @@ def check_outside(root: Path | None, folder: Path, option: str) -> None:
 
 
 def made_split(labels: Sequence[int], sha256: Sequence[str]) -> list[str]:
-    """Return "train" or "test" per file: 10 % of each class is test, and exact copies stay together.
+    """Return "train" or "test" per file: 10 % of each class is test; exact copies stay together.
 
     The order is that of a seeded hash of the contents, so names and other files do not matter.
     """

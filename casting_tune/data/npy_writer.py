@@ -110,7 +110,7 @@ def _fill(
     box: int | None,
     on_progress: Callable[[int, int], None] | None,
 ) -> tuple[list[Picture], NDArray[np.uint8] | None]:
-    """Decode files into the array; return the pictures, and the pixels of the first misfit if any."""
+    """Decode files into the array; return the pictures, and the first misfit if any."""
     shape = array.shape
 
     def work(i: int) -> Picture:
@@ -138,7 +138,7 @@ def _fill(
 
 
 def _write_at(descriptor: int, content: memoryview, offset: int) -> None:
-    """Write all bytes at an offset; on a full disk, one call writes a part and the next one raises."""
+    """Write all bytes at an offset; on a full disk, the second call raises."""
     content = content.cast("B")
     while content:
         n = os.pwrite(descriptor, content, offset)

@@ -5,9 +5,9 @@ image, the similarity above which two images are one photograph, and its calibra
 splits, files or scores.
 
 An image is transformed to polar coordinates about its part's centre: a rotation is then a shift
-along the angle, and a mirror reverses the angle. The similarity of two images is their best circular
-correlation over both. Two exposures of one casting under the same light may count as one photograph,
-which is right for a split into train and test.
+along the angle, and a mirror reverses the angle. The similarity of two images is their best
+circular correlation over both. Two exposures of one casting under the same light may count as one
+photograph, which is right for a split into train and test.
 """
 
 from __future__ import annotations
@@ -252,7 +252,7 @@ def _calibrated(spectra: NDArray[np.complex64], labels: NDArray[np.uint8]) -> tu
 def _linked(
     spectra: NDArray[np.complex64], above: float
 ) -> Iterator[tuple[int, NDArray[np.int64]]]:
-    """Yield (images done, pairs [2, k] with a similarity above `above`) for a few images at a time."""
+    """Yield (images done, pairs [2, k] with a similarity above `above`), a few images at a time."""
     n = len(spectra)
 
     def work(start: int) -> tuple[int, NDArray[np.int64]]:

@@ -105,7 +105,7 @@ def split(
 def grouped(
     labels: NDArray[np.uint8], groups: NDArray[Any], *, n_folds: int, fold: int, seed: int
 ) -> NDArray[np.str_]:
-    """Divide all images into parts without common groups; part `fold` is "test", the others "train".
+    """Divide all images into parts without common groups; part `fold` is "test".
 
     The parts have nearly the same number of images of each class (scikit-learn's
     StratifiedGroupKFold); every image is in the test set of exactly one fold.

@@ -40,7 +40,7 @@ def draw(
     seed: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Write `n_images` PNG files: 20 % are test images, 57 % are defective, all defects equally often.
+    """Write `n_images` PNG files: 20 % test, 57 % defective, all defects equally often.
 
     The same arguments write the same bytes: each image has its own random generator, seeded with
     the seed and the image's number.

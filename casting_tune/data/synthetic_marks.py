@@ -23,7 +23,7 @@ _SCALE = 3  # shapes with edges are drawn this many times larger, then reduced
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Position of the casting; lengths are shares of the image's side, radii of the flange's radius."""
+    """Position of the casting; lengths are shares of the side, radii of the flange's radius."""
 
     x: float
     y: float
@@ -64,7 +64,7 @@ class Mark:
 
 
 def wear(rng: np.random.Generator, part: Part) -> list[Mark]:
-    """Return wear that every casting may have: faint specks, a tool trace, a reflection on the rim."""
+    """Return wear that every casting may have: specks, a tool trace, a reflection on the rim."""
     specks = [
         _blob(rng, part, radius=rng.uniform(0.1, 1.0), size=rng.uniform(0.001, 0.003))
         for _ in range(6)

@@ -1,4 +1,4 @@
-"""From the name of a backbone to a network with a one-logit head, with its weights and normalisation.
+"""From the name of a backbone to a network with a one-logit head, its weights and normalisation.
 
 Input: a name of `registry.BACKBONES` or `timm:NAME`, and the source of its weights. Output: a model
 from normalised inputs [b, in_channels, px, px] to logits [b]. Knows no sweeps, stores or training.
@@ -54,7 +54,7 @@ def model(
 
 
 def weights_id(name: str, weights: str) -> str:
-    """Return the identity of weights, as `expected_weights_id`, after a check that they are available.
+    """Return the identity of weights (`expected_weights_id`); check that they are available.
 
     `imagenet` weights are in the cache, or their server has confirmed that it has them; nothing is
     downloaded. The weights of a local folder are loaded once.
@@ -142,7 +142,7 @@ def local_dir_config(name: str, weights: str, *, in_channels: int, image_px: int
 
 
 def n_parameters(module: nn.Module) -> tuple[int, int]:
-    """Return the number of trainable parameters and of batch-norm statistics, as Keras counts both."""
+    """Return the numbers of trainable parameters and of batch-norm statistics, as in Keras."""
     trainable = sum(p.numel() for p in module.parameters() if p.requires_grad)
     running = (
         b for path, b in module.named_buffers() if path.endswith(("running_mean", "running_var"))
@@ -151,7 +151,7 @@ def n_parameters(module: nn.Module) -> tuple[int, int]:
 
 
 def timm_network(name: str, weights: str, *, in_channels: int | None) -> Any:
-    """Return timm's network without its classifier; in_channels None takes the number of the weights."""
+    """Return timm's network without classifier; in_channels None is that of the weights."""
     from torch import nn
 
     pooling = {"global_pool": ""} if name in BACKBONES else {}
@@ -214,7 +214,7 @@ def _load(name: str, weights: str, *, in_channels: int | None) -> Any:
 
 
 def _is_without(name: str, weights: str) -> bool:
-    """Return whether a folder has all tensors except the part that we remove, as our exports have."""
+    """Return whether a folder, as our exports, has all tensors except the part that we remove."""
     part = BACKBONES[name].without if name in BACKBONES else ""
     if not part:
         return False

@@ -25,7 +25,7 @@ class Model(nn.Module):
         self.head = head
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Return logits of P(defective), [b] float32, of normalised inputs [b, channels, px, px]."""
+        """Return logits of P(defective), [b] float32, of normalised inputs [b, c, px, px]."""
         features = self.backbone(inputs)  # [b, c, h, w] or [b, c]
         pooled = features.mean((2, 3)) if features.ndim == 4 else features  # [b, c]
         logits: torch.Tensor = self.head(pooled).squeeze(1).float()  # [b]

@@ -7,9 +7,9 @@
     results/probes/<device>/<probe>.parquet                   measured cost of a network
     results/trials/<sweep>/<cell>-<attempt>.parquet           one row, written last: the commit
 
-A file is built in memory, written whole, and never changed. A cell is done when trials/ has a row of
-it with status completed. `results` is a folder or `s3://BUCKET/PREFIX`; a row that a bucket does not
-accept waits in a spool on this machine. Knows no torch, Ray or pandas.
+A file is built in memory, written whole, and never changed. A cell is done when trials/ has a row
+of it with status completed. `results` is a folder or `s3://BUCKET/PREFIX`; a row that a bucket does
+not accept waits in a spool on this machine. Knows no torch, Ray or pandas.
 """
 
 from __future__ import annotations

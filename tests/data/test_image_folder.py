@@ -67,7 +67,7 @@ def test_a_third_class_is_refused(folder: Path) -> None:
 
 def test_a_class_that_test_lacks_is_refused(folder: Path) -> None:
     shutil.rmtree(folder / "test" / "ok_front")
-    _refused(folder, "lacks 'ok_front'")
+    _refused(folder, "missing in .*: 'ok_front'")
 
 
 def test_a_class_folder_without_images_is_refused(folder: Path) -> None:
@@ -79,7 +79,7 @@ def test_a_class_folder_without_images_is_refused(folder: Path) -> None:
 @pytest.mark.parametrize("extra", ["valid", "def_front"])
 def test_a_folder_beside_train_and_test_is_refused(folder: Path, extra: str) -> None:
     (folder / extra).mkdir()
-    _refused(folder, f"holds .*'{extra}'")
+    _refused(folder, f"contains .*'{extra}'")
 
 
 def test_a_folder_inside_a_class_folder_is_refused(folder: Path) -> None:
@@ -89,4 +89,4 @@ def test_a_folder_inside_a_class_folder_is_refused(folder: Path) -> None:
 
 def test_train_without_test_is_refused(folder: Path) -> None:
     shutil.rmtree(folder / "test")
-    _refused(folder, r"holds 'train'\.")
+    _refused(folder, r"contains 'train'\.")

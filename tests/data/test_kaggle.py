@@ -118,12 +118,12 @@ def test_one_changed_byte_one_file_less_and_one_more_are_each_found(
         fetch.check(folder)
     image.unlink()
     n = fetch.COUNTS["train/ok_front"]
-    with pytest.raises(ImagesError, match=f"train/ok_front holds {n - 1} files, not {n}"):
+    with pytest.raises(ImagesError, match=f"train/ok_front has {n - 1} files instead of {n}"):
         fetch.check(folder)
     image.write_bytes(whole)
     (folder / "test" / "other").mkdir()
     (folder / "test" / "other" / "one.png").write_bytes(b"")
-    with pytest.raises(ImagesError, match="test/other holds 1 files, not 0"):
+    with pytest.raises(ImagesError, match="test/other has 1 files instead of 0"):
         fetch.check(folder)
 
 

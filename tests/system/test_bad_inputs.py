@@ -477,10 +477,10 @@ FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a missing folder": (_remove, "Image folder not found"),
     "a file for a folder": (lambda root: (_remove(root), root.write_bytes(b"x")), "Image folder not found"),
     "an empty folder": (_empty, "has no class folders. Two are required: 'def_front'"),
-    "test/ missing": (lambda root: _remove(root / "test"), "holds 'train'."),
+    "test/ missing": (lambda root: _remove(root / "test"), "contains 'train'."),
     "a folder beside train/ and test/": (lambda root: (root / "valid").mkdir(), "'test', 'train', 'valid'"),
-    "a missing class": (lambda root: _remove(root / "test" / "ok_front"), "lacks 'ok_front'"),
-    "an empty class": (lambda root: _empty(root / "test" / "ok_front"), "test/ok_front' holds no"),
+    "a missing class": (lambda root: _remove(root / "test" / "ok_front"), "missing in"),
+    "an empty class": (lambda root: _empty(root / "test" / "ok_front"), "test/ok_front' has no"),
     "an extra class": (
         lambda root: [shutil.copytree(root / s / "ok_front", root / s / "[/foo]\x1b\n") for s in ("train", "test")],
         "Exactly two class folders are required, one of them defective; ",
@@ -493,7 +493,7 @@ FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a name that is not UTF-8": (
         lambda root: Path(os.fsdecode(bytes(root / "test" / "ok_front") + b"/gu\xdf.png")).write_bytes(b"x"),
-        "gu?.png' is not: rename it",
+        "gu?.png' is not valid UTF-8",
     ),
 }  # fmt: skip
 
