@@ -45,7 +45,7 @@ class TrialConfig:
         epochs: passes over all training images.
         seed: of the initial weights, the shuffle, the dropout and every toggle.
         split: `official`: the test images are those of the folder test. `grouped`: all images are
-            divided into `n_folds` parts without common photographs, and part `fold` is the test set.
+            divided into `n_folds` parts without common photographs; part `fold` is tested.
         split_id: identity of the groups (a hash of the audit's groups); "official" without groups.
         n_folds: parts of a grouped split.
         fold: the test part of a grouped split, from 0.
@@ -110,7 +110,7 @@ class Allowance:
 
     Attributes:
         max_seconds: limit of the whole trial, which then ends with status timeout. None: no limit.
-        memory_bytes: limit of its own memory on the CPU; it then ends with status oom. None: no limit.
+        memory_bytes: limit of its memory on the CPU; it then ends with status oom. None: no limit.
         gpu_share: limit of its share of a GPU's memory, in (0, 1]; it then ends with status oom.
         micro_batch: maximum of images in the network at once during training, for small devices.
             The step is still that of the batch, but batch normalisation sees fewer images. None:

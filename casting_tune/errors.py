@@ -20,7 +20,7 @@ import difflib
 from collections.abc import Iterable
 
 FLAWED_IMAGES = 3
-"""Exit code of `audit` if files have the same bytes in train and test or in both classes: no error."""
+"""Exit code of `audit` if files have the same bytes in train and test or both classes: no error."""
 
 DEFECT_FOUND = 20
 """Exit code of `predict --fail-on-defect` for a defective casting: no error."""

@@ -151,8 +151,8 @@ def _leak(result: Audit, pack: Pack) -> str:
             f"None of the {n} test images shows a photograph that is also in train: no leak found."
         )
     return (
-        f"{n_twins} of the {n} test images show a photograph that is also in train ({n_copies} byte "
-        "for byte), so a score on this test set is too high for new castings: split by group."
+        f"{n_twins} of the {n} test images show a photograph that is also in train ({n_copies} "
+        "byte for byte), so a score on this test set is too high for new castings: split by group."
     )
 
 
@@ -162,8 +162,8 @@ def _number_of_photographs(result: Audit, pack: Pack, photographs: Photographs) 
     return (
         f"The {len(result.group)} images come from {int(result.group.max()) + 1} photographs "
         f"({by_label[0]} {pack.negative}, {by_label[1]} {pack.positive}), rotated or mirrored. Two "
-        f"images count as one photograph above a similarity of {photographs.threshold:.2f}; the best "
-        f"similarity of different photographs is {photographs.strangers:.2f} (median)."
+        f"images count as one photograph above a similarity of {photographs.threshold:.2f}; the "
+        f"best similarity of different photographs is {photographs.strangers:.2f} (median)."
     )
 
 
@@ -188,7 +188,7 @@ def _content(pack: Pack) -> NDArray[np.float32]:
 
 
 def _measures(pack: Pack) -> NDArray[np.float64]:
-    """Return mean, standard deviation, grain and the mean of each ring about the middle; [n, 3 + _N_RINGS].
+    """Return mean, standard deviation, grain and the means of the rings; [n, 3 + _N_RINGS].
 
     All are gray levels. Grain is the mean difference of neighbours. Ring widths are shares of the
     content's short side; rotation and mirroring do not change the pixels in a ring.

@@ -39,7 +39,7 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """The files of an image folder by path, its two classes, and a hash of paths, sizes and times."""
+    """The files of an image folder, its two classes, and a hash of paths, sizes and times."""
 
     files: list[File]
     positive: str
@@ -58,8 +58,8 @@ def survey(root: Path, positive: str) -> Folder:
         splits = [name for name in top if name in ("train", "test")]
         if splits and top != ["test", "train"]:
             raise ImagesError(
-                f"An image folder must contain only train/ and test/, or two class folders; '{root}' "
-                f"contains {_listed(top)}."
+                f"An image folder must contain only train/ and test/, or two class folders; "
+                f"'{root}' contains {_listed(top)}."
             )
         classes = {split: _subfolders(root / split) for split in splits or [""]}
         negative = _negative(root, classes, positive=positive)
@@ -120,7 +120,7 @@ def digest(parts: Sequence[str]) -> str:
 
 
 def _negative(root: Path, classes: dict[str, list[str]], *, positive: str) -> str:
-    """Return the other class; check that each split has the same two classes, one of them positive."""
+    """Return the other class; check that each split has the same two, one positive."""
     found = sorted({name for names in classes.values() for name in names})
     if not found:
         raise ImagesError(
@@ -130,7 +130,8 @@ def _negative(root: Path, classes: dict[str, list[str]], *, positive: str) -> st
         if names != found:
             missing = _listed(set(found) - set(names))
             raise ImagesError(
-                f"train/ and test/ must have the same classes; missing in '{root / split}': {missing}."
+                f"train/ and test/ must have the same classes; missing in '{root / split}': "
+                f"{missing}."
             )
     if len(found) != 2:
         raise ImagesError(

@@ -124,7 +124,7 @@ def check(folder: Path) -> Castings:
     digest = hashlib.sha256(lines.encode()).hexdigest()
     if digest != DIGEST:
         raise ImagesError(
-            f"'{root}' has as many images as published, but not the same: their SHA-256 is {digest}. "
-            f"{again}"
+            f"'{root}' has as many images as published, but not the same: their SHA-256 is "
+            f"{digest}. {again}"
         )
     return Castings(folder=root, counts=counts, sha256=digest)

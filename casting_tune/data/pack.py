@@ -234,7 +234,7 @@ def _index_entry(
 
 
 def _remove_old_drafts(packs: Path) -> None:
-    """Remove drafts that are older than a day: packing takes minutes, so so they are leftovers."""
+    """Remove drafts that are older than a day: packing takes minutes, so their process has died."""
     for draft in packs.glob(".packing-*"):
         with contextlib.suppress(FileNotFoundError):  # another process has just finished
             if time.time() - draft.stat().st_mtime > _DAY_S:

@@ -159,7 +159,7 @@ def unwrap(
 
 
 def luminance(image: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return [h, w] gray levels of an image [h, w] or [3, h, w], with the weights of ITU-R BT.601."""
+    """Return [h, w] gray levels of an image [h, w] or [3, h, w], weighted as in ITU-R BT.601."""
     if image.ndim == 2:
         return image.astype(np.float32)
     return np.tensordot(
@@ -227,8 +227,8 @@ def _calibrated(spectra: NDArray[np.complex64], labels: NDArray[np.uint8]) -> tu
     photographs, except for the few photographs with both labels. So the best similarity of each
     image of a random sample with the other class shows what chance gives on this set. The threshold
     is computed in Fisher's z (1915): the median, plus MARGIN times the distance from the median to
-    the 90 % quantile, a robust fit of the tail of a maximum (Gumbel 1958). Label conflicts make that
-    tail longer, so at most twice the distance to the 75 % quantile counts. Similarities above
+    the 90 % quantile, a robust fit of the tail of a maximum (Gumbel 1958). Label conflicts make
+    that tail longer, so at most twice the distance to the 75 % quantile counts. Similarities above
     CEILING are one photograph with two labels and are excluded. On the real images no pair with
     different labels exceeds .39, except for the one photograph with both labels.
     """

@@ -39,7 +39,7 @@ class Summary:
 
 
 def parse_head(text: str) -> tuple[int, bool]:
-    """Return (dense, dropout) of a head written as "dense1024,dropout", "dense1024", "dropout" or "".
+    """Return (dense, dropout) of a head such as "dense1024,dropout", "dense1024", "dropout" or "".
 
     Raises:
         UsageError: anything else.

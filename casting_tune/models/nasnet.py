@@ -60,7 +60,7 @@ def casting_nasnet_mobile(pretrained: bool = False, **timm_arguments: Any) -> nn
 
 
 class NASNetAMobile(nn.Module):
-    """NASNet-A (4 @ 1056): three stages of four cells; the inputs of a cell are the two before it."""
+    """NASNet-A (4 @ 1056): three stages of four cells; inputs of a cell are the two before it."""
 
     def __init__(
         self,

@@ -172,8 +172,8 @@ def _try(source: Source, step: Callable[[Source], None]) -> None:
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise WeightsError(
-            f"Weights 'imagenet' of '{source.backbone}' ({source.repository or source.tag}) are not "
-            f"in the cache and not available ({reason[:120]}). Connect to the network once, set "
+            f"Weights 'imagenet' of '{source.backbone}' ({source.repository or source.tag}) are "
+            f"not in the cache and not available ({reason[:120]}). Connect to the network, set "
             f'{cache} to a cache that has them, or use weights = "local-dir:DIR" or "none".'
         ) from error
 

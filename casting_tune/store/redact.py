@@ -22,7 +22,7 @@ _PUBLIC = {"root", "localhost", "user", "nobody"}
 
 
 def scrub(text: str) -> str:
-    """Return a text without home folder ("~"), values of the environment ("$NAME"), host and user."""
+    """Return a text without home folder ("~"), environment values ("$NAME"), host and user."""
     return redacted(
         text, dict(os.environ), home=str(Path.home()), host=platform.node(), user=_user()
     )

@@ -252,7 +252,7 @@ class Bucket:
             stream.write(content)
 
     def _retry(self, request: Callable[[], _T], patience_s: float | None = None) -> _T:
-        """Repeat a request, after 0.25, 0.5, 1, ... 8 seconds, while the bucket does not respond."""
+        """Repeat a request, after 0.25, 0.5, 1, ... 8 seconds, while there is no response."""
         until, wait = time.monotonic() + (PATIENCE_S if patience_s is None else patience_s), 0.25
         while True:
             try:

@@ -37,10 +37,12 @@ _TEXT, _INT, _REAL, _FLAG, _TIME = (
 TRIALS = _schema(
     ("cell_id", _TEXT), ("attempt", _INT), ("sweep", _TEXT), ("label", _TEXT), ("status", _TEXT),
     ("error", _TEXT),
-    ("backbone", _TEXT), ("weights", _TEXT), ("weights_id", _TEXT), ("dense", _INT), ("dropout", _REAL),
+    ("backbone", _TEXT), ("weights", _TEXT), ("weights_id", _TEXT), ("dense", _INT),
+    ("dropout", _REAL),
     ("augmentation", _TEXT), *((toggle, _FLAG) for toggle in TOGGLES),
     *((magnitude, _REAL) for magnitude in MAGNITUDES),
-    ("image_px", _INT), ("in_channels", _INT), ("batch_size", _INT), ("epochs", _INT), ("seed", _INT),
+    ("image_px", _INT), ("in_channels", _INT), ("batch_size", _INT), ("epochs", _INT),
+    ("seed", _INT),
     ("split", _TEXT), ("split_id", _TEXT), ("n_folds", _INT), ("fold", _INT),
     ("validation_share", _REAL), ("split_seed", _INT),
     ("train_images", _INT), ("test_images", _INT), ("base_lr", _REAL), ("weight_decay", _REAL),
@@ -70,11 +72,11 @@ TRIALS = _schema(
 Metrics are shares in 0..1 at threshold 0.5, with the defect as the positive class; `test_*_ok` has
 ok_front as the positive class, as in the study. `test_leaked_*` counts test images with a
 byte-identical copy in training or validation. `latency_*` are medians. `host` is a hash of the
-machine's name. `resumed_from` is the last epoch of the previous attempt that this attempt continued,
-0 from the start. `micro_batch` is the most images that passed through the network at once; NULL is
-the whole batch. `gpus` is the GPU share of the trial. `cuda_graph`: the steps were recorded and
-launched as one; NULL without a GPU and with fewer than three steps. `traceback` is the end of a
-failed trial's traceback, or Ray's report of a lost process, without secrets.
+machine's name. `resumed_from` is the last epoch of the previous attempt that this attempt
+continued, 0 from the start. `micro_batch` is the most images that passed through the network at
+once; NULL is the whole batch. `gpus` is the GPU share of the trial. `cuda_graph`: the steps were
+recorded and launched as one; NULL without a GPU and with fewer than three steps. `traceback` is the
+end of a failed trial's traceback, or Ray's report of a lost process, without secrets.
 """
 
 SETTINGS = tuple(
@@ -88,7 +90,8 @@ Every list of settings is made from this one, so a new field of TrialConfig is i
 EPOCHS = _schema(
     ("cell_id", _TEXT), ("attempt", _INT), ("sweep", _TEXT), ("epoch", _INT), ("n_images", _INT),
     ("n_steps", _INT), ("learning_rate", _REAL), ("train_loss", _REAL), ("validation_loss", _REAL),
-    ("validation_accuracy", _REAL), ("train_s", _REAL), ("validation_s", _REAL), ("ended_at", _TIME),
+    ("validation_accuracy", _REAL), ("train_s", _REAL), ("validation_s", _REAL),
+    ("ended_at", _TIME),
 )  # fmt: skip
 
 PREDICTIONS = _schema(
@@ -122,9 +125,10 @@ DEFAULTS = {
     if f.default is not MISSING and f.name in TRIALS.names
 }
 PROBES = _schema(
-    ("backbone", _TEXT), ("image_px", _INT), ("batch_size", _INT), ("dense", _INT), ("in_channels", _INT),
-    ("device", _TEXT), ("precision", _TEXT), ("n_threads", _INT), ("step_s", _REAL), ("score_s", _REAL),
-    ("fixed_s", _REAL), ("peak_memory_bytes", _INT), ("torch", _TEXT), ("probed_at", _TIME),
+    ("backbone", _TEXT), ("image_px", _INT), ("batch_size", _INT), ("dense", _INT),
+    ("in_channels", _INT), ("device", _TEXT), ("precision", _TEXT), ("n_threads", _INT),
+    ("step_s", _REAL), ("score_s", _REAL), ("fixed_s", _REAL),
+    ("peak_memory_bytes", _INT), ("torch", _TEXT), ("probed_at", _TIME),
     ("n_images", _INT), ("device_memory_bytes", _INT),
 )  # fmt: skip
 """The cost of a network, measured with a few steps: seconds per step of a batch, per scored image,

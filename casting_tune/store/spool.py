@@ -54,6 +54,6 @@ def settle(store: Store) -> None:
     if waiting:
         raise StoreError(
             f"{len(waiting)} files could not be written to {store.address} and wait in "
-            f"{store.spool_folder.root}. The next run writes them, or run: casting-tune store verify "
-            f"--results {store.address}"
+            f"{store.spool_folder.root}. The next run writes them, or run: casting-tune store "
+            f"verify --results {store.address}"
         )

@@ -1,6 +1,6 @@
 """The Parquet store: all writing and reading of rows.
 
-    results/cells/<sweep>/<run>[-<n>].parquet                 cells of a run of a sweep, one row each
+    results/cells/<sweep>/<run>[-<n>].parquet                 cells of a run, one row each
     results/epochs/<sweep>/<cell>-<attempt>-<epoch>.parquet   one row, written when the epoch ends
     results/images/<dataset>/audit-<version>.parquet          an audit, one row per image
     results/predictions/<sweep>/<cell>-<attempt>.parquet      validation and test, one row per image
@@ -126,7 +126,7 @@ class Store:
         for part in (sweep, name):
             if not _NAME.fullmatch(part):
                 raise StoreError(
-                    f"Invalid name of a store file: '{part}'. Use letters, digits, '_', '-' and '.'."
+                    f"Invalid name of a store file: '{part}'. Use letters, digits, '_', '-', '.'."
                 )
         kept = [row | {key: scrub(row[key]) for key in REDACTED if row.get(key)} for row in rows]
         return self.write_table(
@@ -157,7 +157,8 @@ class Store:
             self._spool(file, content, why)
             if not is_temporary(error):
                 raise StoreError(
-                    f"{why} It waits in {self.spool_folder.root}. Correct this; then repeat the command."
+                    f"{why} It waits in {self.spool_folder.root}. Correct this; then repeat the "
+                    "command."
                 ) from error
         return place.path(file)
 

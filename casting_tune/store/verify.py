@@ -53,7 +53,7 @@ class Finding:
 
 @dataclass(slots=True, kw_only=True)
 class Report:
-    """Contents and problems of a store: `files` and `rows` per table, `versions` files per schema."""
+    """Contents and problems of a store: `files` and `rows` per table, `versions` counts files."""
 
     files: Counter[str] = field(default_factory=Counter)
     rows: Counter[str] = field(default_factory=Counter)
