@@ -1,7 +1,6 @@
-"""The nouns that travel: TrialConfig and Allowance go in, Epoch and Predictions come out; and the key of a cell.
+"""Input and output of a trial: TrialConfig, Allowance, Epoch, Predictions; and the key of a cell.
 
-Knows nothing of torch, Ray or Parquet. Everything here is frozen and made of plain values or numpy
-arrays.
+Knows no torch, Ray or Parquet. All classes are frozen and contain plain values or numpy arrays.
 """
 
 from __future__ import annotations
@@ -18,8 +17,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 RECIPE = 1
-"""Version of what a configuration means. Raise it when the same TrialConfig would train another
-network: a changed default does that.
+"""Version of the training. Raise it if the same TrialConfig would train another network, as after a
+changed default.
 """
 
 BASELINE = "baseline:"
@@ -29,48 +28,48 @@ Status = Literal["completed", "stopped", "error", "oom", "timeout", "diverged"]
 
 
 RESOLVED = ("weights_id", "split_id")
-"""Settings that no one chooses: a sweep works them out from `weights`, from `split` and from the images."""
+"""Settings that a sweep derives from `weights`, `split` and the images."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialConfig:
-    """One cell: everything that can change the result of one training, beside the images themselves.
+    """One cell: everything except the images that can change the result of one training.
 
     Attributes:
-        backbone: a name of `backbones.BACKBONES`, or `timm:NAME`.
+        backbone: a name of `registry.BACKBONES`, or `timm:NAME`.
         weights: `imagenet`, `none`, or `local-dir:PATH`.
-        weights_id: what the weights really are (a timm tag or a hash); it stands in the key, the path does not.
+        weights_id: identity of the weights (a timm tag or a hash); it is in the key, not the path.
         dense: width of the dense layer before the logit; 0 is none.
         dropout: dropout rate before the logit, in [0, 1).
-        toggles: the augmentations that are on, in the order of `augment.TOGGLES`.
+        toggles: the augmentations that are on, in the order of `toggles.TOGGLES`.
         image_px: side of the square input of the network.
         in_channels: 1 or 3; gray images are expanded to 3 after augmentation.
-        batch_size: images a step.
+        batch_size: images per step.
         epochs: passes over all training images.
         seed: of the initial weights, the shuffle, the dropout and every toggle.
-        split: `official`: the test images are those that the folder names test. `grouped`: all images are divided into
-            `n_folds` parts so that no photograph of a casting stands in two of them, and part `fold` is tested.
-        split_id: what the groups really are (a hash of the audit's groups); "official" without groups.
+        split: `official`: the test images are those of the folder test. `grouped`: all images are
+            divided into `n_folds` parts without common photographs; part `fold` is tested.
+        split_id: identity of the groups (a hash of the audit's groups); "official" without groups.
         n_folds: parts of a grouped split.
-        fold: which part of a grouped split is tested, from 0.
-        validation_share: stratified share of the training images that is validated on, in (0, 1).
-        split_seed: of the draw of the validation images (and of the subsets below).
-        train_images: at most this many images for training and validation together, stratified; 0 is all.
-        test_images: at most this many test images, stratified; 0 is all.
-        base_lr: peak learning rate at batch size 32; the trial's own is base_lr * sqrt(batch_size / 32).
+        fold: the test part of a grouped split, from 0.
+        validation_share: stratified share of the training images for validation, in (0, 1).
+        split_seed: of the draw of the validation images and of the subsets below.
+        train_images: maximum of images for training and validation, stratified; 0 is all.
+        test_images: maximum of test images, stratified; 0 is all.
+        base_lr: peak learning rate at batch size 32; otherwise base_lr * sqrt(batch_size / 32).
         weight_decay: AdamW's decoupled decay.
         warmup_share: share of all steps in which the learning rate rises from zero, in [0, 1).
-        lr_schedule: what follows the warm-up.
-        precision: arithmetic of forward and backward; weights stay float32. A sweep resolves `auto` for its
-            device before the key is made, so no cell that runs is called auto.
+        lr_schedule: learning rate after the warm-up.
+        precision: arithmetic of forward and backward; weights are float32. A sweep replaces `auto`
+            for its device before the key is made, so a running cell never has auto.
         layout: memory order of images and weights.
-        hue_turns: the toggle hue turns by up to this share of the colour circle either way.
-        contrast_low, contrast_high: ends of the contrast factor; 1 leaves the image as it is.
-        shift_share: the toggle shift moves by up to this share of the side, along each axis either way.
-        rotation_deg: the toggle rotation turns by up to so many degrees either way.
-        brightness_share: the brightness factor lies within 1 - this and 1 + this.
-        shear_deg: the toggle shear slants by up to so many degrees either way.
-        zoom_share: the zoom factor of each axis lies within 1 - this and 1 + this.
+        hue_turns: maximum change of the toggle hue, in turns of the colour circle, both directions.
+        contrast_low, contrast_high: range of the contrast factor; 1 is no change.
+        shift_share: maximum shift as a share of the side, per axis, both directions.
+        rotation_deg: maximum rotation in degrees, both directions.
+        brightness_share: the brightness factor is between 1 - this and 1 + this.
+        shear_deg: maximum shear in degrees, both directions.
+        zoom_share: the zoom factor of each axis is between 1 - this and 1 + this.
     """
 
     backbone: str
@@ -110,16 +109,17 @@ class TrialConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Allowance:
-    """What a trial may take and what it leaves behind; nothing here stands in the cell's key.
+    """Limits of a trial, and the weights to keep; none of these is in the cell's key.
 
     Attributes:
-        max_seconds: of the whole trial; after that it ends with status timeout. None: as long as it takes.
-        memory_bytes: most memory of its own on the CPU; beyond that it ends with status oom. None: no limit.
-        gpu_share: most of a GPU's memory that it may hold, in (0, 1]; beyond that it ends with status oom.
-        micro_batch: most images that go through the network at once in training, for a device that cannot hold the
-            whole batch; the step stays that of the batch, batch normalisation sees fewer images. None: the batch.
-        keep: weights to keep after completion: "last", those that made the predictions, and "best", those of the
-            epoch with the lowest validation loss.
+        max_seconds: limit of the whole trial, which then ends with status timeout. None: no limit.
+        memory_bytes: limit of its memory on the CPU; it then ends with status oom. None: no limit.
+        gpu_share: limit of its share of a GPU's memory, in (0, 1]; it then ends with status oom.
+        micro_batch: maximum of images in the network at once during training, for small devices.
+            The step is still that of the batch, but batch normalisation sees fewer images. None:
+            the batch.
+        keep: weights to keep after completion: "last", of the last epoch, which made the
+            predictions; "best", of the epoch with the lowest validation loss.
     """
 
     max_seconds: float | None = None
@@ -134,10 +134,7 @@ UNLIMITED = Allowance()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Epoch:
-    """What one pass over the training images gave.
-
-    Losses are mean binary cross-entropies in nats.
-    """
+    """Results of one epoch. Losses are mean binary cross-entropies in nats."""
 
     epoch: int
     n_images: int
@@ -152,14 +149,14 @@ class Epoch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Predictions:
-    """The primary result: one score for every image of the validation and test sets.
+    """The primary result: one score per image of the validation and test sets.
 
     Attributes:
-        image: [n] int64, row of the pack.
+        image: [n] int64, index in the pack.
         split: [n] "validation" or "test".
         y_true: [n] uint8, 1 is defective.
         score: [n] float32, P(defective) in [0, 1].
-        leaked: [n] bool, a test image of which a byte-identical copy was trained or validated on.
+        leaked: [n] bool, a test image with a byte-identical copy in training or validation.
     """
 
     image: NDArray[np.int64]
@@ -170,16 +167,15 @@ class Predictions:
 
 
 def cell_id(config: TrialConfig, dataset_id: str) -> str:
-    """Return the key of a cell: 16 hexadecimal digits over configuration, dataset and recipe version.
+    """Return the key of a cell: 16 hexadecimal digits over configuration, dataset and recipe.
 
-    Settings at their defaults are left out, so that a setting that a later version adds leaves
-    older cells their keys; whoever changes a default raises RECIPE. The path behind `local-dir:` is
-    left out too: `weights_id` says what was found there.
+    Settings with their default are omitted, so that a new setting does not change the keys of older
+    cells; a changed default requires a higher RECIPE. The path of `local-dir:` is omitted too:
+    `weights_id` identifies the weights.
     """
     defaults = {f.name: f.default for f in fields(TrialConfig)}
-    given = {
-        name: getattr(config, name) for name in defaults
-    }  # asdict copies every value: a tenth of a millisecond
+    # not asdict: it copies every value and takes 0.1 ms
+    given = {name: getattr(config, name) for name in defaults}
     settings = {k: v for k, v in given.items() if k != "weights" and v != defaults[k]}
     canonical = json.dumps([RECIPE, dataset_id, settings], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]

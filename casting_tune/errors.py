@@ -1,17 +1,17 @@
-"""What can go wrong, as one tree, and the exit code of each branch.
+"""The exceptions, as one tree, and their exit codes.
 
-    CastingTuneError            1   a sweep ended, but not every cell completed; two that should agree do not
+    CastingTuneError            1   not every cell of a sweep completed; or results do not agree
     |-- UsageError              2   invalid option, sweep file or value
-    |-- ImagesError             4   an image folder or a pack that cannot be used
-    |-- WeightsError            5   pretrained weights that are not to be had here
-    |-- StoreError              6   a results folder, or a place for output, that cannot be read or written
-    |-- ResourcesError          7   a machine or cluster that lacks what was asked for
-    |-- Diverged                1   a trial whose loss is no longer a finite number
-    `-- TimeUp                  1   a trial that took longer than it may
+    |-- ImagesError             4   an invalid image folder or pack
+    |-- WeightsError            5   pretrained weights that are not available
+    |-- StoreError              6   results or output that cannot be read or written
+    |-- ResourcesError          7   a machine or cluster without the required resources
+    |-- Diverged                1   a trial whose loss is not a finite number
+    `-- TimeUp                  1   a trial that exceeded its time limit
 
-Exit code 0 means that all is well; 20 that `predict --fail-on-defect` found a defect; 3 that the
-audit found files with the same bytes in train and test, or in both classes; 130 and 143 are Ctrl-C
-and SIGTERM. Every message says the rule, the value, and the way out, in the user's spelling.
+Exit code 0 is success; 20: `predict --fail-on-defect` found a defect; 3: the audit found files with
+the same bytes in train and test, or in both classes; 130 and 143: Ctrl-C and SIGTERM. Every message
+gives the rule, the value and a solution, in the user's spelling.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ import difflib
 from collections.abc import Iterable
 
 FLAWED_IMAGES = 3
-"""Exit code of `audit` where files with the same bytes are in train and test, or in both classes: no error either."""
+"""Exit code of `audit` if files have the same bytes in train and test or both classes: no error."""
 
 DEFECT_FOUND = 20
-"""Exit code of `predict --fail-on-defect` where a casting is defective: no error, and none of the codes of errors."""
+"""Exit code of `predict --fail-on-defect` for a defective casting: no error."""
 
 
 class CastingTuneError(Exception):
-    """Anything that casting_tune itself reports: one clear line, no traceback."""
+    """An error that casting_tune reports in one line, without traceback."""
 
     exit_code = 1
 
@@ -39,49 +39,46 @@ class UsageError(CastingTuneError):
 
 
 class ImagesError(CastingTuneError):
-    """An image folder or a pack that cannot be used."""
+    """An invalid image folder or pack."""
 
     exit_code = 4
 
 
 class WeightsError(CastingTuneError):
-    """Pretrained weights that are not to be had here."""
+    """Pretrained weights that are not available."""
 
     exit_code = 5
 
 
 class StoreError(CastingTuneError):
-    """A results folder that cannot be read or written."""
+    """Results or output that cannot be read or written."""
 
     exit_code = 6
 
 
 class ResourcesError(CastingTuneError):
-    """A machine or cluster that lacks what was asked for."""
+    """A machine or cluster without the required resources."""
 
     exit_code = 7
 
 
 class Diverged(CastingTuneError):
-    """A trial whose loss is no longer a finite number."""
+    """A trial whose loss is not a finite number."""
 
 
 class TimeUp(CastingTuneError):
-    """A trial that took longer than it may."""
+    """A trial that exceeded its time limit."""
 
 
 def unreadable(what: object, error: OSError) -> str:
-    """Return "Cannot read '<what>': ..." and what to do; a file without permission is not missing, nor broken."""
+    """Return "Cannot read '<what>': ..." with a solution, also for a missing permission."""
     if isinstance(error, PermissionError):
         return f"Cannot read '{what}': permission denied. Give this account read permission."
     return f"Cannot read '{what}': {error.strerror or error}. Check the path and the disk."
 
 
 def unknown(kind: str, value: str, known: Iterable[str]) -> str:
-    """Return "Unknown <kind> '<value>'.
-
-    ..." with the nearest known spelling, or with all of them.
-    """
+    """Return "Unknown <kind> '<value>'." with the nearest known name, or with all of them."""
     names = sorted(known)
     near = difflib.get_close_matches(value, names, n=1, cutoff=0.6)
     hint = f"Did you mean '{near[0]}'?" if near else f"Known: {', '.join(names)}."

@@ -1,8 +1,7 @@
-"""One hook at every step that stores something or changes phase: a test may make the n-th of them fail.
+"""A hook at every step that stores data or changes the phase: a test can make the n-th step fail.
 
-Comes in: the step's name, in the room's own words. Goes out: nothing; outside tests a step is one
-call of an empty function (40 ns, where the smallest step beside it is an fsync). Knows no other
-room.
+Input: the name of the step. Output: none. Outside tests a step calls an empty function, which takes
+40 ns; the shortest real step is an fsync. Knows no other module.
 """
 
 from __future__ import annotations
@@ -15,9 +14,9 @@ def _pass(name: str) -> None:
 
 
 hook: Callable[[str], None] = _pass
-"""What a step calls; tests put their own here."""
+"""The function that a step calls; tests replace it."""
 
 
 def step(name: str) -> None:
-    """Say that a step is about to be taken, or was taken."""
+    """Report that a step follows or was done."""
     hook(name)

@@ -1,9 +1,9 @@
-"""Numbers about predictions: what happened at a threshold, and how well the scores rank.
+"""Metrics of predictions: at a threshold, and of the ranking of the scores.
 
-In come y_true (1 is defective) and score (P(defective)) of the same images; out go shares in 0..1,
-or None where a number would have no meaning. Another metric is one entry in METRICS (from counts)
-or RANKING (from scores): the columns of trials, the objectives of a search and, from METRICS, the
-columns of tables derive from these. Knows nothing of trials, stores or percent signs.
+Input: y_true (1 is defective) and score (P(defective)) of the same images. Output: shares in 0..1,
+or None if a metric is undefined. A new metric is one entry in METRICS (from counts) or RANKING
+(from scores): the columns of trials, the objectives of a search and, from METRICS, the columns of
+tables derive from these. Knows no trials, stores or percentages.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """The four cells of a confusion matrix, in images; the defect is the positive class unless `swapped`."""
+    """A confusion matrix, in images; the defect is the positive class unless `swapped`."""
 
     tp: int
     fp: int
@@ -26,7 +26,7 @@ class Counts:
     fn: int
 
     def swapped(self) -> Counts:
-        """Return the same decisions with the other class as the positive one."""
+        """Return the same decisions with the other class as positive class."""
         return Counts(tp=self.tn, fp=self.fn, tn=self.tp, fn=self.fp)
 
 
@@ -39,22 +39,22 @@ def measure(
 ) -> dict[str, float | None]:
     """Return every metric of METRICS and then of RANKING, by name.
 
-    `positive="ok"` judges the same decisions as the study does, with ok_front as the positive
-    class; escape and overkill keep their meaning. The study's threshold t on P(ok) is our threshold
-    1 - t on P(defective); a casting that stands exactly on the threshold is rejected here and would
-    be passed there.
+    `positive="ok"` evaluates the same decisions with ok_front as the positive class, as the study
+    does; escape and overkill keep their meaning. The study's threshold t on P(ok) is our threshold
+    1 - t on P(defective); a casting exactly at the threshold is rejected here and passed there.
 
     Args:
         y_true: [n] 1 is defective, 0 is ok.
-        score: [n] P(defective). A score that is not finite decides nothing: then every metric is None.
-        threshold: defective when score >= threshold, as in `counts`.
-        positive: the class that recall, precision, f1, specificity, average precision and AUROC are about.
+        score: [n] P(defective). If a score is not finite, every metric is None.
+        threshold: defective if score >= threshold, as in `counts`.
+        positive: the positive class of recall, precision, f1, specificity, average precision and
+            AUROC.
 
     Returns:
-        Shares in 0..1; None where the images cannot say (no image at all, or none of the class asked about).
+        Shares in 0..1; None if a metric is undefined (no images, or none of the class).
 
     Raises:
-        ValueError: shapes differ, a label is neither 0 nor 1, or the threshold is no number.
+        ValueError: shapes differ, a label is neither 0 nor 1, or the threshold is not a number.
     """
     labels, scores = _checked(y_true, score)
     if not np.isfinite(scores).all():
@@ -71,11 +71,11 @@ def measure(
 
 
 def counts(y_true: ArrayLike, score: ArrayLike, *, threshold: float = 0.5) -> Counts:
-    """Count the decisions "defective when score >= threshold", with the defect as the positive class.
+    """Count the decisions "defective if score >= threshold", with the defect as the positive class.
 
-    Scores are kept as float32, so score and threshold are both rounded to float32 before they are
-    compared: a score that was stored as 0.7 meets the threshold 0.7, though float32's 0.7 lies
-    1.2e-8 below that of Python.
+    Scores are stored as float32, so score and threshold are both rounded to float32 before the
+    comparison: a stored score 0.7 reaches the threshold 0.7, although float32's 0.7 is 1.2e-8 below
+    Python's.
 
     Args:
         y_true: [n] 1 is defective, 0 is ok.
@@ -83,15 +83,16 @@ def counts(y_true: ArrayLike, score: ArrayLike, *, threshold: float = 0.5) -> Co
         threshold: any number; above 1 nothing is rejected, at 0 everything is.
 
     Raises:
-        ValueError: shapes differ, a label is neither 0 nor 1, or a score or the threshold is no number.
+        ValueError: shapes differ, a label is neither 0 nor 1, or a score or the threshold is not a
+            number.
     """
     labels, scores = _checked(y_true, score)
     if not np.isfinite(scores).all():
         raise ValueError(
-            "A score that is not finite decides nothing: measure() answers None there."
+            "Scores must be finite. For other scores use measure(), which returns None."
         )
     if np.isnan(threshold):
-        raise ValueError("A threshold must be a number, and this one is NaN.")
+        raise ValueError("threshold must be a number; got NaN.")
     rejected = scores >= np.float32(threshold)
     defective = labels == 1
     return Counts(
@@ -103,27 +104,27 @@ def counts(y_true: ArrayLike, score: ArrayLike, *, threshold: float = 0.5) -> Co
 
 
 def _accuracy(c: Counts) -> float | None:
-    """Share of all images that are decided rightly."""
+    """Share of all images that are classified correctly."""
     return _share(c.tp + c.tn, c.tp + c.fp + c.tn + c.fn)
 
 
 def _recall(c: Counts) -> float | None:
-    """Share of the positive class that is found."""
+    """Share of the positive class that is detected."""
     return _share(c.tp, c.tp + c.fn)
 
 
 def _precision(c: Counts) -> float | None:
-    """Share of the images called positive that are; None when none is called so."""
+    """Share of positive decisions that are correct; None without any."""
     return _share(c.tp, c.tp + c.fp)
 
 
 def _f1(c: Counts) -> float | None:
-    """Harmonic mean of precision and recall, 2 tp / (2 tp + fp + fn); None where recall has no meaning."""
+    """Harmonic mean of precision and recall, 2 tp / (2 tp + fp + fn); None without recall."""
     return _share(2 * c.tp, 2 * c.tp + c.fp + c.fn) if c.tp + c.fn else None
 
 
 def _specificity(c: Counts) -> float | None:
-    """Share of the negative class that is left alone."""
+    """Share of the negative class that is classified as negative."""
     return _share(c.tn, c.tn + c.fp)
 
 
@@ -148,21 +149,21 @@ METRICS: dict[str, Callable[[Counts], float | None]] = {
 }
 
 OF_THE_DEFECT = frozenset({"escape_rate", "overkill_rate"})
-"""Metrics that are always counted with the defect as the positive class: an escape is an escape in every view."""
+"""Metrics with the defect as the positive class in both views."""
 
 OK_VIEW = ("recall", "precision", "f1")
-"""Metrics that a trial's row also has with ok_front as the positive class: the study's view."""
+"""Metrics that are also stored with ok_front as the positive class, as in the study."""
 
 
 def _average_precision(y_true: NDArray[np.uint8], score: NDArray[np.float32]) -> float | None:
-    """Area under precision over recall as a sum of steps, ties as one step (scikit-learn's definition)."""
+    """Area under precision over recall as a sum of steps, ties as one step (as in scikit-learn)."""
     from sklearn.metrics import average_precision_score
 
     return float(average_precision_score(y_true, score)) if _both_classes(y_true) else None
 
 
 def _auroc(y_true: NDArray[np.uint8], score: NDArray[np.float32]) -> float | None:
-    """Chance that a positive image scores above a negative one, a tie counting half."""
+    """Probability that a positive image scores above a negative one; a tie counts half."""
     from sklearn.metrics import roc_auc_score
 
     return float(roc_auc_score(y_true, score)) if _both_classes(y_true) else None
@@ -175,7 +176,7 @@ RANKING: dict[str, Callable[[NDArray[np.uint8], NDArray[np.float32]], float | No
 
 
 def _both_classes(y_true: NDArray[np.uint8]) -> bool:
-    """A ranking needs something to rank against: with one class only, 1.0 would be true of any scores."""
+    """Return whether a ranking metric is defined: with one class, any scores would give 1.0."""
     return 0 < int(np.count_nonzero(y_true)) < y_true.size
 
 
@@ -188,8 +189,8 @@ def _checked(y_true: ArrayLike, score: ArrayLike) -> tuple[NDArray[np.uint8], ND
     scores = np.asarray(score, dtype=np.float32)
     if labels.ndim != 1 or labels.shape != scores.shape:
         raise ValueError(
-            f"y_true and score must be two [n] arrays, not {labels.shape} and {scores.shape}."
+            f"y_true and score must have the same shape [n]; got {labels.shape} and {scores.shape}."
         )
     if not np.isin(labels, (0, 1)).all():
-        raise ValueError("y_true must hold 0 (ok) and 1 (defective) only.")
+        raise ValueError("y_true must contain only 0 (ok) and 1 (defective).")
     return labels.astype(np.uint8), scores

@@ -1,16 +1,17 @@
-"""Text from files and names, made harmless for who reads it: a terminal, a spreadsheet.
+"""One way to make text from files and names safe for a terminal, a table or a spreadsheet.
 
-Comes in: text. Goes out: text of one line. Knows no other room.
+Input: text. Output: text in one line. Two policies: `plain` for terminals and pages, and `in_csv`,
+which also prevents formulas in a spreadsheet.
 """
 
 from __future__ import annotations
 
 
-def plain(text: str) -> str:
-    """Return text as one line without control characters: names come from files and may try to steer a terminal."""
-    return "".join(char if char.isprintable() else "?" for char in text)
+def plain(text: str, *, substitute: str = "?") -> str:
+    """Return text in one line without control characters, which could control a terminal."""
+    return "".join(char if char.isprintable() else substitute for char in text)
 
 
 def in_csv(text: str) -> str:
-    """Return text that no spreadsheet takes for a formula: one that begins like one gets an apostrophe."""
+    """Return `plain` text with an apostrophe before the first character of a formula."""
     return f"'{plain(text)}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else plain(text)

@@ -144,7 +144,7 @@ def test_without_images_every_metric_is_none():
 @pytest.mark.parametrize("positive", ["defective", "ok"])
 def test_one_score_that_is_not_finite_makes_every_metric_none(bad, positive):
     assert measure(Y, [0.9, bad, 0.5, 0.1, 0.2], positive=positive) == dict.fromkeys(ALL)
-    with pytest.raises(ValueError, match="not finite decides nothing"):
+    with pytest.raises(ValueError, match="Scores must be finite"):
         counts(Y, [0.9, bad, 0.5, 0.1, 0.2])
 
 

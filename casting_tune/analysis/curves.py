@@ -16,8 +16,8 @@ from casting_tune import metrics
 from casting_tune.analysis import run_results
 from casting_tune.analysis.run_results import RunResults
 from casting_tune.config import RESOLVED
-from casting_tune.data.augmentation import TOGGLES
 from casting_tune.store import schema
+from casting_tune.toggles import TOGGLES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -12,9 +12,9 @@ import pandas as pd
 
 from casting_tune.analysis import decisions, paired_tests, run_results, statistics, table
 from casting_tune.analysis.table import Positive, Table
-from casting_tune.data.augmentation import TOGGLES
 from casting_tune.store.schema import SETTINGS
 from casting_tune.store.store import Store
+from casting_tune.toggles import TOGGLES
 
 
 def all_pairs(

@@ -15,10 +15,10 @@ import pyarrow.compute as pc
 
 from casting_tune.analysis import bootstrap, image_groups, run_results, statistics
 from casting_tune.analysis.run_results import RunResults
-from casting_tune.data.augmentation import TOGGLES
 from casting_tune.errors import UsageError, unknown
 from casting_tune.store import schema
 from casting_tune.store.store import Store
+from casting_tune.toggles import TOGGLES
 
 SETTINGS = (*(name for name in schema.SETTINGS if name not in TOGGLES), "augmentation")
 EPOCH = (

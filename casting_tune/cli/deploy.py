@@ -60,10 +60,10 @@ class _CellFiles:
             return completed.load(
                 store,
                 cell,
-                images=self.data,
+                images=completed.image_source(
+                    self.data, pack_size=self.pack_size, skip_bad=self.skip_bad
+                ),
                 weights_dir=self.weights_dir,
-                pack_size=self.pack_size,
-                skip_bad=self.skip_bad,
                 on_progress=on_progress,
             )
 

@@ -225,7 +225,7 @@ def print_audit(out: Console, folder: ImageFolder) -> dict[str, Any]:
 
     packed = folder.pack(out)
     with console.progress(out) as on_progress:
-        result = audits.kept(
+        result = audits.stored_audit(
             packed,
             Store(folder.results),
             on_progress=lambda done, total: on_progress("comparing images", done, total),

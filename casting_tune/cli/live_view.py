@@ -18,6 +18,7 @@ from rich.text import Text
 
 from casting_tune.execution.tasks import Event
 from casting_tune.planning.plan import duration
+from casting_tune.text import plain
 
 STATUS = {
     "stopped": "stopped early", "timeout": "ran out of time", "oom": "ran out of memory",
@@ -153,7 +154,7 @@ def _dots(console: Console) -> str:
 
 
 def _plain(text: str) -> str:
-    return "".join(char if char.isprintable() else " " for char in text)
+    return plain(text, substitute=" ")
 
 
 def _screen(state: _State, console: Console) -> Group:

@@ -1,12 +1,12 @@
-"""Finds what would flatter a result: copies across splits, photographs of two labels, empty and odd images, brightness.
+"""Finds data leaks and label problems: copies in train and test, label conflicts, odd images.
 
-In comes a pack; out go flags for each image, a few numbers, and sentences for a person. Opens no
-file and changes no split: what is done about a finding is decided elsewhere.
+Input: a pack. Output: flags per image, a few numbers, and sentences for people. Opens no file and
+changes no split.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from casting_tune.data.photo_groups import Photographs
 
 FLAT_LEVELS = 1.0
-"""An image whose gray levels spread by less than this (standard deviation, of 255) is constant; JPEG adds about 0.5."""
+"""An image with a smaller standard deviation of gray levels is constant; JPEG adds 0.5."""
 
 ODD = 5.0
-"""An image is an outlier at this many robust standard deviations, as the root mean square over its
-measures; castings, real and drawn, reach 2.1.
+"""An image is an outlier above this root mean square, over its measures, of robust standard
+deviations. Real and synthetic castings reach 2.1.
 """
 
 _N_RINGS = 8
@@ -34,20 +34,22 @@ _N_RINGS = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Audit:
-    """What an image set would do to a score.
+    """Leaks and problems of an image set.
 
     Attributes:
         dataset_id: of the pack.
-        group: [n] int64, images of one photograph under any turn and mirror, or byte copies, share a number.
-        copy_in_train: [n] another file, byte for byte the same, stands in train.
-        twin_in_train: [n] another image of the same group stands in train.
-        conflict: [n] its group carries both labels.
-        constant: [n] every pixel is the same, or nearly.
-        outlier: [n] brightness, contrast, grain and gray levels by distance from the middle are unlike the set's.
-        brightness_auc: AUC with which mean brightness alone separates the classes, 0.5 to 1.
+        group: [n] int64, the same number for images of one photograph (rotated or mirrored) and for
+            byte copies.
+        copy_in_train: [n] train has another file with the same bytes.
+        twin_in_train: [n] train has another image of the same group.
+        conflict: [n] its group has both labels.
+        constant: [n] all pixels are equal or nearly equal.
+        outlier: [n] brightness, contrast, grain and gray levels by distance from the middle differ
+            from the rest.
+        brightness_auc: AUC of mean brightness alone for the classes, 0.5 to 1.
         brightness_mean: class name to mean gray level, 0 to 255.
-        threshold: likeness above which two images are one photograph, calibrated on this set.
-        findings: sentences; the first says what all this means for a score.
+        threshold: similarity above which two images are one photograph, calibrated on this set.
+        findings: sentences; the first is about the effect on a score.
     """
 
     dataset_id: str
@@ -64,18 +66,16 @@ class Audit:
 
 
 def audit(pack: Pack, *, on_progress: Callable[[int, int], None] | None = None) -> Audit:
-    """Return what the images of a pack would do to a score.
+    """Return leaks and problems of the images of a pack.
 
     Args:
         pack: train and test together.
         on_progress: called with (images compared, images in all).
     """
     _, copies = np.unique(pack.sha256, return_inverse=True)
-    with threadpool_limits(
-        1, user_api="blas"
-    ):  # `photographs` has threads of its own: see startup.BLAS_THREADS
+    with threadpool_limits(1, user_api="blas"):  # photo_groups has its own threads
         measures = _measures(pack)  # [n, 3 + _N_RINGS]: mean, standard deviation, grain, rings
-        found = photo_groups.find(
+        photographs = photo_groups.find(
             pack.images,
             pack.labels,
             short_px=_content(pack).min(axis=1),
@@ -83,83 +83,87 @@ def audit(pack: Pack, *, on_progress: Callable[[int, int], None] | None = None) 
             on_progress=on_progress,
         )
     constant = measures[:, 1] < FLAT_LEVELS
-    labels_of = np.zeros((int(found.group.max()) + 1, 2), dtype=np.bool_)
-    labels_of[found.group, pack.labels] = True
+    labels_of = np.zeros((int(photographs.group.max()) + 1, 2), dtype=np.bool_)
+    labels_of[photographs.group, pack.labels] = True
     conflicted = np.asarray(labels_of.all(axis=1))
     brightness = measures[:, 0]
     result = Audit(
         dataset_id=pack.dataset_id,
-        group=found.group,
+        group=photographs.group,
         copy_in_train=_another_in_train(copies, pack.splits),
-        twin_in_train=_another_in_train(found.group, pack.splits),
-        conflict=conflicted[found.group],
+        twin_in_train=_another_in_train(photographs.group, pack.splits),
+        conflict=conflicted[photographs.group],
         constant=constant,
-        outlier=_unlike(measures, ~constant),
+        outlier=_is_outlier(measures, ~constant),
         brightness_auc=_separation(brightness, pack.labels),
         brightness_mean={
             name: float(brightness[pack.labels == label].mean())
             for label, name in ((1, pack.positive), (0, pack.negative))
         },
-        threshold=found.threshold,
+        threshold=photographs.threshold,
         findings=(),
     )
-    return _told(result, pack, found)
+    return replace(result, findings=tuple(_findings(result, pack, photographs)))
 
 
-def _told(result: Audit, pack: Pack, found: Photographs) -> Audit:
-    """Return the audit with its findings."""
-    told = [_of_score(result, pack), _of_photographs(result, pack, found)]
-    if found.tightness < 0.5:
-        told.append(
-            f"Only {found.tightness:.0%} of the pairs inside a group are alike themselves: the groups are chains, and "
-            "hold more than single photographs."
+def _findings(result: Audit, pack: Pack, photographs: Photographs) -> Iterator[str]:
+    """Yield the findings as sentences."""
+    yield _leak(result, pack)
+    yield _number_of_photographs(result, pack, photographs)
+    if photographs.tightness < 0.5:
+        yield (
+            f"Only {photographs.tightness:.0%} of the pairs in a group are similar: groups are "
+            "chains of different photographs."
         )
     if n := int(result.conflict.sum()):
         n_groups = len(np.unique(result.group[result.conflict]))
         n_bad = int(pack.labels[result.conflict].sum())
-        told.append(
-            f"{n_groups} {_plural('photograph carries', 'photographs carry', n_groups)} both labels: {n - n_bad} files "
-            f"as {pack.negative} and {n_bad} as {pack.positive}."
+        yield (
+            f"{n_groups} {_plural('photograph has', 'photographs have', n_groups)} both labels: "
+            f"{n - n_bad} files as {pack.negative} and {n_bad} as {pack.positive}."
         )
-    first, second = result.brightness_mean
-    told.append(
-        f"Mean brightness alone separates the classes with AUC {result.brightness_auc:.2f} "
-        f"({first} {result.brightness_mean[first]:.1f}, {second} {result.brightness_mean[second]:.1f} of 255)."
+    means = ", ".join(f"{name} {mean:.1f}" for name, mean in result.brightness_mean.items())
+    yield (
+        "Mean brightness alone separates the classes with AUC "
+        f"{result.brightness_auc:.2f} ({means} of 255)."
     )
     if pack.images.ndim == 3:
-        told.append("Every image is gray: what changes hue or saturation changes nothing.")
+        yield "All images are gray: changes of hue or saturation have no effect."
     if n := int(result.constant.sum()):
-        told.append(
-            f"{n} {_plural('image is', 'images are', n)} of one gray level, or nearly: no casting can be seen there."
+        yield (
+            f"{n} {_plural('image has', 'images have', n)} only one gray level, or nearly: no "
+            "casting is visible."
         )
     if n := int(result.outlier.sum()):
-        told.append(
-            f"{n} {_plural('image is', 'images are', n)} unlike the rest in brightness, contrast, grain or gray "
-            "levels by distance from the middle: look at them."
+        yield (
+            f"{n} {_plural('image differs', 'images differ', n)} from the rest in brightness, "
+            "contrast, grain or gray levels by distance from the middle: check them."
         )
-    return replace(result, findings=tuple(told))
 
 
-def _of_score(result: Audit, pack: Pack) -> str:
-    """Return the sentence that says what the copies mean for a score."""
+def _leak(result: Audit, pack: Pack) -> str:
+    """Return the sentence about the effect of copies on a score."""
     test = pack.splits == "test"
     n, n_twins = int(test.sum()), int(result.twin_in_train[test].sum())
     n_copies = int(result.copy_in_train[test].sum())
     if not n_twins:
-        return f"None of the {n} test images shows a photograph that stands in train: copies do not flatter a score."
+        return (
+            f"None of the {n} test images shows a photograph that is also in train: no leak found."
+        )
     return (
-        f"{n_twins} of the {n} test images show a photograph that stands in train too ({n_copies} byte for byte), so a "
-        "score on this test set measures memory of known photographs, and says little of new castings: split by group."
+        f"{n_twins} of the {n} test images show a photograph that is also in train ({n_copies} "
+        "byte for byte), so a score on this test set is too high for new castings: split by group."
     )
 
 
-def _of_photographs(result: Audit, pack: Pack, found: Photographs) -> str:
-    """Return the sentence that says how many photographs there are, and how they were told apart."""
+def _number_of_photographs(result: Audit, pack: Pack, photographs: Photographs) -> str:
+    """Return the sentence about the number of photographs and the threshold."""
     by_label = [len(np.unique(result.group[pack.labels == label])) for label in (0, 1)]
     return (
-        f"The {len(result.group)} images come from {int(result.group.max()) + 1} photographs ({by_label[0]} "
-        f"{pack.negative}, {by_label[1]} {pack.positive}), turned or mirrored; two images are taken for one photograph "
-        f"above a likeness of {found.threshold:.2f}, and strangers reach {found.strangers:.2f} at best (median)."
+        f"The {len(result.group)} images come from {int(result.group.max()) + 1} photographs "
+        f"({by_label[0]} {pack.negative}, {by_label[1]} {pack.positive}), rotated or mirrored. Two "
+        f"images count as one photograph above a similarity of {photographs.threshold:.2f}; the "
+        f"best similarity of different photographs is {photographs.strangers:.2f} (median)."
     )
 
 
@@ -168,7 +172,7 @@ def _plural(one: str, many: str, n: int) -> str:
 
 
 def _another_in_train(number: NDArray[np.int64], splits: NDArray[np.str_]) -> NDArray[np.bool_]:
-    """Mark the images that share their number with a training image other than themselves."""
+    """Mark images that have the same number as another image of train."""
     train = np.asarray(splits == "train")
     n_train = np.bincount(number[train], minlength=int(number.max()) + 1)
     marked: NDArray[np.bool_] = n_train[number] > train.astype(np.int64)
@@ -176,7 +180,7 @@ def _another_in_train(number: NDArray[np.int64], splits: NDArray[np.str_]) -> ND
 
 
 def _content(pack: Pack) -> NDArray[np.float32]:
-    """Return (height, width) of each image's content inside its packed square, which is black around it; [n, 2]."""
+    """Return (height, width) of each image's content without the black border; [n, 2]."""
     packed = np.array(pack.images.shape[-2:])
     scale = (packed / pack.sizes).min(axis=1, keepdims=True)
     sides: NDArray[np.float32] = np.clip(np.rint(pack.sizes * scale), 1, packed).astype(np.float32)
@@ -184,10 +188,10 @@ def _content(pack: Pack) -> NDArray[np.float32]:
 
 
 def _measures(pack: Pack) -> NDArray[np.float64]:
-    """Return mean, standard deviation, grain and the mean of each ring about the middle; [n, 3 + _N_RINGS].
+    """Return mean, standard deviation, grain and the means of the rings; [n, 3 + _N_RINGS].
 
-    All are gray levels. Grain is the mean step between neighbours. Rings are shares of the
-    content's short side; no turn or mirror changes what lies in them.
+    All are gray levels. Grain is the mean difference of neighbours. Ring widths are shares of the
+    content's short side; rotation and mirroring do not change the pixels in a ring.
     """
     measures = np.empty((len(pack.images), 3 + _N_RINGS))
     rings: dict[tuple[int, int], NDArray[np.int64]] = {}
@@ -206,8 +210,8 @@ def _measures(pack: Pack) -> NDArray[np.float64]:
     return measures
 
 
-def _unlike(measures: NDArray[np.float64], seen: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Mark images whose measures lie ODD robust standard deviations (1.4826 MAD, Hampel 1974) from the medians.
+def _is_outlier(measures: NDArray[np.float64], seen: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Mark images ODD robust standard deviations (1.4826 MAD, Hampel 1974) from the medians.
 
     A spread below one gray level counts as one, so that a set of equal images has no outliers.
     """
@@ -220,11 +224,8 @@ def _unlike(measures: NDArray[np.float64], seen: NDArray[np.bool_]) -> NDArray[n
 
 
 def _separation(values: NDArray[np.float64], labels: NDArray[np.uint8]) -> float:
-    """Return how well values alone separate the labels: the AUC from ranks (Mann & Whitney 1947), or 1 minus it."""
-    from scipy.stats import rankdata
+    """Return the AUC of values for the labels, or 1 minus it if that is larger."""
+    from sklearn.metrics import roc_auc_score
 
-    n_bad = int(labels.sum())
-    n_good = len(labels) - n_bad
-    wins = float(rankdata(values)[labels == 1].sum()) - n_bad * (n_bad + 1) / 2
-    auc = wins / (n_bad * n_good)
+    auc = float(roc_auc_score(labels, values))
     return max(auc, 1 - auc)

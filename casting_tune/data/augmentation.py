@@ -1,129 +1,53 @@
-"""Augmentation: the names of toggles go in, one pipeline on the trial's device comes out.
+"""Augmentation: applies the toggles to images on the trial's device.
 
-In: uint8 images, [b, 1, h, w] or [b, 3, h, w], and `Draws`, the parameters of one epoch. Out:
-float32 inputs in 0..1, [b, c, px, px]. The toggles, their ranges and their order are those of the
-study, which used Keras' ImageDataGenerator: resize, affine, flips, brightness, then hue and
-contrast on the already filled picture. What differs from it:
+Input: uint8 images, [b, 1, h, w] or [b, 3, h, w], and `Draws`, the parameters of one epoch. Output:
+float32 inputs in 0..1, [b, c, px, px]. Toggles, ranges and order are those of the study, which used
+Keras' ImageDataGenerator: resize, affine, flips, brightness, then hue and contrast on the filled
+image. Differences:
 
-- Resize, affine and flips are one warp with one bilinear interpolation. Keras resizes (nearest) first, then warps.
-- Brightness is not floored. Keras rounds down to whole levels before and after it, an artefact of its detour through
-  PIL that darkens training images by up to 2 of 255 levels and leaves the evaluated ones alone.
-- Contrast is clipped to 0..1. The study's generator did not clip: 7 % of its pixels left 0..255.
-- Hue is skipped on gray images, since turning the hue of a gray pixel changes nothing.
+- Resize, affine and flips are one warp with one bilinear interpolation. Keras first resizes
+  (nearest), then warps.
+- Brightness is not rounded. Keras rounds down to whole levels before and after it, because it
+  converts through PIL. That darkens training images, but not evaluated ones, by up to 2 of 255
+  levels.
+- Contrast is clipped to 0..1. The study's generator did not clip: 7 % of its pixels were outside
+  0..255.
+- Hue is skipped on gray images, where it has no effect.
 
-Every toggle draws from a stream of its own: switching one off leaves the draws of the others as
-they were. Nothing waits for the device between two batches. Knows nothing of trials, packs or
-networks; torch and kornia are imported late, so that the names cost nothing.
+Each toggle has its own random generator: switching one off does not change the draws of the others.
+Nothing waits for the device between two batches. Knows no trials, packs or networks.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from casting_tune.errors import UsageError, unknown
+from casting_tune import seeds
+from casting_tune.toggles import STUDY, TOGGLES, ordered, with_range
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
 _CPU_PIXELS = 2**19
-"""Output pixels warped at a time on a CPU; small temporaries pay: batch 64, 1 thread, 2.1 x at 224 px, 2.7 at 512."""
-
-
-@dataclass(frozen=True, slots=True)
-class Toggle:
-    """One augmentation that a trial switches on or off.
-
-    Attributes:
-        acts_on: where the pixels come from (geometry), what geometry finds outside the image, or the pixel values.
-        parameters: names of the numbers it draws for an image, each in [low, high], each from its own draw.
-        low: lower end of the study's range.
-        high: upper end of the study's range.
-        unit: what a parameter counts.
-        magnitudes: settings that replace the range: one is how far it reaches from its middle to either side, two are
-            its ends.
-        draw: (toggle, n, generator) to [parameters, n] float64.
-    """
-
-    acts_on: Literal["geometry", "outside", "values"]
-    parameters: tuple[str, ...]
-    low: float
-    high: float
-    unit: str
-    magnitudes: tuple[str, ...]
-    draw: Callable[[Toggle, int, torch.Generator], Tensor]
-
-
-def _uniform(toggle: Toggle, n: int, generator: torch.Generator) -> Tensor:
-    import torch
-
-    share = torch.rand(len(toggle.parameters), n, generator=generator, dtype=torch.float64)
-    return toggle.low + (toggle.high - toggle.low) * share
-
-
-def _coin(toggle: Toggle, n: int, generator: torch.Generator) -> Tensor:
-    import torch
-
-    return (
-        torch.rand(len(toggle.parameters), n, generator=generator, dtype=torch.float64) < 0.5
-    ).double()
-
-
-TOGGLES: dict[str, Toggle] = {
-    "hue": Toggle(
-        "values", ("hue",), -0.5, 0.5, "turns of the colour circle", ("hue_turns",), _uniform
-    ),
-    "contrast": Toggle(
-        "values",
-        ("contrast",),
-        0.75,
-        1.5,
-        "factor about the mean of a channel",
-        ("contrast_low", "contrast_high"),
-        _uniform,
-    ),
-    "shift": Toggle(
-        "geometry", ("tx", "ty"), -0.1, 0.1, "shares of the side", ("shift_share",), _uniform
-    ),
-    "rotation": Toggle("geometry", ("theta",), -45.0, 45.0, "degrees", ("rotation_deg",), _uniform),
-    "brightness": Toggle(
-        "values", ("brightness",), 0.9, 1.1, "factor", ("brightness_share",), _uniform
-    ),
-    "shear": Toggle("geometry", ("shear",), -5.0, 5.0, "degrees", ("shear_deg",), _uniform),
-    "zoom": Toggle(
-        "geometry", ("zx", "zy"), 0.9, 1.1, "factors, above 1 shows more", ("zoom_share",), _uniform
-    ),
-    "fill_mode": Toggle(
-        "outside", (), 0.0, 0.0, "black outside; off: the nearest edge pixel", (), _uniform
-    ),
-    "flip": Toggle("geometry", ("flip_h", "flip_v"), 0.0, 1.0, "0 or 1, evenly", (), _coin),
-}
-"""Every toggle under its name, in the order in which names are written."""
-
-MAGNITUDES = {
-    magnitude: name for name, toggle in TOGGLES.items() for magnitude in toggle.magnitudes
-}
-"""A setting that says how strong a toggle is -> the toggle."""
-
-STUDY: Mapping[str, float] = MappingProxyType({})
-"""No magnitude is given: every toggle has the study's range."""
+"""Output pixels per warp on a CPU. Small temporaries are faster: 2.1 times at 224 px, 2.7 times at
+512 px (batch 64, 1 thread).
+"""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Draws:
-    """What is done to each of n images, on the device. None: nothing of the kind is on.
+    """Augmentation parameters of n images, on the device. None: that augmentation is off.
 
     Attributes:
-        geometry: [n, 2, 3] float32, output to input position, (x, y) from -1 to 1 across the picture.
+        geometry: [n, 2, 3] float32, output to input position, (x, y) from -1 to 1 over the image.
         brightness: [n] float32 factor.
         hue: [n] float32, turns of the colour circle.
         contrast: [n] float32 factor.
-        constant_fill: black outside the image, else its nearest edge pixel.
+        constant_fill: fill the area outside the image with black, else with the nearest edge pixel.
     """
 
     geometry: Tensor | None = None
@@ -132,11 +56,11 @@ class Draws:
     contrast: Tensor | None = None
     constant_fill: bool = False
 
-    def __getitem__(self, rows: slice | Tensor) -> Draws:
-        """Return the draws of some images; a slice copies nothing."""
+    def __getitem__(self, index: slice | Tensor) -> Draws:
+        """Return the draws of some images; a slice makes no copy."""
 
         def part(column: Tensor | None) -> Tensor | None:
-            return None if column is None else column[rows]
+            return None if column is None else column[index]
 
         return Draws(
             geometry=part(self.geometry),
@@ -146,8 +70,8 @@ class Draws:
             constant_fill=self.constant_fill,
         )
 
-    def become(self, other: Draws) -> None:
-        """Take over the numbers of other draws of as many images, in place: whatever reads these reads those."""
+    def copy_from(self, other: Draws) -> None:
+        """Copy the numbers of other draws of as many images into these tensors."""
         for name in ("geometry", "brightness", "hue", "contrast"):
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine is not None:
@@ -158,8 +82,8 @@ def apply(images: Tensor, draws: Draws, *, px: int) -> Tensor:
     """Return the augmented inputs, [b, c, px, px] float32 in 0..1, on the device of the images.
 
     Args:
-        images: [b, c, h, w] uint8, c 1 or 3, of any size; larger than px is first reduced with antialiasing.
-        draws: of these b images. With no toggle on, the result is that of `resize`.
+        images: [b, c, h, w] uint8, c 1 or 3; larger ones are first reduced with antialiasing.
+        draws: of these b images. With all toggles off, the result equals that of `resize`.
         px: side of the square output.
     """
     import torch
@@ -175,10 +99,10 @@ def apply(images: Tensor, draws: Draws, *, px: int) -> Tensor:
 
 
 def resize(images: Tensor, *, px: int) -> Tensor:
-    """Return inputs without augmentation, as evaluation sees them.
+    """Return inputs without augmentation, as for evaluation.
 
-    [b, c, h, w] uint8 becomes [b, c, px, px] float32 in 0..1. Half-pixel centres, bilinear,
-    antialiased when it reduces; exactly images / 255 when h = w = px.
+    [b, c, h, w] uint8 becomes [b, c, px, px] float32 in 0..1. Half-pixel centres, bilinear, with
+    antialiasing if it reduces; exactly images / 255 if h = w = px.
     """
     return apply(images, Draws(), px=px)
 
@@ -192,7 +116,7 @@ def draw(
     device: torch.device,
     magnitudes: Mapping[str, float] = STUDY,
 ) -> Draws:
-    """Return the draws of n images for one epoch: made on the CPU, so equal on every device, and moved there once."""
+    """Return the draws of n images for one epoch; made on the CPU, so equal on every device."""
     drawn = parameters(toggles, n, seed=seed, epoch=epoch, magnitudes=magnitudes)
     return prepare(drawn, constant_fill="fill_mode" in toggles, device=device)
 
@@ -205,38 +129,32 @@ def parameters(
     epoch: int,
     magnitudes: Mapping[str, float] = STUDY,
 ) -> dict[str, Tensor]:
-    """Return what the toggles draw, a [n] float64 tensor under each parameter's name, on the CPU.
+    """Return random parameters of the toggles on the CPU: parameter name to [n] float64 tensor.
 
-    `magnitudes` replaces the study's ranges, see `Toggle`; a toggle of which it holds none keeps
-    the study's.
+    `magnitudes` replaces the study's ranges, see `Toggle`; without a magnitude, a toggle has the
+    study's range.
 
     Raises:
-        UsageError: for a name that is not in `TOGGLES`.
+        UsageError: a name that is not in `TOGGLES`.
     """
     import torch
 
     drawn: dict[str, Tensor] = {}
-    for toggle_name in _known(toggles):
-        toggle = _ranged(TOGGLES[toggle_name], magnitudes)
-        digest = hashlib.sha256(f"{seed}/{epoch}/{toggle_name}".encode()).digest()
-        stream = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-        drawn.update(zip(toggle.parameters, toggle.draw(toggle, n, stream), strict=True))
+    for name in ordered(toggles):
+        toggle = with_range(TOGGLES[name], magnitudes)
+        generator = torch.Generator().manual_seed(seeds.toggle(seed, epoch, name))
+        shape = (len(toggle.parameters), n)
+        share = torch.rand(*shape, generator=generator, dtype=torch.float64)
+        if toggle.distribution == "coin":
+            values = (share < 0.5).double()
+        else:
+            values = toggle.low + (toggle.high - toggle.low) * share
+        drawn.update(zip(toggle.parameters, values, strict=True))
     return drawn
 
 
-def _ranged(toggle: Toggle, magnitudes: Mapping[str, float]) -> Toggle:
-    """Return the toggle with the range that the magnitudes ask for."""
-    given = [magnitudes[name] for name in toggle.magnitudes if name in magnitudes]
-    if not given:
-        return toggle
-    if len(given) == 2:
-        return replace(toggle, low=given[0], high=given[1])
-    middle = (toggle.low + toggle.high) / 2
-    return replace(toggle, low=middle - given[0], high=middle + given[0])
-
-
 def prepare(drawn: Mapping[str, Tensor], *, constant_fill: bool, device: torch.device) -> Draws:
-    """Return given parameters, [n] float64 each, as draws on the device. What is missing is off."""
+    """Return parameters, [n] float64 each, as draws on the device; missing ones are off."""
 
     def moved(column: Tensor | None) -> Tensor | None:
         return None if column is None else column.float().to(device)
@@ -250,57 +168,14 @@ def prepare(drawn: Mapping[str, Tensor], *, constant_fill: bool, device: torch.d
     )
 
 
-def parse(augmentation: str) -> tuple[str, ...]:
-    """Return the toggles that are on, in the order of `TOGGLES`.
-
-    Args:
-        augmentation: "default" (none), "additional" (all), "no rotation" (all but it), or "only hue contrast".
-
-    Raises:
-        UsageError: for any other word, with the nearest known one.
-    """
-    if augmentation in ("default", "additional"):
-        return tuple(TOGGLES) if augmentation == "additional" else ()
-    head, *names = augmentation.split() or [""]
-    if head not in ("no", "only") or not names:
-        raise UsageError(
-            unknown(
-                "augmentation", augmentation, ("default", "additional", "no TOGGLE", "only TOGGLE")
-            )
-        )
-    named = _known(names)
-    return tuple(toggle for toggle in TOGGLES if (toggle in named) == (head == "only"))
-
-
-def name(toggles: tuple[str, ...]) -> str:
-    """Return the one spelling of a choice of toggles that `parse` reads back: the shorter of "no" and "only".
-
-    Raises:
-        UsageError: for a name that is not in `TOGGLES`.
-    """
-    on = _known(toggles)
-    off = [toggle for toggle in TOGGLES if toggle not in on]
-    if not on or not off:
-        return "default" if off else "additional"
-    return " ".join(["no", *off] if len(off) < len(on) else ["only", *on])
-
-
-def _known(names: tuple[str, ...] | list[str]) -> list[str]:
-    """Return the names in the order of `TOGGLES`."""
-    for given in names:
-        if given not in TOGGLES:
-            raise UsageError(unknown("toggle", given, TOGGLES))
-    return [toggle for toggle in TOGGLES if toggle in names]
-
-
 def _geometry(drawn: Mapping[str, Tensor]) -> Tensor | None:
-    """Return [n, 2, 3] float64, or None when no geometric parameter is there.
+    """Return [n, 2, 3] float64, or None without a geometric parameter.
 
     Keras maps an output pixel (x, y) to an input pixel by centre . R(theta) . T(tx, ty) . H(shear)
     . Z(zx, zy) . centre^-1, with H = [[1, -sin s], [0, cos s]] (apply_affine_transform), and flips
-    the result. Multiplied out, with positions from -1 to 1 in place of pixels, so that the centre
-    is 0 and the size of the picture falls away. tx moves along x; that Keras draws it from
-    height_shift_range does not matter while both ranges are equal.
+    the result. Here the product is expanded, with positions from -1 to 1, so that the centre is 0
+    and the size of the image cancels. tx shifts along x; Keras draws it from height_shift_range,
+    which makes no difference because both ranges are equal.
     """
     import torch
 
@@ -325,9 +200,9 @@ def _geometry(drawn: Mapping[str, Tensor]) -> Tensor | None:
 
 
 def _apply(images: Tensor, draws: Draws, px: int) -> Tensor:
-    """Augment one lot of images, in Keras' order.
+    """Augment some images in Keras' order.
 
-    kornia's brightness and contrast are written out to save passes.
+    Brightness and contrast are inlined from kornia, which saves passes over the images.
     """
     if draws.geometry is None:
         inputs = _scale(images, px, px)
@@ -335,7 +210,7 @@ def _apply(images: Tensor, draws: Draws, px: int) -> Tensor:
         inputs = _warp(images, draws.geometry, draws.constant_fill, px)
     if draws.brightness is not None:
         inputs.mul_(draws.brightness[:, None, None, None])
-    inputs.clamp_(max=1)  # of brightness, and of the last bit of an interpolation
+    inputs.clamp_(max=1)  # brightness, or rounding of the interpolation
     if draws.hue is not None and inputs.shape[1] == 3:
         from kornia.enhance import adjust_hue
 
@@ -348,12 +223,12 @@ def _apply(images: Tensor, draws: Draws, px: int) -> Tensor:
 
 
 def _warp(images: Tensor, geometry: Tensor, constant_fill: bool, px: int) -> Tensor:
-    """Resize, move and flip by one bilinear interpolation.
+    """Resize, move and flip with one bilinear interpolation.
 
     In positions from -1 to 1 from edge to edge, half-pixel resizing is the identity, so the native
-    size falls away: (x + 0.5) * w / px - 0.5 is the same position in both pictures. This is
-    kornia's remap without its copy of x and y into pairs, which was a quarter of the time at 512
-    px: a sum of complex numbers has them as pairs.
+    size cancels: (x + 0.5) * w / px - 0.5 is the same position in both images. This is kornia's
+    remap without its copy of x and y into pairs, a quarter of the time at 512 px: a sum of complex
+    numbers already contains pairs.
     """
     import torch
     from torch.nn.functional import grid_sample
@@ -367,18 +242,17 @@ def _warp(images: Tensor, geometry: Tensor, constant_fill: bool, px: int) -> Ten
     grid = torch.view_as_real(along_x[:, None] + along_y[:, :, None])  # [b, px, px, 2]
     warped = grid_sample(inputs, grid, padding_mode="border", align_corners=False)
     if constant_fill:
-        # A hard edge at the outermost pixel centres, as scipy has it; padding_mode="zeros" would
-        # blend them with black. The slack, under 0.001 pixels, keeps rounding from blackening an
-        # edge that a shift by whole pixels meets.
-        beyond = grid.abs_().gt_(
-            1 - 1 / px + 1e-6
-        )  # 1 or 0; a pair of zeros is inside, and as one integer zero too
-        warped.mul_(beyond.view(torch.int64).logical_not().movedim(-1, 1))
+        # A hard edge at the outermost pixel centres, as in scipy; padding_mode="zeros" would blend
+        # them with black. The tolerance, under 0.001 pixels, avoids a black edge by rounding after
+        # a shift by whole pixels.
+        outside = grid.abs_().gt_(1 - 1 / px + 1e-6)  # 1 or 0
+        # a pair of zeros, which is inside, is also zero as one integer
+        warped.mul_(outside.view(torch.int64).logical_not().movedim(-1, 1))
     return warped
 
 
 def _scale(images: Tensor, height: int, width: int) -> Tensor:
-    """Return images as float32 in 0..1, resized if need be; a new tensor in any case."""
+    """Return images as float32 in 0..1, resized if necessary; always a new tensor."""
     from torch.nn.functional import interpolate
 
     inputs = images / 255

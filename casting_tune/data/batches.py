@@ -1,16 +1,17 @@
-"""Puts the packed images on the device once and says which of them make up each batch.
+"""Copies the packed images to the device once, and divides them into batches.
 
-Comes in: a pack's uint8 array and rows of it. Goes out: a uint8 tensor on the device, a shuffled
-order an epoch, and the slices of that order. There are no worker processes: the images are already
-decoded, and augmentation happens on the device. Knows no toggles and no networks.
+Input: a pack's uint8 array and image indices. Output: a uint8 tensor on the device, a shuffled
+order per epoch, and the slices of that order. There are no worker processes: the images are already
+decoded, and augmentation runs on the device. Knows no toggles and no networks.
 """
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from casting_tune import seeds
 
 if TYPE_CHECKING:
     import torch
@@ -22,16 +23,16 @@ CHUNK = 256  # images reduced at a time, so that the float copy stays small
 def put(
     images: NDArray[np.uint8], rows: NDArray[np.int64], *, px: int, device: torch.device
 ) -> torch.Tensor:
-    """Copy some images to the device, reduced to `px` with antialiasing where they are larger.
+    """Copy some images to the device; reduce larger ones to `px` with antialiasing.
 
-    Larger images are reduced here, once, since a warp samples four pixels and would alias; smaller
-    ones stay as they are and the augmentation's one warp enlarges them.
+    Larger images are reduced here, once, because a warp samples four pixels and would alias.
+    Smaller ones are unchanged; the warp of the augmentation enlarges them.
 
     Args:
         images: [n, h, w] gray or [n, 3, h, w] colour, uint8; read, never written.
-        rows: [m] rows of `images`.
+        rows: [m] indices of images.
         px: side of the network's input.
-        device: where the tensor goes.
+        device: of the tensor.
 
     Returns:
         [m, c, h', w'] uint8 with c 1 or 3, h' = min(h, px) and w' = min(w, px).
@@ -44,9 +45,7 @@ def put(
     size = (min(height, px), min(width, px))
     out = torch.empty((len(rows), channels, *size), dtype=torch.uint8, device=device)
     for start in range(0, len(rows), CHUNK):
-        part = images[
-            rows[start : start + CHUNK]
-        ]  # fancy indexing copies, so the pack stays as it is
+        part = images[rows[start : start + CHUNK]]  # a copy, so the pack is unchanged
         tensor = torch.from_numpy(part).reshape(len(part), channels, height, width).to(device)
         if size != (height, width):
             tensor = (
@@ -59,15 +58,14 @@ def put(
 
 
 def shuffle(n: int, *, seed: int, epoch: int) -> NDArray[np.int64]:
-    """Return the order of `n` images in an epoch: a permutation that depends on seed and epoch alone."""
-    digest = hashlib.sha256(f"shuffle/{seed}/{epoch}".encode()).digest()
-    return np.random.Generator(np.random.PCG64(int.from_bytes(digest[:8], "big"))).permutation(n)
+    """Return the order of `n` images in an epoch: a permutation from seed and epoch only."""
+    return np.random.Generator(np.random.PCG64(seeds.shuffle(seed, epoch))).permutation(n)
 
 
 def batches(n: int, batch_size: int) -> list[slice]:
-    """Return the slices that cut `n` images into batches, every image once.
+    """Return the slices that divide `n` images into batches.
 
-    A last batch of a single image joins the batch before it: one image has no batch statistics.
+    A last batch of one image is merged with the batch before it: one image has no batch statistics.
     """
     starts = list(range(0, n, batch_size))
     if len(starts) > 1 and n - starts[-1] == 1:

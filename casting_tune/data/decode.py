@@ -1,8 +1,8 @@
 """Decodes one image file into one uint8 picture.
 
-In comes a file of any of the formats below; out goes a Picture: gray or colour, upright, without
-alpha, 8 bits, and letterboxed where that is asked for; or the reason why the file cannot be used,
-for a bad file is no exception here. Must not know of folders, classes, splits or packs.
+Input: a file of any of the formats below. Output: a Picture: gray or colour, upright, without
+alpha, 8 bits, and optionally letterboxed. For a bad file the Picture has the reason; it is not an
+exception. Knows no folders, classes, splits or packs.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MAX_PIXELS = 25_000_000
-"""Larger images are refused by their header: a PNG of 17 kB can ask for 144 million pixels."""
+"""Larger images are rejected by their header: a PNG of 17 kB can have 144 million pixels."""
 
 SUFFIXES = ("bmp", "jfif", "jpe", "jpeg", "jpg", "png", "tif", "tiff", "webp")
 
@@ -32,13 +32,13 @@ _FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """What one file holds.
+    """The content of one file.
 
     Attributes:
         sha256: of the file's bytes; empty if it cannot be read.
-        size: (height, width) in the file, after its EXIF turn.
-        pixels: [h, w] uint8 when exactly gray, else [3, h, w]; None where `reason` says why there are none.
-        reason: why the file cannot be used, on one line; empty if it can.
+        size: (height, width) in the file, after its EXIF rotation.
+        pixels: [h, w] uint8 if exactly gray, else [3, h, w]; None if the file cannot be used.
+        reason: why the file cannot be used, in one line; empty if it can.
     """
 
     sha256: str
@@ -48,31 +48,28 @@ class Picture:
 
 
 def decode(file: Path, *, box: int | None) -> Picture:
-    """Decode one file; letterbox it into a square of side `box`, or keep its size when that is None."""
+    """Decode one file; letterbox it into a square of side `box`; None keeps its size."""
     content, sha256, reason = read(file)
     if reason:
         return Picture(sha256, reason=reason)
     try:
         image = _upright(content)
         size = (image.height, image.width)
-        pixels = np.asarray(
-            image if box is None else _letterboxed(image, box)
-        )  # [h, w] or [h, w, 3]
-    except (
-        Image.DecompressionBombWarning,
-        Image.DecompressionBombError,
-    ):  # the warning, where warnings are errors
+        letterboxed = image if box is None else _letterboxed(image, box)
+        pixels = np.asarray(letterboxed)  # [h, w] or [h, w, 3]
+    # the warning counts if warnings are errors
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         return Picture(sha256, reason=f"more than {MAX_PIXELS // 10**6} megapixels")
     except UnidentifiedImageError:
         return Picture(sha256, reason=f"not one of {', '.join(_FORMATS)}")
-    # decoders answer foreign bytes with almost any exception; the caller names the file
+    # decoders raise almost any exception for invalid bytes; the caller reports the file
     except Exception as error:
         return Picture(sha256, reason=one_line(str(error)) or type(error).__name__)
     return Picture(sha256, size, pixels if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
 
 
 def read(file: Path) -> tuple[bytes, str, str]:
-    """Return a file's bytes, their sha256, and why they cannot be used, if so."""
+    """Return a file's bytes, their sha256, and the reason why they cannot be used, or ""."""
     try:
         content = file.read_bytes()
     except OSError as error:
@@ -81,22 +78,21 @@ def read(file: Path) -> tuple[bytes, str, str]:
 
 
 def one_line(text: str) -> str:
-    """Return foreign text without control characters and line ends, at most 200 characters."""
+    """Return text without control characters and line ends, at most 200 characters."""
     return plain(text)[:200]
 
 
 def _upright(content: bytes) -> Image.Image:
-    """Return the image turned as its EXIF says, in mode L if it is exactly gray (R = G = B), else in mode RGB.
+    """Return the image with its EXIF rotation, in mode L if exactly gray (R = G = B), else in RGB.
 
-    A JPEG is first read without the conversion to RGB: where all chroma is 128, libjpeg's R, G and
-    B are its Y, and that is twice as fast (2,600 against 1,250 images/s a thread at 300 px).
-    Anything else is judged by its RGB pixels.
+    A JPEG is first read without the conversion to RGB: if all chroma is 128, libjpeg's R, G and B
+    equal its Y. That is twice as fast (2,600 instead of 1,250 images/s per thread at 300 px). For
+    other images the RGB pixels are compared.
     """
     image = _opened(content)
     if image.format in ("JPEG", "MPO") and image.mode == "RGB":
-        with contextlib.suppress(
-            OSError
-        ):  # R, G, B components have no chroma to read; a broken file fails again below
+        # components R, G, B have no chroma; a broken file fails again below
+        with contextlib.suppress(OSError):
             image.draft("YCbCr", None)
             ImageOps.exif_transpose(image, in_place=True)
             neutral = b"\x80" * (image.width * image.height)
@@ -108,20 +104,20 @@ def _upright(content: bytes) -> Image.Image:
 
 
 def _opened(content: bytes) -> Image.Image:
-    """Open an image by its header, and refuse what should not be decoded."""
+    """Open an image by its header; reject too large images and several pictures in one file."""
     image = Image.open(io.BytesIO(content), formats=_FORMATS)
     if image.width * image.height > MAX_PIXELS:
         raise ValueError(
             f"{image.width} x {image.height} pixels, more than {MAX_PIXELS // 10**6} megapixels"
         )
     n_frames = getattr(image, "n_frames", 1)
-    if n_frames != 1 and image.format != "MPO":  # a camera's MPO is a photograph and its previews
+    if n_frames != 1 and image.format != "MPO":  # an MPO of a camera has previews
         raise ValueError(f"{n_frames} pictures in one file")
     return image
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
-    """Return an image of any mode as L if it is exactly gray, else as RGB; what is transparent becomes black."""
+    """Return an image of any mode as L if exactly gray, else as RGB; transparency becomes black."""
     if image.mode.startswith("I"):  # 16 bits: Pillow's own convert saturates at 255
         levels = np.asarray(image).astype(np.int64)
         if levels.min() < 0 or levels.max() > 65535:

@@ -1,8 +1,8 @@
-"""An image folder: which files, classes and splits it holds.
+"""An image folder: its files, classes and splits.
 
-Comes in: a folder with train/ and test/, each with one folder a class, or with the two class
-folders alone. Goes out: its files by path, each with split and label; a split is made where the
-folder has none. Opens no file and knows no pixels.
+Input: a folder with train/ and test/, each with one folder per class, or with two class folders.
+Output: its files by path, each with split and label; a split is made if the folder has none. Opens
+no file and knows no pixels.
 """
 
 from __future__ import annotations
@@ -22,7 +22,14 @@ _SPLIT_SEED = 0
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """What the folders say of one image file: `path` inside the root, `split` or "", `stamp` of bytes and time."""
+    """One image file.
+
+    Attributes:
+        path: relative to the image folder.
+        split: "train", "test", or "" if the folder has no splits.
+        label: 1 is defective.
+        stamp: text of size and time.
+    """
 
     path: str
     split: str
@@ -32,7 +39,7 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """What a look at the folder gives, without opening a file: files by path, and a hash of paths, sizes and times."""
+    """The files of an image folder, its two classes, and a hash of paths, sizes and times."""
 
     files: list[File]
     positive: str
@@ -45,14 +52,14 @@ def survey(root: Path, positive: str) -> Folder:
     try:
         if not root.is_dir():
             raise ImagesError(
-                f"There is no image folder '{root}'. Give the one that holds train/ and test/."
+                f"Image folder not found: '{root}'. Give a folder with train/ and test/."
             )
         top = _subfolders(root)
         splits = [name for name in top if name in ("train", "test")]
         if splits and top != ["test", "train"]:
             raise ImagesError(
-                f"An image folder holds train/ and test/ and no other, or two class folders; '{root}' holds "
-                f"{_listed(top)}."
+                f"An image folder must contain only train/ and test/, or two class folders; "
+                f"'{root}' contains {_listed(top)}."
             )
         classes = {split: _subfolders(root / split) for split in splits or [""]}
         negative = _negative(root, classes, positive=positive)
@@ -64,7 +71,7 @@ def survey(root: Path, positive: str) -> Folder:
         ]
     except OSError as error:
         raise ImagesError(
-            f"Cannot read '{error.filename}': {error.strerror}. Give a folder that can be read."
+            f"Cannot read '{error.filename}': {error.strerror}. Use a readable folder."
         ) from error
     files.sort(key=lambda file: file.path)
     return Folder(
@@ -73,75 +80,74 @@ def survey(root: Path, positive: str) -> Folder:
 
 
 def check_outside(root: Path | None, folder: Path, option: str) -> None:
-    """Refuse to write into the image folder: a folder that is added there would count as a class.
+    """Raise UsageError if an output folder is inside the image folder, where it would be a class.
 
     Args:
-        root: the image folder; None where none is given.
-        folder: the folder to write to; it need not exist.
-        option: the option that names it.
-
-    Raises:
-        UsageError: `folder` is `root` or lies inside it.
+        root: the image folder, or None.
+        folder: the output folder; it need not exist.
+        option: the option that sets it.
     """
     if root is not None and folder.resolve().is_relative_to(root.resolve()):
         raise UsageError(
-            f"{option} is inside the image folder '{root}': '{folder}'. Name a folder outside it with {option}."
+            f"{option} is inside the image folder '{root}': '{folder}'. Use a folder outside it."
         )
 
 
 def made_split(labels: Sequence[int], sha256: Sequence[str]) -> list[str]:
-    """Return "train" or "test" for each file: a tenth of each class is test, and exact copies stay together.
+    """Return "train" or "test" per file: 10 % of each class is test; exact copies stay together.
 
-    Contents are taken in the order of a seeded hash, so that neither names nor neighbours move a
-    casting.
+    The order is that of a seeded hash of the contents, so names and other files do not matter.
     """
-    rows: dict[str, list[int]] = {}
-    for row, content in enumerate(sha256):
-        rows.setdefault(content, []).append(row)
-    room = [max(1, round(labels.count(label) * _TEST_SHARE)) for label in (0, 1)]
+    files: dict[str, list[int]] = {}
+    for i, content in enumerate(sha256):
+        files.setdefault(content, []).append(i)
+    missing = [max(1, round(labels.count(label) * _TEST_SHARE)) for label in (0, 1)]
     splits = ["train"] * len(labels)
-    for content in sorted(rows, key=lambda content: digest([str(_SPLIT_SEED), content])):
+    for content in sorted(files, key=lambda content: digest([str(_SPLIT_SEED), content])):
         left = [
-            room[label] - sum(labels[row] == label for row in rows[content]) for label in (0, 1)
+            missing[label] - sum(labels[i] == label for i in files[content]) for label in (0, 1)
         ]
         if min(left) >= 0:
-            room = left
-            for row in rows[content]:
-                splits[row] = "test"
+            missing = left
+            for i in files[content]:
+                splits[i] = "test"
     return splits
 
 
 def digest(parts: Sequence[str]) -> str:
-    """Return the SHA-256 of some texts in their order."""
+    """Return the SHA-256 of texts in their order."""
     return hashlib.sha256("\n".join(parts).encode(errors="surrogateescape")).hexdigest()
 
 
 def _negative(root: Path, classes: dict[str, list[str]], *, positive: str) -> str:
-    """Return the other class; refuse anything but the same two class folders in each split, one of them positive."""
+    """Return the other class; check that each split has the same two, one positive."""
     found = sorted({name for names in classes.values() for name in names})
     if not found:
         raise ImagesError(
-            f"'{root}' holds no class folders. Two are needed: '{positive}' and one other."
+            f"'{root}' has no class folders. Two are required: '{positive}' and one other."
         )
     for split, names in classes.items():
         if names != found:
             missing = _listed(set(found) - set(names))
             raise ImagesError(
-                f"train/ and test/ hold the same classes; '{root / split}' lacks {missing}."
+                f"train/ and test/ must have the same classes; missing in '{root / split}': "
+                f"{missing}."
             )
     if len(found) != 2:
         raise ImagesError(
-            f"Exactly two class folders are needed, one of them defective; '{root}' has {_listed(found)}."
+            f"Exactly two class folders are required, one of them defective; '{root}' has "
+            f"{_listed(found)}."
         )
     if positive not in found:
         raise ImagesError(
-            f"Unknown positive class '{positive}'. The classes of '{root}' are {_listed(found)}: name the bad one."
+            f"Unknown positive class '{positive}'. The classes of '{root}' are {_listed(found)}. "
+            "Set the defect folder with --positive NAME."
         )
     return next(name for name in found if name != positive)
 
 
 def _subfolders(folder: Path) -> list[str]:
-    """Return the sorted names of the folders inside, without hidden ones."""
+    """Return the sorted names of the subfolders, without hidden ones."""
     with os.scandir(folder) as entries:
         return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith((".", "__")))
 
@@ -156,22 +162,20 @@ def _listing(root: Path, split: str, name: str, *, label: int) -> list[File]:
                 continue
             if entry.is_dir():
                 raise ImagesError(
-                    f"A class folder holds images only; '{root / inside}' holds the folder '{one_line(entry.name)}'. "
-                    "Move its images up, or move it away."
+                    f"A class folder must contain images only; '{root / inside}' contains the "
+                    f"folder '{one_line(entry.name)}'. Move its images up, or move it away."
                 )
             if entry.name.rpartition(".")[2].lower() not in SUFFIXES:
                 continue
             path = f"{inside}/{entry.name}"
             if path.encode(errors="ignore").decode() != path:
                 raise ImagesError(
-                    f"Names are UTF-8, and that of '{one_line(path)}' is not: rename it."
+                    f"The file name '{one_line(path)}' is not valid UTF-8. Rename the file."
                 )
             stat = entry.stat()
             files.append(File(path, split, label, f"{stat.st_size}\0{stat.st_mtime_ns}"))
     if not files:
-        raise ImagesError(
-            f"The class folder '{root / inside}' holds no {', '.join(SUFFIXES)} file."
-        )
+        raise ImagesError(f"The class folder '{root / inside}' has no {', '.join(SUFFIXES)} file.")
     return files
 
 

@@ -1,7 +1,7 @@
-"""The published castings: fetched from Kaggle with kagglehub, and held against what was published, file by file.
+"""The published castings: downloads them from Kaggle with kagglehub, and checks every file.
 
-Comes in: a folder, or the wish for one, and whether the licence is accepted. Goes out: the folder
-with train/ and test/ and what it holds. Knows no packs and no store; changes no image.
+Input: a folder, and whether the licence is accepted. Output: the folder with train/ and test/ and
+its contents. Knows no packs and no store; changes no image.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ HANDLE = "ravirajsinh45/real-life-industrial-dataset-of-casting-product"
 PAGE = f"https://www.kaggle.com/datasets/{HANDLE}"
 LICENCE = "CC BY-NC-ND 4.0"
 TERMS = (
-    f"The castings are Ravirajsinh Dabhi's, under {LICENCE} (https://creativecommons.org/licenses/by-nc-nd/4.0/): "
-    "name him, no commercial use, pass on no changed copy."
+    f"The images belong to Ravirajsinh Dabhi, under {LICENCE} "
+    "(https://creativecommons.org/licenses/by-nc-nd/4.0/): name the author, no commercial use, no "
+    "distribution of changed images."
 )
 COUNTS = {
     "test/def_front": 453,
@@ -30,7 +31,7 @@ COUNTS = {
     "train/ok_front": 2875,
 }
 DIGEST = "4d0a79d142128177ab13a3c9661261d7a35382a84826595b23f8b5d8de8306f7"
-"""SHA-256 of the list of all 7,348 images and their SHA-256, as coreutils print it in the folder with train/ and test/:
+"""SHA-256 of the list of all 7,348 images and their SHA-256, in the folder with train/ and test/:
 
 find train test -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum
 """
@@ -38,7 +39,7 @@ find train test -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum | sha256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Castings:
-    """A folder that holds the published images and no others; `counts` by split/class."""
+    """A folder with exactly the published images; `counts` by split/class."""
 
     folder: Path
     counts: dict[str, int]
@@ -50,55 +51,51 @@ def fetch(out: Path | None, *, licence_accepted: bool) -> Castings:
     """Download the published images and check each.
 
     Args:
-        out: a folder that is not there yet, or is empty; None: kagglehub's cache, where a second call finds them.
-        licence_accepted: that the person has read TERMS and accepts them.
+        out: a new or empty folder; None is kagglehub's cache, which a second call uses.
+        licence_accepted: the user has read TERMS and accepts them.
 
     Raises:
-        UsageError: the licence is not accepted, kagglehub is not installed, or `out` holds something.
-        ImagesError: Kaggle cannot be reached or refuses, or what came is not what was published.
+        UsageError: the licence is not accepted, kagglehub is not installed, or `out` is not empty.
+        ImagesError: Kaggle is not available or refuses, or the images are not the published ones.
     """
     if not licence_accepted:
-        raise UsageError(f"{TERMS} If you accept that, add --accept-licence.")
+        raise UsageError(f"{TERMS} To accept this, add --accept-licence.")
     if importlib.util.find_spec("kagglehub") is None:
-        raise UsageError('fetch needs kagglehub: pip install "casting-tune[fetch]"')
+        raise UsageError('fetch requires kagglehub: pip install "casting-tune[fetch]"')
     if out is not None and out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UsageError(
-            f"--out '{out}' is there already. Name another folder, or see what it holds: --check '{out}'."
+            f"--out '{out}' already exists. Use another folder, or check this one: --check '{out}'."
         )
     import kagglehub
 
-    logging.getLogger("kagglehub").setLevel(
-        logging.ERROR
-    )  # it logs to stdout, which is not its own
+    logging.getLogger("kagglehub").setLevel(logging.ERROR)  # it logs to stdout
     try:
-        came = Path(
+        downloaded = Path(
             kagglehub.dataset_download(HANDLE, output_dir=None if out is None else str(out))
         )
-    # no network, no account, no room: kagglehub and what it stands on have no common error
+    # no network, account or disk space: kagglehub and its libraries have no common error
     except Exception as error:
         why = " ".join(f"{type(error).__name__}: {error}".split())[:160]
         raise ImagesError(
-            f"Kaggle does not give the images ({why}). By hand: download them in a browser from {PAGE}, unpack them, "
-            "then: casting-tune fetch --check DIR"
+            f"Cannot download the images from Kaggle ({why}). Alternative: download them in a "
+            f"browser from {PAGE}, unpack them, then run: casting-tune fetch --check DIR"
         ) from error
-    return check(came)
+    return check(downloaded)
 
 
 def check(folder: Path) -> Castings:
-    """Return the folder with train/ and test/ in or below a folder, where it holds what was published.
+    """Return the folder with train/ and test/, in or below a folder, after a check of all files.
 
     Raises:
-        ImagesError: there is none, or an image is missing, changed or too many.
+        ImagesError: there is none, or an image is missing, changed or additional.
     """
     again = f"Download the images again from {PAGE}."
-    if folder.is_dir() and not os.access(
-        folder, os.R_OK | os.X_OK
-    ):  # rglob would find nothing there
+    if folder.is_dir() and not os.access(folder, os.R_OK | os.X_OK):  # rglob gives no error
         raise ImagesError(unreadable(folder, PermissionError()))
     found = sorted(test.parent.parent for test in folder.rglob("test/def_front"))
     if not found:
         raise ImagesError(
-            f"There are no castings in '{folder}': no test/def_front in or below it. {again}"
+            f"No castings in '{folder}': test/def_front not found in or below it. {again}"
         )
     root = found[0]
     try:
@@ -111,20 +108,23 @@ def check(folder: Path) -> Castings:
         names = sorted((file.relative_to(root).as_posix() for file in files), key=str.encode)
         counts = dict(sorted(Counter(name.rpartition("/")[0] for name in names).items()))
         wrong = [
-            f"{name} holds {counts.get(name, 0):,} files, not {COUNTS.get(name, 0):,}"
+            f"{name} has {counts.get(name, 0):,} files instead of {COUNTS.get(name, 0):,}"
             for name in sorted(counts | COUNTS)
             if counts.get(name, 0) != COUNTS.get(name, 0)
         ]
         if wrong:
-            raise ImagesError(f"'{root}' is not what was published: {'; '.join(wrong)}. {again}")
+            raise ImagesError(
+                f"'{root}' does not match the published images: {'; '.join(wrong)}. {again}"
+            )
         lines = "".join(
             f"{hashlib.sha256((root / name).read_bytes()).hexdigest()}  {name}\n" for name in names
         )
     except OSError as error:
-        raise ImagesError(f"'{root}' cannot be read: {error.strerror or error}.") from error
+        raise ImagesError(f"Cannot read '{root}': {error.strerror or error}.") from error
     digest = hashlib.sha256(lines.encode()).hexdigest()
     if digest != DIGEST:
         raise ImagesError(
-            f"'{root}' holds as many images as were published, but not the same: their SHA-256 is {digest}. {again}"
+            f"'{root}' has as many images as published, but not the same: their SHA-256 is "
+            f"{digest}. {again}"
         )
     return Castings(folder=root, counts=counts, sha256=digest)

@@ -1,13 +1,13 @@
-"""Tells which images show one photograph, however it was turned, mirrored, shifted or saved again.
+"""Groups images of one photograph that was rotated, mirrored, shifted or saved again.
 
-In come the packed images, their labels and the sides of their content; out go a group number for
-each image, the likeness above which two images are one photograph, and what that cut was calibrated
-on. Knows nothing of splits, files or scores.
+Input: the packed images, their labels and the sides of their content. Output: a group number per
+image, the similarity above which two images are one photograph, and its calibration. Knows no
+splits, files or scores.
 
-An image is unwrapped about its part's centre, so that a turn becomes a shift along the angle and a
-mirror its reversal; two images are as like as their best circular correlation over both. Two
-exposures of one casting under one light may count as one photograph: for who may be trained on and
-tested on, they are one.
+An image is transformed to polar coordinates about its part's centre: a rotation is then a shift
+along the angle, and a mirror reverses the angle. The similarity of two images is their best
+circular correlation over both. Two exposures of one casting under the same light may count as one
+photograph, which is right for a split into train and test.
 """
 
 from __future__ import annotations
@@ -25,41 +25,43 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 N_RADII, N_ANGLES = 16, 128
-N_WAVES = 32  # around the part, 1 to 32 a turn, are compared
+N_WAVES = 32  # frequencies along the angle that are compared: 1 to 32 per rotation
 
 INNER, OUTER = 0.1, 0.47
-"""Radii that are compared, as shares of the short side; the corners, which a turn must invent, lie outside."""
+"""Radii that are compared, as shares of the short side, without the corners."""
 
 MARGIN = 3.4
-"""How far the cut stands above chance, in steps from the median to the 90 % quantile of strangers'
-best likenesses. On the real images 3.4 keeps two exposures of one casting together (131 groups; 146
-at 4, 122 at 3), and of 1,000 drawn castings of 128 px it merges about 10.
+"""Distance of the threshold from the median of the best similarities of different photographs, in
+units of the distance from that median to the 90 % quantile. On the real images 3.4 keeps two
+exposures of one casting together (131 groups; 146 at 4, 122 at 3); of 1,000 synthetic castings of
+128 px it merges about 10.
 """
 
 FLOOR, CEILING = 0.5, 0.8
-"""The cut stays between these: a few dozen images know too few strangers, and of 100 real images 99
-have a sibling as like as .90. On the real images the rule itself says .499.
+"""Limits of the threshold: a few dozen images have too few different photographs, and 99 of 100
+real images have another image of their group with similarity .90. On the real images the rule
+without limits gives .499.
 """
 
 FLAT_LEVELS = 0.5
-"""A map whose gray levels spread by less than this along the angle (standard deviation) has nothing to compare."""
+"""A map with a smaller standard deviation of gray levels along the angle is not compared."""
 
-_SAMPLE = 1024  # images that strangers' best scores are taken from
-_STEP = 16  # images compared at once with _SPAN others: 5 MB of spectra, which stay in the cache
+_SAMPLE = 1024  # images of the calibration
+_STEP = 16  # images compared at once with _SPAN others: 5 MB of spectra fit in the CPU cache
 _SPAN = 512
-_WORK_PX = 75  # side at which centres are looked for
+_WORK_PX = 75  # side of the image for the search of the centre
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Photographs:
-    """Which images are one photograph.
+    """The groups of images.
 
     Attributes:
-        group: [n] int64, 0.. in the order of the first image of each.
-        threshold: likeness above which two images are one photograph.
-        strangers: median over images of the best likeness with an image of the other class.
-        tightness: share of the pairs inside groups that are above the cut themselves, NaN where no group has two;
-            little of it would mean that groups are chains of images that resemble their neighbours only.
+        group: [n] int64, 0.. in the order of the first image of each group.
+        threshold: similarity above which two images are one photograph.
+        strangers: median over images of the best similarity with an image of the other class.
+        tightness: share of the pairs in groups that are above the threshold, NaN without pairs. A
+            low value means that groups are chains: only neighbours are similar.
     """
 
     group: NDArray[np.int64]
@@ -76,16 +78,16 @@ def find(
     same: NDArray[np.int64] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Photographs:
-    """Group the images by photograph: whatever is linked by likenesses above the calibrated cut.
+    """Group the images by photograph: pairs above the calibrated threshold are connected.
 
     All pairs are compared, so time grows with n squared: the 7,348 real images take 16 s on one
-    core, 9 s of them to unwrap and 7 s for 27 million pairs.
+    core, 9 s for the polar maps and 7 s for 27 million pairs.
 
     Args:
         images: [n, h, w] or [n, 3, h, w] uint8.
-        labels: [n] uint8, both classes present; calibrates the cut.
-        short_px: [n] short side of each image's content, where a black frame surrounds it.
-        same: [n] images of one number are one photograph whatever their pixels say (byte copies).
+        labels: [n] uint8 with both classes; used to calibrate the threshold.
+        short_px: [n] short side of each image's content without black borders.
+        same: [n] images with the same number are one photograph regardless of pixels (byte copies).
         on_progress: called with (images done, images in all).
     """
     from scipy.sparse import coo_array
@@ -117,16 +119,16 @@ def unwrap(
     rows: NDArray[np.int64] | None = None,
     short_px: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
-    """Unwrap images about their part's centre: [n, N_RADII, N_ANGLES] gray levels.
+    """Return polar maps of images about their part's centre: [n, N_RADII, N_ANGLES] gray levels.
 
-    Half of the real castings lie 5.7 px or more beside the middle, siblings not equally far:
-    unwrapped about the middle instead, the least best likeness of 149 test images with a sibling in
-    train falls from .89 to .71.
+    Half of the real castings are 5.7 px or more from the middle, and images of one group differ in
+    that. With maps about the middle, the lowest best similarity of 149 test images with an image of
+    their group in train falls from .89 to .71.
 
     Args:
         images: [n, h, w] or [n, 3, h, w] uint8.
-        rows: which images to unwrap; None is all.
-        short_px: [n] short side of the content in the middle of each image; None is that of the image.
+        rows: indices of the images; None is all.
+        short_px: [n] short side of each image's content; None is that of the image.
     """
     from scipy.ndimage import map_coordinates, uniform_filter
 
@@ -138,18 +140,15 @@ def unwrap(
     )
     radii = np.linspace(INNER, OUTER, N_RADII)[:, None]
     angles = np.arange(N_ANGLES) * (2 * np.pi / N_ANGLES)
-    down, right = (
-        radii * np.sin(angles),
-        radii * np.cos(angles),
-    )  # [N_RADII, N_ANGLES] shares of the short side
+    # [N_RADII, N_ANGLES] shares of the short side
+    down, right = radii * np.sin(angles), radii * np.cos(angles)
     maps = np.empty((len(wanted), N_RADII, N_ANGLES), dtype=np.float32)
 
     def work(i: int) -> None:
         gray, side = luminance(images[wanted[i]]), float(short[wanted[i]])
         y, x = _centre(gray, side)
-        smooth = uniform_filter(
-            gray, size=2 * int(side / 120) + 1, mode="nearest"
-        )  # odd, so that nothing shifts
+        odd = 2 * int(side / 120) + 1  # an even size would shift the image
+        smooth = uniform_filter(gray, size=odd, mode="nearest")
         map_coordinates(
             smooth, [y + side * down, x + side * right], output=maps[i], order=1, mode="nearest"
         )
@@ -160,7 +159,7 @@ def unwrap(
 
 
 def luminance(image: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return [h, w] gray levels of an image [h, w] or [3, h, w], with the weights of ITU-R BT.601."""
+    """Return [h, w] gray levels of an image [h, w] or [3, h, w], weighted as in ITU-R BT.601."""
     if image.ndim == 2:
         return image.astype(np.float32)
     return np.tensordot(
@@ -169,20 +168,20 @@ def luminance(image: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def plain(maps: NDArray[np.float32]) -> NDArray[np.complex64]:
-    """Return the spectra of polar maps along the angle, [n, N_RADII, N_WAVES], each image's of length one.
+    """Return spectra of polar maps along the angle, [n, N_RADII, N_WAVES], of norm 1 per image.
 
-    `likeness` of these is the correlation of the maps themselves, each ring about its own mean. A
-    map that is flat along the angle is all 0, like none.
+    `similarity` of these is the correlation of the maps, with the mean of each ring subtracted. The
+    spectrum of a map that is constant along the angle is 0.
     """
     return _of_length_one(_spectra(maps))
 
 
 def whitened(maps: NDArray[np.float32]) -> NDArray[np.complex64]:
-    """Return the spectra of polar maps as `plain` does, with what all images share taken out.
+    """Return spectra as `plain`, without the common part of all images.
 
-    The set's mean (a fixed background) is taken away, and each wave is brought to the same strength
-    over the set and then within the image, as in phase correlation (Kuglin & Hines 1975): what
-    tells one photograph from another then outweighs what all castings have in common.
+    The mean of the set (a fixed background) is subtracted, and each frequency is scaled to the same
+    strength over the set and then within the image, as in phase correlation (Kuglin & Hines 1975).
+    Differences between photographs then count more than what all castings have in common.
     """
     spectra = _spectra(maps)
     flat = ~spectra.any(axis=(1, 2))
@@ -194,20 +193,23 @@ def whitened(maps: NDArray[np.float32]) -> NDArray[np.complex64]:
     return _of_length_one(spectra)
 
 
-def likeness(
+def similarity(
     these: NDArray[np.complex64], those: NDArray[np.complex64], *, above: float = 0.0
 ) -> NDArray[np.float32]:
-    """Return the best circular correlation over turn and mirror of each pair, [n_these, n_those] in 0..1.
+    """Return the best circular correlation of each pair over rotation and mirroring, in 0..1.
 
-    Pairs that cannot exceed `above` are 0: the sum of the cross-spectrum's magnitudes bounds its
-    transform, so nothing above is missed, and 99 of 100 pairs need no transform.
+    Pairs that cannot exceed `above` are 0: the sum of the cross-spectrum's magnitudes is an upper
+    bound of its transform, so no pair is missed, and 99 of 100 pairs need no transform.
+
+    Returns:
+        [n_these, n_those] float32.
     """
     from scipy.fft import irfft
 
     ahead = np.ascontiguousarray(those.transpose(2, 1, 0))  # [N_WAVES, N_RADII, n_those]
     behind = np.ascontiguousarray(these.transpose(2, 0, 1))  # [N_WAVES, n_these, N_RADII]
     best = np.zeros((len(these), len(those)), dtype=np.float32)
-    for view in (behind.conj(), behind):  # as it is, and mirrored
+    for view in (behind.conj(), behind):  # unchanged, and mirrored
         cross = view @ ahead  # [N_WAVES, n_these, n_those]
         i, j = np.nonzero(2 * np.abs(cross).sum(axis=0) > above)
         padded = np.zeros((len(i), N_ANGLES // 2 + 1), dtype=np.complex64)
@@ -219,16 +221,16 @@ def likeness(
 
 
 def _calibrated(spectra: NDArray[np.complex64], labels: NDArray[np.uint8]) -> tuple[float, float]:
-    """Return the median best likeness among strangers, and the cut above it.
+    """Return the median best similarity of different photographs, and the threshold.
 
-    Strangers are images of the two classes: but for the few photographs that carry both labels,
-    they share product, light and background and are not one photograph. The best likeness that each
-    image of a random sample finds among them is what chance gives on this very set. In Fisher's z
-    (1915), where likenesses near 1 are spread out, the cut stands MARGIN times the step from their
-    median to their 90 % quantile above the median, a robust fit of a maximum's tail (Gumbel 1958;
-    twice the step to the 75 % quantile, if that is less: label conflicts lengthen the tail only).
-    Likenesses above CEILING are one photograph with two labels, and are left out. On the real
-    images no two of different labels exceed .39, but for the one photograph that carries both.
+    Images of different classes have the same product, light and background but are different
+    photographs, except for the few photographs with both labels. So the best similarity of each
+    image of a random sample with the other class shows what chance gives on this set. The threshold
+    is computed in Fisher's z (1915): the median, plus MARGIN times the distance from the median to
+    the 90 % quantile, a robust fit of the tail of a maximum (Gumbel 1958). Label conflicts make
+    that tail longer, so at most twice the distance to the 75 % quantile counts. Similarities above
+    CEILING are one photograph with two labels and are excluded. On the real images no pair with
+    different labels exceeds .39, except for the one photograph with both labels.
     """
     rows = np.random.default_rng(0).permutation(len(labels))[:_SAMPLE]
     best = np.zeros(len(rows), dtype=np.float32)
@@ -237,7 +239,7 @@ def _calibrated(spectra: NDArray[np.complex64], labels: NDArray[np.uint8]) -> tu
         for start in range(0, len(others), _SPAN):
             those = spectra[others[start : start + _SPAN]]
             for part in (mine[at : at + _STEP] for at in range(0, len(mine), _STEP)):
-                scores = likeness(spectra[rows[part]], those).max(axis=1)
+                scores = similarity(spectra[rows[part]], those).max(axis=1)
                 best[part] = np.maximum(best[part], scores)
     best = best[best < CEILING]
     if not best.size:
@@ -250,13 +252,13 @@ def _calibrated(spectra: NDArray[np.complex64], labels: NDArray[np.uint8]) -> tu
 def _linked(
     spectra: NDArray[np.complex64], above: float
 ) -> Iterator[tuple[int, NDArray[np.int64]]]:
-    """Yield (images done, pairs [2, k] that are more alike than `above`), a few images with all later ones a time."""
+    """Yield (images done, pairs [2, k] with a similarity above `above`), a few images at a time."""
     n = len(spectra)
 
     def work(start: int) -> tuple[int, NDArray[np.int64]]:
         these = spectra[start : start + _STEP]
         spans = range(start, n, _SPAN)
-        scores = [likeness(these, spectra[at : at + _SPAN], above=above) for at in spans]
+        scores = [similarity(these, spectra[at : at + _SPAN], above=above) for at in spans]
         pairs = np.stack(np.nonzero(np.concatenate(scores, axis=1))) + start
         return start + len(these), pairs[:, pairs[0] < pairs[1]]
 
@@ -268,9 +270,8 @@ def _spectra(maps: NDArray[np.float32]) -> NDArray[np.complex64]:
     from scipy.fft import rfft
 
     spectra = np.asarray(rfft(maps, axis=-1)[:, :, 1 : N_WAVES + 1], dtype=np.complex64)
-    spectra[
-        2 * np.sum(np.abs(spectra) ** 2, axis=2).mean(axis=1) < (FLAT_LEVELS * N_ANGLES) ** 2
-    ] = 0  # Parseval
+    power = 2 * np.sum(np.abs(spectra) ** 2, axis=2).mean(axis=1)
+    spectra[power < (FLAT_LEVELS * N_ANGLES) ** 2] = 0  # Parseval's theorem
     return spectra
 
 
@@ -280,18 +281,19 @@ def _of_length_one(spectra: NDArray[np.complex64]) -> NDArray[np.complex64]:
 
 
 def _chains(same: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return pairs [2, k] that link each image to the next one of its number."""
+    """Return pairs [2, k] that connect each image to the next one with the same number."""
     order = np.argsort(same, kind="stable")
     equal = same[order[1:]] == same[order[:-1]]
     return np.stack([order[:-1][equal], order[1:][equal]])
 
 
 def _centre(gray: NDArray[np.float32], short_px: float) -> tuple[float, float]:
-    """Return (y, x) of the centre of the round part, in pixels, at most a tenth of the short side from the middle.
+    """Return (y, x) of the centre of the round part, in pixels, near the middle of the image.
 
-    The point nearest to all lines along the gradient (Parthasarathy 2012, Nature Methods 9:724),
-    weighted by the gradient's power and, after a first pass, by how near each line goes: it moves
-    with the part as it turns. A little pull to the middle settles an image without gradients.
+    It is the point nearest to all lines along the gradient (Parthasarathy 2012, Nature Methods
+    9:724), weighted by the gradient's power and, after a first pass, by the distance of each line.
+    It rotates with the part. A weak force towards the middle gives a result without gradients. The
+    distance from the middle is at most a tenth of the short side.
     """
     coarse = max(1, round(short_px / _WORK_PX))
     h, w = (side // coarse * coarse for side in gray.shape)
@@ -325,7 +327,7 @@ def _centre(gray: NDArray[np.float32], short_px: float) -> tuple[float, float]:
 
 
 def _gradient(image: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return the smoothed image's slopes down and to the right, 0 along the border."""
+    """Return the gradient of the smoothed image, down and to the right; 0 at the border."""
     from scipy.ndimage import gaussian_filter
 
     smooth = gaussian_filter(image, 1.0, mode="nearest")

@@ -1,9 +1,9 @@
-"""Who is trained on, who is validated on, and who is locked away; copies of one casting stay together.
+"""Divides the images into train, validation and test; copies of one casting stay together.
 
-In come the columns of a pack (labels, splits, and a group for each image) and a seed; out go row
-numbers. The rows of train and validation share no group. Test rows are those that the folder names
-test, unless `grouped` divides all images anew, so that no group is tested that was trained on.
-Knows nothing of pixels, files or torch.
+Input: columns of a pack (labels, splits, and a group per image) and a seed. Output: image indices.
+Train and validation have no group in common. The test images are those of the folder test, unless
+`grouped` divides all images so that train and test have no group in common. Knows no pixels, files
+or torch.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Folds:
-    """Rows of the pack, ascending; the three sides have no row in common.
+    """Image indices of the pack, ascending; the three sides have no image in common.
 
     Attributes:
         train: [n_train] int64.
@@ -44,26 +44,26 @@ def split(
     train_images: int = 0,
     test_images: int = 0,
 ) -> Folds:
-    """Draw the validation rows out of the training rows, stratified by label; the same seed draws the same rows.
+    """Draw validation images from the training images, stratified by label.
 
-    Each draw has a random stream of its own: asking for fewer test images changes no training row.
-    A smaller subset of one seed lies inside every larger one.
+    Each draw has its own random generator: fewer test images change no training image. A smaller
+    subset of one seed is part of every larger one.
 
     Args:
         labels: [n] uint8, 1 is defective.
         splits: [n] "train" or "test".
-        groups: [n] text or numbers; rows of one group never stand in train and validation both.
-        validation_share: share of the training images of each class that is validated on, in (0, 1).
+        groups: [n] text or numbers; a group is never in both train and validation.
+        validation_share: share of the training images of each class for validation, in (0, 1).
         seed: not negative.
-        train_images: at most this many images for train and validation together, stratified; 0 is all.
-        test_images: at most this many test images, stratified; 0 is all.
+        train_images: maximum for train and validation together, stratified; 0 is all.
+        test_images: maximum for test, stratified; 0 is all.
 
     Raises:
-        UsageError: a number is out of its range, or a class would be missing on one side.
+        UsageError: a number is out of range, or a class would be missing on one side.
     """
     if not 0 < validation_share < 1:
         raise UsageError(
-            f"validation_share lies between 0 and 1 and is neither; got {validation_share}."
+            f"validation_share must be greater than 0 and less than 1; got {validation_share}."
         )
     for name, value in (
         ("split_seed", seed),
@@ -71,7 +71,7 @@ def split(
         ("test_images", test_images),
     ):
         if value < 0:
-            raise UsageError(f"{name} is 0 or more; got {value}.")
+            raise UsageError(f"{name} must be 0 or more; got {value}.")
     for_train, for_validation, for_test = (
         np.random.Generator(np.random.PCG64(stream))
         for stream in np.random.SeedSequence(seed).spawn(3)
@@ -105,14 +105,14 @@ def split(
 def grouped(
     labels: NDArray[np.uint8], groups: NDArray[Any], *, n_folds: int, fold: int, seed: int
 ) -> NDArray[np.str_]:
-    """Divide all images into parts that share no group, and call part `fold` "test" and the others "train".
+    """Divide all images into parts without common groups; part `fold` is "test".
 
     The parts have nearly the same number of images of each class (scikit-learn's
-    StratifiedGroupKFold); every image is tested in exactly one of them.
+    StratifiedGroupKFold); every image is in the test set of exactly one fold.
 
     Args:
         labels: [n] uint8, 1 is defective.
-        groups: [n] text or numbers; images of one photograph share one.
+        groups: [n] text or numbers; one per photograph.
         n_folds: parts, 2 or more.
         fold: in 0..n_folds-1.
         seed: of the shuffle of the groups.
@@ -129,7 +129,8 @@ def grouped(
         n_groups = len(np.unique(groups[labels == value]))
         if n_groups < n_folds:
             raise UsageError(
-                f"{n_folds} folds need as many photographs of {name} castings; there are {n_groups}."
+                f"{n_folds} folds require at least {n_folds} photographs of {name} castings; "
+                f"there are {n_groups}."
             )
     parts = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed).split(
         labels, labels, groups
@@ -142,7 +143,7 @@ def grouped(
 def _subset(
     labels: NDArray[np.uint8], rows: NDArray[np.int64], *, n_images: int, rng: np.random.Generator
 ) -> NDArray[np.int64]:
-    """Return at most `n_images` of the rows, with the classes in their proportion; 0 returns all of them."""
+    """Return at most `n_images` images, with the classes in proportion; 0 returns all."""
     shuffled = rng.permutation(rows)
     if n_images == 0 or n_images >= len(rows):
         return np.sort(rows)
@@ -154,10 +155,10 @@ def _subset(
 def _draw(
     labels: NDArray[np.uint8], groups: NDArray[Any], *, share: float, rng: np.random.Generator
 ) -> NDArray[np.bool_]:
-    """Mark whole groups until each class has given its share, as nearly as the groups allow.
+    """Mark whole groups until each class has its share, as nearly as the groups allow.
 
-    Groups come in random order; one is taken when that brings the two class counts nearer to their
-    targets, in images. With groups of one image the targets are met exactly.
+    The order of groups is random; a group is marked if both class counts together then are nearer
+    to their targets. With groups of one image the targets are met exactly.
     """
     _, group = np.unique(groups, return_inverse=True)  # [n] 0..n_groups-1
     sizes = np.stack(
@@ -173,10 +174,10 @@ def _draw(
 
 
 def _check(labels: NDArray[np.uint8], side: str, *, least: int, way_out: str) -> None:
-    """Refuse a side that lacks images of a class."""
+    """Raise UsageError if a side has too few images of a class."""
     for value, name in ((1, "defective"), (0, "good")):
         n = int((labels == value).sum())
         if n < least:
             raise UsageError(
-                f"The {side} side needs at least {least} {name} image(s) and has {n}: {way_out}."
+                f"The {side} side requires at least {least} {name} image(s); got {n}: {way_out}."
             )

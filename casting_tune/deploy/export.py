@@ -30,7 +30,7 @@ from casting_tune.deploy import model_card, onnx_graph, retrain
 from casting_tune.deploy.checks import NO_RULE, Checked, Rule
 from casting_tune.deploy.export_folder import VERSION
 from casting_tune.errors import CastingTuneError, StoreError, UsageError
-from casting_tune.models import registry
+from casting_tune.models import build
 from casting_tune.store.completed import Cell
 from casting_tune.store.store import Store
 
@@ -162,7 +162,7 @@ def _write(scored: _Scored, checked: Checked, draft: Path, card: CardText) -> Ch
 def decider_of(cell: Cell, model: nn.Module) -> onnx_graph.Decider:
     """Return the model of a cell with the preparation of its images, at threshold 0.5."""
     config = cell.config
-    mean, std = registry.normalisation(config.backbone, config.weights)
+    mean, std = build.normalisation(config.backbone, config.weights)
     return onnx_graph.Decider(
         model, px=config.image_px, in_channels=config.in_channels, mean=mean, std=std
     )
@@ -237,7 +237,7 @@ def _point(scored: _Scored, store: Store, rule: Rule) -> OperatingPoint:
 def decision(cell: Cell, *, threshold: float, rule: str) -> dict[str, Any]:
     """Return the contents of decision.json: the settings for predict and explain."""
     shape, config = cell.pack.images.shape[1:], cell.config
-    mean, std = registry.normalisation(config.backbone, config.weights)
+    mean, std = build.normalisation(config.backbone, config.weights)
     same_size = (cell.pack.sizes == np.array(shape[-2:])).all()
     return {
         "version": VERSION,
@@ -274,7 +274,7 @@ def _save_weights(cell: Cell, model: nn.Module, folder: Path) -> None:
     config = cell.config
     _save_json(
         folder / "config.json",
-        registry.local_dir_config(
+        build.local_dir_config(
             config.backbone,
             config.weights,
             in_channels=config.in_channels,

@@ -17,7 +17,7 @@ from casting_tune.config import BASELINE
 from casting_tune.data import decode
 from casting_tune.deploy import export, export_folder, onnx_graph, predict, retrain
 from casting_tune.errors import StoreError, UsageError, unreadable
-from casting_tune.models import registry
+from casting_tune.models import build
 from casting_tune.report import mpl_style
 from casting_tune.store.completed import Cell
 from casting_tune.store.store import Store
@@ -49,7 +49,7 @@ def open_export(folder: Path) -> tuple[onnx_graph.Decider, dict[str, Any]]:
 
     export_folder.check_sums(folder)
     settings = export_folder.read_decision(folder)
-    model = registry.build(
+    model = build.model(
         settings["backbone"],
         weights="none",
         dense=settings["dense"],

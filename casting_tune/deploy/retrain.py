@@ -19,7 +19,7 @@ import numpy as np
 
 from casting_tune.config import Allowance, Epoch
 from casting_tune.errors import CastingTuneError, ResourcesError, StoreError, unreadable
-from casting_tune.models import registry
+from casting_tune.models import build
 from casting_tune.store import completed
 from casting_tune.store.completed import Cell
 from casting_tune.store.store import Store
@@ -143,7 +143,7 @@ def _opened(cell: Cell, store: Store) -> nn.Module:
     from safetensors.torch import load_file
 
     config, file = cell.config, store.weights(cell.row["cell_id"])
-    model = registry.build(
+    model = build.model(
         config.backbone,
         weights="none",  # the file has them all
         dense=config.dense,

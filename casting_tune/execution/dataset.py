@@ -73,7 +73,9 @@ def groups(
     if all(cell.config.split != "grouped" for cell in cells):
         return None
     say('split = "grouped": which images show one photograph comes from the audit of this dataset.')
-    return audits.kept(images, store, on_progress=progress(on_progress, "comparing images")).group
+    return audits.stored_audit(
+        images, store, on_progress=progress(on_progress, "comparing images")
+    ).group
 
 
 def progress(

@@ -237,10 +237,10 @@ def _disk(results: str) -> Finding:
 
 
 def _weights() -> Finding:
-    from casting_tune.models import registry
+    from casting_tune.models import build
 
     try:
-        cached = registry.cached()
+        cached = build.cached()
     except Exception as error:  # timm does not load here: `imports` says how to mend it
         return Finding(about="weights", state="fail", seen=_line(error), way_out="See imports.")
     absent = [name for name, is_here in cached.items() if not is_here]

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import psutil
 
 from casting_tune.config import Allowance, cell_id
-from casting_tune.data import augmentation, image_folder
+from casting_tune.data import image_folder
 from casting_tune.data.pack import Pack
 from casting_tune.errors import UsageError
 from casting_tune.execution import dataset, gpu_probes, nodes, ray_cluster, ray_tune, search
@@ -30,7 +30,7 @@ from casting_tune.execution.ray_cluster import Ahead
 from casting_tune.execution.search import NO_PAST, Chosen, Past, Study
 from casting_tune.execution.tasks import Asha, Event, Halt, Task, Work, log
 from casting_tune.failpoints import step
-from casting_tune.models import registry
+from casting_tune.models import build
 from casting_tune.planning import estimate, expand, extra_cells, plan, validate
 from casting_tune.planning import options as asked
 from casting_tune.planning.cells import Cell, Search, Sweep, resolve
@@ -39,6 +39,7 @@ from casting_tune.planning.plan import Costs, Plan, Planned
 from casting_tune.store import audits
 from casting_tune.store.schema import CELLS, SETTINGS
 from casting_tune.store.store import Store
+from casting_tune.toggles import augmentation_name
 from casting_tune.training import checkpoint, precision
 from casting_tune.training.records import Place
 
@@ -245,7 +246,7 @@ def _check_weights(cells: Sequence[Cell]) -> None:
     for backbone, weights in dict.fromkeys(
         (cell.config.backbone, cell.config.weights) for cell in cells
     ):
-        registry.weights_id(backbone, weights)
+        build.weights_id(backbone, weights)
 
 
 def _goes_to_ray(options: Options, sweep: Sweep, made: Plan, *, n_chosen: int) -> bool:
@@ -278,7 +279,7 @@ def execute(
     store, sweep = prepared.store, prepared.sweep
     step("run begins")
     halt = halt or Halt()
-    with store.running(sweep.name, on_lost=halt.wished.set):
+    with store.sweep_lock(sweep.name, on_lost=halt.wished.set):
         wanted = _train(prepared, on_event, on_choice, halt)
         step("run has trained")
         checkpoint.clear(store.root, wanted & store.completed())
@@ -315,7 +316,7 @@ def _train(
     if options.fresh:
         for p in prepared.plan.to_do:
             store.drop(store.checkpoint(p.cell_id))
-    attempts = store.attempts()
+    attempts = store.last_attempts()
     tasks = [
         Task(config=p.cell.config, label=p.cell.label, attempts=attempts.get(p.cell_id, 0))
         for p in prepared.to_do
@@ -423,7 +424,7 @@ def _study(
 
 def _finisher(place: Place, groups: NDArray[np.int64] | None) -> Callable[[Cell], Cell]:
     """Return what settles for a cell what only machine and images can tell."""
-    identified = functools.cache(registry.expected_weights_id)
+    identified = functools.cache(build.expected_weights_id)
     split_id = "official" if groups is None else audits.split_id(groups)
 
     def finish(cell: Cell) -> Cell:
@@ -468,7 +469,7 @@ def _asked_row(
         "row": planned.cell.row,
         "label": planned.cell.label,
         **{name: getattr(planned.cell.config, name) for name in _SETTINGS_ASKED},
-        "augmentation": augmentation.name(planned.cell.config.toggles),
+        "augmentation": augmentation_name(planned.cell.config.toggles),
         "weights": planned.cell.config.weights.partition(":")[0],
         "dataset_id": prepared.pack.dataset_id,
         "quick": prepared.options.quick,

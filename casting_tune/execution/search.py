@@ -182,7 +182,7 @@ class Study:
         self.search, self.store, self.dataset_id, self.finish = search, store, dataset_id, finish
         self.settled, self.on_choice = settled, on_choice
         self.tasks: list[Task] = list(first)
-        self.attempts = store.attempts()
+        self.attempts = store.last_attempts()
         self.n_handed_out, self.n_asked, self.n_labelled = 0, 0, n_labelled
         self.chosen: dict[str, str | None] = {}  # a cell -> how it ended; None while it runs
         self.running: dict[str, list[str]] = {}  # a cell -> the choices of Optuna that wait for it

@@ -1,8 +1,8 @@
-"""The head room: global average pooling -> [dense, ReLU] -> [dropout] -> one logit, behind any backbone.
+"""The head: global average pooling -> [dense, ReLU] -> [dropout] -> one logit, after any backbone.
 
-In: a network that turns inputs into feature maps [b, c, h, w] or into pooled features [b, c].
-Out: a model with the attributes `backbone` and `head`, whose forward gives logits [b].
-Knows no names of backbones, no pretrained weights, no seeds.
+Input: a network from inputs to feature maps [b, c, h, w] or to pooled features [b, c]. Output: a
+model with the attributes `backbone` and `head` that returns logits [b]. Knows no names of
+backbones, no pretrained weights and no seeds.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ class Model(nn.Module):
     """A backbone with its head.
 
     Attributes:
-        backbone: [b, in_channels, px, px] to maps [b, c, h, w], or to features [b, c] that it pooled itself.
+        backbone: [b, in_channels, px, px] to maps [b, c, h, w], or to pooled features [b, c].
         head: [b, c] to [b, 1].
     """
 
@@ -25,7 +25,7 @@ class Model(nn.Module):
         self.head = head
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Return the logits of P(defective), [b] float32, of normalised inputs [b, in_channels, px, px]."""
+        """Return logits of P(defective), [b] float32, of normalised inputs [b, c, px, px]."""
         features = self.backbone(inputs)  # [b, c, h, w] or [b, c]
         pooled = features.mean((2, 3)) if features.ndim == 4 else features  # [b, c]
         logits: torch.Tensor = self.head(pooled).squeeze(1).float()  # [b]
@@ -33,10 +33,10 @@ class Model(nn.Module):
 
 
 def make_head(n_features: int, *, dense: int, dropout: float) -> nn.Sequential:
-    """Return [dense, ReLU] -> [dropout] -> one logit; a width or a rate of 0 leaves its layer out.
+    """Return [dense, ReLU] -> [dropout] -> one logit; a width or rate of 0 omits its layer.
 
-    Weights are drawn from torch's global generator as Keras draws those of its Dense: Glorot's
-    uniform range (https://proceedings.mlr.press/v9/glorot10a.html, equation 16), biases zero.
+    Initial weights use torch's global generator and the distribution of Keras' Dense layer: Glorot
+    uniform (https://proceedings.mlr.press/v9/glorot10a.html, equation 16), biases zero.
     """
     head = nn.Sequential()
     if dense:

@@ -1,7 +1,7 @@
-"""The layer table of a network, as Keras prints it: layer, output shape, parameters, totals.
+"""The layer table of a network, as in Keras: layer, output shape, parameters, totals.
 
-Comes in: a backbone's name, a head, an image size. Goes out: rows of plain values. Trains nothing
-and loads no weights.
+Input: a backbone's name, a head, an image size. Output: rows of plain values. Trains nothing and
+loads no weights.
 """
 
 from __future__ import annotations
@@ -11,12 +11,18 @@ from dataclasses import dataclass
 from typing import cast
 
 from casting_tune.errors import UsageError
-from casting_tune.models import registry
+from casting_tune.models import build, input_size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layer:
-    """One line: `shape` without the batch, images as (height, width, channels); `n_parameters` as Keras counts them."""
+    """One row of the table.
+
+    Attributes:
+        name: of the layer.
+        shape: of its output without the batch; maps as (height, width, channels).
+        n_parameters: as Keras counts them, with batch-norm statistics.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -25,10 +31,7 @@ class Layer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """The layers from input to logit, and how many parameters train.
-
-    Batch-norm statistics do not.
-    """
+    """The layers from input to logit, and the numbers of trainable parameters and statistics."""
 
     layers: tuple[Layer, ...]
     n_trainable: int
@@ -36,45 +39,45 @@ class Summary:
 
 
 def parse_head(text: str) -> tuple[int, bool]:
-    """Return (dense, dropout) of a head written as "dense1024,dropout", "dense1024", "dropout" or "".
+    """Return (dense, dropout) of a head such as "dense1024,dropout", "dense1024", "dropout" or "".
 
     Raises:
         UsageError: anything else.
     """
     dense, dropout = 0, False
     for part in filter(None, text.split(",")):
-        if (found := re.fullmatch(r"dense([1-9]\d{0,4})", part)) and not dense:
-            dense = int(found.group(1))
+        if (match := re.fullmatch(r"dense([1-9]\d{0,4})", part)) and not dense:
+            dense = int(match.group(1))
         elif part == "dropout" and not dropout:
             dropout = True
         else:
             raise UsageError(
-                f"A head is written as dense1024,dropout (either may be left out), not '{text}'."
+                f"Invalid head '{text}'. Use dense1024,dropout, or one of the two parts."
             )
     return dense, dropout
 
 
 def summarise(name: str, *, head: str, image_px: int, in_channels: int = 3) -> Summary:
-    """Build a network on torch's meta device, where nothing is computed, and list its layers.
+    """List the layers of a network.
 
     Raises:
-        UsageError: an unknown backbone, a head that cannot be meant, or too small an image.
+        UsageError: an unknown backbone, an invalid head, or too small an image.
     """
     import torch
 
     dense, dropout = parse_head(head)
-    registry.check_size(name, image_px)
-    model = registry.build(
+    input_size.check_size(name, image_px)
+    model = build.model(
         name, weights="none", dense=dense, dropout=0.5 * dropout, in_channels=in_channels, seed=0
     )
-    trainable, statistics = registry.n_parameters(model)
+    trainable, statistics = build.n_parameters(model)
     backbone = cast("torch.nn.Module", model.backbone).to("meta").eval()
     maps = backbone(torch.empty(1, in_channels, image_px, image_px, device="meta"))
-    n_learned, n_seen = registry.n_parameters(backbone)
+    n_weights, n_running = build.n_parameters(backbone)
     features = int(maps.shape[1])
     layers = [
         Layer(name="input", shape=(image_px, image_px, in_channels), n_parameters=0),
-        Layer(name=name, shape=(*maps.shape[2:], features), n_parameters=n_learned + n_seen),
+        Layer(name=name, shape=(*maps.shape[2:], features), n_parameters=n_weights + n_running),
     ]
     if maps.ndim == 4:
         layers.append(Layer(name="global_average_pooling", shape=(features,), n_parameters=0))

@@ -1,9 +1,9 @@
-"""NASNet-A Mobile, which timm lacks, put together out of the cells of timm's NASNet-A Large.
+"""NASNet-A Mobile, which timm does not have, built from the cells of timm's NASNet-A Large.
 
-In: the usual arguments of a timm network. Out: a timm network, to be made by name once `register`
-has run. There are no pretrained weights of it in torch. Wiring: Zoph et al. 2018
-(https://arxiv.org/abs/1707.07012), in the mobile setting of Keras (4 @ 1056), to which it is equal
-in numbers. Must not know of heads, sweeps or other backbones.
+Input: the usual arguments of a timm network. Output: a timm network that can be created by name
+after `register`. It has no pretrained weights in torch. Architecture: Zoph et al. 2018
+(https://arxiv.org/abs/1707.07012), in the mobile setting of Keras (4 @ 1056): with Keras' weights
+the outputs are equal. Knows no heads, sweeps or other backbones.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ default_cfgs = generate_default_cfgs(
 
 
 def register() -> None:
-    """Make `casting_nasnet_mobile` known to timm; a second call changes nothing."""
+    """Register `casting_nasnet_mobile` in timm; a second call changes nothing."""
     if not timm.is_model("casting_nasnet_mobile"):
         register_model(casting_nasnet_mobile)
 
 
 def casting_nasnet_mobile(pretrained: bool = False, **timm_arguments: Any) -> nn.Module:
-    """Return NASNet-A (4 @ 1056), in the signature that timm asks of a registered network."""
+    """Return NASNet-A (4 @ 1056); timm requires this signature of a registered network."""
     network: nn.Module = build_model_with_cfg(
         NASNetAMobile, "casting_nasnet_mobile", pretrained, **timm_arguments
     )
@@ -60,7 +60,7 @@ def casting_nasnet_mobile(pretrained: bool = False, **timm_arguments: Any) -> nn
 
 
 class NASNetAMobile(nn.Module):
-    """NASNet-A (4 @ 1056): three stages of four cells, each cell fed by the two before it."""
+    """NASNet-A (4 @ 1056): three stages of four cells; inputs of a cell are the two before it."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class NASNetAMobile(nn.Module):
         super().__init__()
         self.num_classes = num_classes
         self.num_features = self.head_hidden_size = N_FEATURES
-        c = N_FEATURES // 24  # 44: a cell of the first stage gives 6 c, of the last 24 c
+        c = N_FEATURES // 24  # 44: cells of the first stage have 6 c outputs, of the last 24 c
         norm = partial(nn.BatchNorm2d, eps=0.001, momentum=0.1)  # as in timm's cells
         self.conv0 = ConvNormAct(
             in_chans,
@@ -107,18 +107,17 @@ class NASNetAMobile(nn.Module):
         )
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Return class logits, or the pooled or bare features where the network was made without a classifier."""
+        """Return class logits; without a classifier, pooled or unpooled features."""
         return self.forward_head(self.forward_features(inputs))
 
     def forward_features(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Return the last maps after their ReLU, [b, 1056, h, w]."""
+        """Return the last maps after ReLU, [b, 1056, h, w]."""
         stem = self.conv0(inputs)
         previous = self.cell_stem_0(stem)
         current = self.cell_stem_1(stem, previous)
         for stage, reduction in zip(self.stages, [None, *self.reductions], strict=True):
-            if (
-                reduction is not None
-            ):  # what comes before a reduction cell's output is that cell's own input
+            if reduction is not None:
+                # the map before a reduction cell's output is the input of that cell
                 previous, current = current, reduction(current, previous)
             for cell in stage:  # type: ignore[attr-defined]
                 previous, current = current, cell(current, previous)
@@ -136,7 +135,7 @@ class NASNetAMobile(nn.Module):
         return last
 
     def reset_classifier(self, num_classes: int, global_pool: str = "avg") -> None:
-        """Put another pooling and another last layer in; 0 classes is no last layer."""
+        """Replace the pooling and the last layer; 0 classes is no last layer."""
         self.num_classes = num_classes
         self.global_pool, self.last_linear = create_classifier(
             N_FEATURES, num_classes, pool_type=global_pool
@@ -144,26 +143,26 @@ class NASNetAMobile(nn.Module):
 
 
 class KerasMaxPool(nn.Module):
-    """Maximum over 3 x 3 at every second pixel of maps padded with zeros, as Keras' NASNet has it.
+    """Max-pooling 3 x 3, stride 2, of maps padded with zeros, as in Keras' NASNet.
 
-    timm pads with minus infinity. With Keras' weights copied in (388 layers, 224 px) that made the
-    last maps, of mean 0.34, differ by up to 0.33; with this they differ by 0.000003.
+    timm pads with minus infinity. With Keras' weights (388 layers, 224 px) the last maps, of mean
+    0.34, then differ by up to 0.33; with zeros they differ by 0.000003.
     """
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
-        """Return maps [b, c, ceil(h / 2), ceil(w / 2)]; an even side is padded at its end only."""
+        """Return maps [b, c, ceil(h / 2), ceil(w / 2)]; an even side is padded at the end only."""
         height, width = maps.shape[-2:]
         padded = nn.functional.pad(maps, (width % 2, 1, height % 2, 1))
         return nn.functional.max_pool2d(padded, kernel_size=3, stride=2)
 
 
 def _stage(f: int, *, previous: int, current: int) -> nn.ModuleList:
-    """Return one stage: cells of width f, each giving 6 f channels.
+    """Return one stage: cells of width f, each with 6 f output channels.
 
     Args:
-        f: channels of each of a cell's branches.
-        previous: channels of the maps two cells before the stage; they are twice as large and get halved.
-        current: channels of the maps just before the stage.
+        f: channels of each branch of a cell.
+        previous: channels of the maps two cells before the stage, which are twice as large.
+        current: channels of the maps directly before the stage.
     """
     widths = [current] + [6 * f] * (CELLS_A_STAGE - 1)
     first = FirstCell(previous, f // 2, current, f, pad_type=PAD)

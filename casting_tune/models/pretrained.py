@@ -1,8 +1,8 @@
-"""Where pretrained weights lie on this machine, and how to come by those that do not.
+"""Finds pretrained weights on this machine, and downloads missing ones.
 
-In: timm's settings of a network, or a `local-dir:PATH`. Out: files and identities, or a
-WeightsError in one line. Fetched weights are safetensors, or a tensors-only .pth whose name carries
-its checksum. Knows no networks and no names of backbones beyond repeating them in messages.
+Input: timm's settings of a network, or a `local-dir:PATH`. Output: files and identities, or a
+WeightsError in one line. Downloaded weights are safetensors, or a tensors-only .pth whose name
+contains its checksum. Knows no networks; names of backbones appear in messages only.
 """
 
 from __future__ import annotations
@@ -17,23 +17,20 @@ from typing import Any
 from casting_tune.errors import UsageError, WeightsError, unknown, unreadable
 
 REACH_S = 5.0
-"""How long a server may take to say whether it has the weights.
-
-The hub's own way waits up to 70 s.
-"""
+"""Timeout of the check whether a server has the weights; the hub's own check takes up to 70 s."""
 
 SAFE_FILE = "model.safetensors"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """Where timm keeps the weights of one network.
+    """The location of the weights of one network.
 
     Attributes:
-        backbone: as the user calls it, for messages.
+        backbone: the user's name of it, for messages.
         tag: timm's name of network and training, such as `resnet50.tv_in1k`.
         repository: on the hub; empty if timm has only an address.
-        address: of a .pth file; used where there is no repository.
+        address: of a .pth file; used if there is no repository.
     """
 
     backbone: str
@@ -43,11 +40,11 @@ class Source:
 
 
 def find_source(backbone: str, settings: Any) -> Source:
-    """Return where the weights of a network are, of timm's settings (a PretrainedCfg) of it."""
+    """Return the location of weights from timm's settings (a PretrainedCfg) of the network."""
     if settings is None or not (settings.hf_hub_id or settings.url):
         raise WeightsError(
-            f"No pretrained weights of '{backbone}' exist for timm: "
-            f'use weights = "none", or "local-dir:DIR" with weights of your own.'
+            f"No pretrained weights of '{backbone}' exist in timm. "
+            f'Use weights = "none", or "local-dir:DIR" with your own weights.'
         )
     tag = f"{settings.architecture}.{settings.tag}" if settings.tag else str(settings.architecture)
     return Source(
@@ -60,37 +57,36 @@ def find_cached(source: Source) -> Path | None:
     if source.repository:
         import huggingface_hub
 
-        found = huggingface_hub.try_to_load_from_cache(source.repository, SAFE_FILE)
-        return Path(found) if isinstance(found, str) else None
+        path = huggingface_hub.try_to_load_from_cache(source.repository, SAFE_FILE)
+        return Path(path) if isinstance(path, str) else None
     file = _torch_file(source)
     return file if file.is_file() else None
 
 
-def ask(source: Source) -> None:
-    """Raise WeightsError unless their server says, within seconds, that it has the weights."""
-    _try(source, _ask_hub if source.repository else _ask_address)
+def check_available(source: Source) -> None:
+    """Raise WeightsError unless the server confirms within seconds that it has the weights."""
+    _try(source, _check_hub if source.repository else _check_address)
 
 
 def fetch(source: Source) -> Path:
-    """Download the weights into the cache and return their file; WeightsError if that fails.
+    """Download the weights into the cache and return their file; WeightsError on failure.
 
-    Of the processes of a machine that want the same weights one downloads, and the others wait for
-    its file.
+    If several processes of a machine need the same weights, one downloads and the others wait.
     """
-    ask(source)
-    _try(source, _fetch_alone)
+    check_available(source)
+    _try(source, _fetch_locked)
     file = find_cached(source)
     if file is None:
         raise WeightsError(
-            f"Weights 'imagenet' of '{source.backbone}' were fetched, but the cache does not hold them."
+            f"Weights 'imagenet' of '{source.backbone}' were downloaded but are not in the cache."
         )
     return file
 
 
 def overlay(file: Path) -> dict[str, Any]:
-    """Return what to lay over timm's settings so that it takes its weights from this file, and unpickles nothing.
+    """Return changes of timm's settings: it then loads this file and unpickles nothing.
 
-    timm 1.0.20 would unpickle a .pth file without a filter, so the tensors of one are read here.
+    timm 1.0.20 unpickles a .pth file without a filter, so its tensors are read here.
     """
     if file.suffix == ".safetensors":
         return {"file": str(file), "custom_load": False}
@@ -103,7 +99,7 @@ def overlay(file: Path) -> dict[str, Any]:
 
 
 def find_folder(weights: str) -> Path:
-    """Return the folder behind `local-dir:PATH`, after a look that timm's two files are in it."""
+    """Return the folder of `local-dir:PATH`; check that it contains timm's two files."""
     kind, _, path = weights.partition(":")
     if kind != "local-dir" or not path:
         raise UsageError(unknown("weights", weights, ("imagenet", "none", "local-dir:DIR")))
@@ -117,13 +113,13 @@ def find_folder(weights: str) -> Path:
         except OSError as error:
             raise WeightsError(f"'{weights}': {unreadable(folder / file, error)}") from error
     if missing:
-        what = f"has no {' and no '.join(missing)}" if folder.is_dir() else "is no folder"
-        raise WeightsError(f"'{weights}': {folder} {what}. {_FORM}")
+        what = f"{' and '.join(missing)} not found in" if folder.is_dir() else "not a folder:"
+        raise WeightsError(f"'{weights}': {what} {folder}. {_FORM}")
     return folder
 
 
 def read_settings(weights: str) -> tuple[str, dict[str, Any]]:
-    """Return the architecture and the pretrained settings that the config.json of a local folder names."""
+    """Return architecture and pretrained settings from the config.json of a local folder."""
     file = find_folder(weights) / "config.json"
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
@@ -131,13 +127,14 @@ def read_settings(weights: str) -> tuple[str, dict[str, Any]]:
         settings = dict(config.get("pretrained_cfg", config))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise WeightsError(
-            f"'{weights}': config.json is not timm's ({type(error).__name__}: {error}). {_FORM}"
+            f"'{weights}': config.json is not a file of timm ({type(error).__name__}: {error}). "
+            f"{_FORM}"
         ) from error
     return str(architecture), settings
 
 
 def stored_names(weights: str) -> set[str]:
-    """Return the names of the tensors that a local folder holds; WeightsError if its file is none of safetensors."""
+    """Return the names of the tensors of a local folder; WeightsError if its file is invalid."""
     import safetensors
 
     file = find_folder(weights) / SAFE_FILE
@@ -171,31 +168,30 @@ def _try(source: Source, step: Callable[[Source], None]) -> None:
         if constants.HF_HUB_OFFLINE:
             raise ConnectionError("HF_HUB_OFFLINE is set")
         step(source)
-    except (
-        Exception
-    ) as error:  # the hub passes on errors of its HTTP library, which was requests, httpx, httpx2
+    # the hub raises errors of its HTTP library, which was requests, then httpx, then httpx2
+    except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise WeightsError(
-            f"Weights 'imagenet' of '{source.backbone}' ({source.repository or source.tag}) are not in the cache and "
-            f"were not to be had ({reason[:120]}): connect once, or set {cache} to a filled cache, or use "
-            f'weights = "local-dir:DIR" or "none".'
+            f"Weights 'imagenet' of '{source.backbone}' ({source.repository or source.tag}) are "
+            f"not in the cache and not available ({reason[:120]}). Connect to the network, set "
+            f'{cache} to a cache that has them, or use weights = "local-dir:DIR" or "none".'
         ) from error
 
 
-def _ask_hub(source: Source) -> None:
+def _check_hub(source: Source) -> None:
     import huggingface_hub
 
     address = huggingface_hub.hf_hub_url(source.repository, SAFE_FILE)
     huggingface_hub.get_hf_file_metadata(address, timeout=REACH_S)
 
 
-def _ask_address(source: Source) -> None:
+def _check_address(source: Source) -> None:
     from urllib.request import Request, urlopen
 
     urlopen(Request(source.address, method="HEAD"), timeout=REACH_S).close()
 
 
-def _fetch_alone(source: Source) -> None:
+def _fetch_locked(source: Source) -> None:
     import filelock
     from huggingface_hub import constants
 

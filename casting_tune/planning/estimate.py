@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from casting_tune.config import TrialConfig
-from casting_tune.data import augmentation
+from casting_tune.toggles import augmentation_name
 
 FORWARD_SHARE = 1 / 3
 # measured: files of trials and predictions of one trial, file of an epoch, one prediction
@@ -174,7 +174,7 @@ def estimate(
         + PREDICTION_BYTES * (work.n_validation + work.n_test)
     )
     same = from_rows.matching(settings, SAME)
-    augmented = augmentation.name(config.toggles)
+    augmented = augmentation_name(config.toggles)
     used = [one for one in same if one.row["augmentation"] == augmented] or same
     source: Source = "rows"
     if not used:

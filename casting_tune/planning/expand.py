@@ -17,12 +17,12 @@ from pathlib import PurePath
 from typing import Any
 
 from casting_tune.config import TrialConfig
-from casting_tune.data import augmentation as augment
 from casting_tune.errors import UsageError
 from casting_tune.planning import sweep_file, validate
 from casting_tune.planning.cells import Cell, Search, Sweep
 from casting_tune.planning.overrides import is_selected, parse_only, parse_set, selection_text
 from casting_tune.planning.sweep_file import Case, File, Settings, Study, as_text, check_setting
+from casting_tune.toggles import TOGGLES
 
 REPEATED = ("seed", "fold")  # the axes over which a row of a table is repeated
 MAX_CELLS = 1_000_000
@@ -203,7 +203,7 @@ def _values(name: str, values: list[Any], where: str) -> list[Any]:
     if not values:
         raise UsageError(f"{where}: axis '{name}' is empty. Add a value, or remove the axis.")
     if name == "augmentation" and values == ["leave_one_out"]:
-        return ["default", "additional", *(f"no {toggle}" for toggle in augment.TOGGLES)]
+        return ["default", "additional", *(f"no {toggle}" for toggle in TOGGLES)]
     repeated = _repeated(values)
     if repeated:
         raise UsageError(f"{where}: axis '{name}' contains {repeated[0]!r} twice. Remove one.")

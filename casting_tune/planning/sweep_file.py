@@ -30,16 +30,16 @@ from typing import Annotated, Any, Literal, get_type_hints
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from casting_tune.config import RESOLVED, TrialConfig
-from casting_tune.data import augmentation
 from casting_tune.errors import UsageError, unknown, unreadable
 from casting_tune.metrics import METRICS, RANKING
+from casting_tune.toggles import TOGGLES
 
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 _NOT_WRITTEN = ("toggles", *RESOLVED)  # derived from other settings, never written in a sweep file
 SETTINGS = (
     *(f.name for f in fields(TrialConfig) if f.name not in _NOT_WRITTEN),
     "augmentation",
-    *augmentation.TOGGLES,
+    *TOGGLES,
 )
 FIGURE = r"(mean_|sd_)?(accuracy|recall|f1)(@0\.[1-9])?|epoch_s"
 

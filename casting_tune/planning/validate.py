@@ -13,11 +13,11 @@ from typing import Any, get_type_hints
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from casting_tune.config import TrialConfig
-from casting_tune.data import augmentation as augment
 from casting_tune.errors import UsageError
-from casting_tune.models import registry
+from casting_tune.models import input_size, registry
 from casting_tune.planning.cells import Cell, Sweep
 from casting_tune.planning.sweep_file import Settings, check_settings
+from casting_tune.toggles import MAGNITUDES, TOGGLES, parse_augmentation
 
 
 def configure(settings: Settings, where: str) -> TrialConfig:
@@ -33,7 +33,7 @@ def configure(settings: Settings, where: str) -> TrialConfig:
     plain = {
         name: value
         for name, value in settings.items()
-        if name != "augmentation" and name not in augment.TOGGLES
+        if name != "augmentation" and name not in TOGGLES
     }
     try:
         checked = _model().model_validate({**plain, "toggles": toggles}).model_dump()
@@ -42,11 +42,11 @@ def configure(settings: Settings, where: str) -> TrialConfig:
         setting = ".".join(str(part) for part in first["loc"])
         raise UsageError(f"{where}: {setting}: {first['msg']}; got {first['input']!r}.") from error
     # the strength of a toggle that is off has no effect, so it must not make another cell
-    unused = [name for name, toggle in augment.MAGNITUDES.items() if toggle not in toggles]
+    unused = [name for name, toggle in MAGNITUDES.items() if toggle not in toggles]
     config = TrialConfig(**{name: value for name, value in checked.items() if name not in unused})
     registry.check_name(config.backbone)
     if config.backbone in registry.BACKBONES:  # other backbones need torch: `check_sizes`
-        registry.check_size(config.backbone, config.image_px)
+        input_size.check_size(config.backbone, config.image_px)
     _check_weights(config, where)
     _check_fold(config, where)
     return config
@@ -60,13 +60,13 @@ def _toggles(settings: Settings, where: str) -> tuple[str, ...]:
             f'{where}: augmentation must be text such as "default" or "no rotation"; '
             f"got {augmentation!r}."
         )
-    on = set(augment.parse(augmentation))
+    on = set(parse_augmentation(augmentation))
     for name, value in settings.items():
-        if name in augment.TOGGLES:
+        if name in TOGGLES:
             if not isinstance(value, bool):
                 raise UsageError(f"{where}: toggle '{name}' must be true or false; got {value!r}.")
             on = on | {name} if value else on - {name}
-    return tuple(name for name in augment.TOGGLES if name in on)
+    return tuple(name for name in TOGGLES if name in on)
 
 
 @cache
@@ -124,8 +124,8 @@ def check_sizes(sweep: Sweep) -> Sweep:
     for cell in sweep.cells:
         config = cell.config
         try:
-            registry.check_size(config.backbone, config.image_px)
-            registry.check_batch(config.backbone, config.image_px, config.batch_size)
+            input_size.check_size(config.backbone, config.image_px)
+            input_size.check_batch(config.backbone, config.image_px, config.batch_size)
             cells.append(cell)
         except UsageError as error:
             invalid.append(str(error))
@@ -155,7 +155,7 @@ def check_unique(cells: Iterable[Cell], where: str) -> None:
 def check_effect(forced: Settings, cells: Sequence[Cell]) -> None:
     """Raise UsageError for a setting of --set that has no effect in any cell."""
     for name in forced:
-        toggle = augment.MAGNITUDES.get(name)
+        toggle = MAGNITUDES.get(name)
         if toggle and not any(toggle in cell.config.toggles for cell in cells):
             raise UsageError(
                 f"--set {name} has no effect: '{toggle}' is off in every cell. "

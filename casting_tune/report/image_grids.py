@@ -15,6 +15,7 @@ import numpy as np
 from casting_tune.data import augmentation
 from casting_tune.errors import ImagesError, UsageError
 from casting_tune.report import mpl_style
+from casting_tune.toggles import TOGGLES, parse_augmentation
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -89,7 +90,7 @@ def _samples_title(pack: Pack) -> str:
 
 
 def _brightness_title() -> str:
-    toggle = augmentation.TOGGLES["brightness"]
+    toggle = TOGGLES["brightness"]
     return (
         f"One casting at brightness factors {BRIGHTNESS[0]:g} to {BRIGHTNESS[-1]:g}; "
         f"1 is the original image. The toggle draws {toggle.low:g} to {toggle.high:g}."
@@ -148,7 +149,7 @@ def augmented(image: NDArray[np.uint8], *, n: int, seed: int, px: int) -> NDArra
     copies = np.repeat(image[None], n, axis=0)
     drawn = [
         augmentation.draw(
-            augmentation.parse(setting), n, seed=seed, epoch=1, device=torch.device("cpu")
+            parse_augmentation(setting), n, seed=seed, epoch=1, device=torch.device("cpu")
         )
         for setting in SETTINGS
     ]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from casting_tune.errors import UsageError
+from casting_tune.text import plain as without_controls
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -73,5 +74,5 @@ def plain(text: str) -> str:
         get_font(fonts / f"DejaVuSans{face}.ttf").get_charmap() for face in ("", "-Bold")
     )
     return "".join(
-        c if c.isprintable() and ord(c) in regular and ord(c) in bold else "?" for c in text
+        c if ord(c) in regular and ord(c) in bold else "?" for c in without_controls(text)
     )

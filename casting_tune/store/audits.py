@@ -1,7 +1,6 @@
-"""Audits that are kept: a dataset is audited once, and its findings are read from the store afterwards.
+"""Stored audits: a dataset is audited once; later its findings are read from the store.
 
-Comes in: a pack and a store. Goes out: Kept, the part of an audit that outlives it. Looks at no
-pixel itself.
+Input: a pack and a store. Output: a StoredAudit. Reads no pixels.
 """
 
 from __future__ import annotations
@@ -27,13 +26,13 @@ LOG = logging.getLogger(__name__)
 VERSION = 1
 """Version of the audit.
 
-Raise it when the same images would be grouped otherwise: readers then use the new one only.
+Raise it if the same images get other groups: readers then use the new version only.
 """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kept:
-    """What the store keeps of an audit; the arrays are [n], one entry an image of the pack (see `audit.Audit`)."""
+class StoredAudit:
+    """The stored part of an audit; arrays are [n], one entry per image (see `audit.Audit`)."""
 
     group: NDArray[np.int64]
     copy_in_train: NDArray[np.bool_]
@@ -42,30 +41,30 @@ class Kept:
     findings: tuple[str, ...]
 
 
-def kept(
+def stored_audit(
     pack: Pack, store: Store, *, on_progress: Callable[[int, int], None] | None = None
-) -> Kept:
-    """Return the audit of a pack from the store, or make it now (minutes for thousands of images) and keep it."""
+) -> StoredAudit:
+    """Return the audit of a pack from the store; if missing, make and store it (takes minutes)."""
     rows = _read(store, pack.dataset_id)
     if rows is None:
         from casting_tune.data.audit import audit
 
-        LOG.info("audit of dataset %s begins", pack.dataset_id)
-        found = audit(pack, on_progress=on_progress)
-        told = [*found.findings, *[None] * (len(pack.labels) - len(found.findings))]
+        LOG.info("audit of dataset %s started", pack.dataset_id)
+        made = audit(pack, on_progress=on_progress)
+        findings = [*made.findings, *[None] * (len(pack.labels) - len(made.findings))]
         columns: dict[str, Any] = {
             "image": range(len(pack.labels)),
             "path": pack.paths.tolist(),
             "sha256": pack.sha256.tolist(),
             "split": pack.splits.tolist(),
             "y_true": pack.labels.tolist(),
-            "group_id": found.group.tolist(),
-            "copy_in_train": found.copy_in_train.tolist(),
-            "twin_in_train": found.twin_in_train.tolist(),
-            "conflict": found.conflict.tolist(),
-            "constant": found.constant.tolist(),
-            "outlier": found.outlier.tolist(),
-            "finding": told[: len(pack.labels)],
+            "group_id": made.group.tolist(),
+            "copy_in_train": made.copy_in_train.tolist(),
+            "twin_in_train": made.twin_in_train.tolist(),
+            "conflict": made.conflict.tolist(),
+            "constant": made.constant.tolist(),
+            "outlier": made.outlier.tolist(),
+            "finding": findings[: len(pack.labels)],
         }
         written = [
             {"dataset_id": pack.dataset_id, **dict(zip(columns, values, strict=True))}
@@ -76,24 +75,24 @@ def kept(
         except StoreError:
             if _read(store, pack.dataset_id) is None:
                 raise
-            # another sweep has audited the same images meanwhile, and found the same
+            # another sweep has audited the same images meanwhile, with the same result
         rows = _read(store, pack.dataset_id)
         assert rows is not None
     flags = {
         name: rows[name].to_numpy(zero_copy_only=False)
         for name in ("copy_in_train", "twin_in_train", "conflict")
     }
-    findings = [text for text in rows["finding"].to_pylist() if text is not None]
-    return Kept(group=rows["group_id"].to_numpy(), findings=tuple(findings), **flags)
+    texts = (text for text in rows["finding"].to_pylist() if text is not None)
+    return StoredAudit(group=rows["group_id"].to_numpy(), findings=tuple(texts), **flags)
 
 
 def split_id(groups: NDArray[np.int64]) -> str:
-    """Return the identity of the [n] groups of a grouped split: 12 hexadecimal digits."""
+    """Return the identity of the [n] groups of a grouped split, 12 hexadecimal digits."""
     return hashlib.sha256(groups.astype("<i8").tobytes()).hexdigest()[:12]
 
 
 def _read(store: Store, dataset_id: str) -> pa.Table | None:
-    """Return the rows of a dataset's audit of this version in the order of the images; None if there is none."""
+    """Return a dataset's audit of this version in the order of the images, or None."""
     file = f"images/{dataset_id}/audit-{VERSION}.parquet"
     if file not in store.names(f"images/{dataset_id}"):
         return None

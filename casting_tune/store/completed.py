@@ -1,7 +1,7 @@
-"""A completed cell of the store as what it was made of: its row, its configuration, its images, its predictions.
+"""A completed cell of the store with its row, configuration, images and predictions.
 
-Comes in: a store and a cell's id, or the beginning of one. Goes out: a Cell that can be trained
-again or exported. Trains nothing and writes no row; knows no networks.
+Input: a store and a cell's id, or the first characters of one. Output: a Cell, which can be trained
+again or exported. Trains nothing, writes no row and knows no networks.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import numpy as np
 import pyarrow.compute as pc
 
 from casting_tune.config import RECIPE, Predictions, TrialConfig, cell_id
-from casting_tune.data import augmentation
 from casting_tune.data import pack as packs
 from casting_tune.data.pack import Pack
 from casting_tune.errors import ImagesError, StoreError, UsageError, unknown
 from casting_tune.store import audits
 from casting_tune.store.store import Store
+from casting_tune.toggles import TOGGLES
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """A completed cell with all that its training took and gave.
+    """A completed cell with the input and the results of its training.
 
     Attributes:
         row: its row of trials.
-        config: its configuration, made of the row.
+        config: its configuration, from the row.
         pack: its images.
-        groups: [n] the photograph of each image, for a grouped split; None otherwise.
-        predictions: what the store holds of it.
+        groups: [n] the group of each image, for a grouped split; None otherwise.
+        predictions: from the store.
     """
 
     row: dict[str, Any]
@@ -46,11 +46,36 @@ class Cell:
     predictions: Predictions
 
 
-def find(store: Store, cell: str) -> dict[str, Any]:
-    """Return the row of the completed trial of a cell, the newest one where there are several.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageSource:
+    """A folder of images, with `pack_size` and `skip_bad` as in the sweep."""
+
+    folder: Path
+    pack_size: int | None = None
+    skip_bad: bool = False
+
+
+def image_source(
+    folder: Path | None, *, pack_size: int | None, skip_bad: bool
+) -> ImageSource | None:
+    """Return the images of the options --data, --pack-size and --skip-bad; None without --data.
 
     Raises:
-        UsageError: no completed cell has an id that begins so, or several have.
+        UsageError: an option of packing without a folder.
+    """
+    if folder is not None:
+        return ImageSource(folder=folder, pack_size=pack_size, skip_bad=skip_bad)
+    if pack_size is not None or skip_bad:
+        option = "--skip-bad" if skip_bad else "--pack-size"
+        raise UsageError(f"{option} requires --data: it changes how a folder of images is packed.")
+    return None
+
+
+def find(store: Store, cell: str) -> dict[str, Any]:
+    """Return the row of the newest completed trial of a cell.
+
+    Raises:
+        UsageError: no id of a completed cell starts with `cell`, or several do.
     """
     done = (
         store.read("trials")
@@ -61,37 +86,37 @@ def find(store: Store, cell: str) -> dict[str, Any]:
     known = dict.fromkeys(str(trial["cell_id"]) for trial in done)
     matching = [known_cell for known_cell in known if known_cell.startswith(cell)]
     if len(matching) > 1 or not cell:
-        raise UsageError(f"'{cell}' begins the ids of {len(matching)} cells. Write more of it.")
+        raise UsageError(f"'{cell}' matches {len(matching)} cells. Give more characters.")
     if not matching:
-        none = f"The store '{store.address}' holds no completed cell."
+        none = f"The store '{store.address}' has no completed cell."
         raise UsageError(unknown("completed cell", cell, known) if known else none)
     row: dict[str, Any] = next(trial for trial in reversed(done) if trial["cell_id"] == matching[0])
     return row
 
 
 def predictions(store: Store, row: dict[str, Any]) -> pa.Table:
-    """Return the rows of predictions that a trial wrote: none of an attempt that was cut off."""
+    """Return the rows of predictions of a trial, without those of interrupted attempts."""
     rows = store.read("predictions", cell_ids=[str(row["cell_id"])])
     return rows.filter(pc.field("attempt") == row["attempt"])
 
 
 def config_of(row: dict[str, Any], *, weights_dir: Path | None = None) -> TrialConfig:
-    """Return the configuration that a row of trials was trained from.
+    """Return the configuration of a trial.
 
-    A column that a later version added is NULL in older rows, and its setting was the default then.
+    A column that a newer version added is NULL in older rows; its setting was the default then.
 
     Args:
         row: of trials.
-        weights_dir: the folder behind `local-dir:`, which the store does not keep.
+        weights_dir: the folder of `local-dir:` weights, whose path is not stored.
 
     Raises:
-        UsageError: the cell's weights came from a folder and it is not given, or the other way round.
-        StoreError: the row is of another recipe, or its configuration does not give its key.
+        UsageError: the cell's weights came from a folder and it is not given, or vice versa.
+        StoreError: the row has another recipe, or its configuration does not give its key.
     """
     if row["recipe"] != RECIPE:
         raise StoreError(
-            f"Cell {row['cell_id']} is of recipe {row['recipe']}, and this casting_tune trains recipe {RECIPE}: "
-            f"use casting_tune {row['casting_tune']}, which wrote it."
+            f"Cell {row['cell_id']} has recipe {row['recipe']}; this casting_tune trains recipe "
+            f"{RECIPE}. Use casting_tune {row['casting_tune']}, which wrote it."
         )
     given: dict[str, Any] = {
         f.name: row.get(f.name) for f in fields(TrialConfig) if row.get(f.name) is not None
@@ -99,23 +124,24 @@ def config_of(row: dict[str, Any], *, weights_dir: Path | None = None) -> TrialC
     settings: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in given.items()
     }
-    settings["toggles"] = tuple(toggle for toggle in augmentation.TOGGLES if row[toggle])
+    settings["toggles"] = tuple(toggle for toggle in TOGGLES if row[toggle])
     if row["weights"] == "local-dir":
         if weights_dir is None:
             raise UsageError(
-                f"Cell {row['cell_id']} began from weights of a folder ({row['weights_id']}), and the store keeps no "
-                "paths. Name it with --weights-dir."
+                f"Cell {row['cell_id']} was trained from weights of a folder "
+                f"({row['weights_id']}), whose path is not stored. Give it with --weights-dir."
             )
         settings["weights"] = f"local-dir:{weights_dir}"
     elif weights_dir is not None:
         raise UsageError(
-            f"Cell {row['cell_id']} began from {row['weights']} weights, no folder's: drop --weights-dir."
+            f"Cell {row['cell_id']} was trained from {row['weights']} weights, not from a folder. "
+            "Remove --weights-dir."
         )
     config = TrialConfig(**settings)
     if cell_id(config, row["dataset_id"]) != row["cell_id"]:
         raise StoreError(
-            f"The row of cell {row['cell_id']} does not give that key again: another version of casting_tune wrote it "
-            f"({row['casting_tune']}), or it was changed."
+            f"The row of cell {row['cell_id']} does not match its id: another version of "
+            f"casting_tune ({row['casting_tune']}) wrote it, or it was changed."
         )
     return config
 
@@ -124,96 +150,88 @@ def load(
     store: Store,
     cell: str,
     *,
-    images: Path | None = None,
+    images: ImageSource | None = None,
     weights_dir: Path | None = None,
-    pack_size: int | None = None,
-    skip_bad: bool = False,
     on_progress: Callable[[str, int, int], None] | None = None,
 ) -> Cell:
-    """Return a completed cell with its images: those packed in the store, or those of a folder.
+    """Return a completed cell with its images: the pack in the store, or a folder.
 
     Args:
-        store: where the cell is.
-        cell: its id, or the beginning of one.
-        images: the folder of the images; None takes the pack that lies in the store.
-        weights_dir: the folder behind `local-dir:` weights.
-        pack_size, skip_bad: as the sweep was told, where a folder is given.
-        on_progress: told (what, done, total).
+        store: the results.
+        cell: its id, or the first characters of one.
+        images: the folder of the images; None uses the pack in the store.
+        weights_dir: the folder of `local-dir:` weights.
+        on_progress: called with (what, done, total).
 
     Raises:
-        UsageError: no such cell, weights_dir is missing or of no use, or a pack's options without a folder.
-        ImagesError: there is no pack, or the folder holds other images than the cell was trained on.
-        StoreError: the row cannot be read as a configuration, or its predictions are gone.
+        UsageError: no such cell, or weights_dir is missing or not used.
+        ImagesError: no pack, or the folder has other images than the cell was trained on.
+        StoreError: the row is not a valid configuration, or its predictions are missing.
     """
     row = find(store, cell)
     config = config_of(row, weights_dir=weights_dir)
-    if images is None and (pack_size is not None or skip_bad):
-        word = "--skip-bad" if skip_bad else "--pack-size"
-        raise UsageError(
-            f"{word} is about how a folder of images is packed: give it together with --data."
-        )
-    pack = _pack(
-        store, row, images=images, pack_size=pack_size, skip_bad=skip_bad, on_progress=on_progress
-    )
+    pack = _pack(store, row, images, on_progress)
     groups = None
     if config.split == "grouped":
-        told = _progress(on_progress, "comparing images")
-        groups = audits.kept(pack, store, on_progress=told).group
-        if audits.split_id(groups) != config.split_id:
-            raise ImagesError(
-                f"Cell {row['cell_id']} was trained on groups {config.split_id}, and the audit of these images gives "
-                f"{audits.split_id(groups)}: another version of the audit made them."
-            )
+        groups = _groups(store, row, pack, _progress(on_progress, "comparing images"))
+    return Cell(
+        row=row, config=config, pack=pack, groups=groups, predictions=_predictions(store, row)
+    )
+
+
+def _groups(
+    store: Store, row: dict[str, Any], pack: Pack, on_progress: Callable[[int, int], None] | None
+) -> NDArray[np.int64]:
+    """Return the groups of a grouped split; check that they are those of the training."""
+    groups = audits.stored_audit(pack, store, on_progress=on_progress).group
+    found = audits.split_id(groups)
+    if found != row["split_id"]:
+        raise ImagesError(
+            f"Cell {row['cell_id']} was trained with groups {row['split_id']}; the audit of these "
+            f"images gives {found}. Another version of the audit made them."
+        )
+    return groups
+
+
+def _predictions(store: Store, row: dict[str, Any]) -> Predictions:
     rows = predictions(store, row)
     if rows.num_rows == 0:
         raise StoreError(
-            f"The store holds no predictions of cell {row['cell_id']}: they were moved away or removed."
+            f"The predictions of cell {row['cell_id']} are missing in the store: they were moved "
+            "or removed."
         )
     columns = {name: np.asarray(rows[name].to_pylist()) for name in ("image", "split", "leaked")}
-    return Cell(
-        row=row,
-        config=config,
-        pack=pack,
-        groups=groups,
-        predictions=Predictions(
-            **columns,
-            y_true=rows["y_true"].to_numpy(),
-            score=rows["score"].to_numpy(),
-        ),
-    )
+    return Predictions(**columns, y_true=rows["y_true"].to_numpy(), score=rows["score"].to_numpy())
 
 
 def _pack(
     store: Store,
     row: dict[str, Any],
-    *,
-    images: Path | None,
-    pack_size: int | None,
-    skip_bad: bool,
+    images: ImageSource | None,
     on_progress: Callable[[str, int, int], None] | None,
 ) -> Pack:
-    there = store.root / "packs" / row["dataset_id"]
+    folder = store.root / "packs" / row["dataset_id"]
     if images is None:
-        if not there.is_dir():
+        if not folder.is_dir():
             raise ImagesError(
-                f"This machine has no pack of the images of cell {row['cell_id']} of '{store.address}'. "
-                "Name their folder with --data."
+                f"The images of cell {row['cell_id']} of '{store.address}' are not packed on this "
+                "machine. Give their folder with --data."
             )
-        return packs.open_pack(there)
-    found = packs.pack(
-        images,
+        return packs.open_pack(folder)
+    pack = packs.pack(
+        images.folder,
         store.root / "packs",
         positive=row["positive"],
-        size_px=pack_size,
-        skip_bad=skip_bad,
+        size_px=images.pack_size,
+        skip_bad=images.skip_bad,
         on_progress=_progress(on_progress, "packing images"),
     )
-    if found.dataset_id != row["dataset_id"]:
+    if pack.dataset_id != row["dataset_id"]:
         raise ImagesError(
-            f"'{images}' is dataset {found.dataset_id}, and cell {row['cell_id']} was trained on {row['dataset_id']}: "
-            "give its images, with the same --pack-size."
+            f"'{images.folder}' is dataset {pack.dataset_id}; cell {row['cell_id']} was trained on "
+            f"{row['dataset_id']}. Give its images, with the same --pack-size."
         )
-    return found
+    return pack
 
 
 def _progress(

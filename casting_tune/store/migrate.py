@@ -1,7 +1,7 @@
-"""Writes a store of an older schema anew under the schema of today.
+"""Copies a store of an older schema to a new store with the schema of today.
 
-Comes in: a store and the address of a new one. Goes out: the new store, with the same rows; the old
-one is not touched.
+Input: a store and the address of a new one. Output: the new store with the same rows; the old one
+is unchanged.
 """
 
 from __future__ import annotations
@@ -9,30 +9,31 @@ from __future__ import annotations
 from casting_tune.errors import UsageError
 from casting_tune.store.schema import SCHEMAS
 from casting_tune.store.store import Store
+from casting_tune.store.table_file import is_table_file
 
 ORDER = ("images", "probes", "cells", "epochs", "predictions", "trials")
-"""Trials last, as in a trial: a migration that breaks off leaves a store whose cells are not done."""
+"""Trials last, as in a trial: after an interrupted migration, the cells are not done."""
 
 
 def migrate(old: Store, new: Store) -> dict[str, int]:
-    """Write every row of a store into a new one under today's schema, read both and hold them against each other.
+    """Copy every row of a store to a new one, and compare both.
 
-    Returns how many files of each table were written.
+    Returns:
+        The number of files per table.
 
     Raises:
-        UsageError: the new store holds files already.
-        StoreError: a file cannot be read or written, or the rows differ; rows of this machine wait for their bucket.
+        UsageError: the new store has files.
+        StoreError: a file cannot be read or written, the rows differ, or spooled rows cannot be
+            written to their bucket.
     """
     old.settle()
     for table in SCHEMAS:
         if new.names(table):
-            raise UsageError(
-                f"--out '{new.address}' holds a store already. Name a folder that is not there yet."
-            )
+            raise UsageError(f"--out '{new.address}' already contains a store. Use a new folder.")
     new.check_writable()
     written = {}
     for table in ORDER:
-        files = [file for file in old.names(table) if old.is_table_file(file)]
+        files = [file for file in old.names(table) if is_table_file(file)]
         for file in files:
             rows = old.read_file(file, SCHEMAS[table])
             new.write_table(file, rows)

@@ -1,8 +1,8 @@
-"""Reads a whole store and says what is wrong with it; moves what is wrong aside, and never deletes.
+"""Checks a whole store and reports faults; moves bad files to quarantine, and never deletes any.
 
-Comes in: a store. Goes out: a Report of Findings. A broken file is moved to
-quarantine/<table>/<sweep>/, the row of its trial before it: without that row the cell is not done,
-and the next run trains it again. Changes no row.
+Input: a store. Output: a Report of Findings. A bad file is moved to quarantine/<table>/<sweep>/,
+after the row of its trial: without that row the cell is not done, and the next run trains it again.
+Changes no row.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from casting_tune.config import BASELINE, Status
 from casting_tune.errors import StoreError
 from casting_tune.store.schema import SCHEMA_VERSION, SCHEMAS
 from casting_tune.store.store import Store
+from casting_tune.store.table_file import is_table_file
 
 Kind = Literal["broken", "fault", "later", "spooled", "leftover"]
 _STEM = {
@@ -33,13 +34,14 @@ _STEM = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """What is wrong with a file.
+    """A problem of a file.
 
     Attributes:
         file: relative to the store.
-        kind: "broken" cannot be read; "fault" has rows that cannot be; "later" is of a later casting_tune; "spooled"
-            waits on this machine for its bucket; "leftover" is in nobody's way: what a killed process left.
-        what: in a sentence.
+        kind: "broken" cannot be read; "fault" has invalid rows; "later" was written by a newer
+            casting_tune; "spooled" waits on this machine for its bucket; "leftover" does no harm
+            and comes from a killed process.
+        what: one sentence, which continues the name of the file.
         moves: the files that quarantine moves, in this order.
     """
 
@@ -51,7 +53,7 @@ class Finding:
 
 @dataclass(slots=True, kw_only=True)
 class Report:
-    """What a store holds, and what is wrong: `files` and `rows` a table, `versions` files a schema version."""
+    """Contents and problems of a store: `files` and `rows` per table, `versions` counts files."""
 
     files: Counter[str] = field(default_factory=Counter)
     rows: Counter[str] = field(default_factory=Counter)
@@ -60,12 +62,12 @@ class Report:
 
     @property
     def faults(self) -> list[Finding]:
-        """All findings but leftovers."""
+        """All findings except leftovers."""
         return [finding for finding in self.findings if finding.kind != "leftover"]
 
 
 def verify(store: Store) -> Report:
-    """Read every file of a store, checksums of its pages too, and hold its rows against each other.
+    """Read every file of a store, with page checksums, and check all rows for consistency.
 
     Raises:
         StoreError: the store itself cannot be listed.
@@ -82,21 +84,21 @@ def verify(store: Store) -> Report:
         if (row.get("cell_id"), row.get("attempt")) != key or row.get("status") not in get_args(
             Status
         ):
-            _fault(report, file, "is not the one row of the trial that its name says")
+            _fault(report, file, "does not contain the one row of the trial in its name")
         elif key in trials:
-            _fault(report, file, f"is a second row of a trial that {trials[key][0]} has")
+            _fault(report, file, f"is a second row of a trial; the first is {trials[key][0]}")
         else:
             trials[key] = (file, row)
     _epochs(store, report, trials)
     predicted = _predictions(store, report, trials)
     predicted |= {
-        _key("predictions", found.file)
-        for found in report.findings
-        if found.file.startswith("predictions/")
+        _key("predictions", finding.file)
+        for finding in report.findings
+        if finding.file.startswith("predictions/")
     }
     for key, (file, row) in trials.items():
         if row["status"] == "completed" and key not in predicted:
-            _fault(report, file, "says completed, and there are no predictions of it")
+            _fault(report, file, "has status completed, but its predictions are missing")
     for table in ("cells", "images", "probes"):
         for _ in _tables(store, table, report):
             pass
@@ -104,12 +106,15 @@ def verify(store: Store) -> Report:
 
 
 def quarantine(store: Store, report: Report) -> list[tuple[str, str]]:
-    """Move what a report found aside, if it is found again while no sweep runs; return (file, where it lies now).
+    """Check again while no sweep runs, and move files with the same findings to quarantine.
 
-    Predictions whose trial was about to write its row are a leftover to the first reading alone.
+    A second check is necessary: predictions of a running trial look like a leftover.
+
+    Returns:
+        (file, new name) of each moved file.
 
     Raises:
-        StoreError: a sweep is being run in this store, or a file cannot be moved.
+        StoreError: a sweep is running in this store, or a file cannot be moved.
     """
     moved: dict[str, str] = {}
     sweeps = {
@@ -117,9 +122,9 @@ def quarantine(store: Store, report: Report) -> list[tuple[str, str]]:
         for table in ("cells", "epochs", "trials")
         for name in store.names(table)
     }
-    with contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as locks:
         for sweep in sorted(sweeps):
-            held.enter_context(store.running(sweep))
+            locks.enter_context(store.sweep_lock(sweep))
         taken = set(store.names("quarantine"))
         suspects = {finding.file for finding in report.findings if finding.moves}
         for finding in verify(store).findings if suspects else ():
@@ -141,14 +146,14 @@ def _free(name: str) -> Iterator[str]:
 
 
 def _tables(store: Store, table: str, report: Report) -> Iterator[tuple[str, pa.Table]]:
-    """Give each file of a table that can be read, with its rows; report the others."""
+    """Yield each readable file of a table with its rows; report the others."""
     for file in store.names(table):
-        if not store.is_table_file(file):
+        if not is_table_file(file):
             report.findings.append(
                 Finding(
                     file=file,
                     kind="leftover",
-                    what="no reader sees it: its writer was killed",
+                    what="is ignored by all readers; its writer was killed",
                     moves=(file,),
                 )
             )
@@ -156,9 +161,7 @@ def _tables(store: Store, table: str, report: Report) -> Iterator[tuple[str, pa.
         try:
             version = store.version(file)
             if version > SCHEMA_VERSION:
-                what = (
-                    f"was written by a later casting_tune (schema {version}): update casting_tune"
-                )
+                what = f"was written by a newer casting_tune (schema {version}): update it"
                 report.findings.append(Finding(file=file, kind="later", what=what))
                 continue
             rows = store.read_file(file, SCHEMAS[table])
@@ -177,13 +180,13 @@ def _tables(store: Store, table: str, report: Report) -> Iterator[tuple[str, pa.
 
 
 def _key(table: str, file: str) -> tuple[str, int]:
-    """Return the cell and attempt that a file's name says, ("", 0) where it says none."""
-    told = _STEM[table].fullmatch(PurePosixPath(file).stem)
-    return (told["cell"], int(told["attempt"])) if told else ("", 0)
+    """Return the cell and attempt in a file's name, or ("", 0)."""
+    match = _STEM[table].fullmatch(PurePosixPath(file).stem)
+    return (match["cell"], int(match["attempt"])) if match else ("", 0)
 
 
 def _with_trial(store: Store, file: str) -> tuple[str, ...]:
-    """Return a file that is to be moved behind the row that commits its trial."""
+    """Return a file after the row that commits its trial, in the order of moving."""
     table = file.partition("/")[0]
     if table not in ("predictions", "epochs"):
         return (file,)
@@ -201,21 +204,21 @@ def _epochs(
 ) -> None:
     seen: dict[tuple[str, int], str] = {}
     for file, rows in _tables(store, "epochs", report):
-        told = _STEM["epochs"].fullmatch(PurePosixPath(file).stem)
+        match = _STEM["epochs"].fullmatch(PurePosixPath(file).stem)
         row = rows.to_pylist()[0] if rows.num_rows == 1 else {}
-        named = (told["cell"], int(told["attempt"]), int(told["epoch"])) if told else None
+        named = (match["cell"], int(match["attempt"]), int(match["epoch"])) if match else None
         key = (str(row.get("cell_id")), int(row.get("epoch") or 0))
         if (row.get("cell_id"), row.get("attempt"), row.get("epoch")) != named:
             commit = trials.get(_key("epochs", file))
             _fault(
                 report,
                 file,
-                "is not the one epoch that its name says",
+                "does not contain the one epoch in its name",
                 *([commit[0]] if commit else []),
                 file,
             )
         elif key in seen:
-            _fault(report, file, f"is a second row of an epoch that {seen[key]} has")
+            _fault(report, file, f"is a second row of an epoch; the first is {seen[key]}")
         else:
             seen[key] = file
 
@@ -223,40 +226,42 @@ def _epochs(
 def _predictions(
     store: Store, report: Report, trials: dict[tuple[str, int], tuple[str, dict[str, Any]]]
 ) -> set[tuple[str, int]]:
-    """Check every file of predictions; return which trials have one."""
-    found = set()
+    """Check every file of predictions; return the trials that have one."""
+    predicted = set()
     for file, rows in _tables(store, "predictions", report):
         key = _key("predictions", file)
-        found.add(key)
+        predicted.add(key)
         commit = trials.get(key)
         if commit is None:
-            what = "are predictions of a trial that has no row: its process died before it was done"
+            what = "has predictions of a trial without row: its process died before the end"
             report.findings.append(Finding(file=file, kind="leftover", what=what, moves=(file,)))
             continue
-        wrong = _wrong(rows, key, commit[1])
-        if wrong:
-            _fault(report, file, wrong, commit[0], file)
-    return found
+        fault = _fault_of(rows, key, commit[1])
+        if fault:
+            _fault(report, file, fault, commit[0], file)
+    return predicted
 
 
-def _wrong(rows: pa.Table, key: tuple[str, int], trial: dict[str, Any]) -> str | None:
-    """Return what is wrong with the predictions of a trial, None where nothing is."""
+def _fault_of(rows: pa.Table, key: tuple[str, int], trial: dict[str, Any]) -> str | None:
+    """Return the fault of the predictions of a trial, or None."""
     if set(zip(rows["cell_id"].to_pylist(), rows["attempt"].to_pylist(), strict=True)) - {key}:
-        return "holds predictions of another trial than its name says"
+        return "has predictions of another trial than the one in its name"
     if pc.count_distinct(rows["image"]).as_py() != rows.num_rows:
-        return "holds two predictions of one image"
+        return "has two predictions of one image"
     score = rows["score"]
     within = pc.all(pc.and_(pc.greater_equal(score, 0), pc.less_equal(score, 1))).as_py()
     if score.null_count or within is False or set(rows["y_true"].to_pylist()) - {0, 1}:
-        return "holds scores or labels outside 0..1"
+        return "has scores or labels outside 0..1"
     splits = Counter(rows["split"].to_pylist())
     # a baseline learns from the validation images too
     baseline = str(trial["backbone"]).startswith(BASELINE)
     expected = {"validation": 0 if baseline else trial["n_validation"], "test": trial["n_test"]}
     for split, n in expected.items():
         if n is not None and splits[split] != n:
-            return f"holds {splits[split]} predictions of {split} images, and its trial had {n}"
+            return f"has {splits[split]} predictions of {split} images, but its trial had {n}"
     counted = [trial[f"test_{name}"] for name in ("tp", "fp", "tn", "fn")]
     if None not in counted and sum(counted) != splits["test"]:
-        return f"holds {splits['test']} predictions of test images, and its trial counted {sum(counted)}"
+        return (
+            f"has {splits['test']} predictions of test images, but its trial counted {sum(counted)}"
+        )
     return None

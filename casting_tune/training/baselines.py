@@ -128,7 +128,7 @@ def _polar_likeness(
     those = spectra[len(train) :]
     for start in range(0, len(train), _FEW):
         these = spectra[start : min(start + _FEW, len(train))]
-        yield train[start : start + _FEW], photo_groups.likeness(these, those).T
+        yield train[start : start + _FEW], photo_groups.similarity(these, those).T
 
 
 def _shrunk(image: NDArray[np.uint8]) -> NDArray[np.float32]:

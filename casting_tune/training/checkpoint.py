@@ -8,13 +8,13 @@ saving: its streams depend on seed and epoch.
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from casting_tune import files
 from casting_tune.config import Epoch
 from casting_tune.failpoints import step
 
@@ -108,17 +108,10 @@ def clear(root: Path, cells: Collection[str]) -> None:
 def _whole(file: Path) -> Iterator[IO[bytes]]:
     """Open a file beside its place, and put it there once all is written."""
     step(f"save {file.suffix}: begin")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    beside = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        with beside.open("wb") as out:
+    with files.replacing(file) as draft:
+        with draft.open("wb") as out:
             step(f"save {file.suffix}: opened")
             yield out
             step(f"save {file.suffix}: written")
-            out.flush()
-            os.fsync(out.fileno())
-        step(f"save {file.suffix}: synced")
-        beside.replace(file)
-        step(f"save {file.suffix}: end")
-    finally:
-        beside.unlink(missing_ok=True)
+        step(f"save {file.suffix}: closed")
+    step(f"save {file.suffix}: end")

@@ -18,8 +18,8 @@ import numpy as np
 
 from casting_tune import metrics
 from casting_tune.config import RECIPE, Predictions, TrialConfig
-from casting_tune.data import augmentation
 from casting_tune.store.redact import scrub
+from casting_tune.toggles import TOGGLES, augmentation_name
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -59,8 +59,8 @@ def describe(config: TrialConfig, pack: Pack, parts: Folds) -> dict[str, Any]:
     return settings | {
         # the folder's path stays out of the store; weights_id identifies it
         "weights": config.weights.partition(":")[0],
-        "augmentation": augmentation.name(toggles),
-        **{toggle: toggle in toggles for toggle in augmentation.TOGGLES},
+        "augmentation": augmentation_name(toggles),
+        **{toggle: toggle in toggles for toggle in TOGGLES},
         "recipe": RECIPE,
         "dataset_id": pack.dataset_id,
         "positive": pack.positive,

@@ -9,7 +9,6 @@ calls `run_trial` in a process of their choice.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib.metadata
 import math
 import statistics
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
+from casting_tune import seeds
 from casting_tune.config import (
     BASELINE,
     UNLIMITED,
@@ -40,8 +40,9 @@ from casting_tune.data import splits as folds
 from casting_tune.data.pack import Pack
 from casting_tune.errors import Diverged, StoreError, TimeUp, UsageError
 from casting_tune.failpoints import step
-from casting_tune.models import registry
+from casting_tune.models import build, input_size
 from casting_tune.store.store import Store
+from casting_tune.toggles import MAGNITUDES
 from casting_tune.training import baselines, checkpoint, cuda_graph, loop, memory
 from casting_tune.training import records as rows
 from casting_tune.training.records import Place
@@ -256,7 +257,9 @@ def _until_stopped(
 def halved(config: TrialConfig, n_images: int) -> int | None:
     """Return half as many images at a time; None: the network cannot train with so few."""
     half = n_images // 2
-    few = half == 0 or (half == 1 and registry.fewest_images(config.backbone, config.image_px) > 1)
+    few = half == 0 or (
+        half == 1 and input_size.fewest_images(config.backbone, config.image_px) > 1
+    )
     return None if few else half
 
 
@@ -387,7 +390,7 @@ def _train(
     device = torch.device(place.device)
     precision = cast(Precision, config.precision)
     memory.reset_peak(device)
-    model = registry.build(
+    model = build.model(
         config.backbone,
         weights=config.weights,
         dense=config.dense,
@@ -395,7 +398,7 @@ def _train(
         in_channels=config.in_channels,
         seed=config.seed,
     ).to(device, memory_format=_layout(config))  # type: ignore[call-overload]
-    n_parameters, n_statistics = registry.n_parameters(model)
+    n_parameters, n_statistics = build.n_parameters(model)
     prepare = _preparation(config, device)
     images = {name: _put(pack, rows, config, device) for name, rows in asdict(parts).items()}
     training, make = _feed(config, *images["train"], prepare)
@@ -495,7 +498,7 @@ def _feed(
     import torch
 
     n, device = len(y_true), y_true.device
-    magnitudes = {name: getattr(config, name) for name in augmentation.MAGNITUDES}
+    magnitudes = {name: getattr(config, name) for name in MAGNITUDES}
 
     def drawn(epoch: int) -> augmentation.Draws:
         return augmentation.draw(
@@ -509,9 +512,9 @@ def _feed(
     )
 
     def batches(epoch: int) -> Iterator[tuple[torch.Tensor]]:
-        torch.manual_seed(_stream(config.seed, f"dropout/{epoch}"))
+        torch.manual_seed(seeds.dropout(config.seed, epoch))
         order.copy_(torch.from_numpy(loader.shuffle(n, seed=config.seed, epoch=epoch)))
-        draws.become(drawn(epoch))
+        draws.copy_from(drawn(epoch))
         for batch in loader.batches(n, config.batch_size):
             yield (positions[batch],)
 
@@ -587,7 +590,7 @@ def _random_features(pack: Pack, rows: NDArray[np.int64]) -> NDArray[np.float32]
     channels: Literal[1, 3] = 1 if pack.images.ndim == 3 else 3
     config = TrialConfig(backbone=PROBED, image_px=PROBED_PX, in_channels=channels)
     device = torch.device("cpu")
-    model = registry.build(
+    model = build.model(
         PROBED, weights="none", dense=0, dropout=0, in_channels=channels, seed=0
     ).eval()
     prepare = _preparation(config, device)
@@ -610,7 +613,7 @@ def _preparation(
 
     mean, std = (
         torch.tensor(values, device=device).reshape(1, 3, 1, 1)
-        for values in registry.normalisation(config.backbone, config.weights)
+        for values in build.normalisation(config.backbone, config.weights)
     )
     if config.in_channels == 1:
         mean, std = mean.mean(1, keepdim=True), std.mean(1, keepdim=True)
@@ -654,11 +657,6 @@ def _layout(config: TrialConfig) -> torch.memory_format:
     import torch
 
     return torch.channels_last if config.layout == "channels_last" else torch.contiguous_format
-
-
-def _stream(seed: int, purpose: str) -> int:
-    """Return a seed of its own for one use of randomness in a trial."""
-    return int.from_bytes(hashlib.sha256(f"{purpose}/{seed}".encode()).digest()[:8], "big") >> 1
 
 
 def _status(error: Exception) -> Status:

@@ -8,8 +8,8 @@ import pytest
 
 from casting_tune.analysis import effects
 from casting_tune.config import TrialConfig
-from casting_tune.data.augmentation import MAGNITUDES, TOGGLES
 from casting_tune.store.store import Store
+from casting_tune.toggles import MAGNITUDES, TOGGLES
 from tests.test_config import OTHER
 
 RUN = {"device": "cpu", "n_threads": 1, "n_at_once": 1, "n_test": 100}

@@ -11,9 +11,9 @@ import pytest
 
 from casting_tune.analysis import optuna_export
 from casting_tune.config import TrialConfig
-from casting_tune.data.augmentation import TOGGLES
 from casting_tune.errors import UsageError
 from casting_tune.store.store import Store
+from casting_tune.toggles import TOGGLES
 from tests.test_config import OTHER
 
 ONE: dict[str, optuna_export.Direction] = {"validation_accuracy": "max"}

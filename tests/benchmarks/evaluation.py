@@ -20,7 +20,7 @@ from torch.utils.benchmark import Timer
 
 from casting_tune.config import TrialConfig
 from casting_tune.execution import ray_cluster
-from casting_tune.models import registry
+from casting_tune.models import build
 from casting_tune.training import loop
 from casting_tune.training.precision import resolve
 from tests.benchmarks import figures, training
@@ -40,7 +40,7 @@ def main(words: Sequence[str] | None = None) -> None:
         config = TrialConfig(backbone=backbone, image_px=asked.px or px, batch_size=32)
         config = replace(config, precision=resolve(config, "cpu"))
         precision = resolve(config, "cpu")
-        model = registry.build(backbone, weights="none", dense=0, dropout=0, in_channels=3, seed=0)
+        model = build.model(backbone, weights="none", dense=0, dropout=0, in_channels=3, seed=0)
         model = model.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         images = torch.rand(32, 3, config.image_px, config.image_px).contiguous(
             memory_format=torch.channels_last

@@ -29,9 +29,9 @@ import torch
 from casting_tune.config import TrialConfig
 from casting_tune.data import batches as loader
 from casting_tune.data import pack, synthetic
-from casting_tune.data.augmentation import TOGGLES
-from casting_tune.models import registry
+from casting_tune.models import build, registry
 from casting_tune.store.store import Store
+from casting_tune.toggles import TOGGLES
 from casting_tune.training import cuda_graph, loop, memory
 from casting_tune.training import trial as run
 from casting_tune.training.precision import resolve
@@ -59,11 +59,9 @@ def configure(backbone: str, batch: int, px: int, device: Literal["cpu", "cuda"]
     return replace(config, precision=resolve(config, device))
 
 
-def build(config: TrialConfig, device: torch.device) -> torch.nn.Module:
+def build_model(config: TrialConfig, device: torch.device) -> torch.nn.Module:
     """Return the network of a cell on the device."""
-    made = registry.build(
-        config.backbone, weights="none", dense=0, dropout=0, in_channels=3, seed=0
-    )
+    made = build.model(config.backbone, weights="none", dense=0, dropout=0, in_channels=3, seed=0)
     return made.to(device, memory_format=run._layout(config))  # type: ignore[call-overload, no-any-return]
 
 
@@ -173,7 +171,7 @@ def networks(asked: Any) -> str:
         ("efficientnetb4", n) for n in asked.b4
     ]:
         config = configure(name, batch, asked.px, asked.device)
-        model = build(config, device)
+        model = build_model(config, device)
         memory.reset_peak(device)
         recorded = ours(asked, model, config, "whole", "recorded")
         peak = memory.peak(device) or 0
@@ -186,7 +184,7 @@ def networks(asked: Any) -> str:
             )
             config = replace(config, layout="contiguous")
             others[1] = figures.ratios(
-                alone, ours(asked, build(config, device), config, "bare", "recorded")
+                alone, ours(asked, build_model(config, device), config, "bare", "recorded")
             )
         study = study_s(config)
         rows.append((
@@ -212,7 +210,7 @@ def in_a_loop(
     """Yield images a second of an ordinary PyTorch loop over batches [b, 3, px, px] in 0..1 or normalised."""
     device = torch.device(asked.device)
     config = configure("efficientnetb4", 4, asked.px, asked.device)
-    model = build(
+    model = build_model(
         replace(config, layout="channels_last" if channels_last else "contiguous"), device
     )
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4)
@@ -304,7 +302,7 @@ def peers_table(asked: Any, data: Path) -> str:
     device, n_workers = torch.device(asked.device), asked.workers
     config = configure("efficientnetb4", 4, asked.px, asked.device)
     recorded, written = (
-        ours(asked, build(config, device), config, "whole", mode)
+        ours(asked, build_model(config, device), config, "whole", mode)
         for mode in ("recorded", "as written")
     )
     sides = {"casting_tune, recorded": recorded, "casting_tune, kernel by kernel": written}
@@ -329,7 +327,7 @@ def child(backbone: str, mode: str, *, px: int, seconds: float) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     found = rates(
         config,
-        build(config, device),
+        build_model(config, device),
         whole(config, device),
         launcher(mode, device),
         seconds=seconds,

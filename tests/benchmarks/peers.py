@@ -150,9 +150,10 @@ def ours(data: Path, px: int, batch: int) -> Iterator[int]:
     from casting_tune.config import TrialConfig
     from casting_tune.data import augmentation, pack
     from casting_tune.data import batches as loader
+    from casting_tune.toggles import TOGGLES
     from casting_tune.training import trial
 
-    device, toggles = torch.device("cpu"), tuple(augmentation.TOGGLES)
+    device, toggles = torch.device("cpu"), tuple(TOGGLES)
     packed = pack.open_pack(data)
     rows = (packed.splits == "train").nonzero()[0]
     prepare = trial._preparation(

@@ -27,11 +27,11 @@ import pyarrow as pa
 from casting_tune import metrics
 from casting_tune.analysis import tables
 from casting_tune.config import Predictions, cell_id
-from casting_tune.data import augmentation
 from casting_tune.planning import expand
 from casting_tune.planning.cells import Cell
 from casting_tune.store import schema
-from casting_tune.store.store import serialised
+from casting_tune.store.table_file import serialised
+from casting_tune.toggles import TOGGLES, augmentation_name
 from tests.benchmarks import figures
 
 DATASET, RUN = "0123456789abcdef", "made"
@@ -113,7 +113,7 @@ def _asked(sweep: str, cell: Cell, key: str, position: int) -> dict[str, Any]:
     return {
         "run_id": RUN, "sweep": sweep, "asked_at": datetime(2026, 1, 1, tzinfo=UTC), "position": position,
         "cell_id": key, "row": cell.row, "label": cell.label, "backbone": config.backbone,
-        "augmentation": augmentation.name(config.toggles), "batch_size": config.batch_size, "image_px": config.image_px,
+        "augmentation": augmentation_name(config.toggles), "batch_size": config.batch_size, "image_px": config.image_px,
         "weights": config.weights, "seed": config.seed, "fold": config.fold, "dataset_id": DATASET, "quick": False,
         "kind": "cell", "study": json.dumps(cell.study) if cell.study else None,
     }  # fmt: skip
@@ -125,7 +125,7 @@ def _trial(sweep: str, cell: Cell, key: str, predicted: Predictions) -> dict[str
     scored = _scored(predicted)
     return settings | scored | {
         "cell_id": key, "attempt": 1, "sweep": sweep, "label": cell.label, "status": "completed",
-        "augmentation": augmentation.name(toggles), **{name: name in toggles for name in augmentation.TOGGLES},
+        "augmentation": augmentation_name(toggles), **{name: name in toggles for name in TOGGLES},
         "dataset_id": DATASET, "n_train": 5307, "n_validation": 1326, "n_test": len(predicted.image),
         "epoch_s": 30.0, "step_s": 0.02, "image_s": 0.005, "n_steps": 1327, "latency_one_s": 0.01,
         "latency_batch_s": 0.2, "latency_batch_images": 32, "device": "cpu", "n_threads": 2, "n_at_once": 1,

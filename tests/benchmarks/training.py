@@ -21,11 +21,11 @@ import torch
 
 from casting_tune.config import Epoch, TrialConfig
 from casting_tune.data import pack, synthetic
-from casting_tune.data.augmentation import TOGGLES
 from casting_tune.data.pack import Pack
 from casting_tune.execution import ray_cluster
-from casting_tune.models import registry
+from casting_tune.models import build
 from casting_tune.store.store import Store
+from casting_tune.toggles import TOGGLES
 from casting_tune.training import loop, trial
 from casting_tune.training.precision import resolve
 from casting_tune.training.records import Place
@@ -37,7 +37,7 @@ REAL = (5307, 1326)
 
 def bare_step(config: TrialConfig, *, seconds: float) -> float:
     """Return images a second of forward, backward and optimiser on one batch that lies there."""
-    model = registry.build(
+    model = build.model(
         config.backbone, weights="none", dense=0, dropout=0, in_channels=config.in_channels, seed=0
     ).to(memory_format=trial._layout(config))  # type: ignore[call-overload]
     shape = (config.batch_size, config.in_channels, config.image_px, config.image_px)

@@ -374,7 +374,7 @@ def test_verbose_shows_the_steps_and_a_failures_traceback_on_stderr_and_nothing_
     def broken_build(*_: object, **__: object) -> None:
         raise RuntimeError("kernel broke")
 
-    monkeypatch.setattr("casting_tune.models.registry.build", broken_build)
+    monkeypatch.setattr("casting_tune.models.build.model", broken_build)
     more = (
         "--data",
         drawn,
@@ -656,7 +656,7 @@ def test_the_audit_skips_bad_files_on_request(
     (tmp_path / "castings" / "train" / "ok_front" / "odd.png").write_bytes(b"no image")
     words = ("audit", "--data", tmp_path / "castings", "--results", tmp_path / "r")
     code, _, err = call(capsys, *words)
-    assert (code, "or leave them out with --skip-bad" in err) == (4, True)
+    assert (code, "or skip them with --skip-bad" in err) == (4, True)
     assert call(capsys, *words, "--skip-bad")[0] == 0
 
 

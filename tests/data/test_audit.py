@@ -119,7 +119,7 @@ def test_an_image_of_something_else_is_an_outlier(flawed: Pack, told: Audit) -> 
 def test_the_first_finding_says_what_it_means_for_a_score(told: Audit) -> None:
     first = told.findings[0]
     assert first.startswith(
-        "2 of the 10 test images show a photograph that stands in train too (1 byte for byte)"
+        "2 of the 10 test images show a photograph that is also in train (1 byte for byte)"
     )
     assert "split by group" in first
 
@@ -127,8 +127,8 @@ def test_the_first_finding_says_what_it_means_for_a_score(told: Audit) -> None:
 def test_the_findings_name_photographs_conflict_and_constant_image(told: Audit) -> None:
     everything = "\n".join(told.findings)
     assert "34 images come from 30 photographs" in everything
-    assert "1 photograph carries both labels: 1 files as ok_front and 1 as def_front" in everything
-    assert "1 image is of one gray level" in everything
+    assert "1 photograph has both labels: 1 files as ok_front and 1 as def_front" in everything
+    assert "1 image has only one gray level" in everything
 
 
 def test_the_audit_carries_the_dataset_it_speaks_of(flawed: Pack, told: Audit) -> None:
@@ -148,7 +148,7 @@ def test_no_twin_in_train_is_said_so(tmp_path: Path) -> None:
     synthetic.draw(tmp_path / "castings", n_images=40, size_px=128, seed=5)
     clean = audit(pack_room.pack(tmp_path / "castings", tmp_path / "packs"))
     assert clean.findings[0] == (
-        "None of the 8 test images shows a photograph that stands in train: copies do not flatter a score."
+        "None of the 8 test images shows a photograph that is also in train: no leak found."
     )
 
 

@@ -25,7 +25,7 @@ def _refused(root: Path, match: str) -> None:
 
 def test_a_name_that_is_not_utf_8_is_refused(folder: Path) -> None:
     (folder / "train" / "ok_front" / os.fsdecode(b"gu\xdf.png")).write_bytes(b"x")
-    _refused(folder, r"Names are UTF-8, .*gu\?\.png' is not")
+    _refused(folder, r"file name '.*gu\?\.png' is not valid UTF-8")
 
 
 def test_other_and_hidden_files_are_passed_over(folder: Path) -> None:
@@ -38,12 +38,12 @@ def test_other_and_hidden_files_are_passed_over(folder: Path) -> None:
 
 
 def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
-    _refused(tmp_path / "nowhere", "There is no image folder")
+    _refused(tmp_path / "nowhere", "Image folder not found")
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    _refused(tmp_path / "empty", "holds no class folders")
+    _refused(tmp_path / "empty", "has no class folders")
 
 
 def test_an_unknown_positive_class_is_refused_with_the_classes(folder: Path) -> None:
@@ -67,19 +67,19 @@ def test_a_third_class_is_refused(folder: Path) -> None:
 
 def test_a_class_that_test_lacks_is_refused(folder: Path) -> None:
     shutil.rmtree(folder / "test" / "ok_front")
-    _refused(folder, "lacks 'ok_front'")
+    _refused(folder, "missing in .*: 'ok_front'")
 
 
 def test_a_class_folder_without_images_is_refused(folder: Path) -> None:
     for file in (folder / "test" / "ok_front").iterdir():
         file.rename(file.with_suffix(".txt"))
-    _refused(folder, "holds no .* file")
+    _refused(folder, "has no .* file")
 
 
 @pytest.mark.parametrize("extra", ["valid", "def_front"])
 def test_a_folder_beside_train_and_test_is_refused(folder: Path, extra: str) -> None:
     (folder / extra).mkdir()
-    _refused(folder, f"holds .*'{extra}'")
+    _refused(folder, f"contains .*'{extra}'")
 
 
 def test_a_folder_inside_a_class_folder_is_refused(folder: Path) -> None:
@@ -89,4 +89,4 @@ def test_a_folder_inside_a_class_folder_is_refused(folder: Path) -> None:
 
 def test_train_without_test_is_refused(folder: Path) -> None:
     shutil.rmtree(folder / "test")
-    _refused(folder, r"holds 'train'\.")
+    _refused(folder, r"contains 'train'\.")

@@ -83,7 +83,7 @@ def test_nothing_is_asked_of_kaggle_before_the_licence_is_accepted(
 def test_a_folder_that_holds_something_is_never_written_to(kaggle: Kaggle, tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("")
     for place in (tmp_path, tmp_path / "mine"):
-        with pytest.raises(UsageError, match="is there already"):
+        with pytest.raises(UsageError, match="already exists"):
             fetch.fetch(place, licence_accepted=True)
     assert kaggle.asked == 0
 
@@ -118,12 +118,12 @@ def test_one_changed_byte_one_file_less_and_one_more_are_each_found(
         fetch.check(folder)
     image.unlink()
     n = fetch.COUNTS["train/ok_front"]
-    with pytest.raises(ImagesError, match=f"train/ok_front holds {n - 1} files, not {n}"):
+    with pytest.raises(ImagesError, match=f"train/ok_front has {n - 1} files instead of {n}"):
         fetch.check(folder)
     image.write_bytes(whole)
     (folder / "test" / "other").mkdir()
     (folder / "test" / "other" / "one.png").write_bytes(b"")
-    with pytest.raises(ImagesError, match="test/other holds 1 files, not 0"):
+    with pytest.raises(ImagesError, match="test/other has 1 files instead of 0"):
         fetch.check(folder)
 
 
@@ -131,7 +131,7 @@ def test_a_folder_without_castings_is_said_to_have_none(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, _, err = call(capsys, "fetch", "--check", tmp_path)
-    assert (code, "There are no castings in" in err) == (4, True)
+    assert (code, "No castings in" in err) == (4, True)
 
 
 def test_the_real_castings_are_those_that_were_published(

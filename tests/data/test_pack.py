@@ -209,7 +209,7 @@ def test_a_damaged_pack_is_refused_with_a_way_out(
         array.unlink()
     else:
         manifest.write_text(manifest.read_text().replace('"version": 1', '"version": 99'))
-    with pytest.raises(ImagesError, match=r"[Rr]emove (that folder|it) and pack the images again"):
+    with pytest.raises(ImagesError, match=r"[Rr]emove (this folder|it) and pack the images again"):
         open_pack(lies)
 
 
@@ -226,7 +226,7 @@ def test_a_pack_that_may_not_be_read_is_not_called_damaged(
 
 def test_a_folder_that_never_was_a_pack_is_not_told_to_be_removed(folder: Path) -> None:
     with pytest.raises(
-        ImagesError, match=r"is not a pack: it lacks manifest\.json\. Name a folder in packs/"
+        ImagesError, match=r"is not a pack: manifest\.json not found\. Give a folder in packs/"
     ):
         open_pack(folder)
 
@@ -404,7 +404,7 @@ def test_what_was_left_out_once_is_an_error_again_without_skip_bad(
 def test_a_class_of_bad_files_only_is_refused(folder: Path, tmp_path: Path) -> None:
     for file in (folder / "test" / "ok_front").iterdir():
         file.write_bytes(b"x")
-    with pytest.raises(ImagesError, match="No test image of class 'ok_front'"):
+    with pytest.raises(ImagesError, match="No usable test image of class 'ok_front'"):
         pack(folder, tmp_path / "packs", skip_bad=True)
 
 

@@ -144,8 +144,8 @@ def test_photographs_are_found_where_three_in_twenty_of_them_carry_both_labels()
 def test_pairs_that_the_bound_passes_over_are_all_below_the_cut() -> None:
     images, _, _ = _copies(10, of_each=3, size_px=96)
     spectra = photo_groups.whitened(photo_groups.unwrap(images))
-    every = photo_groups.likeness(spectra, spectra)
-    above = photo_groups.likeness(spectra, spectra, above=0.4)
+    every = photo_groups.similarity(spectra, spectra)
+    above = photo_groups.similarity(spectra, spectra, above=0.4)
     assert np.array_equal(above, np.where(every > 0.4, every, 0))
     assert 0 < np.count_nonzero(above) < above.size
 
@@ -168,10 +168,10 @@ def test_likeness_is_the_best_correlation_over_every_turn_and_mirror() -> None:
         for view in (other, other[:, ::-1])
         for shift in range(photo_groups.N_ANGLES)
     )
-    assert photo_groups.likeness(spectra[:1], spectra[1:2])[0, 0] == pytest.approx(
+    assert photo_groups.similarity(spectra[:1], spectra[1:2])[0, 0] == pytest.approx(
         by_hand, abs=1e-5
     )
-    assert photo_groups.likeness(spectra[:1], spectra[:1])[0, 0] == pytest.approx(1, abs=1e-5)
+    assert photo_groups.similarity(spectra[:1], spectra[:1])[0, 0] == pytest.approx(1, abs=1e-5)
 
 
 def test_progress_reaches_the_number_of_images() -> None:

@@ -119,19 +119,19 @@ def test_a_share_outside_zero_to_one_is_refused(share: float) -> None:
 @pytest.mark.parametrize("name", ["seed", "train_images", "test_images"])
 def test_a_negative_number_is_refused(name: str) -> None:
     numbers = {"seed": 0, "train_images": 0, "test_images": 0, name: -1}
-    with pytest.raises(UsageError, match=f"{name} is 0 or more; got -1"):
+    with pytest.raises(UsageError, match=f"{name} must be 0 or more; got -1"):
         split(LABELS, SPLITS, ALONE, validation_share=0.2, **numbers)
 
 
 def test_one_training_image_of_a_class_is_refused() -> None:
     labels = np.array([1, 1, 1, 0, 1, 0], dtype=np.uint8)
     splits = np.array(["train"] * 4 + ["test"] * 2)
-    with pytest.raises(UsageError, match=r"train side needs at least 2 good .* has 1"):
+    with pytest.raises(UsageError, match=r"train side requires at least 2 good .* got 1"):
         split(labels, splits, np.arange(6), validation_share=0.5, seed=0)
 
 
 def test_a_test_side_without_one_class_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"test side needs at least 1 good .* has 0"):
+    with pytest.raises(UsageError, match=r"test side requires at least 1 good .* got 0"):
         split(LABELS[:112], SPLITS[:112], ALONE[:112], validation_share=0.2, seed=0)
 
 

@@ -125,18 +125,18 @@ def test_an_unknown_defect_is_refused() -> None:
 
 @pytest.mark.parametrize(("name", "value"), [("n_images", 9), ("size_px", 31), ("seed", -1)])
 def test_a_number_out_of_range_is_refused(tmp_path: Path, name: str, value: int) -> None:
-    with pytest.raises(UsageError, match=f"{name} is at least .* got {value}"):
+    with pytest.raises(UsageError, match=f"{name} must be at least .* got {value}"):
         draw(tmp_path, **{name: value})
 
 
 def test_a_folder_that_holds_something_is_left_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("keep")
-    with pytest.raises(ImagesError, match="empty folder"):
+    with pytest.raises(ImagesError, match="is not empty"):
         draw(tmp_path, n_images=10, size_px=32)
     assert [file.name for file in tmp_path.iterdir()] == ["mine.txt"]
 
 
 def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(ImagesError, match="Cannot draw"):
+    with pytest.raises(ImagesError, match="Cannot write castings"):
         draw(tmp_path / "file", n_images=10, size_px=32)

@@ -16,7 +16,7 @@ from casting_tune.data import augmentation, batches
 from casting_tune.deploy import export, grad_cam, onnx_graph, retrain
 from casting_tune.deploy.checks import Checked
 from casting_tune.errors import CastingTuneError, StoreError, UsageError
-from casting_tune.models import registry
+from casting_tune.models import build
 from casting_tune.store import completed
 from casting_tune.store.completed import Cell
 from casting_tune.store.store import Store
@@ -45,9 +45,7 @@ def exported(
 
 def decider_of(name: str, *, px: int, in_channels: int = 3) -> onnx_graph.Decider:
     """A network whose batch norms have seen images, so that its scores spread."""
-    model = registry.build(
-        name, weights="none", dense=0, dropout=0, in_channels=in_channels, seed=0
-    )
+    model = build.model(name, weights="none", dense=0, dropout=0, in_channels=in_channels, seed=0)
     decider = onnx_graph.Decider(
         model, px=px, in_channels=in_channels, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4)
     )
@@ -176,11 +174,11 @@ def test_the_backbone_opens_as_weights_of_a_folder(
     folder, _ = exported
     name, weights = cell.config.backbone, f"local-dir:{folder}"
     given = {"dense": 0, "dropout": 0.0, "in_channels": cell.config.in_channels, "seed": 9}
-    opened = registry.build(name, weights=weights, **given).backbone.state_dict()
+    opened = build.model(name, weights=weights, **given).backbone.state_dict()
     decider, _ = grad_cam.open_export(folder)
     for key, value in decider.model.backbone.state_dict().items():
         assert torch.equal(opened[key], value)
-    assert registry.normalisation(name, weights) == registry.normalisation(name, "none")
+    assert build.normalisation(name, weights) == build.normalisation(name, "none")
 
 
 def test_weights_of_another_training_are_refused(

@@ -10,7 +10,7 @@ from packaging.requirements import Requirement
 
 from casting_tune.execution import doctor, ray_cluster
 from casting_tune.execution.doctor import Finding
-from casting_tune.models import registry
+from casting_tune.models import build
 from tests.cli.test_main import call
 
 Usage = namedtuple("Usage", ["total", "used", "free"])
@@ -26,7 +26,7 @@ def finding(results: Path, about: str) -> Finding:
 def light(monkeypatch: pytest.MonkeyPatch) -> None:
     """Load one library instead of all, and ask timm nothing."""
     monkeypatch.setattr(doctor, "IMPORTED", ("json",))
-    monkeypatch.setattr(registry, "cached", lambda: {"vgg16": True, "resnet50": False})
+    monkeypatch.setattr(build, "cached", lambda: {"vgg16": True, "resnet50": False})
 
 
 def test_a_sound_machine_exits_0_and_its_findings_come_as_json(

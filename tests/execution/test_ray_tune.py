@@ -28,7 +28,7 @@ from casting_tune.errors import ResourcesError, StoreError
 from casting_tune.execution import nodes, ray_cluster, ray_failures, ray_private, ray_tune
 from casting_tune.execution.nodes import Resources
 from casting_tune.execution.tasks import Asha, Claimed, Event, Halt, InOrder, Task, Work
-from casting_tune.models import registry
+from casting_tune.models import build
 from casting_tune.store.store import Store
 from casting_tune.training import trial
 from casting_tune.training.records import Place
@@ -74,14 +74,14 @@ def test_a_failing_trial_is_retried_and_then_given_up_and_the_next_one_runs(
     packed: Pack, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events: list[Event] = []
-    real = registry.build
+    real = build.model
 
-    def build(name: str, **more: object) -> object:
+    def build_model(name: str, **more: object) -> object:
         if more["seed"] == 0:
             raise RuntimeError("broken kernel")
         return real(name, **more)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(registry, "build", build)
+    monkeypatch.setattr(build, "model", build_model)
     ray_tune.run_inline(
         work(store, [CONFIG, replace(CONFIG, seed=1)], retries=2), packed, on_event=events.append
     )

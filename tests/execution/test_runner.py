@@ -318,7 +318,7 @@ def test_test_images_that_stand_in_train_are_said_up_front(
     ("change", "error", "message"),
     [
         ({"sweep": "backbone_gird"}, UsageError, "backbone_grid"),
-        ({"data": Path("/nowhere")}, ImagesError, "There is no image folder"),
+        ({"data": Path("/nowhere")}, ImagesError, "Image folder not found"),
         ({"positive": "def_frnt"}, ImagesError, "def_front"),
         (
             {"trials_at_once": 0, "inline": False},
@@ -366,7 +366,7 @@ def test_a_plan_asks_nobody_for_weights_and_has_the_keys_of_the_run(
 ) -> None:
     tiny.write_text(tiny.read_text().replace('"none"', '"imagenet"'))
     asked: list[object] = []
-    monkeypatch.setattr("casting_tune.models.pretrained.ask", asked.append)
+    monkeypatch.setattr("casting_tune.models.pretrained.check_available", asked.append)
     monkeypatch.setattr("casting_tune.models.pretrained.find_cached", lambda source: None)
     plan = runner.prepare(options(tiny, drawn, plan=True), say=lambda _: None).plan
     assert asked == []
@@ -445,8 +445,10 @@ def test_a_second_driver_of_the_same_sweep_is_refused_with_the_first_ones_number
 ) -> None:
     prepared = runner.prepare(options(tiny, drawn), say=lambda _: None)
     with (
-        prepared.store.running("tiny"),
-        pytest.raises(StoreError, match=f"is being run in this store by process {os.getpid()} on"),
+        prepared.store.sweep_lock("tiny"),
+        pytest.raises(
+            StoreError, match=f"is already running in this store: process {os.getpid()} on"
+        ),
     ):
         runner.execute(prepared, on_event=lambda _: None)
     assert runner.execute(prepared, on_event=lambda _: None) == 0  # let go of, it runs

@@ -179,7 +179,7 @@ def test_a_size_that_no_cell_of_a_search_could_train_is_refused_in_its_plan_too(
             overrides=tuple(sorted(small)),
         )
         with pytest.raises(
-            UsageError, match="image_px 32 does not go through 'timm:vit_tiny_patch16_224'"
+            UsageError, match="image_px must be at least 224 for 'timm:vit_tiny_patch16_224'"
         ):
             runner.prepare(asked, say=lambda _: None)
     assert not (hunt.parent / "results" / "packs").exists()  # and before images are packed

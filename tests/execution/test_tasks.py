@@ -15,7 +15,8 @@ from casting_tune.data.pack import Pack
 from casting_tune.errors import StoreError
 from casting_tune.execution import ray_tune
 from casting_tune.execution.tasks import Event, Halt, Task, Work
-from casting_tune.store.storage import Folder, Lost
+from casting_tune.store.local import Folder
+from casting_tune.store.s3 import LockLost
 from casting_tune.store.store import Store
 from casting_tune.training import trial
 from casting_tune.training.records import Place
@@ -258,17 +259,17 @@ def test_a_run_whose_cell_passed_to_another_process_stops_after_the_epoch_and_sa
     on_lost: list[Callable[[], object]] = []
 
     @contextlib.contextmanager
-    def hold(place: Folder, name: str, who: str, told: Callable[[], object]) -> Iterator[None]:
+    def lock(place: Folder, name: str, who: str, told: Callable[[], object]) -> Iterator[None]:
         on_lost.append(told)
         yield
-        raise Lost("process 8 on oven")
+        raise LockLost("process 8 on oven")
 
     def lose(event: Event) -> None:
         if event.kind == "epoch":
             on_lost[0]()
 
-    monkeypatch.setattr(Folder, "hold", hold)
-    with pytest.raises(StoreError, match=r"cell \w{16} is being run by process 8 on oven now"):
+    monkeypatch.setattr(Folder, "lock", lock)
+    with pytest.raises(StoreError, match=r"process 8 on oven now runs cell \w{16}"):
         ray_tune.run_inline(work(store, CONFIG, replace(CONFIG, seed=1)), packed, on_event=lose)
     assert store.read("epochs")["epoch"].to_pylist() == [1]
     assert store.read("trials").num_rows == 0

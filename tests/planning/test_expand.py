@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from casting_tune.data.augmentation import TOGGLES
 from casting_tune.errors import UsageError
 from casting_tune.planning import expand, sweep_file, validate
+from casting_tune.toggles import TOGGLES
 
 HEAD = 'question = "?"\n[fixed]\nbackbone = "vgg16"\nweights = "none"\n'
 

@@ -13,6 +13,7 @@ from casting_tune.data import augmentation
 from casting_tune.data.pack import Pack
 from casting_tune.errors import ImagesError, UsageError
 from casting_tune.report import image_grids
+from casting_tune.toggles import TOGGLES, parse_augmentation
 
 
 @pytest.fixture(scope="module")
@@ -24,11 +25,11 @@ def image(packed: Pack) -> np.ndarray:
 def test_the_augmentation_grid_has_the_11_settings_of_the_study_each_once(image):
     drawn = image_grids.augmented(image, n=4, seed=0, px=64)
     assert drawn.shape == (11, 4, 64, 64, 3)
-    toggles = [augmentation.parse(setting) for setting in image_grids.SETTINGS]
+    toggles = [parse_augmentation(setting) for setting in image_grids.SETTINGS]
     assert len(set(toggles)) == 11
     assert toggles[0] == ()
-    assert toggles[2] == tuple(augmentation.TOGGLES)
-    left_out = [set(augmentation.TOGGLES) - set(on) for on in toggles[3:]]
+    assert toggles[2] == tuple(TOGGLES)
+    left_out = [set(TOGGLES) - set(on) for on in toggles[3:]]
     assert left_out[0] == {"hue", "contrast"}
     assert [off for (off,) in left_out[1:]] == [
         "shift",
@@ -51,7 +52,7 @@ def test_a_row_holds_what_the_training_pipeline_gives_for_its_setting(image):
     images = torch.from_numpy(np.stack([image] * 3))[:, None]
     for row, setting in enumerate(image_grids.SETTINGS):
         draws = augmentation.draw(
-            augmentation.parse(setting), 3, seed=7, epoch=1, device=torch.device("cpu")
+            parse_augmentation(setting), 3, seed=7, epoch=1, device=torch.device("cpu")
         )
         inputs = augmentation.apply(images, draws, px=48)[:, 0].numpy()
         assert np.abs(drawn[row, ..., 0] - 255 * inputs).max() <= 0.5 + 1e-4

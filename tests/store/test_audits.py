@@ -16,9 +16,9 @@ from casting_tune.store.store import Store
 def test_a_dataset_is_audited_once_and_read_afterwards(
     packed: Pack, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = audits.kept(packed, store)
+    first = audits.stored_audit(packed, store)
     monkeypatch.setattr(audit, "audit", None)  # a second audit would raise
-    second = audits.kept(packed, store)
+    second = audits.stored_audit(packed, store)
     np.testing.assert_array_equal(first.group, second.group)
     np.testing.assert_array_equal(first.twin_in_train, second.twin_in_train)
     assert first.findings == second.findings
@@ -33,11 +33,11 @@ def test_two_sweeps_that_audit_the_same_images_at_once_both_go_on(
     def meanwhile(images: Pack, **more: object) -> audit.Audit:
         found = real(images)
         monkeypatch.setattr(audit, "audit", real)
-        audits.kept(images, store)
+        audits.stored_audit(images, store)
         return found
 
     monkeypatch.setattr(audit, "audit", meanwhile)
-    assert len(audits.kept(packed, store).group) == len(packed.labels)
+    assert len(audits.stored_audit(packed, store).group) == len(packed.labels)
     assert store.read("images").num_rows == len(packed.labels)
 
 
@@ -102,12 +102,12 @@ def test_of_two_versions_of_an_audit_every_reader_sees_the_newest_alone(twice: S
 def test_an_older_casting_tune_keeps_to_the_audit_of_its_own_version(
     packed: Pack, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = audits.kept(packed, store)
+    first = audits.stored_audit(packed, store)
     monkeypatch.setattr(audits, "VERSION", 2)
-    audits.kept(packed, store)
+    audits.stored_audit(packed, store)
     monkeypatch.setattr(audit, "audit", None)  # a third audit would raise
     for version in (1, 2):
         monkeypatch.setattr(audits, "VERSION", version)
-        np.testing.assert_array_equal(audits.kept(packed, store).group, first.group)
+        np.testing.assert_array_equal(audits.stored_audit(packed, store).group, first.group)
     assert store.read("images").num_rows == len(packed.labels)
     assert verify.verify(store).files["images"] == 2

@@ -136,10 +136,10 @@ def test_a_cache_of_a_later_schema_is_not_read(
     fill(store, range(10))
     with monkeypatch.context() as later:
         metadata = {VERSION_KEY: b"99"}
-        later.setattr("casting_tune.store.store.SCHEMA_VERSION", 99)
+        later.setattr("casting_tune.store.table_file.SCHEMA_VERSION", 99)
         later.setitem(SCHEMAS, "predictions", PREDICTIONS.with_metadata(metadata))
         fill(store, range(10, 20))
         assert store.read("predictions").num_rows == 30
     assert pq.read_schema(cache(store)).metadata[VERSION_KEY] == b"99"
-    with pytest.raises(StoreError, match="later casting_tune"):
+    with pytest.raises(StoreError, match="newer casting_tune"):
         store.read("predictions")

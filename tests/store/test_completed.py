@@ -71,7 +71,7 @@ def test_weights_of_a_folder_need_that_folder_again(
     )
     cell = write_row(store, config, packed)
     row = completed.find(store, cell)
-    with pytest.raises(UsageError, match="Name it with --weights-dir"):
+    with pytest.raises(UsageError, match="Give it with --weights-dir"):
         completed.config_of(row)
     assert completed.config_of(row, weights_dir=tmp_path).weights == f"local-dir:{tmp_path}"
 
@@ -81,9 +81,9 @@ def test_a_row_that_was_changed_or_is_of_another_recipe_is_refused(
 ) -> None:
     cell = write_row(store, TrialConfig(backbone="vgg16", precision="fp32"), packed, seed=77)
     row = completed.find(store, cell)
-    with pytest.raises(StoreError, match="does not give that key again"):
+    with pytest.raises(StoreError, match="does not match its id"):
         completed.config_of(row)
-    with pytest.raises(StoreError, match="is of recipe 99"):
+    with pytest.raises(StoreError, match="has recipe 99"):
         completed.config_of(row | {"recipe": 99})
 
 
@@ -97,8 +97,10 @@ def test_a_cell_is_refused_without_its_images_or_with_others(
     )
     alone = Store(tmp_path / "alone")
     alone.write("trials", "s", f"{row['cell_id']}-1", [row])
-    with pytest.raises(ImagesError, match="Name their folder with --data"):
+    with pytest.raises(ImagesError, match="Give their folder with --data"):
         completed.load(alone, row["cell_id"])
     synthetic.draw(tmp_path / "others", n_images=40, size_px=64, seed=9)
     with pytest.raises(ImagesError, match="was trained on"):
-        completed.load(alone, row["cell_id"], images=tmp_path / "others")
+        completed.load(
+            alone, row["cell_id"], images=completed.ImageSource(folder=tmp_path / "others")
+        )

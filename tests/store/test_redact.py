@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from casting_tune.store.redact import without
+from casting_tune.store.redact import redacted
 
 ENVIRONMENT = {
     "DB_PASSWORD": "hunt",
@@ -34,10 +34,12 @@ ENVIRONMENT = {
 )
 def test_a_text_is_kept_without_machine_and_people(text: str, kept: str) -> None:
     assert (
-        without(text, ENVIRONMENT, home="/srv/people/ada", host="press-7.plant.example", user="ada")
+        redacted(
+            text, ENVIRONMENT, home="/srv/people/ada", host="press-7.plant.example", user="ada"
+        )
         == kept
     )
 
 
 def test_what_is_everybodys_stays() -> None:
-    assert without("root cause: /", {}, home="/", host="localhost", user="root") == "root cause: /"
+    assert redacted("root cause: /", {}, home="/", host="localhost", user="root") == "root cause: /"

@@ -76,7 +76,7 @@ def test_a_file_of_a_later_version_is_refused_where_a_query_names_its_table(fill
     pq.write_table(pq.read_table(file).replace_schema_metadata({VERSION_KEY: b"99"}), file)
     assert query.run(filled, "select count(*) as n from predictions").to_pylist() == [{"n": 8}]
     with pytest.raises(
-        StoreError, match=rf"{file} was written by a later casting_tune \(schema 99\)"
+        StoreError, match=rf"{file} was written by a newer casting_tune \(schema 99\)"
     ):
         query.run(filled, "select count(*) from trials")
 
@@ -95,7 +95,7 @@ def write_later(store: Store, table: str, version: bytes = b"99") -> str:
 def test_a_later_schema_is_refused_in_every_table_by_query_and_by_every_reader_of_the_store(
     table: str, store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    says = f"{write_later(store, table)} was written by a later casting_tune (schema 99). Update casting_tune."
+    says = f"{write_later(store, table)} was written by a newer casting_tune (schema 99). Update casting_tune."
     code, out, err = call(capsys, "query", f"select * from {table}", "--results", store.root)
     assert (code, out, err) == (StoreError.exit_code, "", f"error: {says}\n")
     (file,) = store.names(table)

@@ -14,10 +14,12 @@ from casting_tune.analysis import selection
 from casting_tune.config import TrialConfig
 from casting_tune.deploy import retrain
 from casting_tune.errors import CastingTuneError, StoreError
-from casting_tune.store import completed, storage
+from casting_tune.store import completed, s3, storage
+from casting_tune.store.local import Folder, Locked
+from casting_tune.store.s3 import Bucket
 from casting_tune.store.schema import VERSION_KEY
-from casting_tune.store.storage import Bucket, Folder, Held
-from casting_tune.store.store import Store, serialised
+from casting_tune.store.store import Store
+from casting_tune.store.table_file import serialised
 
 ROW = {"cell_id": "a1", "attempt": 1, "sweep": "s", "status": "completed"}
 
@@ -31,7 +33,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Folder | Bucket:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(s3, "PATIENCE_S", 0.0)
 
 
 class Weather:
@@ -119,12 +121,12 @@ def test_what_was_put_is_listed_moved_and_deleted(place: Folder | Bucket) -> Non
 
 def test_folders_and_files_are_found_by_their_names(place: Folder | Bucket) -> None:
     assert place.folders("trials") == []
-    assert place.there(["trials/s/a.parquet"]) == []
+    assert place.existing(["trials/s/a.parquet"]) == []
     place.put("trials/s/a.parquet", pa.py_buffer(b"one"))
     place.put("trials/r/b.parquet", pa.py_buffer(b"two"))
     assert place.folders("trials") == ["trials/r", "trials/s"]
     names = ["trials/s/b.parquet", "trials/s/a.parquet", "trials/r", "trials/r/b.parquet"]
-    assert place.there(names) == ["trials/s/a.parquet", "trials/r/b.parquet"]
+    assert place.existing(names) == ["trials/s/a.parquet", "trials/r/b.parquet"]
 
 
 def test_a_name_is_given_once(place: Folder | Bucket) -> None:
@@ -137,15 +139,15 @@ def test_a_name_is_given_once(place: Folder | Bucket) -> None:
 def test_a_lock_is_one_holders_and_the_other_is_told_whose(place: Folder | Bucket) -> None:
     if isinstance(place, Folder):
         place.root.mkdir()
-    with place.hold("s", "process 7 on press", print):
+    with place.lock("s", "process 7 on press", print):
         with (
-            pytest.raises(Held, match="process 7 on press"),
-            place.hold("s", "process 8 on oven", print),
+            pytest.raises(Locked, match="process 7 on press"),
+            place.lock("s", "process 8 on oven", print),
         ):
             pass
-        with place.hold("another", "process 8 on oven", print):
+        with place.lock("another", "process 8 on oven", print):
             pass
-    with place.hold("s", "process 8 on oven", print):
+    with place.lock("s", "process 8 on oven", print):
         pass
 
 
@@ -155,9 +157,9 @@ def test_a_lock_in_a_bucket_whose_process_died_ends_by_itself(
     place = storage.at(bucket)
     assert isinstance(place, Bucket)
     with contextlib.ExitStack() as dead:
-        dead.enter_context(place.hold("s", "process 7 on press", print))
-        monkeypatch.setattr(storage, "LEASE_S", -1.0)
-        with place.hold("s", "process 8 on oven", print):
+        dead.enter_context(place.lock("s", "process 7 on press", print))
+        monkeypatch.setattr(s3, "LEASE_S", -1.0)
+        with place.lock("s", "process 8 on oven", print):
             assert len(place.names(".leases")) == 1
         monkeypatch.undo()
 
@@ -165,19 +167,19 @@ def test_a_lock_in_a_bucket_whose_process_died_ends_by_itself(
 def test_who_could_not_reach_the_bucket_for_too_long_learns_that_its_sweep_is_anothers_now(
     bucket: str, s3_server: str, weather: Weather, impatient: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage, "LEASE_S", 1.5)
+    monkeypatch.setattr(s3, "LEASE_S", 1.5)
     learned = threading.Event()
-    running = Store(bucket).running("s", learned.set)
+    running = Store(bucket).sweep_lock("s", learned.set)
     running.__enter__()
     weather.cut = True
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server)
     elsewhere = Bucket(bucket)  # its wire is whole
     time.sleep(3.2)  # the bucket's times are whole seconds
-    with elsewhere.hold("s", "process 8 on oven", pytest.fail):
+    with elsewhere.lock("s", "process 8 on oven", pytest.fail):
         weather.cut = False
         assert learned.wait(5)
         with pytest.raises(
-            StoreError, match=r"could not reach s3.*sweep 's' is being run by process 8 on oven now"
+            StoreError, match=r"could not reach s3.*process 8 on oven now runs sweep 's'"
         ):
             running.__exit__(None, None, None)
 
@@ -185,8 +187,8 @@ def test_who_could_not_reach_the_bucket_for_too_long_learns_that_its_sweep_is_an
 def test_who_could_not_reach_the_bucket_for_long_keeps_a_lock_that_nobody_asked_for(
     bucket: str, weather: Weather, impatient: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage, "LEASE_S", 0.6)
-    with storage.at(bucket).hold("s", "process 7 on press", pytest.fail):
+    monkeypatch.setattr(s3, "LEASE_S", 0.6)
+    with storage.at(bucket).lock("s", "process 7 on press", pytest.fail):
         weather.cut = True
         time.sleep(1.7)
         weather.cut = False
@@ -196,11 +198,11 @@ def test_who_could_not_reach_the_bucket_for_long_keeps_a_lock_that_nobody_asked_
 def test_who_asks_for_a_lock_and_gives_way_costs_its_holder_nothing(
     bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage, "LEASE_S", 3.0)
+    monkeypatch.setattr(s3, "LEASE_S", 3.0)
     until = time.monotonic() + 2
-    with storage.at(bucket).hold("s", "process 7 on press", pytest.fail):
+    with storage.at(bucket).lock("s", "process 7 on press", pytest.fail):
         while time.monotonic() < until:
-            with pytest.raises(Held), Bucket(bucket).hold("s", "process 8 on oven", print):
+            with pytest.raises(Locked), Bucket(bucket).lock("s", "process 8 on oven", print):
                 pass
 
 
@@ -264,7 +266,7 @@ def test_a_full_spool_is_said_in_one_line(
     weather.cut = True
     monkeypatch.setattr(Folder, "put", full)
     with pytest.raises(
-        StoreError, match=r"Cannot write .*Nor can .*spool hold it: .*No space left"
+        StoreError, match=r"Cannot write .*Cannot write to .*spool either: .*No space left"
     ):
         Store(bucket).write("trials", "s", "a1-1", [ROW])
 
@@ -356,17 +358,12 @@ def test_an_error_about_a_bucket_names_its_address_and_no_folder_of_this_machine
     wrong: dict[str, Callable[[], object]] = {
         f"'{bucket}'": lambda: selection.best(store, "s"),
         f"of '{bucket}'": lambda: completed._pack(
-            store,
-            {"cell_id": "a1", "dataset_id": "d"},
-            images=None,
-            pack_size=None,
-            skip_bad=False,
-            on_progress=None,
+            store, {"cell_id": "a1", "dataset_id": "d"}, None, None
         ),
-        f"{bucket}/trials/s/a1-1.parquet is there already": lambda: store.write(
+        f"{bucket}/trials/s/a1-1.parquet already exists": lambda: store.write(
             "trials", "s", "a1-1", [ROW]
         ),
-        f"{bucket}/epochs/s/a1-1-1.parquet was written by a later": lambda: store.read("epochs"),
+        f"{bucket}/epochs/s/a1-1-1.parquet was written by a newer": lambda: store.read("epochs"),
         f"{bucket}/predictions/s/a1-1.parquet cannot be read": lambda: store.read("predictions"),
         f"{bucket}/nothing": lambda: store.move("nothing", "something"),
         f"{bucket}/weights/a1.safetensors cannot be read": lambda: retrain.trained(cell, store),

@@ -220,4 +220,4 @@ def test_a_file_of_another_name_among_the_rows_is_no_attempt_and_stops_no_sweep(
     store.write("trials", "s", "a1-2", [ROW])
     store.write("epochs", "s", "a1-3-1", [])
     store.write("trials", "s", "notes", [])
-    assert store.attempts() == {"a1": 3}
+    assert store.last_attempts() == {"a1": 3}

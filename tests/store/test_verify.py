@@ -110,11 +110,11 @@ def test_a_broken_file_is_found_and_moved_aside_and_its_cell_runs_again(
         (PREDICTED, {"image": 3}, "two predictions of one image"),
         (PREDICTED, {"attempt": 2}, "another trial"),
         (PREDICTED, {"split": "test"}, "validation images"),
-        (TRIAL, {"n_test": 5}, "and its trial had 5"),
-        (TRIAL, {"test_tp": 99}, "and its trial counted"),
-        (TRIAL, {"status": "finished"}, "not the one row"),
-        (TRIAL, {"attempt": 2}, "not the one row"),
-        (EPOCH, {"epoch": 2}, "not the one epoch"),
+        (TRIAL, {"n_test": 5}, "but its trial had 5"),
+        (TRIAL, {"test_tp": 99}, "but its trial counted"),
+        (TRIAL, {"status": "finished"}, "not contain the one row"),
+        (TRIAL, {"attempt": 2}, "not contain the one row"),
+        (EPOCH, {"epoch": 2}, "not contain the one epoch"),
     ],
 )
 def test_rows_that_cannot_be_are_a_fault_and_its_cell_runs_again(
@@ -171,7 +171,7 @@ def test_a_file_of_a_later_version_is_named_and_left_where_it_is(old: Store) -> 
 def test_nothing_is_moved_while_a_sweep_runs(old: Store) -> None:
     (old.root / TRIAL).write_bytes(b"")
     report = verify.verify(old)
-    with old.running("tiny"), pytest.raises(StoreError, match="is being run"):
+    with old.sweep_lock("tiny"), pytest.raises(StoreError, match="is already running"):
         verify.quarantine(old, report)
     assert (old.root / TRIAL).exists()
 

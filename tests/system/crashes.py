@@ -28,7 +28,7 @@ from torch import nn
 from casting_tune import failpoints
 from casting_tune.data import synthetic
 from casting_tune.execution import placement, ray_cluster, runner
-from casting_tune.models import registry
+from casting_tune.models import build
 from casting_tune.planning.options import Options
 from casting_tune.store import verify
 from casting_tune.store.store import Store
@@ -71,7 +71,7 @@ class Small(nn.Module):
         return pooled
 
 
-def build(name: str, *, seed: int, **more: Any) -> Small:
+def build_model(name: str, *, seed: int, **more: Any) -> Small:
     torch.manual_seed(seed)
     return Small()
 
@@ -181,7 +181,7 @@ def main(folder: Path, stride: int, kinds: tuple[str, ...]) -> None:
     torch.set_num_threads(1)
     ray_cluster.cpus_here = lambda: 1
     placement.git_commit = lambda: None
-    registry.build = build  # type: ignore[assignment]
+    build.model = build_model  # type: ignore[assignment]
     (folder / "crash.toml").write_text(SWEEP)
     synthetic.draw(folder / "castings", n_images=40, size_px=32, seed=1)
     assert in_child(folder, lambda _: None, reached=folder / "steps") == 0, (

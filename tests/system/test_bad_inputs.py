@@ -203,7 +203,7 @@ UNHEEDED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "an export of a cell of a run": (("export", "CELL", "--out", "OUT", "--run", "r"), ("best --sweep NAME [--run",)),
     "two formats of a query": (("query", "select 1", "--json", "--format", "csv"), ("--json and --format csv",)),
     "two formats of a table": (("table", "tiny", "--json", "--format", "latex"), ("--json and --format latex",)),
-    "a size of no images": (("reproduce", "CELL", "--pack-size", "64"), ("--pack-size", "together with --data")),
+    "a size of no images": (("reproduce", "CELL", "--pack-size", "64"), ("--pack-size", "requires --data")),
     "bad ones of no images": (("reproduce", "CELL", "--skip-bad"), ("--skip-bad", "together with --data")),
     "weights of no use": (("reproduce", "CELL", "--weights-dir", "OUT"), ("none weights", "drop --weights-dir")),
     "images of a report without": (("report", "tiny", "--data", "OUT"), ("--data", "--with-images")),
@@ -213,7 +213,7 @@ UNHEEDED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "a class of times": (("table", "tiny", "--kind", "timing", "--positive", "ok"), ("--positive", "'timing'")),
     "a class of pairs": (("table", "tiny", "--kind", "pairs", "--positive", "ok"), ("--positive", "'pairs'")),
     "a class of effects": (("table", "tiny", "--kind", "effects", "--positive", "ok"), ("--positive", "'effects'")),
-    "a size of an export's images": (("export", "CELL", "--out", "OUT/x", "--pack-size", "64"), ("with --data",)),
+    "a size of an export's images": (("export", "CELL", "--out", "OUT/x", "--pack-size", "64"), ("requires --data",)),
     "a sweep of an export of a cell": (("export", "CELL", "--out", "OUT/x", "--sweep", "tiny"), ("best --sweep NAME",)),
     "the end of no watch": (("predict", "OUT", "OUT", "--idle", "1"), ("--idle", "together with --watch")),
     "the exit code of a watch": (("predict", "OUT", "OUT", "--watch", "--fail-on-defect"), ("add --idle",)),
@@ -474,16 +474,16 @@ def _empty(folder: Path) -> None:
 
 
 FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
-    "a missing folder": (_remove, "There is no image folder"),
-    "a file for a folder": (lambda root: (_remove(root), root.write_bytes(b"x")), "There is no image folder"),
-    "an empty folder": (_empty, "holds no class folders. Two are needed: 'def_front'"),
-    "test/ missing": (lambda root: _remove(root / "test"), "holds 'train'."),
+    "a missing folder": (_remove, "Image folder not found"),
+    "a file for a folder": (lambda root: (_remove(root), root.write_bytes(b"x")), "Image folder not found"),
+    "an empty folder": (_empty, "has no class folders. Two are required: 'def_front'"),
+    "test/ missing": (lambda root: _remove(root / "test"), "contains 'train'."),
     "a folder beside train/ and test/": (lambda root: (root / "valid").mkdir(), "'test', 'train', 'valid'"),
-    "a missing class": (lambda root: _remove(root / "test" / "ok_front"), "lacks 'ok_front'"),
-    "an empty class": (lambda root: _empty(root / "test" / "ok_front"), "test/ok_front' holds no"),
+    "a missing class": (lambda root: _remove(root / "test" / "ok_front"), "missing in"),
+    "an empty class": (lambda root: _empty(root / "test" / "ok_front"), "test/ok_front' has no"),
     "an extra class": (
         lambda root: [shutil.copytree(root / s / "ok_front", root / s / "[/foo]\x1b\n") for s in ("train", "test")],
-        "Exactly two class folders are needed, one of them defective; ",
+        "Exactly two class folders are required, one of them defective; ",
     ),
     "a single class": (lambda root: [_remove(root / s / "ok_front") for s in ("train", "test")], "Exactly two class"),
     "a folder in a class": (lambda root: (root / "test" / "ok_front" / "more\n").mkdir(), "'more?'"),
@@ -493,7 +493,7 @@ FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a name that is not UTF-8": (
         lambda root: Path(os.fsdecode(bytes(root / "test" / "ok_front") + b"/gu\xdf.png")).write_bytes(b"x"),
-        "gu?.png' is not: rename it",
+        "gu?.png' is not valid UTF-8",
     ),
 }  # fmt: skip
 
@@ -694,7 +694,7 @@ STORES: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     ),
     "a later schema": (
         _later,
-        ("written by a later casting_tune (schema 99)", "Update casting_tune."),
+        ("written by a newer casting_tune (schema 99)", "Update casting_tune."),
     ),
 }
 
@@ -827,7 +827,7 @@ def test_a_folder_of_weights_that_holds_none_is_told(
 ) -> None:
     tiny.write_text(tiny.read_text().replace('"none"', f'"local-dir:{tmp_path}"'))
     words = ("sweep", tiny, "--data", drawn, "--results", tmp_path / "r", "--inline")
-    tells = ("has no config.json and no model.safetensors",)
+    tells = ("config.json and model.safetensors not found",)
     refused(capsys, *words, code=5, tells=tells, keeps=tmp_path / "r" / "trials")
 
 

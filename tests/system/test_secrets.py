@@ -11,7 +11,7 @@ import pytest
 
 from casting_tune.analysis import run_results
 from casting_tune.execution import runner
-from casting_tune.models import registry
+from casting_tune.models import build
 from casting_tune.planning.options import Options
 from casting_tune.store import verify
 
@@ -30,16 +30,16 @@ def test_no_secret_home_host_or_user_is_in_any_byte_of_a_store_and_no_pickle_in_
     monkeypatch.setattr(platform, "node", lambda: canaries[2])
     monkeypatch.setattr("casting_tune.store.redact._user", lambda: canaries[3])
     monkeypatch.chdir(tmp_path)
-    real, root = registry.build, tmp_path / "results"
+    real, root = build.model, tmp_path / "results"
 
-    def build(name: str, **more: object) -> object:
+    def build_model(name: str, **more: object) -> object:
         if more["seed"] == 0:
             raise RuntimeError(
                 f"{canaries[3]} at {canaries[2]} has no /srv/{canaries[1]}/key for {canaries[0]}"
             )
         return real(name, **more)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(registry, "build", build)
+    monkeypatch.setattr(build, "model", build_model)
     for folder in ("checkpoints", "trials/tiny", "epochs/tiny"):
         (root / folder).mkdir(parents=True)
         for name in ("a1-1.pt", "a1-1.pkl", ".a1-1.parquet"):
@@ -51,7 +51,7 @@ def test_no_secret_home_host_or_user_is_in_any_byte_of_a_store_and_no_pickle_in_
     for planned in prepared.plan.planned:  # where a trial would look for what it goes on from
         prepared.store.checkpoint(planned.cell_id).write_bytes(pickle.dumps(Evil()))
     assert runner.execute(prepared, on_event=lambda _: None) == 4
-    monkeypatch.setattr(registry, "build", real)
+    monkeypatch.setattr(build, "model", real)
     asked = replace(asked, retry_failed=True)
     assert runner.execute(runner.prepare(asked, say=lambda _: None), on_event=lambda _: None) == 2
     assert runner.execute(runner.prepare(asked, say=lambda _: None), on_event=lambda _: None) == 0

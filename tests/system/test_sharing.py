@@ -20,7 +20,7 @@ from casting_tune.errors import ResourcesError, UsageError
 from casting_tune.execution import nodes, ray_cluster, ray_tune, runner, tasks
 from casting_tune.execution.nodes import Resources
 from casting_tune.execution.tasks import Event, Task, Work
-from casting_tune.models import registry
+from casting_tune.models import build
 from casting_tune.planning import gpu_sharing
 from casting_tune.planning.options import Options
 from casting_tune.store.store import Store
@@ -124,20 +124,20 @@ def test_trials_of_unlike_shares_run_at_once_and_never_hold_more_than_a_gpu(
 
 def needs_half(config: TrialConfig, packed: Pack, store: Store, **more: Any) -> dict[str, Any]:
     """Train, but run out of memory on less than half a GPU, and on any where the seed is 9."""
-    real, allowed = registry.build, more["allowance"]
+    real, allowed = build.model, more["allowance"]
 
-    def build(name: str, **settings: Any) -> torch.nn.Module:
+    def build_model(name: str, **settings: Any) -> torch.nn.Module:
         if (allowed.gpu_share < 0.5 and config.seed) or (
             config.seed == 9 and not allowed.micro_batch
         ):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         return real(name, **settings)
 
-    registry.build = build
+    build.model = build_model
     try:
         return trial.run_trial(config, packed, store, **more)
     finally:
-        registry.build = real
+        build.model = real
 
 
 @pytest.mark.slow

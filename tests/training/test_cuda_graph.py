@@ -12,9 +12,9 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from casting_tune.config import Epoch, TrialConfig
-from casting_tune.data.augmentation import TOGGLES
 from casting_tune.data.pack import Pack
 from casting_tune.store.store import Store
+from casting_tune.toggles import TOGGLES
 from casting_tune.training import cuda_graph, loop
 from casting_tune.training import trial as run
 from casting_tune.training.loop import Recipe

@@ -5,10 +5,10 @@ import pytest
 from sklearn.metrics import accuracy_score, recall_score
 
 from casting_tune.config import TrialConfig
-from casting_tune.data.augmentation import TOGGLES
 from casting_tune.data.pack import Pack
 from casting_tune.data.splits import Folds
 from casting_tune.store.schema import SCHEMAS
+from casting_tune.toggles import TOGGLES
 from casting_tune.training.records import describe, failure, of_predictions, predictions, score
 
 NONE = np.array([], dtype=np.int64)

@@ -16,7 +16,7 @@ from casting_tune.config import Allowance, Epoch, TrialConfig, cell_id
 from casting_tune.data import augmentation, batches, splits
 from casting_tune.data.pack import Pack
 from casting_tune.errors import StoreError, UsageError
-from casting_tune.models import registry
+from casting_tune.models import build
 from casting_tune.store.store import Store
 from casting_tune.training import baselines, checkpoint, memory, trial
 from casting_tune.training import records as rows
@@ -153,7 +153,7 @@ def test_a_trial_that_raises_is_a_row_with_its_error_and_without_this_persons_ho
         except KeyError as error:
             raise RuntimeError(f"no file {Path.home()}/secret") from error
 
-    monkeypatch.setattr(registry, "build", broken)
+    monkeypatch.setattr(build, "model", broken)
     train(CONFIG, packed, store)
     (row,) = store.read("trials").to_pylist()
     assert (row["status"], row["error"]) == ("error", "RuntimeError: no file ~/secret")
@@ -187,7 +187,7 @@ def test_memory_that_runs_out_ends_the_trial_as_oom(
     def full(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(registry, "build", full)
+    monkeypatch.setattr(build, "model", full)
     assert train(CONFIG, packed, store)["status"] == status
 
 
@@ -306,7 +306,7 @@ def test_micro_batches_train_the_same_network_without_batch_normalisation(
 def test_kept_weights_are_those_that_made_the_predictions(packed: Pack, store: Store) -> None:
     row = train(CONFIG, packed, store, allowance=Allowance(keep=("last", "best")))
     cell = str(row["cell_id"])
-    model = registry.build(
+    model = build.model(
         CONFIG.backbone, weights="none", dense=0, dropout=0, in_channels=3, seed=9
     ).eval()
     model.load_state_dict(load_file(store.weights(cell)))
