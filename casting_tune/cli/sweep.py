@@ -349,7 +349,7 @@ def _execute(out: Console, prepared: Prepared, logged: Sequence[Wanted] = ()) ->
             _raise(_AtOnce(), number, frame)
             return
         stopped_by.append(number)
-        halt.wished.set()
+        halt.requested.set()
         console.say(out, "Finishing the running epochs; the same again stops at once.")
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -359,7 +359,7 @@ def _execute(out: Console, prepared: Prepared, logged: Sequence[Wanted] = ()) ->
             trackers.follow(
                 logged,
                 trials,
-                beside=prepared.store.root / "logs",
+                folder=prepared.store.root / "logs",
                 sweep=prepared.sweep.name,
                 run_id=prepared.run_id,
                 warn=lambda line: console.say(out, line),
@@ -417,7 +417,7 @@ def _about(prepared: Prepared) -> About:
     for trial in prepared.store.read("trials", cell_ids=done).to_pylist() if done else []:
         if trial["status"] == "completed" and trial["validation_accuracy"] is not None:
             known.setdefault(done[trial["cell_id"]], []).append(trial["validation_accuracy"])
-    flatters = [note for note in prepared.notes if "scores flatter" in note]
+    flatters = [note for note in prepared.notes if "scores look too good" in note]
     return About(
         sweep=prepared.sweep.name,
         n_done=len(planned) - len(prepared.plan.to_do),
@@ -449,9 +449,9 @@ def _outline(out: Console, prepared: Prepared) -> None:
     beside = [f" and {n} {name}" for kind, name in _BESIDE.items() if (n := counts[kind])]
     cells = f"{counts['cell']} cells"
     if sweep.search is not None:
-        from casting_tune.execution import search
+        from casting_tune.execution import search_space
 
-        for line in search.sentences(sweep.search):
+        for line in search_space.sentences(sweep.search):
             console.say(out, line)
         cells = f"{counts['cell']} of {sweep.search.n_trials} cells chosen"
     states = [f"{plan.count('done')} done", f"{len(plan.to_do) + prepared.n_to_choose} to do"]

@@ -150,12 +150,12 @@ def ours(data: Path, px: int, batch: int) -> Iterator[int]:
     from casting_tune.config import TrialConfig
     from casting_tune.data import augmentation, pack
     from casting_tune.data import batches as loader
-    from casting_tune.training import trial
+    from casting_tune.training import inputs
 
     device, toggles = torch.device("cpu"), tuple(augmentation.TOGGLES)
     packed = pack.open_pack(data)
     rows = (packed.splits == "train").nonzero()[0]
-    prepare = trial._preparation(
+    prepare = inputs.normaliser(
         TrialConfig(backbone="resnet50", image_px=px, toggles=toggles), device
     )
     pixels = loader.put(packed.images, rows, px=px, device=device)
