@@ -77,7 +77,7 @@ def open_doors(permissions: list[dict[str, Any]]) -> list[str]:
 
     Half of all addresses counts as everybody. `permissions` are the IpPermissions of EC2.
     """
-    found = []
+    doors = []
     for rule in permissions:
         ranges = [r.get("CidrIp") for r in rule.get("IpRanges", [])]
         ranges += [r.get("CidrIpv6") for r in rule.get("Ipv6Ranges", [])]
@@ -87,8 +87,8 @@ def open_doors(permissions: list[dict[str, Any]]) -> list[str]:
             else f"{rule['FromPort']}-{rule.get('ToPort')}"
         )
         wide = [place for place in ranges if str(place).rpartition("/")[2] in ("0", "1")]
-        found += [f"{rule.get('IpProtocol')} {ports} from {place}" for place in wide]
-    return found
+        doors += [f"{rule.get('IpProtocol')} {ports} from {place}" for place in wide]
+    return doors
 
 
 def _node_configs(cluster: ClusterFile) -> Iterator[Finding]:

@@ -140,7 +140,7 @@ def _gpu() -> Finding:
     try:
         import torch
 
-        found = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+        gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
     except Exception as error:  # a wrong driver may raise anything, or torch does not load
         return Finding(
             about="GPU",
@@ -148,7 +148,7 @@ def _gpu() -> Finding:
             seen=_line(error),
             way_out="Repair the GPU driver (check with nvidia-smi).",
         )
-    if not found and sys.platform == "linux":
+    if not gpus and sys.platform == "linux":
         way_out = (
             "Install a torch for this GPU and a matching driver; else trials train on the CPU."
         )
@@ -158,7 +158,7 @@ def _gpu() -> Finding:
             seen="there is a device, but torch does not see it",
             way_out=way_out,
         )
-    seen = ", ".join(f"{gpu.name}, {gpu.total_memory / GIB:.0f} GiB" for gpu in found)
+    seen = ", ".join(f"{gpu.name}, {gpu.total_memory / GIB:.0f} GiB" for gpu in gpus)
     return Finding(about="GPU", state="ok", seen=seen or "none here: trials train on the CPU")
 
 

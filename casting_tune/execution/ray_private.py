@@ -114,10 +114,10 @@ def resolve(address: str) -> str:
     """
     from ray._private import services
 
-    found: str | None = services.canonicalize_bootstrap_address(address)
-    if found is None:  # "local"
+    resolved: str | None = services.canonicalize_bootstrap_address(address)
+    if resolved is None:  # "local"
         raise ValueError("not host:port")
-    return found
+    return resolved
 
 
 def last_failure(trial: Any) -> BaseException | None:

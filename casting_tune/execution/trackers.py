@@ -123,12 +123,12 @@ def follow(
             place = str(Path(place).absolute())
         switches.append(_Switch(one.kind, partial(KINDS[one.kind], place, sweep, run_id), warn))
 
-    def tell(event: Event) -> None:
+    def report(event: Event) -> None:
         for switch in switches:
-            switch.guarded(partial(switch.tell, event, trials[event.task]))
+            switch.guarded(partial(switch.report, event, trials[event.task]))
 
     try:
-        yield tell
+        yield report
     finally:
         for switch in switches:
             switch.guarded(switch.close)
@@ -160,7 +160,7 @@ class _Switch:
             with suppress(Exception):  # it may fail again
                 self.close()
 
-    def tell(self, event: Event, trial: Logged) -> None:
+    def report(self, event: Event, trial: Logged) -> None:
         if self.logger is None:
             self.logger = self.make()
         if event.task not in self.runs:

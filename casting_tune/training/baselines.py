@@ -31,7 +31,7 @@ BASELINES = {
 
 _SMALL_PX = 40
 _STEP = 256  # train images compared at once with the test images
-_FEW = 16  # the same, where each pair needs a transform
+_FEW = 16  # the same, if each pair requires a transform
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -50,7 +50,7 @@ def cpu_has_bf16() -> bool | None:
 
 
 def notes(configs: Iterable[TrialConfig], device: Literal["cpu", "cuda"]) -> tuple[str, ...]:
-    """Return a note if bf16 is requested on a CPU without it, where steps take much longer.
+    """Return a note if bf16 is requested on a CPU without it; steps take much longer.
 
     Measured: resnet10t, 96 px, batch size 64, one thread, AVX2 only, torch 2.14:
     18.9 to 22.5 s against 1.5 to 2.0 s, n = 6.

@@ -112,7 +112,7 @@ class TrialRecord:
         ending: how it ended.
         duration_s: seconds of the attempt; None: unknown.
         measured: of a completed training; None for a baseline and a failed trial.
-        resumed_from: the last epoch of earlier attempts, where `measured` does not hold it.
+        resumed_from: the last epoch of earlier attempts, if `measured` has none.
         scores: metric columns of a completed trial, from `score`.
     """
 

@@ -213,7 +213,7 @@ def _failed(error: Exception, config: TrialConfig, context: TrialContext) -> End
 
 
 def _memory_advice(config: TrialConfig, n_images: int) -> str:
-    """Return what to change where memory ran out and the batch cannot be divided further."""
+    """Return advice if memory ran out and the batch cannot be divided further."""
     if is_baseline(config) or halved(config, n_images) is not None:
         return ""
     return (

@@ -14,9 +14,6 @@ from casting_tune.execution.nodes import Devices
 from casting_tune.planning import gpu_sharing
 from casting_tune.planning.gpu_sharing import Peak
 from casting_tune.store.store import Store
-from casting_tune.training import inputs, memory
-from casting_tune.training.image_split import count_images
-from casting_tune.training.probe import probe
 from casting_tune.training.records import Place
 
 GIB = 2**30
@@ -55,26 +52,6 @@ def test_one_configuration_of_each_network_and_size_is_probed_that_with_the_most
     baseline = TrialConfig(backbone="baseline:majority")
     asked = [CONFIG, few, many, few, baseline, replace(CONFIG, seed=3)]
     assert gpu_probes.unmeasured(asked, (PEAK,), shares().n_images) == (many,)
-
-
-def test_a_probe_counts_all_images_of_its_cell_and_says_of_which_device(packed: Pack) -> None:
-    config = replace(CONFIG, batch_size=2)
-    row, one = probe(config, packed, Place()), inputs.image_bytes(config, packed)
-    assert one == 32 * 32
-    assert row["n_images"] == len(packed.labels)
-    assert row["device_memory_bytes"] > row["peak_memory_bytes"] > 0
-
-
-def test_images_that_a_probe_leaves_out_are_added_to_its_peak(
-    packed: Pack, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(memory, "peak", lambda _: 1_000_000)
-    config = replace(CONFIG, batch_size=2)
-    n_probed = sum(
-        count_images(replace(config, train_images=8, test_images=inputs.EVALUATION_BATCH), packed)
-    )
-    added = probe(config, packed, Place())["peak_memory_bytes"] - 1_000_000
-    assert added == (len(packed.labels) - n_probed) * 32 * 32 > 0
 
 
 def test_a_network_that_cannot_be_probed_is_named_and_stops_nothing(

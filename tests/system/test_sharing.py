@@ -161,7 +161,7 @@ def test_memory_that_runs_out_on_a_share_doubles_it_and_only_on_a_whole_gpu_does
         2: [("oom", True), ("oom", True), ("oom", False)],
     }
     told = {e.error for e in events if e.retried}
-    assert "its memory ran out on 0.25 of a GPU: it runs again with more" in told
+    assert "out of memory with 0.25 of a GPU: it runs again with more" in told
     trials = store.read("trials").to_pandas().sort_values(["seed", "attempt"])
     assert list(zip(trials["seed"], trials["status"], trials["gpus"], strict=True)) == [
         (0, "completed", 0.25), (1, "oom", 0.25), (1, "completed", 0.5), (9, "oom", 0.25), (9, "oom", 0.5),
