@@ -27,9 +27,9 @@ def print_outline(out: Console, prepared: Prepared) -> None:
     added = [f" and {n} {name}" for kind, name in _ADDED.items() if (n := counts[kind])]
     cells = f"{counts['cell']} cells"
     if sweep.search is not None:
-        from casting_tune.execution import search
+        from casting_tune.execution import search_space
 
-        for line in search.sentences(sweep.search):
+        for line in search_space.sentences(sweep.search):
             console.say(out, line)
         cells = f"{counts['cell']} of {sweep.search.n_trials} cells chosen"
     states = [f"{plan.count('done')} done", f"{len(plan.to_do) + prepared.n_to_choose} to do"]

@@ -80,7 +80,7 @@ class _Stop:
             signals.raise_safely(_AtOnce(), number, frame)
             return
         self.signals.append(number)
-        self.halt.wished.set()
+        self.halt.requested.set()
         console.say(self.out, "Finishing the running epochs. Press Ctrl-C again to stop at once.")
 
 
@@ -110,7 +110,7 @@ def _follow(out: Console, prepared: Prepared, logged: Sequence[Wanted], halt: Ha
         trackers.follow(
             logged,
             trials,
-            beside=prepared.store.root / "logs",
+            folder=prepared.store.root / "logs",
             sweep=prepared.sweep.name,
             run_id=prepared.run_id,
             warn=lambda line: console.say(out, line),

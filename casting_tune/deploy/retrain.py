@@ -24,7 +24,7 @@ from casting_tune.store import completed
 from casting_tune.store.completed import Cell
 from casting_tune.store.store import Store
 from casting_tune.training import trial
-from casting_tune.training.records import Place
+from casting_tune.training.records import Place, TrialContext
 
 if TYPE_CHECKING:
     from torch import nn
@@ -105,11 +105,13 @@ def again(
             cell.config,
             cell.pack,
             store,
-            sweep=first["sweep"],
-            label=first["label"],
-            place=Place(device=_device(first["device"]), n_threads=first["n_threads"]),
-            groups=cell.groups,
-            allowance=Allowance(micro_batch=first.get("micro_batch"), keep=("last",)),
+            context=TrialContext(
+                sweep=first["sweep"],
+                label=first["label"],
+                place=Place(device=_device(first["device"]), n_threads=first["n_threads"]),
+                groups=cell.groups,
+                allowance=Allowance(micro_batch=first.get("micro_batch"), keep=("last",)),
+            ),
             on_epoch=on_epoch,
         )
         if row["status"] != "completed":

@@ -1,7 +1,7 @@
-"""A cluster file of `ray up`, read: what stands in it and on which line, and what Ray makes of it.
+"""Reads a cluster file of `ray up`: its content with line numbers, and Ray's completion of it.
 
-Comes in: the path of a YAML file, for AWS or for machines of one's own. Goes out: a ClusterFile.
-Also gives the cluster files that come with casting_tune. Judges nothing: that is `cluster`.
+Input: the path of a YAML file, for AWS or for the user's own machines. Output: a ClusterFile. Also
+returns the cluster files that come with casting_tune. The checks are in `cluster_check`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FILES = {
     "kubernetes": "rayjob.yaml",
     "account": "account.yaml",
 }
-"""The cluster files that come with casting_tune, by what they are for."""
+"""The cluster files that come with casting_tune, by their purpose."""
 
 START = {"head": "head_start_ray_commands", "worker": "worker_start_ray_commands"}
 """The commands that start Ray, by the part of the cluster on which they run."""
@@ -38,12 +38,12 @@ class ClusterFile:
     """A cluster file of `ray up` for the provider aws or local.
 
     Attributes:
-        written: as the person wrote it.
-        prepared: with Ray's defaults filled in; empty where Ray refuses the file.
-        refusal: why Ray refuses it, in one line, or None.
-        lines: the line of every key, by the keys that lead to it.
-        doubled: keys that stand twice in one mapping, and their lines.
-        placeholders: what is still to fill in, its line, and what the comment beside it says.
+        written: as the user wrote it.
+        prepared: with Ray's defaults; empty if Ray rejects the file.
+        refusal: why Ray rejects it, in one line, or None.
+        lines: the line of every key, by the path of keys to it.
+        doubled: keys that occur twice in one mapping, and their lines.
+        placeholders: values that must be replaced, their lines, and their comments.
     """
 
     written: dict[str, Any]
@@ -60,31 +60,29 @@ class ClusterFile:
         return self.lines.get(path, 1)
 
     def commands(self, part: str) -> list[str]:
-        """Return what runs on "head" or "worker" before and as Ray starts there."""
+        """Return the commands that run on "head" or "worker" until Ray has started there."""
         kinds = ("initialization_commands", "setup_commands", f"{part}_setup_commands", START[part])
         return [command for kind in kinds for command in self.written.get(kind) or []]
 
     @property
     def is_aws(self) -> bool:
-        """Whether the provider is AWS; else it is one's own machines."""
+        """Whether the provider is AWS; otherwise it is the user's own machines."""
         return bool(self.written["provider"]["type"] == "aws")
 
     @property
     def node_types(self) -> dict[str, dict[str, Any]]:
-        """What kinds of node there are, by name, as Ray fills them in."""
+        """The kinds of nodes, by name, with Ray's defaults."""
         return dict(self.prepared.get("available_node_types", {}))
 
 
 def source(purpose: str) -> str:
-    """Return the text of a cluster file that comes with casting_tune, from the wheel or the checkout."""
+    """Return the text of a cluster file of casting_tune, from the wheel or the checkout."""
     name = FILES[purpose]
     here = Path(str(importlib.resources.files("casting_tune")))
     for folder in (here / "clusters", here.parent, here.parent / "clusters"):
         if (folder / name).is_file():
             return (folder / name).read_text(encoding="utf-8")
-    raise ResourcesError(
-        f"The file '{name}' did not come with this casting_tune. Install it again."
-    )
+    raise ResourcesError(f"The file '{name}' is missing from casting_tune. Reinstall casting_tune.")
 
 
 def read(file: Path) -> ClusterFile:
@@ -108,7 +106,8 @@ def read(file: Path) -> ClusterFile:
     kind = provider.get("type") if isinstance(provider, dict) else None
     if kind not in ("aws", "local"):
         raise UsageError(
-            f"'{file}' names no provider that can be checked: provider.type is aws or local, not {kind!r}."
+            f"The provider of '{file}' cannot be checked: provider.type must be aws or local; "
+            f"got {kind!r}."
         )
     prepared, refusal = _prepared(written)
     doubled, lines = _keys(root)
@@ -128,17 +127,17 @@ def _need_extra() -> None:
         import ray.autoscaler  # noqa: F401
     except ImportError as error:
         raise ResourcesError(
-            "Clusters need an extra: pip install 'casting-tune[cluster]'."
+            "Clusters require an extra: pip install 'casting-tune[cluster]'."
         ) from error
 
 
 def _prepared(written: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
-    """Return the file as Ray fills it in, or nothing and why Ray refuses it."""
+    """Return the file with Ray's defaults, or nothing and why Ray rejects it."""
     import click
     import jsonschema
 
     level = logging.root.manager.disable
-    logging.disable(logging.INFO)  # Ray tells every default that it fills in
+    logging.disable(logging.INFO)  # Ray logs every default
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             return ray_private.prepare_cluster_file(copy.deepcopy(written)), None
@@ -146,18 +145,15 @@ def _prepared(written: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
         return {}, f"{'.'.join(map(str, error.absolute_path)) or 'top level'}: {error.message}"
     except (ValueError, RuntimeError, click.ClickException) as error:
         return {}, " ".join(str(error).split())
-    except (
-        TypeError,
-        KeyError,
-        AttributeError,
-    ) as error:  # Ray stumbles before it validates, and would in `ray up`
-        return {}, f"it fails on it with {type(error).__name__}: {error}"
+    # Ray fails before it validates, as it would in `ray up`
+    except (TypeError, KeyError, AttributeError) as error:
+        return {}, f"it fails with {type(error).__name__}: {error}"
     finally:
         logging.disable(level)
 
 
 def _keys(root: Any) -> tuple[list[tuple[str, int]], dict[tuple[str, ...], int]]:
-    """Return the keys that stand twice in one mapping, and the line of every key by its path."""
+    """Return the keys that occur twice in one mapping, and the line of every key by its path."""
     import yaml
 
     doubled: list[tuple[str, int]] = []
@@ -182,7 +178,7 @@ def _keys(root: Any) -> tuple[list[tuple[str, int]], dict[tuple[str, ...], int]]
 
 
 def _placeholders(root: Any, text: str) -> Iterator[tuple[str, int, str]]:
-    """Name every value that is still to fill in, with what its comment says; comments themselves do not count."""
+    """Yield every value that must be replaced, with its line and its comment."""
     rows = text.splitlines()
     places: dict[tuple[str, int], None] = {}
     for scalar in _scalars(root):

@@ -1,7 +1,7 @@
-"""What this machine has for a sweep and what it lacks, each with the way out.
+"""What this machine has for a sweep and what it lacks, each with advice.
 
-Comes in: where the results are to lie. Goes out: Findings. Trains nothing, asks no network, leaves
-nothing behind.
+Input: the place of the results. Output: Findings. Trains nothing, uses no network, leaves nothing
+behind.
 """
 
 from __future__ import annotations
@@ -33,20 +33,18 @@ IMPORTED = (
     "sklearn",
     "onnxruntime",
 )
-"""What may not load though its version fits: torch against torchvision, pyarrow against numpy."""
+"""Modules that may fail to load although their versions fit, such as torch with torchvision."""
 
 GIB = 2**30
-TRIAL_GIB, TIGHT_GIB = (
-    1,
-    4,
-)  # a worker with torch, timm, kornia and Ray takes 0.9 GiB before its first image
+# a worker with torch, timm, kornia and Ray takes 0.9 GiB before its first image
+TRIAL_GIB, TIGHT_GIB = 1, 4
 SHM_GIB = 1  # the real castings, packed, are 0.6 GiB
 DISK_GIB = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """What was looked at, how it stands, what was seen, and what mends it where it does not stand well."""
+    """What was checked, its state, what was seen, and what to do if the state is not ok."""
 
     about: str
     state: Literal["ok", "warn", "fail"]
@@ -55,10 +53,10 @@ class Finding:
 
 
 def examine(results: str) -> tuple[Finding, ...]:
-    """Look at libraries, CPUs, GPU, memory, results folder, weights and extras, in this order."""
+    """Check libraries, CPUs, GPU, memory, results folder, weights and extras, in this order."""
     return (
-        _python(), _libraries(), _imports(), _cpus(), _gpu(), _bf16(), _memory(), _shm(), _results(results),
-        _disk(results), _weights(), _extras(),
+        _python(), _libraries(), _imports(), _cpus(), _gpu(), _bf16(), _memory(), _shm(),
+        _results(results), _disk(results), _weights(), _extras(),
     )  # fmt: skip
 
 
@@ -71,15 +69,18 @@ def _python() -> Finding:
 
 
 def _libraries() -> Finding:
-    """Hold every library against what casting-tune asks for."""
-    asked = [
+    """Compare the version of every library with the requirements of casting-tune."""
+    required = [
         wanted
         for wanted in _requirements()
         if wanted.marker is None or wanted.marker.evaluate({"extra": ""})
     ]
-    wrong = _unmet(asked)
-    shown = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "timm", "kornia", "ray")
-                      if not any(part.startswith(name) for part in wrong))  # fmt: skip
+    wrong = _unmet(required)
+    shown = ", ".join(
+        f"{name} {importlib.metadata.version(name)}"
+        for name in ("torch", "timm", "kornia", "ray")
+        if not any(part.startswith(name) for part in wrong)
+    )
     if wrong:
         return Finding(
             about="libraries",
@@ -88,7 +89,9 @@ def _libraries() -> Finding:
             way_out="pip install -U casting-tune",
         )
     return Finding(
-        about="libraries", state="ok", seen=f"{shown} and {len(asked) - 4} others as asked for"
+        about="libraries",
+        state="ok",
+        seen=f"{shown} and {len(required) - 4} others meet the requirements",
     )
 
 
@@ -96,16 +99,14 @@ def _imports() -> Finding:
     broken = []
     for name in IMPORTED:
         if name == "onnxruntime" and importlib.util.find_spec(name) is None:
-            continue  # an extra, and not installed
+            continue  # an extra that is not installed
         try:
             importlib.import_module(name)
-        except (
-            Exception
-        ) as error:  # a broken installation raises whatever its first line that fails raises
+        except Exception as error:  # a broken installation may raise anything
             broken.append(f"{name}: {_line(error)}")
     if broken:
         way_out = (
-            "Install these again; a torch for the CPU alone needs the torchvision built for it."
+            "Reinstall these; a CPU-only torch requires the torchvision that was built for it."
         )
         return Finding(about="imports", state="fail", seen="; ".join(broken), way_out=way_out)
     return Finding(about="imports", state="ok", seen="every library loads")
@@ -119,13 +120,13 @@ def _cpus() -> Finding:
         psutil.cpu_count() or 1,
         _quota(Path("/sys/fs/cgroup/cpu.max")),
     )
-    seen = f"{mine} of {all_of_them} for this process; a trial's threads are set by the sweep"
+    seen = f"{mine} of {all_of_them} for this process; the sweep sets the threads of a trial"
     if granted is not None and granted < mine:
-        way_out = f"Start with --trials-at-once {max(1, int(granted))}, or give the container more."
+        way_out = f"Use --trials-at-once {max(1, int(granted))}, or give the container more CPUs."
         return Finding(
             about="CPUs",
             state="warn",
-            seen=f"{seen}; its container grants {granted:g}",
+            seen=f"{seen}; the limit of its container is {granted:g}",
             way_out=way_out,
         )
     return Finding(about="CPUs", state="ok", seen=seen)
@@ -139,25 +140,25 @@ def _gpu() -> Finding:
     try:
         import torch
 
-        found = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
-    except (
-        Exception
-    ) as error:  # a driver that does not fit raises whatever it likes, or torch does not even load
+        gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    except Exception as error:  # a wrong driver may raise anything, or torch does not load
         return Finding(
             about="GPU",
             state="fail",
             seen=_line(error),
-            way_out="Mend the driver; nvidia-smi says more.",
+            way_out="Repair the GPU driver (check with nvidia-smi).",
         )
-    if not found and sys.platform == "linux":
-        way_out = "Install a torch for this GPU and a driver that fits it; until then trials train on the CPU."
+    if not gpus and sys.platform == "linux":
+        way_out = (
+            "Install a torch for this GPU and a matching driver; else trials train on the CPU."
+        )
         return Finding(
             about="GPU",
             state="warn",
-            seen="there is a device, and torch sees none",
+            seen="there is a device, but torch does not see it",
             way_out=way_out,
         )
-    seen = ", ".join(f"{gpu.name}, {gpu.total_memory / GIB:.0f} GiB" for gpu in found)
+    seen = ", ".join(f"{gpu.name}, {gpu.total_memory / GIB:.0f} GiB" for gpu in gpus)
     return Finding(about="GPU", state="ok", seen=seen or "none here: trials train on the CPU")
 
 
@@ -166,9 +167,9 @@ def _bf16() -> Finding:
 
     has = precision.cpu_has_bf16()
     seen = (
-        "the CPU has them: networks that gain compute in bf16"
+        "available: networks that gain use bf16 on the CPU"
         if has
-        else "none on the CPU: it computes in fp32"
+        else "not available: the CPU uses fp32"
     )
     return Finding(about="bf16 instructions", state="ok", seen=seen)
 
@@ -179,7 +180,7 @@ def _memory() -> Finding:
     seen = f"{free_gib:.1f} GiB free of {psutil.virtual_memory().total / GIB:.1f}"
     if free_gib >= TIGHT_GIB:
         return Finding(about="memory", state="ok", seen=seen)
-    way_out = "Close what takes it, or start with --trials-at-once 1."
+    way_out = "Close other programs, or use --trials-at-once 1."
     return Finding(
         about="memory",
         state="warn" if free_gib >= TRIAL_GIB else "fail",
@@ -192,18 +193,22 @@ def _shm() -> Finding:
     place = Path("/dev/shm")
     if not place.is_dir():
         return Finding(
-            about="/dev/shm", state="ok", seen="not on this system: Ray keeps its objects elsewhere"
+            about="/dev/shm",
+            state="ok",
+            seen="not on this system: Ray stores its objects elsewhere",
         )
     free_gib = shutil.disk_usage(place).free / GIB
     seen = f"{free_gib:.1f} GiB free for the images that all trials share"
     if free_gib >= SHM_GIB:
         return Finding(about="/dev/shm", state="ok", seen=seen)
-    way_out = "In a container: --shm-size=4g. Until then Ray shares them on the disk, slowly."
+    way_out = (
+        "In a container: --shm-size=4g. Until then Ray shares them on the disk, which is slow."
+    )
     return Finding(about="/dev/shm", state="warn", seen=seen, way_out=way_out)
 
 
 def _results(results: str) -> Finding:
-    """Write to the store once; take away the folders that this makes."""
+    """Write to the store once, and delete the folders that this creates."""
     from casting_tune.store.store import Store
 
     store = Store(results)
@@ -213,7 +218,7 @@ def _results(results: str) -> Finding:
     except StoreError as error:
         return Finding(about="results", state="fail", seen=str(error), way_out="")
     finally:
-        with contextlib.suppress(OSError):  # one that holds something stays, and its parents
+        with contextlib.suppress(OSError):  # a folder that is not empty stays
             for folder in made:
                 folder.rmdir()
     return Finding(about="results", state="ok", seen=f"'{results}' can be written")
@@ -232,7 +237,7 @@ def _disk(results: str) -> Finding:
         about="disk",
         state="warn",
         seen=seen,
-        way_out="Make room, or name another folder with --results.",
+        way_out="Delete files, or use another folder: --results.",
     )
 
 
@@ -241,7 +246,7 @@ def _weights() -> Finding:
 
     try:
         cached = build.cached()
-    except Exception as error:  # timm does not load here: `imports` says how to mend it
+    except Exception as error:  # timm does not load: see `imports`
         return Finding(about="weights", state="fail", seen=_line(error), way_out="See imports.")
     absent = [name for name, is_here in cached.items() if not is_here]
     if not absent:
@@ -251,18 +256,21 @@ def _weights() -> Finding:
             seen=f"all {len(cached)} pretrained backbones are in the cache",
         )
     way_out = (
-        'A sweep with weights = "imagenet" downloads them first; without a network, fill the cache elsewhere and set '
-        "HF_HOME."
+        'A sweep with weights = "imagenet" downloads them first; without a network, fill the cache '
+        "elsewhere and set HF_HOME."
     )
     seen = f"none of {len(cached)} pretrained backbones is in the cache"
     if len(absent) < len(cached):
         n_here = len(cached) - len(absent)
-        seen = f"{n_here} of {len(cached)} pretrained backbones are in the cache; not {', '.join(absent)}"
+        seen = (
+            f"{n_here} of {len(cached)} pretrained backbones are in the cache; "
+            f"not {', '.join(absent)}"
+        )
     return Finding(about="weights", state="warn", seen=seen, way_out=way_out)
 
 
 def _extras() -> Finding:
-    """Say which extras are there whole; none is needed for a sweep."""
+    """List the complete extras; a sweep requires none of them."""
     here: list[str] = []
     absent: list[str] = []
     for extra in importlib.metadata.metadata("casting-tune").get_all("Provides-Extra") or []:
@@ -276,7 +284,7 @@ def _extras() -> Finding:
             ]
             (absent if _unmet(wanted) else here).append(extra)
     seen = f"installed: {', '.join(here) or 'none'}; not installed: {', '.join(absent) or 'none'}"
-    way_out = f'If you want them: pip install "casting-tune[{",".join(absent)}]"' if absent else ""
+    way_out = f'To install them: pip install "casting-tune[{",".join(absent)}]"' if absent else ""
     return Finding(about="extras", state="ok", seen=seen, way_out=way_out)
 
 
@@ -284,10 +292,10 @@ def _requirements() -> list[Requirement]:
     return [Requirement(text) for text in importlib.metadata.requires("casting-tune") or []]
 
 
-def _unmet(asked: list[Requirement]) -> list[str]:
-    """Return a line for each library that is absent or of another version."""
+def _unmet(required: list[Requirement]) -> list[str]:
+    """Return a line for each library that is missing or has another version."""
     lines = []
-    for wanted in asked:
+    for wanted in required:
         try:
             version = importlib.metadata.version(wanted.name)
         except importlib.metadata.PackageNotFoundError:
@@ -299,7 +307,7 @@ def _unmet(asked: list[Requirement]) -> list[str]:
 
 
 def _quota(file: Path) -> float | None:
-    """Return what Linux grants a container: CPUs of cpu.max, bytes of memory.max; None without a limit."""
+    """Return the limit of a container: CPUs of cpu.max, bytes of memory.max; None: no limit."""
     try:
         words = file.read_text().split()
         return int(words[0]) / (int(words[1]) if len(words) > 1 else 1)

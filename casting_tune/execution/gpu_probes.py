@@ -1,7 +1,7 @@
-"""Probes what the store does not know of networks: seconds for a plan, memory for trials that share a GPU.
+"""Probes networks that the store does not know: seconds for a plan, memory for sharing a GPU.
 
-Comes in: configurations to come, the images, a store. Goes out: rows of probes in the store; and
-Shares: what share of a GPU each configuration gets. Decides nothing about what runs.
+Input: configurations, images, a store. Output: rows of probes in the store, and the share of a GPU
+of each configuration. Does not decide what runs.
 """
 
 from __future__ import annotations
@@ -11,14 +11,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from casting_tune.config import BASELINE, TrialConfig
+from casting_tune.config import TrialConfig
 from casting_tune.data.pack import Pack
 from casting_tune.execution import nodes
+from casting_tune.execution.dataset import Reporter
 from casting_tune.execution.nodes import Devices
 from casting_tune.planning import gpu_sharing
 from casting_tune.planning.gpu_sharing import Peak
 from casting_tune.store.store import Store
-from casting_tune.training import trial
+from casting_tune.training.baseline_fit import is_baseline
+from casting_tune.training.probe import probe
 from casting_tune.training.records import Place
 
 if TYPE_CHECKING:
@@ -26,14 +28,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+PROBING = "probing networks"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shares:
     """What share of a GPU each configuration gets.
 
     Attributes:
-        peaks: what trials and probes took.
+        peaks: memory of trials and probes.
         devices: the GPUs.
-        n_images: tells how many images a configuration puts on the GPU.
+        n_images: returns how many images a configuration puts on the GPU.
     """
 
     peaks: tuple[Peak, ...]
@@ -41,8 +46,8 @@ class Shares:
     n_images: Callable[[TrialConfig], int]
 
     def of(self, config: TrialConfig) -> float:
-        """Return a share: 0 for a baseline, which trains nothing, and 1 where nothing tells of the memory."""
-        if config.backbone.startswith(BASELINE):
+        """Return a share: 0 for a baseline, which trains nothing; 1 if the memory is unknown."""
+        if is_baseline(config):
             return 0.0
         n_images = self.n_images(config)
         peak = gpu_sharing.peak_bytes(self.peaks, config, n_images)
@@ -51,18 +56,18 @@ class Shares:
         return gpu_sharing.share(peak, self.devices.gpu_bytes)
 
     def knows(self, config: TrialConfig) -> bool:
-        """Say whether the memory of a configuration is known."""
+        """Return whether the memory of a configuration is known."""
         return not unmeasured([config], self.peaks, self.n_images)
 
 
 def unmeasured(
     configs: Sequence[TrialConfig], peaks: Sequence[Peak], n_images: Callable[[TrialConfig], int]
 ) -> tuple[TrialConfig, ...]:
-    """Return one configuration, that with the most images, of each network and size whose memory is not known."""
+    """Return the configuration with the most images per network and size of unknown memory."""
     lacking: dict[tuple[Any, ...], TrialConfig] = {}
     for config in configs:
         if (
-            config.backbone.startswith(BASELINE)
+            is_baseline(config)
             or gpu_sharing.peak_bytes(peaks, config, n_images(config)) is not None
         ):
             continue
@@ -72,77 +77,84 @@ def unmeasured(
     return tuple(lacking.values())
 
 
-def time(
-    configs: Sequence[TrialConfig],
-    images: Pack,
-    store: Store,
-    *,
-    place: Place,
-    groups: NDArray[np.int64] | None,
-    on_progress: Callable[[int, int], None] | None,
-) -> None:
-    """Probe configurations in this process, one after the other, and write their rows."""
-    for i, config in enumerate(configs):
-        if on_progress:
-            on_progress(i, len(configs))
-        store.write(
-            "probes", place.device, uuid.uuid4().hex, [trial.probe(config, images, place, groups)]
-        )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probes:
+    """Probes configurations and writes their rows.
 
-
-def share(
-    configs: Sequence[TrialConfig],
-    images: Pack,
-    store: Store,
-    *,
-    also: Sequence[TrialConfig],
-    n_images: Callable[[TrialConfig], int],
-    place: Place,
-    groups: NDArray[np.int64] | None,
-    address: str | None,
-    say: Callable[[str], None],
-    on_progress: Callable[[int, int], None] | None,
-) -> Shares:
-    """Ask for the GPUs' memory, probe what nothing tells of, write its rows, and return what each configuration gets.
-
-    Args:
-        configs: whose memory must be known; none: only the GPUs are asked.
+    Attributes:
         images: the pack.
-        store: where trials and probes are looked for, and probes go.
-        also: what is probed whatever is known of its memory.
-        n_images: tells how many images a configuration puts on the GPU.
-        place: of a trial, with a GPU.
-        groups: photographs of the images, [n], where a split needs them.
-        address: of the cluster, None here.
-        say: told of networks that cannot be probed.
-        on_progress: told (done, total).
+        store: takes the rows; its trials and earlier probes are not probed again.
+        place: of a trial.
+        groups: [n] group number of each image, if a split needs them.
+        address: of the cluster; None: this machine.
+        report: reports progress, and networks that cannot be probed.
     """
-    lacking = unmeasured(configs, _peaks(store, place.device), n_images)
-    known = {gpu_sharing.like(config) for config in lacking}
-    lacking += tuple(config for config in also if gpu_sharing.like(config) not in known)
-    failures: list[str] = []
 
-    def keep(position: int, n_ended: int, found: dict[str, Any] | str) -> None:
-        del position
-        if isinstance(found, str):
-            failures.append(found)
-        else:
-            store.write("probes", place.device, uuid.uuid4().hex, [found])
+    images: Pack
+    store: Store
+    place: Place
+    groups: NDArray[np.int64] | None
+    address: str | None
+    report: Reporter
+
+    def run_here(self, configs: Sequence[TrialConfig]) -> None:
+        """Probe configurations in this process, one after the other."""
+        on_progress = self.report.progress(PROBING)
+        for i, config in enumerate(configs):
+            if on_progress:
+                on_progress(i, len(configs))
+            self._write(probe(config, self.images, self.place, self.groups))
+
+    def share(
+        self,
+        configs: Sequence[TrialConfig],
+        *,
+        also: Sequence[TrialConfig],
+        n_images: Callable[[TrialConfig], int],
+    ) -> Shares:
+        """Probe in workers the configurations whose memory is unknown, and return all shares.
+
+        Args:
+            configs: their memory must be known; none: only the GPUs are measured.
+            also: probed even if their memory is known.
+            n_images: returns how many images a configuration puts on the GPU.
+        """
+        on_progress = self.report.progress(PROBING)
+        lacking = unmeasured(configs, self._peaks(), n_images)
+        known = {gpu_sharing.like(config) for config in lacking}
+        lacking += tuple(config for config in also if gpu_sharing.like(config) not in known)
+        failures: list[str] = []
+
+        def on_probe(position: int, n_ended: int, result: dict[str, Any] | str) -> None:
+            del position
+            if isinstance(result, str):
+                failures.append(result)
+            else:
+                self._write(result)
+            if on_progress:
+                on_progress(n_ended, len(lacking))
+
         if on_progress:
-            on_progress(n_ended, len(lacking))
-
-    if on_progress:
-        on_progress(0, max(len(lacking), 1))
-    devices = nodes.measure(
-        lacking, images, place=place, groups=groups, address=address, on_probe=keep
-    )
-    if failures:
-        say(
-            f"{len(failures)} networks could not be probed ({failures[0]}): their trials get a whole GPU each."
+            on_progress(0, max(len(lacking), 1))
+        devices = nodes.measure(
+            lacking,
+            self.images,
+            place=self.place,
+            groups=self.groups,
+            address=self.address,
+            on_probe=on_probe,
         )
-    return Shares(peaks=_peaks(store, place.device), devices=devices, n_images=n_images)
+        if failures:
+            self.report.say(
+                f"{len(failures)} networks could not be probed ({failures[0]}): "
+                "their trials get a whole GPU each."
+            )
+        return Shares(peaks=self._peaks(), devices=devices, n_images=n_images)
 
+    def _write(self, row: dict[str, Any]) -> None:
+        self.store.write("probes", self.place.device, uuid.uuid4().hex, [row])
 
-def _peaks(store: Store, device: str) -> tuple[Peak, ...]:
-    rows = store.read("trials", columns=[*gpu_sharing.READ]).to_pylist()
-    return gpu_sharing.learn(rows, store.read("probes").to_pylist(), device=device)
+    def _peaks(self) -> tuple[Peak, ...]:
+        trials = self.store.read("trials", columns=[*gpu_sharing.READ]).to_pylist()
+        probes = self.store.read("probes").to_pylist()
+        return gpu_sharing.learn(trials, probes, device=self.place.device)

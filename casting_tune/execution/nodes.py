@@ -1,7 +1,7 @@
-"""What the machines of a Ray have, whether trials fit, and the memory that networks take in their workers.
+"""CPUs and GPUs of the machines of a Ray, whether trials fit, and probes in its workers.
 
-Comes in: what a trial takes, a pack, an address. Goes out: CPUs, GPUs, rows of probes, or what is
-lacking in one line.
+Input: what a trial takes, a pack, an address. Output: CPUs, GPUs, rows of probes, or an error that
+says what is missing.
 """
 
 from __future__ import annotations
@@ -17,33 +17,40 @@ from casting_tune.config import TrialConfig
 from casting_tune.data.pack import Pack
 from casting_tune.errors import ResourcesError
 from casting_tune.execution import ray_cluster
-from casting_tune.training import memory, trial
+from casting_tune.training import memory
+from casting_tune.training.probe import probe
 from casting_tune.training.records import Place
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-STARTING_S = 120  # a cluster whose workers are still on their way gets this long to show the first
+STARTING_S = 120
+"""Time limit for the first worker of a cluster whose workers are still starting."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resources:
-    """What a trial takes. `n_at_once` None: as many as fit.
+    """What a trial takes, and of which machines.
 
-    `share`, where there is one, gives each configuration a share of a GPU of its own, at most
-    `gpus`. A trial whose memory runs out on it runs again with twice as much, until it has a whole
-    GPU.
+    Attributes:
+        cpus: CPUs of a trial.
+        gpus: GPUs of a trial, or a share of one.
+        n_at_once: how many trials may run at the same time; None: as many as fit.
+        share: gives each configuration its own share of a GPU, at most `gpus`. A trial whose memory
+            runs out runs again with twice as much, until it has a whole GPU. None: all get `gpus`.
+        address: of the cluster; None: this machine.
     """
 
     cpus: float = 1
     gpus: float = 0
     n_at_once: int | None = None
     share: Callable[[TrialConfig], float] | None = None
+    address: str | None = None
 
 
 def capacity(address: str | None, *, inline: bool) -> tuple[int, float]:
-    """Return how many CPUs and GPUs trials may use: of the cluster at `address`, else those that this machine shows."""
+    """Return the numbers of CPUs and GPUs of the cluster at `address`, or of this machine."""
     if address is None or inline:
         if not ray_cluster.shows_gpu():
             return ray_cluster.cpus_here(), 0
@@ -60,7 +67,7 @@ def capacity(address: str | None, *, inline: bool) -> tuple[int, float]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Devices:
-    """The GPUs that trials may share: the memory of the smallest one, how many there are, and CPUs beside them."""
+    """The GPUs that trials may share, and the CPUs; `gpu_bytes` is that of the smallest GPU."""
 
     gpu_bytes: int
     n_gpus: int
@@ -76,18 +83,18 @@ def measure(
     address: str | None,
     on_probe: Callable[[int, int, dict[str, Any] | str], None],
 ) -> Devices:
-    """Ask each node for the memory of its GPU, and probe some configurations, each alone on a GPU, in workers.
+    """Measure the GPU memory of each node, and probe configurations, each alone on a GPU.
 
-    The driver may have no GPU, and where it has one it holds none of its memory. The GPUs of one
-    node count as alike.
+    This happens in workers: the driver may have no GPU, and must not hold memory of one. The GPUs
+    of one node count as equal.
 
     Args:
-        configs: what is probed, as many at the same time as there are GPUs.
+        configs: to probe, as many at the same time as there are GPUs.
         pack: the images.
-        place: what a trial would be given.
-        groups: photographs of the images, [n], where a split needs them.
+        place: the resources of a trial.
+        groups: [n] group number of each image, if a split needs them.
         address: of the cluster; None starts Ray here.
-        on_probe: told (position, how many have ended, row of probes or the error in its place).
+        on_probe: called with (position, how many have ended, row of probes or the error).
     """
     n_cpus, n_gpus = (0, 0.0) if address else capacity(None, inline=False)
     with ray_cluster.running(address, n_slots=max(1, int(n_gpus))) as ray:
@@ -97,15 +104,17 @@ def measure(
         strategies = [
             NodeAffinitySchedulingStrategy(node["NodeID"], soft=True) for node in nodes
         ] or ["DEFAULT"]
-        # a hundredth, since another sweep may hold the rest; a task that holds part of a GPU ends
+        # a hundredth, because another sweep may hold the rest; a task that holds part of a GPU ends
         # with its process
         ask = ray.remote(num_cpus=0, num_gpus=0.01)(_device_bytes)
         gpu_bytes = min(
             ray.get([ask.options(scheduling_strategy=on).remote(place.device) for on in strategies])
         )
-        probe = ray.remote(num_cpus=1, num_gpus=1)(_probe)
+        remote_probe = ray.remote(num_cpus=1, num_gpus=1)(_probe)
         sent = ray.put(pack)
-        running = {probe.remote(config, sent, place, groups): i for i, config in enumerate(configs)}
+        running = {
+            remote_probe.remote(config, sent, place, groups): i for i, config in enumerate(configs)
+        }
         n_probes = len(running)
         while running:
             (ended,), _ = ray.wait(list(running), num_returns=1)
@@ -126,40 +135,40 @@ def _device_bytes(device: str) -> int:
 def _probe(
     config: TrialConfig, pack: Pack, place: Place, groups: NDArray[np.int64] | None
 ) -> dict[str, Any] | str:
-    """Return a row of probes, or why there is none: the trial itself will say it in its row."""
+    """Return a row of probes, or the error; the trial itself will record it in its row."""
     try:
-        return trial.probe(config, pack, place, groups)
+        return probe(config, pack, place, groups)
     except Exception as error:  # whatever a network, driver or kernel raises
         return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def slots(resources: Resources, place: Place) -> int:
-    """Return how many CPUs our own Ray on this machine is told of: one a trial that runs at the same time.
+    """Return the number of CPUs for Ray on this machine: one per trial at the same time.
 
-    Ray starts a worker a CPU at once, and each imports what a trial needs, into 0.3 GiB: a machine
-    has many more CPUs than a GPU has trials. Beside these, as many trials that need no GPU may run.
+    Ray starts one worker per CPU at once, and each imports the modules of a trial (0.3 GiB). A
+    machine has many more CPUs than a GPU has trials. As many trials without a GPU may run as well.
     """
     return resources.n_at_once or min(ray_cluster.cpus_here(), 2 * place.n_at_once)
 
 
-def check_resources(ray: Any, resources: Resources, address: str | None) -> None:
-    """Raise ResourcesError where no node could ever run a trial: Ray would wait for such a node for ever."""
+def check_resources(ray: Any, resources: Resources) -> None:
+    """Raise ResourcesError if no node can ever run a trial: Ray would wait forever."""
     nodes = each(ray, wait=False)
-    if address is None:  # see `slots`
+    if resources.address is None:  # see `slots`
         nodes = [node | {"CPU": ray_cluster.cpus_here()} for node in nodes]
     for kind, needed in (("CPU", resources.cpus), ("GPU", resources.gpus)):
         most = max((node.get(kind, 0) for node in nodes), default=0)
         if needed > most:
             raise ResourcesError(
-                f"A trial asks for {needed:g} {kind}, and the largest node has {most:g}. Ask for less."
+                f"A trial requires {needed:g} {kind}; the largest node has {most:g}. Request less."
             )
 
 
 def check_object_store(ray: Any, pack: Pack) -> None:
-    """Raise ResourcesError where the images do not fit a node's object store, to which they go whole.
+    """Raise ResourcesError if the images do not fit the object store of a node.
 
-    Ray 2.60 would put them into files on that node's disk instead, and every batch would be read
-    from there.
+    Ray 2.60 would put them into files on the disk of that node, and every batch would be read from
+    there.
     """
     here = ray.get_runtime_context().get_node_id()
     needed, stores = pack.images.nbytes, []
@@ -174,18 +183,19 @@ def check_object_store(ray: Any, pack: Pack) -> None:
     least = min(stores, default=float("inf"))
     if needed > least:
         raise ResourcesError(
-            f"The packed images take {needed / 2**30:.2f} GiB, and a node's Ray object store holds "
-            f"{least / 2**30:.2f} GiB. Pack them smaller with --pack-size, or give Ray more: 'ray start "
-            f"--object-store-memory {int(1.2 * needed)}' on a cluster, RAY_DEFAULT_OBJECT_STORE_MEMORY_PROPORTION=0.6 "
-            "on this machine; --inline needs none."
+            f"The packed images need {needed / 2**30:.2f} GiB; Ray's object store holds "
+            f"{least / 2**30:.2f} GiB on one node. Use a smaller --pack-size or --inline, or "
+            f"enlarge the store: 'ray start --object-store-memory {int(1.2 * needed)}' on a "
+            "cluster, RAY_DEFAULT_OBJECT_STORE_MEMORY_PROPORTION=0.6 on this machine."
         )
 
 
 def _check_answers(ray: Any, address: str) -> None:
-    """Raise ResourcesError where a cluster lets us in and then runs nothing for us, which only a trial would show.
+    """Raise ResourcesError if a cluster accepts the connection but does not run our tasks.
 
-    Ray 2.60 does so where it asks for no token and we send one. Without the token of a cluster that
-    asks for one, none is let in. A cluster without room is no fault: it answers later.
+    Ray 2.60 does so if it requires no token and we send one. A cluster that requires a token
+    accepts no connection without it. A cluster without free resources is no error:
+    it answers later.
     """
     if os.environ.get("RAY_AUTH_MODE") != "token":
         return
@@ -198,19 +208,19 @@ def _check_answers(ray: Any, address: str) -> None:
         ray.get(ray.remote(num_cpus=0)(Probe).remote().answer.remote(), timeout=STARTING_S)
     except ray.exceptions.RayActorError as error:
         raise ResourcesError(
-            f"The Ray cluster at '{address}' lets us in and runs nothing for us: it asks for no token, and "
-            "RAY_AUTH_MODE=token, or a ~/.ray/auth_token, is here. Start its nodes with RAY_AUTH_MODE=token and that "
-            "token, or set RAY_AUTH_MODE=disabled here."
+            f"Connected, but the Ray cluster at '{address}' does not run our tasks: it requires no "
+            "token, and this machine sends one (RAY_AUTH_MODE=token or ~/.ray/auth_token). Start "
+            "its nodes with RAY_AUTH_MODE=token and that token, or set RAY_AUTH_MODE=disabled here."
         ) from error
     except ray.exceptions.GetTimeoutError:
         return
 
 
 def each(ray: Any, *, wait: bool) -> list[dict[str, float]]:
-    """Return what each node has or, where the cluster starts nodes for waiting trials, what each of those will have.
+    """Return the resources of each node, or of each node that the cluster can start.
 
-    Just after `ray up` there is the head alone, on which no trial runs: `wait` gives the others
-    time to come.
+    Just after `ray up` there is only the head, on which no trial runs: `wait` gives the other nodes
+    time to start.
     """
     deadline = time.monotonic() + (STARTING_S if wait else 0)
     while True:
@@ -221,14 +231,14 @@ def each(ray: Any, *, wait: bool) -> list[dict[str, float]]:
 
 
 def startable() -> list[dict[str, float]]:
-    """Return the resources of the nodes that `ray up` lets the autoscaler start, read on its head; none elsewhere."""
+    """Return the resources of the nodes that the autoscaler can start; only its head knows them."""
     file = Path.home() / "ray_bootstrap_config.yaml"
     if not file.is_file():
         return []
     import yaml
 
     kinds = yaml.safe_load(file.read_text())["available_node_types"].values()
-    # with machines of one's own Ray knows no resources before the machine has joined
+    # for the user's own machines Ray knows no resources before the machine has joined
     return [
         kind["resources"]
         for kind in kinds

@@ -1,6 +1,6 @@
-"""What each trial of a run takes: CPUs, a GPU or a share of one, memory, time; and where it runs.
+"""The resources of each trial of a run: CPUs, a GPU or a share of one, memory, time; and its place.
 
-Comes in: Options, the machine or the cluster. Goes out: Resources, a Place, an Allowance. Starts no
+Input: Options, the machine or the cluster. Output: Resources, a Place, an Allowance. Starts no
 trial.
 """
 
@@ -24,18 +24,18 @@ from casting_tune.training.records import Place
 
 
 def decide(options: Options, n_cells: int) -> tuple[Resources, Place]:
-    """Decide what a trial takes: a GPU where there is one, else an equal share of the CPUs."""
+    """Return the resources of a trial: a GPU if there is one, else an equal share of the CPUs."""
     n_cpus, n_gpus = nodes.capacity(options.address, inline=options.inline)
-    asked = options.gpus_per_trial
-    gpus = 1 if asked == "auto" else min(1, n_gpus) if asked is None else asked
+    requested = options.gpus_per_trial
+    gpus = 1 if requested == "auto" else min(1, n_gpus) if requested is None else requested
     if gpus > 0 and n_gpus == 0:
-        named = asked if asked == "auto" else f"{gpus:g}"
+        named = requested if requested == "auto" else f"{gpus:g}"
         raise ResourcesError(
-            f"--gpus-per-trial {named}: there is no GPU here. Leave it out to train on the CPU."
+            f"--gpus-per-trial {named}: there is no GPU here. Omit the option to train on the CPU."
         )
     if gpus > 0 and options.memory_gib:
         raise UsageError(
-            "--max-memory limits trials on the CPU, and these train on a GPU: leave it out."
+            "--max-memory limits trials on the CPU; these train on a GPU. Omit the option."
         )
     cpus = ray_cluster.cpus_here()
     at_once = options.trials_at_once
@@ -53,7 +53,7 @@ def decide(options: Options, n_cells: int) -> tuple[Resources, Place]:
         git_commit=git_commit(),
     )
     fitting = min(share, cpus / at_once) if at_once else share
-    return Resources(cpus=fitting, gpus=gpus, n_at_once=at_once), place
+    return Resources(cpus=fitting, gpus=gpus, n_at_once=at_once, address=options.address), place
 
 
 def shared(
@@ -63,7 +63,7 @@ def shared(
     configs: Sequence[TrialConfig],
     at_once: int | None,
 ) -> tuple[Resources, Place]:
-    """Let each trial take the share of a GPU that its memory needs, and say how many then run at the same time."""
+    """Give each trial the share of a GPU that its memory needs; returns the new number at once."""
     least = min((share for share in map(shares.of, configs) if share), default=1.0)
     fitting = shares.devices.n_gpus * gpu_sharing.trials_a_gpu(least)
     place = replace(
@@ -73,15 +73,15 @@ def shared(
 
 
 def like(place: Place) -> dict[str, object]:
-    """Return what a place must share with that of another trial for their times to be alike."""
+    """Return the columns of places that must be equal for the times of trials to be comparable."""
     return {"device": place.device, "n_threads": place.n_threads}
 
 
 def allowance(options: Options, sweep: Sweep, place: Place, *, free_bytes: int) -> Allowance:
-    """Decide what one trial may take: what is asked for, else on the CPU its share of the memory that was free.
+    """Return the limits of one trial: the user's, else on the CPU an equal share of free memory.
 
-    `free_bytes` is from before Ray began to start: a worker's own imports count against its trial's
-    limit.
+    `free_bytes` was measured before Ray started, because the imports of a worker count towards the
+    limit of its trial.
     """
     gib = options.memory_gib or sweep.limits.memory_gib
     share = 0.9 * free_bytes / place.n_at_once
@@ -93,12 +93,12 @@ def allowance(options: Options, sweep: Sweep, place: Place, *, free_bytes: int) 
 
 
 def git_commit() -> str | None:
-    """Return the commit of the checkout that casting_tune runs from, None where it is installed without one."""
+    """Return the commit of the checkout of casting_tune; None: installed without one."""
     here = Path(str(importlib.resources.files("casting_tune")))
     if not (here.parent / ".git").exists():
         return None
     try:
-        found = subprocess.run(
+        result = subprocess.run(
             ["git", "-C", str(here), "rev-parse", "HEAD"],
             capture_output=True,
             text=True,
@@ -107,4 +107,4 @@ def git_commit() -> str | None:
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return found.stdout.strip()
+    return result.stdout.strip()

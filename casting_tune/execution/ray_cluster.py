@@ -1,6 +1,6 @@
-"""A Ray for the trials: one of this machine, which starts while the driver goes on, or the one that is joined.
+"""The Ray of a run: on this machine, started while the driver continues, or a cluster.
 
-Comes in: an address, or how many trials run at once. Goes out: Ray, quiet, gone or left at the end.
+Input: an address, or how many trials run at once. Output: a silent Ray, ended or left at the end.
 """
 
 from __future__ import annotations
@@ -27,56 +27,55 @@ LOG = logging.getLogger(__name__)
 MALLOC = (
     # glibc returns large blocks to the system at every free: keeping them made augmentation 1.6 to
     # 2 times faster
-    "glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=2147483648:glibc.malloc.top_pad=268435456"
+    "glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=2147483648"
+    ":glibc.malloc.top_pad=268435456"
 )
 SPINS = "10000"
-"""How often a thread of torch's (GNU OpenMP) that waits looks for work before it sleeps, in place of 300,000 times.
+"""How often a waiting thread of torch (GNU OpenMP) looks for work before it sleeps, not 300,000.
 
-Where two programs have threads on the same cores, those that look keep those that work waiting. Two
-trainings of mobilenetv2 (batch size 8, 128 px) with two threads each on two cores made 4, 4 and 16
-steps together in 8 s, with this 15 each time, with 1,000 28 to 32; one alone 30, 27 and 30, with
-this 30, 29 and 28, with 1,000 26 to 27.
+If two programs have threads on the same cores, waiting threads block working ones. Two trainings of
+mobilenetv2 (batch size 8, 128 px) with two threads each on two cores made 4, 4 and 16 steps
+together in 8 s; with 10,000 they made 15 each time, with 1,000 28 to 32. One training alone made
+30, 27 and 30; with 10,000 30, 29 and 28, with 1,000 26 to 27.
 """
 BLAS_THREADS = "1"
-"""Threads of numpy's and scipy's OpenBLAS. One product waits, spinning, until all of them have run.
+"""Threads of OpenBLAS in numpy and scipy. A product waits, spinning, until all of them have run.
 
-Where other programs have the cores, that wait is most of the time. `photographs.find` of 1,000 real
+If other programs use the cores, that wait takes most of the time. `photo_groups.find` of 1,000 real
 images on two cores at a load of 8 to 9 took 26 and 27 s of CPU with two threads, and 4.3 and 4.5 s
-with one (n = 2 each, in turn). What takes long here has threads or processes of its own. The
-environment may say otherwise.
+with one (n = 2 each, in turn). Long computations here have their own threads or processes. The
+user's environment takes precedence.
 """
 SPARING = {"GOMP_SPINCOUNT": SPINS, "OPENBLAS_NUM_THREADS": BLAS_THREADS}
-"""For every process of ours, before it imports numpy or torch: threads that wait use no CPU."""
+"""For every process, before it imports numpy or torch: waiting threads use no CPU."""
 PRELOADED = "casting_tune.execution.worker_imports"
-"""What a first training step needs: Ray's workers import it at their start, for seconds, while the driver goes on."""
+"""Imports of a first training step: Ray's workers do them at their start, for seconds."""
 ENVIRONMENT = {
     "GLIBC_TUNABLES": MALLOC,
     **SPARING,
     "RAY_USAGE_STATS_ENABLED": "0",
-    # SIGTERM is ours to answer, from Ray's first moment on
+    # the driver handles SIGTERM, from Ray's first moment on
     "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1",
     "RAY_preload_python_modules": PRELOADED,
-    # else Ray (2.60) kills idle workers as soon as trials reserve the CPUs, and starts others for
-    # them
+    # else Ray (2.60) kills idle workers when trials reserve the CPUs, and starts others
     "RAY_idle_worker_killing_time_threshold_ms": "3600000",
-    "RAY_AIR_NEW_OUTPUT": "0",  # its boxes cannot be turned off by verbose=0
-    # Ray's default is 15: with another busy program on the machine, trials would get a thirtieth of
-    # the CPU
+    "RAY_AIR_NEW_OUTPUT": "0",  # verbose=0 does not turn off its boxes
+    # Ray's default is 15: with another busy program, trials would get a thirtieth of the CPU
     "RAY_worker_niceness": "0",
-    # its kill ends the whole Tune run (ray 2.60), the kernel's ends one worker
+    # a kill by Ray's monitor ends the whole Tune run (ray 2.60); one by the kernel ends one worker
     "RAY_memory_monitor_refresh_ms": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is the sweep's to answer
-    # its state is thrown away, and of 10,000 trials it is 100 MB a time
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the sweep handles Ctrl-C
+    # its state is not used; for 10,000 trials it is 100 MB each time
     "TUNE_GLOBAL_CHECKPOINT_S": "1e9",
-    # an event that tells of no epoch carries no objective
+    # an event without an epoch has no objective
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
 JOINING = ENVIRONMENT | {"RAY_gcs_server_port_wait_time_s": "5"}
-"""The environment in which a cluster is joined: Ray 2.60 tries 5 times to reach its head, not 20 times."""
+"""The environment for joining a cluster: Ray 2.60 tries 5 times to reach its head, not 20."""
 WAITING = "TUNE_MAX_PENDING_TRIALS_PG"
-"""How many trials Tune lets wait for a worker, read when it starts; 1 where nothing is said (ray 2.60)."""
+"""How many trials may wait for a worker, read when Tune starts; default 1 (ray 2.60)."""
 
 
 @contextlib.contextmanager
@@ -87,7 +86,7 @@ def running(
     ahead: Ahead | None = None,
     unless: threading.Event | None = None,
 ) -> Iterator[Any]:
-    """Give the Ray at `address`, and leave it at the end; or one of this machine, and end it.
+    """Join the Ray at `address` and leave it at the end; or start one on this machine and end it.
 
     Gives None if `unless` is set before the Ray of this machine has started.
     """
@@ -102,9 +101,8 @@ def running(
     ray_private.check_version()
     wanted = dict(JOINING)
     if (Path.home() / ".ray" / "auth_token").exists():
-        wanted["RAY_AUTH_MODE"] = (
-            "token"  # Ray 2.60 starts clusters with the token, and joins without it
-        )
+        # Ray 2.60 starts clusters with the token, and joins without it
+        wanted["RAY_AUTH_MODE"] = "token"
     with _environment(wanted), _sigterm_stays() as give_back, _quiet() as ray:
         _join(ray, address)
         give_back()
@@ -113,7 +111,10 @@ def running(
 
 @contextlib.contextmanager
 def _sigterm_stays() -> Iterator[Callable[[], None]]:
-    """Give what sets SIGTERM's handler again: a Ray that was imported before us takes the signal, and aborts."""
+    """Give a function that restores the handler of SIGTERM.
+
+    A Ray that was imported earlier takes the signal, and aborts.
+    """
     before = signal.getsignal(signal.SIGTERM)
 
     def give_back() -> None:
@@ -124,14 +125,11 @@ def _sigterm_stays() -> Iterator[Callable[[], None]]:
 
 
 END_S = 60.0
-"""How long the end of a command waits for a Ray that is still starting.
-
-Ray's own limit for a start is 30 s.
-"""
+"""Time limit at the end of a command for a Ray that is still starting; Ray's own is 30 s."""
 
 
 class _Start:
-    """One start of Ray in its thread: `up` when it runs, `over` when it is to end, `gone` when it has ended."""
+    """One start of Ray in its thread: `up` when it runs, `over` ends it, `gone` when it ended."""
 
     def __init__(self, n_slots: int) -> None:
         self.n_slots = n_slots
@@ -157,23 +155,23 @@ class _Start:
         except BaseException as error:
             if self.up.done():
                 raise
-            self.up.set_exception(error)  # for whoever waits
+            self.up.set_exception(error)  # for the waiting thread
         finally:
             self.gone.set()
 
 
 class Ahead:
-    """A Ray on this machine that starts in a thread of its own while the driver reads, packs and plans.
+    """A Ray on this machine that starts in a separate thread while the driver packs and plans.
 
-    The kernel kills Ray's processes with the thread that started them (PR_SET_PDEATHSIG): it lives
-    as long as they do, and shuts them down. Once it has ended it can start another.
+    The kernel kills Ray's processes with the thread that started them (PR_SET_PDEATHSIG), so the
+    thread lives as long as they do, and shuts them down. Then it can start another Ray.
     """
 
     def __init__(self) -> None:
         self._begun: _Start | None = None
 
     def start(self, n_slots: int) -> None:
-        """Begin to start Ray, with a worker for each of `n_slots` trials at once; only the first call does.
+        """Begin to start Ray, with a worker for each of `n_slots` trials; once.
 
         Raises:
             ResourcesError: this version of Ray is not supported, or no thread can be started.
@@ -186,7 +184,7 @@ class Ahead:
             except RuntimeError as error:  # "can't start new thread"
                 self._begun = None
                 raise ray_failures.not_started(error, Path(tempfile.gettempdir())) from error
-            self._begun.begun.wait()  # whatever imports Ray now finds its environment
+            self._begun.begun.wait()  # an import of Ray from now on finds its environment
 
     def ray(self, *, unless: threading.Event | None = None) -> Any:
         """Wait until Ray has started, and return it; None if `unless` is set before.
@@ -204,9 +202,9 @@ class Ahead:
         return self
 
     def __exit__(self, *raised: object) -> None:
-        """End Ray; where it is still starting, as soon as it has started.
+        """End Ray, or wait up to `END_S` until it has started and end it then.
 
-        After `END_S` it is left to its thread: it ends with this process at the latest.
+        After that it ends with this process at the latest.
         """
         begun, self._begun = self._begun, None
         if begun is not None:
@@ -217,7 +215,7 @@ class Ahead:
 
 @contextlib.contextmanager
 def _environment(wanted: dict[str, str]) -> Iterator[None]:
-    """Put what is `wanted` into the environment where that says nothing else, and leave it as it was."""
+    """Set missing environment variables, and restore the environment at the end."""
     before = {name: os.environ.get(name) for name in (*wanted, WAITING)}
     os.environ.update({name: value for name, value in wanted.items() if before[name] is None})
     try:
@@ -239,14 +237,12 @@ def _quiet() -> Iterator[Any]:
 
     if ray.is_initialized():
         raise ResourcesError(
-            "This process is already connected to a Ray. Call ray.shutdown() first, or run the sweep in a process of "
-            "its own; to use that cluster, pass its address there (--address)."
+            "This process is already connected to a Ray. Call ray.shutdown() first, or run the "
+            "sweep in a separate process; to use that cluster, pass its address there (--address)."
         )
     levels = {name: logging.getLogger(name).level for name in ("ray", "ray.tune")}
     for name in levels:
-        logging.getLogger(name).setLevel(
-            logging.CRITICAL
-        )  # a trial's failure is a row and a line of ours
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # trials report their failures
     try:
         yield ray
     finally:
@@ -256,11 +252,10 @@ def _quiet() -> Iterator[Any]:
 
 
 def _shut_down(ray: Any) -> None:
-    """Shut Ray down and wait for its processes, while nothing is collected.
+    """Shut Ray down and wait for its processes, with garbage collection off.
 
-    A handle of an actor that another thread's garbage collection takes at that moment asks a core
-    that is gone, and Ray 2.60 then ends the whole process ("the language frontend accesses the
-    Ray's worker after it is shutdown").
+    If another thread collects the handle of an actor at that moment, Ray 2.60 ends the whole
+    process ("the language frontend accesses the Ray's worker after it is shutdown").
     """
     gc.collect()
     collecting = gc.isenabled()
@@ -277,7 +272,7 @@ QUIET: dict[str, Any] = {"logging_level": logging.CRITICAL, "log_to_driver": Fal
 
 
 def _join(ray: Any, address: str) -> None:
-    """Join a cluster; ResourcesError within seconds if none answers."""
+    """Join a cluster, or raise ResourcesError within seconds."""
     named, origin = address, "--address"
     if address == "auto":
         named, origin = os.environ.get("RAY_ADDRESS") or "auto", "RAY_ADDRESS"
@@ -287,8 +282,8 @@ def _join(ray: Any, address: str) -> None:
             named = ray_private.resolve("auto")
         if named.startswith("ray://"):
             raise ResourcesError(
-                f"Ray Client is not supported: '{named}' (from {origin}). Run the command on the cluster's head with "
-                "--address auto, for example by 'ray exec' or 'ray job submit'."
+                f"Ray Client is not supported: '{named}' (from {origin}). Run the command on the "
+                "cluster's head with --address auto, for example by 'ray exec' or 'ray job submit'."
             )
         host, _, port = named.rpartition(":")
         if not (host and port.isdigit()) or "/" in host:
@@ -299,8 +294,9 @@ def _join(ray: Any, address: str) -> None:
         LOG.info("joined the Ray cluster at %s", named)
     except (OSError, ValueError, OverflowError) as error:
         raise ResourcesError(
-            f"No Ray cluster answers at '{named}' (from {origin}): {ray_failures.reason(error)}. Start one, use 'auto' "
-            "or host:port, check that RAY_AUTH_MODE and the token are the cluster's, or run without --address."
+            f"No Ray cluster answers at '{named}' (from {origin}): {ray_failures.reason(error)}. "
+            "Start one, use 'auto' or host:port, check that RAY_AUTH_MODE and the token are those "
+            "of the cluster, or run without --address."
         ) from error
     except RuntimeError as error:
         reason = " ".join(str(error).split())
@@ -310,9 +306,9 @@ def _join(ray: Any, address: str) -> None:
 
 
 def _start(ray: Any, n_slots: int, scratch: str, *, over: threading.Event) -> None:
-    """Start Ray on the loopback, at the second try if need be; ResourcesError where it does not start.
+    """Start Ray on the loopback, or raise ResourcesError after the second try.
 
-    Once it is `over` there is no second try.
+    If `over` is set there is no second try.
     """
     loopback: dict[str, Any] = {
         "include_dashboard": False,
@@ -327,9 +323,8 @@ def _start(ray: Any, n_slots: int, scratch: str, *, over: threading.Event) -> No
                 ray.init("local", num_cpus=n_slots, **loopback, **QUIET)
             LOG.info("Ray is up after %.1f s", time.monotonic() - started)
             return
-        except (
-            Exception
-        ) as error:  # Ray 2.60 raises a bare one if its processes take more than 30 s to start
+        # Ray 2.60 raises Exception if its processes take more than 30 s to start
+        except Exception as error:
             LOG.warning("Ray did not start", exc_info=True)
             ray.shutdown(wait_for_processes=True)
             if last or over.is_set():
@@ -337,7 +332,7 @@ def _start(ray: Any, n_slots: int, scratch: str, *, over: threading.Event) -> No
 
 
 def shows_gpu() -> bool:
-    """Say whether this machine may have a GPU; a Linux without a device file has none, and need not wait for torch."""
+    """Return whether this machine may have a GPU; a Linux without a device file has none."""
     devices = ("nvidia[0-9]*", "dxg", "kfd")  # of CUDA, of WSL, of ROCm
     return sys.platform != "linux" or any(any(Path("/dev").glob(name)) for name in devices)
 

@@ -1,7 +1,7 @@
-"""Why a Ray did not start, and whether anything answers at a cluster's address.
+"""The reason why a Ray did not start, and whether a cluster answers at an address.
 
-Comes in: the text of Ray's error and facts about this machine, or an address. Goes out: one
-sentence of advice, or an OSError within seconds. Imports no Ray.
+Input: the text of Ray's error and facts about this machine, or an address. Output: one sentence of
+advice, or an OSError within seconds. Imports no Ray.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import shutil
 import socket
 import sys
 import tempfile
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,46 +20,55 @@ from pathlib import Path
 from casting_tune.errors import ResourcesError
 
 ANSWER_S = 5.0
-"""How long a cluster's head may take to answer.
-
-Ray 2.60 itself tries for up to 13 minutes where nothing answers.
-"""
+"""Time limit for an answer of a cluster's head; Ray 2.60 itself tries for up to 13 minutes."""
 
 LITTLE_BYTES = 64 * 2**20
-"""A folder with less free space counts as full: Ray's logs and sockets of a start take a few MiB."""
+"""A folder with less free space counts as full: a start of Ray writes a few MiB."""
 
 
-OVERLOADED = "The machine may be overloaded: try again when it has less to do."
-UNKNOWN = "The cause is not known."
-SHM = "/dev/shm is full ({shm_mib:.0f} MiB free). Delete files there, or enlarge it (Docker: --shm-size=2g)."
-DISK = "The disk of '{folder}' is full ({folder_gib:.2f} GiB free). Free space, or set TMPDIR to another disk."
+OVERLOADED = "The machine may be overloaded. Try again later."
+UNKNOWN = "The cause is unknown."
+SHM = (
+    "/dev/shm is full ({shm_mib:.0f} MiB free). "
+    "Delete files there, or enlarge it (Docker: --shm-size=2g)."
+)
+DISK = (
+    "The disk of '{folder}' is full ({folder_gib:.2f} GiB free). "
+    "Delete files, or set TMPDIR to another disk."
+)
 CAUSES = {
-    r"AF_UNIX path": "The path '{folder}' is too long for a socket. Set TMPDIR to a short path, such as /tmp.",
-    r"Too many open files|Errno 24": "The limit of {n_files} open files is too low. Raise it: ulimit -n 4096.",
+    r"AF_UNIX path": (
+        "The path '{folder}' is too long for a socket. Set TMPDIR to a short path, such as /tmp."
+    ),
+    r"Too many open files|Errno 24": (
+        "The limit of {n_files} open files is too low. Raise it: ulimit -n 4096."
+    ),
     r"start new thread|Resource temporarily unavailable|Errno 11\b": (
         "The limit of processes and threads is reached. End other programs, or raise it: ulimit -u."
     ),
     r"(?s)(?=.*/dev/shm).*(No space left|Errno 28)|Bus error|SIGBUS": SHM,
     r"No space left|Errno 28|Disk quota": DISK,
     r"ddress already in use|Errno 98\b": (
-        "A port that Ray uses is taken. End the program that uses it, or unset RAY_GCS_SERVER_PORT."
+        "A port of Ray is already in use. End that program, or unset RAY_GCS_SERVER_PORT."
     ),
     r"Permission denied|Errno 13\b|Read-only file system|Errno 30\b": (
-        "Ray cannot write to '{folder}'. Set TMPDIR to a folder that you may write to."
+        "Ray cannot write to '{folder}'. Set TMPDIR to a writable folder."
     ),
-    r"object store memory|Cannot allocate memory|Errno 12\b": "Too little memory is free. End other programs.",
+    r"object store memory|Cannot allocate memory|Errno 12\b": (
+        "Not enough free memory. End other programs."
+    ),
 }
-"""What Ray and the system write when a start fails, as a pattern, and the advice for it."""
+"""Pattern of an error of Ray or the system at a failed start -> the advice for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What may explain a failed start.
+    """Facts that may explain a failed start.
 
     Attributes:
         folder: Ray's temporary folder.
         folder_free_bytes: free space of its disk.
-        shm_free_bytes: free space of /dev/shm; None where there is none.
+        shm_free_bytes: free space of /dev/shm; None: it does not exist.
         n_files: how many files this process may open.
         logs: the errors in Ray's logs of that start.
     """
@@ -71,7 +81,7 @@ class Facts:
 
 
 def _facts(folder: Path) -> Facts:
-    """Return what may explain that a Ray with this temporary folder did not start."""
+    """Return the facts about a start of Ray with this temporary folder."""
     shm = Path("/dev/shm")
     return Facts(
         folder=str(folder),
@@ -91,7 +101,7 @@ def _most_files() -> int:
 
 
 def _errors(logs: Path) -> Iterator[str]:
-    """Yield the last lines of stderr, and the errors among the last ones of stdout, of each process of Ray."""
+    """Yield the last lines of stderr and the last errors of stdout of each process of Ray."""
     for file in sorted((*logs.glob("*.err"), *logs.glob("*.out"))):
         lines = file.read_text(errors="replace").splitlines()[-50:]
         yield from (
@@ -100,23 +110,23 @@ def _errors(logs: Path) -> Iterator[str]:
 
 
 def advice(error: str, known: Facts) -> str:
-    """Return what a person can do about a Ray that did not start on this machine: one or two sentences.
+    """Return advice about a Ray that did not start on this machine: one or two sentences.
 
     Args:
         error: the text of Ray's exception.
         known: facts about the machine and the failed start.
     """
-    found = _cause(error)
-    if found is None and known.shm_free_bytes is not None and known.shm_free_bytes < LITTLE_BYTES:
-        found = SHM
-    if found is None and known.folder_free_bytes < LITTLE_BYTES:
-        found = DISK
-    found = (
-        found
+    cause = _cause(error)
+    if cause is None and known.shm_free_bytes is not None and known.shm_free_bytes < LITTLE_BYTES:
+        cause = SHM
+    if cause is None and known.folder_free_bytes < LITTLE_BYTES:
+        cause = DISK
+    cause = (
+        cause
         or _cause(known.logs)
         or (OVERLOADED if re.search(r"[Tt]imed out", error) else UNKNOWN)
     )
-    return found.format(
+    return cause.format(
         folder=known.folder,
         folder_gib=known.folder_free_bytes / 2**30,
         shm_mib=(known.shm_free_bytes or 0) / 2**20,
@@ -125,25 +135,38 @@ def advice(error: str, known: Facts) -> str:
 
 
 def _cause(text: str) -> str | None:
-    return next((told for sign, told in CAUSES.items() if re.search(sign, text)), None)
+    return next(
+        (advice_text for sign, advice_text in CAUSES.items() if re.search(sign, text)), None
+    )
 
 
 def not_started(error: Exception, folder: Path) -> ResourcesError:
-    """Return the error for a Ray that did not start: Ray's reason, the advice, and where its logs are kept if needed.
+    """Return the error for a Ray that did not start: reason, advice, and the place of its logs.
 
     Args:
         error: what Ray raised.
         folder: Ray's temporary folder of that start.
     """
-    told = advice(str(error), _facts(folder))
+    text = advice(str(error), _facts(folder))
     logs = folder / "session_latest" / "logs"
-    if told in (OVERLOADED, UNKNOWN) and logs.is_dir():
+    if text in (OVERLOADED, UNKNOWN) and logs.is_dir():
         kept = tempfile.mkdtemp(prefix="casting-tune-ray-")
         shutil.copytree(logs, kept, dirs_exist_ok=True)
-        told += f" Ray's logs are in '{kept}'."
+        text += f" Ray's logs are in '{kept}'."
     return ResourcesError(
-        f"Ray does not start on this machine: {reason(error)}. {told} Or run without Ray: --inline."
+        f"Ray does not start on this machine: {reason(error)}. {text} Or run without Ray: --inline."
     )
+
+
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def report(failure: BaseException | None) -> str:
+    """Return everything that Ray reports of a failure, without colours.
+
+    It is the traceback of a worker, or how its process ended.
+    """
+    return "" if failure is None else _COLOUR.sub("", "".join(traceback.format_exception(failure)))
 
 
 def reason(error: Exception) -> str:
@@ -152,7 +175,7 @@ def reason(error: Exception) -> str:
 
 
 def check_answers(host: str, port: int) -> None:
-    """Raise OSError within seconds if no head of a Ray cluster is at an address.
+    """Raise OSError within seconds if no head of a Ray cluster answers at an address.
 
     The head speaks gRPC, which is HTTP/2: a server answers the client's preface with its settings,
     a frame of type 4 (RFC 9113, 3.4). With RAY_USE_TLS=1 it only has to accept the connection.
@@ -163,6 +186,4 @@ def check_answers(host: str, port: int) -> None:
         connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0)))
         answer = connection.recv(4, socket.MSG_WAITALL)
     if answer[3:] != b"\x04":
-        raise ConnectionError(
-            "what answers there is not a Ray head; the port of 'ray start' is usually 6379"
-        )
+        raise ConnectionError("not a Ray head; the port of 'ray start' is usually 6379")

@@ -1,8 +1,8 @@
-"""All that we use of Ray beyond its public API, in one place.
+"""All uses of Ray beyond its public API, in one place.
 
 Ray may change any of it in a minor version. The dependency in pyproject.toml therefore has an upper
-bound, and `check_version` refuses other versions. tests/test_ray_private.py has a test for each
-private name; it says what breaks.
+bound, and `check_version` rejects other versions. tests/execution/test_ray_private.py has a test
+for each private name.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ TESTED = "2.60"
 """The minor version of Ray that the tests run with; its patch versions are accepted."""
 
 NODE_PROCESSES = ("start_monitor", "start_api_server", "start_log_monitor")
-"""Methods of `ray._private.node.Node` that start processes which a sweep on one machine does not need."""
+"""Methods of `ray._private.node.Node` that start processes which a local sweep does not need."""
 
 ACTOR_VARIABLES = ("DEFAULT_ENV_VARS", "ENV_VARS_TO_PROPAGATE")
 """Environment variables that `ray.tune.execution.class_cache` gives to every actor."""
@@ -105,8 +105,8 @@ def resolve(address: str) -> str:
     """Return host:port of the cluster that `ray.init(address)` would join.
 
     Args:
-        address: host:port, or "auto": what RAY_ADDRESS names, else the newest cluster that was started on this machine.
-            Ray replaces a loopback address by that of this machine.
+        address: host:port, or "auto": RAY_ADDRESS, else the newest cluster of this machine. Ray
+            replaces a loopback address by that of this machine.
 
     Raises:
         ConnectionError: "auto" finds no cluster.
@@ -114,10 +114,10 @@ def resolve(address: str) -> str:
     """
     from ray._private import services
 
-    found: str | None = services.canonicalize_bootstrap_address(address)
-    if found is None:  # "local"
+    resolved: str | None = services.canonicalize_bootstrap_address(address)
+    if resolved is None:  # "local"
         raise ValueError("not host:port")
-    return found
+    return resolved
 
 
 def last_failure(trial: Any) -> BaseException | None:

@@ -1,8 +1,7 @@
-"""What happens in a sweep, told to TensorBoard, MLflow or W&B as well; the store stays the only truth.
+"""Reports the events of a sweep to TensorBoard, MLflow or W&B; results come from the store only.
 
-Comes in: what a person asked for, the trials by their number, Events. Goes out: these tools' own
-files. Runs in the driver, asks no network unless an address is given, and is never in the way: an
-error ends that logger, not the sweep.
+Input: the --log options, the trials by their number, Events. Output: files of these tools. Runs in
+the driver and uses no network unless an address is given. An error ends that logger, not the sweep.
 """
 
 from __future__ import annotations
@@ -38,57 +37,55 @@ class Logged:
 
 
 def logged(cell_id: str, label: str, config: TrialConfig) -> Logged:
-    """Return a trial as a logger names it: which folder's weights it has is told by `weights_id`, not by a path."""
+    """Return a trial as a logger names it; `weights_id` identifies its weights, not a path."""
     settings = asdict(config) | {"weights": config.weights.partition(":")[0]}
     return Logged(cell_id=cell_id, label=label, settings=settings)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """A kind of KINDS, and where it writes: a folder, or mlflow's server by its address; None: beside the results."""
+    """A kind of KINDS, and its place: a folder, or an MLflow server's address; None: default."""
 
     kind: str
     place: str | None
 
 
 class Logger(Protocol):
-    """One tool. What `begin` returns stands for the trial in the other calls."""
+    """One tool. The result of `begin` identifies the trial in the other calls."""
 
     def begin(self, trial: Logged) -> Any:
         """Open a trial."""
 
     def log(self, run: Any, figures: dict[str, float], step: int) -> None:
-        """Take in figures after an epoch."""
+        """Record numbers after an epoch."""
 
     def end(self, run: Any, status: str) -> None:
         """Close a trial that completed, was stopped or failed."""
 
     def close(self) -> None:
-        """Let go of everything; trials that are open stay as they are."""
+        """Release everything; open trials stay as they are."""
 
 
 def read(words: Sequence[str]) -> tuple[Wanted, ...]:
-    """Return the loggers that a person asked for, as KIND or KIND:DIR.
+    """Return the loggers of the --log options, each KIND or KIND:DIR.
 
     Raises:
-        UsageError: no such kind, the same twice, an address for a folder, or its library is not installed.
+        UsageError: unknown kind, the same kind twice, an address for a folder, or no library.
     """
-    found: list[Wanted] = []
+    loggers: list[Wanted] = []
     for word in words:
         kind, _, place = word.partition(":")
         if kind not in KINDS:
             raise UsageError(f"--log: {unknown('logger', kind, KINDS)}")
         spec = importlib.util.find_spec(kind)
-        if spec is None or spec.origin is None:  # a folder of that name beside us is no library
-            raise UsageError(f'--log {kind} needs an extra: pip install "casting-tune[{kind}]"')
+        if spec is None or spec.origin is None:  # a folder of that name is no library
+            raise UsageError(f'--log {kind} requires an extra: pip install "casting-tune[{kind}]"')
         if "://" in place and kind != "mlflow":
-            raise UsageError(
-                f"--log {word}: only mlflow takes a server by its address. Name a folder."
-            )
-        if kind in {wanted.kind for wanted in found}:
-            raise UsageError(f"--log {kind} stands twice: one is enough.")
-        found.append(Wanted(kind=kind, place=place or None))
-    return tuple(found)
+            raise UsageError(f"--log {word}: only mlflow accepts an address. Use a folder.")
+        if kind in {wanted.kind for wanted in loggers}:
+            raise UsageError(f"--log {kind} is given twice. Give it once.")
+        loggers.append(Wanted(kind=kind, place=place or None))
+    return tuple(loggers)
 
 
 @contextmanager
@@ -96,26 +93,26 @@ def follow(
     wanted: Sequence[Wanted],
     trials: Sequence[Logged],
     *,
-    beside: Path,
+    folder: Path,
     sweep: str,
     run_id: str,
     warn: Callable[[str], None],
 ) -> Iterator[Callable[[Event], None]]:
-    """Give a function that tells Events to every logger.
+    """Give a function that reports Events to every logger.
 
     Args:
         wanted: as `read` gives them.
         trials: by the number of their task; they may grow.
-        beside: the folder for loggers without one; each gets a folder of its kind.
-        sweep, run_id: what the tools call a project or experiment, and what tells its runs apart.
-        warn: told one line when a logger fails; it is then left alone.
+        folder: default folder of the loggers; each gets a subfolder of its kind.
+        sweep, run_id: names of the project or experiment, and of its run.
+        warn: called with one line when a logger fails; it is then switched off.
 
     Raises:
         UsageError: a folder cannot be made.
     """
     switches = []
     for one in wanted:
-        place = one.place or str(beside / one.kind)
+        place = one.place or str(folder / one.kind)
         if "://" not in place:
             try:
                 Path(place).mkdir(parents=True, exist_ok=True)
@@ -126,19 +123,19 @@ def follow(
             place = str(Path(place).absolute())
         switches.append(_Switch(one.kind, partial(KINDS[one.kind], place, sweep, run_id), warn))
 
-    def tell(event: Event) -> None:
+    def report(event: Event) -> None:
         for switch in switches:
-            switch.guarded(partial(switch.tell, event, trials[event.task]))
+            switch.guarded(partial(switch.report, event, trials[event.task]))
 
     try:
-        yield tell
+        yield report
     finally:
         for switch in switches:
             switch.guarded(switch.close)
 
 
 class _Switch:
-    """A logger that goes off with its first error."""
+    """A logger that is switched off at its first error."""
 
     def __init__(self, kind: str, make: Callable[[], Logger], warn: Callable[[str], None]) -> None:
         self.kind, self.make, self.warn = kind, make, warn
@@ -152,17 +149,18 @@ class _Switch:
             return
         try:
             do()
-        # a full disk, a server that is gone, another version: whatever, the sweep goes on
+        # a full disk, a lost server, another version: the sweep continues
         except Exception as error:
             self.is_on = False
             why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             self.warn(
-                f"Logging to {self.kind} has ended ({why}). The sweep goes on; the store has every row."
+                f"Logging to {self.kind} has ended ({why}). "
+                "The sweep continues; the store has all rows."
             )
-            with suppress(Exception):  # its files, its service: it has failed once, and may again
+            with suppress(Exception):  # it may fail again
                 self.close()
 
-    def tell(self, event: Event, trial: Logged) -> None:
+    def report(self, event: Event, trial: Logged) -> None:
         if self.logger is None:
             self.logger = self.make()
         if event.task not in self.runs:
@@ -192,7 +190,7 @@ class _Switch:
 
 
 class _TensorBoard:
-    """A folder a trial: <sweep>/<run>/<cell> <label>."""
+    """One folder per trial: <sweep>/<run>/<cell> <label>."""
 
     def __init__(self, place: str, sweep: str, run_id: str) -> None:
         self.folder = Path(place) / sweep / run_id
@@ -221,17 +219,18 @@ class _TensorBoard:
 
 
 class _MLflow:
-    """An experiment a sweep, a run a trial, in DIR/mlflow.db or on a server; no global state of MLflow's is touched."""
+    """One experiment per sweep, one run per trial, in DIR/mlflow.db or on a server.
+
+    Does not change the global state of MLflow.
+    """
 
     def __init__(self, place: str, sweep: str, run_id: str) -> None:
-        os.environ.setdefault(
-            "MLFLOW_DISABLE_TELEMETRY", "true"
-        )  # it tells its makers how it is used
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # else it sends usage data
         from mlflow.tracking import MlflowClient
 
         logging.getLogger("mlflow").setLevel(
             logging.WARNING
-        )  # it tells of every table that it makes
+        )  # else it logs every table that it creates
         # MLflow refuses file: stores since 3.17
         self.client = MlflowClient(place if "://" in place else f"sqlite:///{place}/mlflow.db")
         known = self.client.get_experiment_by_name(sweep)
@@ -259,10 +258,10 @@ class _MLflow:
 
 
 class _WandB:
-    """An offline run a trial, in the project of the sweep; `wandb sync` sends them, if a person wants it."""
+    """One offline run per trial, in the project of the sweep; `wandb sync` uploads them."""
 
     def __init__(self, place: str, sweep: str, run_id: str) -> None:
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # it tells its makers of errors
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # else it sends errors
         self.place, self.sweep, self.group = place, sweep, run_id
         self.open: list[Any] = []
 
@@ -295,7 +294,7 @@ class _WandB:
 
         for run in self.open:
             run.finish(exit_code=1)
-        wandb.teardown()  # its service would outlive the sweep
+        wandb.teardown()  # else its service outlives the sweep
 
 
 KINDS: dict[str, Callable[[str, str, str], Logger]] = {
@@ -303,4 +302,4 @@ KINDS: dict[str, Callable[[str, str, str], Logger]] = {
     "mlflow": _MLflow,
     "wandb": _WandB,
 }
-"""What --log knows -> its logger, made of a place, a sweep and a run."""
+"""Kind of --log -> its logger, from a place, a sweep and a run."""

@@ -1,4 +1,4 @@
-"""What a first training step imports, for seconds: Ray's workers do it at their start, while the driver goes on."""
+"""Imports of a first training step, which take seconds: Ray's workers do them at their start."""
 
 import ray.tune  # noqa: F401
 

@@ -1,7 +1,7 @@
-"""What scores without learning: the majority class, the nearest neighbour, a linear probe on features handed in.
+"""Scores without learning: the majority class, the nearest neighbour, a linear probe.
 
-In come packed images, labels and the rows of train and test; out comes P(defective) of the test
-rows, as a trained network would give it. A network that scores no better than these has shown
+Input: packed images, labels, the image indices of train and test. Output: P(defective) of the test
+images, as a trained network would give it. A network that is not better than these has shown
 nothing. Knows no networks and no stores.
 """
 
@@ -29,12 +29,12 @@ BASELINES = {
 
 _SMALL_PX = 40
 _STEP = 256  # train images compared at once with the test images
-_FEW = 16  # the same, where each pair needs a transform
+_FEW = 16  # the same, if each pair requires a transform
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Baseline:
-    """Scores of the test rows: what a baseline says without having seen their labels.
+    """Scores of the test images by a baseline that has not seen their labels.
 
     Attributes:
         name: a name of `BASELINES`.
@@ -48,7 +48,7 @@ class Baseline:
 
 
 def majority(labels_train: NDArray[np.uint8], n_test: int) -> Baseline:
-    """Return the share of defects in train as everyone's score, so that at 0.5 the larger class is said."""
+    """Return the share of defects in train as every score: at 0.5 the larger class wins."""
     return _baseline("majority", np.full(n_test, labels_train.mean()))
 
 
@@ -60,19 +60,19 @@ def nearest(
     *,
     descriptor: Literal["small", "polar"],
 ) -> Baseline:
-    """Return the one-nearest-neighbour rule (Cover & Hart 1967), with correlation as the likeness.
+    """Return the one-nearest-neighbour rule (Cover & Hart 1967), with correlation as similarity.
 
-    The score is 1/2 plus a quarter of how much more like the nearest defective image is than the
-    nearest good one: at 0.5 the label of the nearest of all is said, and the rest ranks by how
-    clear that is.
+    The score is 1/2 plus a quarter of the difference between the similarities to the nearest
+    defective image and to the nearest good image. At threshold 0.5 it is the label of the nearest
+    image of all.
 
     Args:
         images: [n, h, w] or [n, 3, h, w] uint8.
-        labels: [n] uint8; only those of train are looked at.
-        train: rows that neighbours are sought among; both classes.
-        test: rows to score.
-        descriptor: "small" compares 40x40 gray pixels over the 8 flips and quarter turns; "polar" compares images
-            unwrapped about their part's centre over every turn and mirror.
+        labels: [n] uint8; only those of train are used.
+        train: image indices of possible neighbours; both classes.
+        test: image indices to score.
+        descriptor: "small" compares 40x40 gray pixels over the 8 flips and quarter turns. "polar"
+            compares images unwrapped about the centre of their part, over every turn and mirror.
     """
     compare = {"small": _small_likeness, "polar": _polar_likeness}[descriptor]
     best = np.full((len(test), 2), -1, dtype=np.float32)  # nearest good, nearest defective
@@ -88,7 +88,7 @@ def linear_probe(
     labels_train: NDArray[np.uint8],
     features_test: NDArray[np.float32],
 ) -> Baseline:
-    """Return a logistic regression (L2, C = 1) on features standardised by train, [n_train, d] and [n_test, d]."""
+    """Return a logistic regression (L2, C = 1) on features [n, d], standardised by train."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -105,7 +105,7 @@ def _baseline(name: str, score: NDArray[np.floating]) -> Baseline:
 def _small_likeness(
     images: NDArray[np.uint8], train: NDArray[np.int64], test: NDArray[np.int64]
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-    """Yield (train rows, their best correlations with the test rows over flips and quarter turns)."""
+    """Yield (train indices, their best correlations with test over flips and quarter turns)."""
     small = np.stack([_shrunk(images[row]) for row in test])  # [n_test, 40, 40]
     turned = [
         np.rot90(view, k, axes=(1, 2)) for view in (small, small[:, :, ::-1]) for k in range(4)
@@ -123,7 +123,7 @@ def _small_likeness(
 def _polar_likeness(
     images: NDArray[np.uint8], train: NDArray[np.int64], test: NDArray[np.int64]
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-    """Yield (train rows, their best circular correlations with the test rows over turns and mirror)."""
+    """Yield (train indices, their best circular correlations with test over turns and mirror)."""
     spectra = photo_groups.plain(photo_groups.unwrap(images, rows=np.concatenate([train, test])))
     those = spectra[len(train) :]
     for start in range(0, len(train), _FEW):
@@ -138,15 +138,15 @@ def _shrunk(image: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def _shares(side: int) -> NDArray[np.float32]:
-    """Return [40, side]: what each pixel of a row weighs in each of 40 equal stretches of it."""
+    """Return [40, side]: weights of the pixels of a row in each of its 40 equal parts."""
     edges = np.linspace(0, side, _SMALL_PX + 1)[:, None]
     pixels = np.arange(side)[None, :]
-    covered = np.clip(edges - pixels, 0, 1)  # of each pixel, the share that lies before each edge
+    covered = np.clip(edges - pixels, 0, 1)  # share of each pixel before each edge
     return (np.diff(covered, axis=0) * (_SMALL_PX / side)).astype(np.float32)
 
 
 def _unit(images: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return [n, pixels] with mean 0 and length 1 in each row; an image of one gray level is all 0."""
+    """Return [n, pixels] with mean 0 and length 1 per row; an image of one gray level is all 0."""
     rows = images.reshape(len(images), -1)
     rows = rows - rows.mean(axis=1, keepdims=True)
     length = np.linalg.norm(rows, axis=1, keepdims=True)

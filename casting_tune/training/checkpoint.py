@@ -1,8 +1,8 @@
-"""What a trial needs to go on after its process died: weights, optimiser, and their epoch; and weights that are kept.
+"""Checkpoints, with which a trial continues after its process died, and kept weights.
 
-Comes in: a model and its optimiser, and a file's place. Goes out: files of tensors and numbers
-alone, put in place whole. The checkpoint is gone when the cell completes. Randomness needs no
-saving: its streams depend on seed and epoch.
+Input: a model and its optimiser, and the path of a file. Output: files of tensors and numbers only,
+complete or absent. The checkpoint is deleted when the cell completes. The state of random
+generators is not saved: each depends on seed and epoch only.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def save(
     file: Path, model: torch.nn.Module, optimiser: torch.optim.Optimizer, epoch: Epoch
 ) -> None:
-    """Write the state after an epoch; a reader sees the file before this one or this one, never a part."""
+    """Write the state after an epoch; a reader sees the old file or the new one, never a part."""
     import torch
 
     with _whole(file) as out:
@@ -40,7 +40,7 @@ def save(
 
 
 def keep(file: Path, model: torch.nn.Module, epoch: Epoch) -> None:
-    """Write the model's weights as safetensors, with the epoch that they are of in the file's metadata."""
+    """Write the model's weights as safetensors, with their Epoch in the file's metadata."""
     from safetensors.torch import save as to_bytes
 
     weights = {
@@ -51,14 +51,14 @@ def keep(file: Path, model: torch.nn.Module, epoch: Epoch) -> None:
 
 
 def keep_best(file: Path, model: torch.nn.Module, epoch: Epoch) -> None:
-    """Write the model's weights unless the file holds those of an earlier epoch with as low a validation loss."""
+    """Write the model's weights if their validation loss is the lowest so far."""
     kept = kept_epoch(file)
     if kept is None or epoch.epoch <= kept.epoch or epoch.validation_loss < kept.validation_loss:
         keep(file, model, epoch)
 
 
 def kept_epoch(file: Path) -> Epoch | None:
-    """Return the epoch that kept weights are of; None where there is no file."""
+    """Return the Epoch of kept weights; None: no file."""
     from safetensors import safe_open
 
     try:
@@ -66,20 +66,20 @@ def kept_epoch(file: Path) -> Epoch | None:
     except FileNotFoundError:
         return None
     with safe_open(file, framework="np") as held:
-        told = held.metadata()
+        metadata = held.metadata()
     numbers: dict[str, Any] = {
         name: int(value) if name in ("epoch", "n_images", "n_steps") else float(value)
-        for name, value in told.items()
+        for name, value in metadata.items()
     }
     return Epoch(**numbers)
 
 
 def load(file: Path, model: torch.nn.Module, optimiser: torch.optim.Optimizer) -> Epoch | None:
-    """Put a saved state into model and optimiser and return its epoch; None where there is no file.
+    """Load a saved state into model and optimiser and return its Epoch; None: no file.
 
     Raises:
-        RuntimeError, ValueError, UnpicklingError: the file is damaged, or of another model. Nothing but tensors and
-            plain values is ever unpickled.
+        RuntimeError, ValueError, UnpicklingError: the file is damaged, or of another model. Only
+            tensors and plain values are unpickled.
     """
     import torch
 
@@ -92,10 +92,9 @@ def load(file: Path, model: torch.nn.Module, optimiser: torch.optim.Optimizer) -
 
 
 def clear(root: Path, cells: Collection[str]) -> None:
-    """Remove what processes that were killed left of completed cells below a store's root.
+    """Delete files that killed processes left of completed cells below the root of a store.
 
-    That is a cell's checkpoint, and files that were being written beside a checkpoint or beside
-    weights.
+    They are checkpoints, and temporary files of checkpoints and weights.
     """
     for folder in (root / "checkpoints", root / "weights"):
         for file in folder.iterdir() if folder.is_dir() else ():
@@ -106,7 +105,7 @@ def clear(root: Path, cells: Collection[str]) -> None:
 
 @contextlib.contextmanager
 def _whole(file: Path) -> Iterator[IO[bytes]]:
-    """Open a file beside its place, and put it there once all is written."""
+    """Open a temporary file, and rename it to `file` when it is complete."""
     step(f"save {file.suffix}: begin")
     with files.replacing(file) as draft:
         with draft.open("wb") as out:

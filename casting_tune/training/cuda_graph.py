@@ -1,9 +1,9 @@
-"""A training step on a GPU as one launch: run as written at first, then recorded as a CUDA graph, then replayed.
+"""A training step on a GPU as one launch: run normally at first, then recorded as a CUDA graph.
 
-Comes in: a step, from tensors of a batch to one tensor, that changes weights on its way. Goes out:
-the same step, with the same kernels in the same order. A step of a network is a thousand launches
-and more, and at small batch sizes the host takes longer to launch them than the GPU to run them.
-Knows no networks, batches or optimisers.
+Input: a step, from tensors of a batch to one tensor, that changes weights. Output: the same step,
+with the same kernels in the same order. A step of a network has a thousand launches or more; at
+small batch sizes the host takes longer to launch them than the GPU to run them. Does not know
+networks, batches or optimisers.
 """
 
 from __future__ import annotations
@@ -18,16 +18,19 @@ if TYPE_CHECKING:
     Step = Callable[..., torch.Tensor]
 
 WARM_STEPS = 3
-"""Steps that are run as written first, so that libraries, optimiser state and autograd have what
-they make once (https://docs.pytorch.org/docs/stable/notes/cuda.html, "CUDA graphs").
+"""Steps that run normally first, so that libraries, optimiser and autograd create their state
+(https://docs.pytorch.org/docs/stable/notes/cuda.html, "CUDA graphs").
 """
 
 WAITS = "called a synchronizing CUDA operation"
-"""What torch's sync debug mode says of an operation for which the host waits."""
+"""The warning of torch's sync debug mode about an operation for which the host waits."""
 
 
 class Recorder:
-    """Records steps; `records` tells whether the last one given to it was recorded, None before that is settled."""
+    """Records steps.
+
+    `records` is whether the last step was recorded, and None before that is decided.
+    """
 
     def __init__(self) -> None:
         self.records: bool | None = None
@@ -35,11 +38,11 @@ class Recorder:
     def __call__(self, step: Step) -> Step:
         """Return a step that does what `step` does, recorded once for each shape of its tensors.
 
-        A recording holds the addresses of everything that the step reads: what changes from batch
-        to batch must come in as an argument or lie in a tensor that is filled in place, and the
-        step must be called between two batches from one thread. A step for which the host waits (it
-        reads a value of the device) cannot be recorded and stays as it is. All recordings share one
-        pool of memory, since none runs beside another.
+        A recording holds the addresses of everything that the step reads. Values that change
+        between batches must be arguments, or be in a tensor that is filled in place, and all calls
+        must come from one thread. A step for which the host waits (it reads a value of the device)
+        cannot be recorded and runs normally. All recordings share one memory pool, because only one
+        runs at a time.
         """
         import torch
 
@@ -76,7 +79,7 @@ class Recorder:
 def _warm(
     step: Step, given: tuple[torch.Tensor, ...], stream: torch.cuda.Stream
 ) -> tuple[torch.Tensor, bool]:
-    """Run a step as written on the stream that will record it; return its output and whether the host waited."""
+    """Run a step normally on the recording stream; return its output and if the host waited."""
     import torch
 
     before = torch.cuda.get_sync_debug_mode()
@@ -90,15 +93,15 @@ def _warm(
         finally:
             torch.cuda.set_sync_debug_mode(before)
     torch.cuda.current_stream().wait_stream(stream)
-    told = [str(warning.message) for warning in seen]
-    for warning, text in zip(seen, told, strict=True):
+    texts = [str(warning.message) for warning in seen]
+    for warning, text in zip(seen, texts, strict=True):
         if (
             WAITS not in text and "Synchronization debug mode" not in text
         ):  # torch calls the mode a prototype, once
             warnings.warn_explicit(
                 warning.message, warning.category, warning.filename, warning.lineno
             )
-    return output, any(WAITS in text for text in told)
+    return output, any(WAITS in text for text in texts)
 
 
 def _record(
@@ -111,8 +114,8 @@ def _record(
     import torch
 
     graph, held = torch.cuda.CUDAGraph(), tuple(tensor.clone() for tensor in given)
-    # entering waits for the device and gives back cached memory; "thread_local": other threads may
-    # use the device
+    # entering waits for the device and frees cached memory; "thread_local": other threads may use
+    # the device
     with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
         output = step(*held)
     return graph, held, output

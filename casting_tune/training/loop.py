@@ -1,11 +1,11 @@
 """The training loop, as a generator that yields one Epoch at a time; predictions; latency.
 
-Comes in: a network, batches of normalised inputs, and the optimiser's settings. Goes out: Epochs,
-scores, seconds. It does not know where batches come from, who schedules, or where rows go.
+Input: a network, batches of normalised inputs, the optimiser's settings. Output: Epochs, scores,
+seconds. Does not know where batches come from, who schedules, or where rows go.
 
-Nothing in the loop waits for the device: losses stay there and are read once an epoch. A step takes
-all that changes from batch to batch as tensors, so that whoever calls may have it recorded and
-launched as one (`capture`).
+Nothing in the loop waits for the device: losses stay there and are read once per epoch. A step
+takes everything that changes between batches as tensors, so that the caller can record it and
+launch it as one (`cuda_graph`).
 """
 
 from __future__ import annotations
@@ -35,7 +35,10 @@ REFERENCE_BATCH = 32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """How the optimiser runs: AdamW, a linear warm-up, then the schedule, one step a batch."""
+    """Settings of the optimiser: AdamW, a linear warm-up, then the schedule, one step per batch.
+
+    `n_steps` is the number of steps per epoch.
+    """
 
     base_lr: float
     batch_size: int
@@ -43,66 +46,137 @@ class Recipe:
     warmup_share: float
     lr_schedule: Literal["cosine", "constant"]
     epochs: int
-    n_steps: int  # an epoch
+    n_steps: int
     precision: Literal["fp32", "bf16"]
 
 
-def as_given(inputs: torch.Tensor, y_true: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return a batch that is made already."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Limits of a training.
+
+    Attributes:
+        micro_batch: most images per forward pass. Their gradients add up to the gradient of the
+            batch; only batch normalisation sees fewer images. None: the whole batch.
+        ends_at: no step starts after this time of `time.perf_counter`. A GPU completes the steps
+            that were launched before.
+    """
+
+    micro_batch: int | None = None
+    ends_at: float = math.inf
+
+
+UNLIMITED = Limits()
+
+
+def unchanged(inputs: torch.Tensor, y_true: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return a batch that consists of inputs and labels already."""
     return inputs, y_true
 
 
-def as_written(step: Step) -> Step:
+def by_kernel(step: Step) -> Step:
     """Return a step that is launched kernel by kernel."""
     return step
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Feed:
+    """The batches of a training, and how a step takes them.
+
+    Attributes:
+        batches: epoch (from 1) -> its training batches, each the tensors that `make` takes.
+        validation: -> the validation batches, in a fixed order.
+        make: a batch -> (inputs [b, c, px, px] float, y_true [b] float 0 or 1); part of the step.
+        launch: how the step is launched: `by_kernel`, or a `cuda_graph.Recorder`.
+    """
+
+    batches: Callable[[int], Iterable[tuple[torch.Tensor, ...]]]
+    validation: Callable[[], Batches]
+    make: Callable[..., tuple[torch.Tensor, torch.Tensor]] = unchanged
+    launch: Callable[[Step], Step] = by_kernel
 
 
 def fit(
     model: torch.nn.Module,
     optimiser: torch.optim.Optimizer,
     recipe: Recipe,
+    feed: Feed,
     *,
-    batches: Callable[[int], Iterable[tuple[torch.Tensor, ...]]],
-    validation: Callable[[], Batches],
-    make: Callable[..., tuple[torch.Tensor, torch.Tensor]] = as_given,
-    launch: Callable[[Step], Step] = as_written,
     n_done: int = 0,
-    micro_batch: int | None = None,
-    ends_at: float = math.inf,
+    limits: Limits = UNLIMITED,
 ) -> Iterator[Epoch]:
     """Train, and yield an Epoch after each pass over the training images.
 
-    The loss is binary cross-entropy on the logit. The model is left as the last epoch made it.
+    The loss is binary cross-entropy on the logit. The last epoch's weights stay.
 
     Args:
         model: inputs [b, c, px, px] -> logits [b].
         optimiser: of the model's parameters, from `make_optimiser`.
         recipe: the optimiser's settings.
-        batches: epoch (from 1) -> its training batches, each the tensors that `make` takes.
-        validation: -> the validation batches, in a fixed order.
-        make: a batch -> (inputs [b, c, px, px] float, y_true [b] float 0 or 1); a part of the step.
-        launch: how the step is launched: `as_written`, or a `capture.Recorder`.
-        n_done: epochs that model and optimiser have behind them already; the first one yielded is the next.
-        micro_batch: most images that go through the network at once; their gradients add up to those of the batch
-            (batch normalisation alone sees the difference). None: the batch goes through whole.
-        ends_at: no step starts after this time of `time.perf_counter`; a GPU ends first what was launched before.
+        feed: the batches of training and validation.
+        n_done: epochs that model and optimiser have completed; the first Epoch is the next one.
+        limits: of memory and time.
 
     Raises:
         Diverged: a training loss that is not a finite number.
-        TimeUp: `ends_at` has passed.
+        TimeUp: `limits.ends_at` has passed.
     """
+    import torch
+
+    take = feed.launch(_step(model, optimiser, recipe, feed.make, limits.micro_batch))
+    set_rate = _rate_setter(optimiser, next(model.parameters()).device)
+    n_taken = n_done * recipe.n_steps
+    for epoch in range(n_done + 1, recipe.epochs + 1):
+        model.train()
+        started = time.perf_counter()
+        losses, n_images, lr = [], 0, 0.0
+        for batch in feed.batches(epoch):
+            lr = learning_rate(n_taken, recipe)
+            set_rate(lr)
+            losses.append(take(*batch))
+            n_images += len(batch[0])
+            n_taken += 1
+            if time.perf_counter() > limits.ends_at:
+                raise TimeUp(f"Time limit reached in epoch {epoch} of {recipe.epochs}.")
+        train_loss = float(torch.stack(losses).sum()) / n_images
+        train_s = time.perf_counter() - started
+        if not math.isfinite(train_loss):
+            raise Diverged(
+                f"The training loss is {train_loss} in epoch {epoch}. "
+                f"Use a base_lr below {recipe.base_lr}."
+            )
+        loss, accuracy = _validate(model, feed.validation(), recipe.precision)
+        yield Epoch(
+            epoch=epoch,
+            n_images=n_images,
+            n_steps=len(losses),
+            learning_rate=lr,
+            train_loss=train_loss,
+            validation_loss=loss,
+            validation_accuracy=accuracy,
+            train_s=train_s,
+            validation_s=time.perf_counter() - started - train_s,
+        )
+
+
+def _step(
+    model: torch.nn.Module,
+    optimiser: torch.optim.Optimizer,
+    recipe: Recipe,
+    make: Callable[..., tuple[torch.Tensor, torch.Tensor]],
+    micro_batch: int | None,
+) -> Step:
+    """Return a function that takes one step and returns the sum of the images' losses, []."""
     import torch
     from torch.nn.functional import binary_cross_entropy_with_logits
 
-    device = next(model.parameters()).device
+    device_type = next(model.parameters()).device.type
 
     def step(*batch: torch.Tensor) -> torch.Tensor:
-        """Take one step and return the sum of the images' losses, []."""
         inputs, y_true = make(*batch)
         optimiser.zero_grad(set_to_none=True)
         losses = []
         for part in loader.batches(len(y_true), micro_batch or len(y_true)):
-            with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+            with torch.autocast(device_type, torch.bfloat16, enabled=recipe.precision == "bf16"):
                 logits = model(inputs[part])
             loss = binary_cross_entropy_with_logits(logits.float(), y_true[part], reduction="sum")
             (loss / len(y_true)).backward()  # type: ignore[no-untyped-call]
@@ -110,38 +184,7 @@ def fit(
         optimiser.step()
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
-    take, set_rate = launch(step), _dial(optimiser, device)
-    n_taken = n_done * recipe.n_steps
-    for epoch in range(n_done + 1, recipe.epochs + 1):
-        model.train()
-        started = time.perf_counter()
-        losses, n_images, lr = [], 0, 0.0
-        for batch in batches(epoch):
-            lr = learning_rate(n_taken, recipe)
-            set_rate(lr)
-            losses.append(take(*batch))
-            n_images += len(batch[0])
-            n_taken += 1
-            if time.perf_counter() > ends_at:
-                raise TimeUp(f"The time of the trial was up in epoch {epoch} of {recipe.epochs}.")
-        train_loss = float(torch.stack(losses).sum()) / n_images
-        train_s = time.perf_counter() - started
-        if not math.isfinite(train_loss):
-            raise Diverged(
-                f"The training loss of epoch {epoch} is {train_loss}. A smaller base_lr than {recipe.base_lr} helps."
-            )
-        validation_loss, validation_accuracy = _validate(model, validation(), recipe.precision)
-        yield Epoch(
-            epoch=epoch,
-            n_images=n_images,
-            n_steps=len(losses),
-            learning_rate=lr,
-            train_loss=train_loss,
-            validation_loss=validation_loss,
-            validation_accuracy=validation_accuracy,
-            train_s=train_s,
-            validation_s=time.perf_counter() - started - train_s,
-        )
+    return step
 
 
 def make_optimiser(model: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
@@ -156,8 +199,11 @@ def make_optimiser(model: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimi
     return torch.optim.AdamW(groups, lr=recipe.base_lr, fused=True)
 
 
-def _dial(optimiser: torch.optim.Optimizer, device: torch.device) -> Callable[[float], Any]:
-    """Return what sets the learning rate: on a GPU in a tensor, which a recorded step reads at every replay."""
+def _rate_setter(optimiser: torch.optim.Optimizer, device: torch.device) -> Callable[[float], Any]:
+    """Return a function that sets the learning rate.
+
+    On a GPU the rate is a tensor, because a recorded step reads it at every replay.
+    """
     import torch
 
     groups = optimiser.param_groups
@@ -167,11 +213,11 @@ def _dial(optimiser: torch.optim.Optimizer, device: torch.device) -> Callable[[f
             group.update(lr=rate, capturable=True)
         return rate.fill_
 
-    def turn(lr: float) -> None:
+    def set_rate(lr: float) -> None:
         for group in groups:
             group["lr"] = lr
 
-    return turn
+    return set_rate
 
 
 def learning_rate(step: int, recipe: Recipe) -> float:
@@ -179,8 +225,8 @@ def learning_rate(step: int, recipe: Recipe) -> float:
 
     The peak is base_lr * sqrt(batch_size / 32), the square-root scaling of adaptive optimisers
     (Malladi et al., "On the SDEs and Scaling Rules for Adaptive Gradient Algorithms", 2022). It is
-    reached linearly over the warm-up; after that a half cosine falls to zero at the last step
-    (Loshchilov and Hutter, "SGDR", 2017), or it stays.
+    reached linearly over the warm-up. Then a half cosine falls to zero at the last step
+    (Loshchilov and Hutter, "SGDR", 2017), or the rate stays constant.
     """
     peak = recipe.base_lr * math.sqrt(recipe.batch_size / REFERENCE_BATCH)
     total = recipe.epochs * recipe.n_steps
@@ -195,7 +241,7 @@ def learning_rate(step: int, recipe: Recipe) -> float:
 def predict(
     model: torch.nn.Module, batches: Batches, *, precision: Literal["fp32", "bf16"]
 ) -> NDArray[np.float32]:
-    """Return P(defective) of every image: [n] float32 in [0, 1], in the batches' order."""
+    """Return P(defective) of every image: [n] float32 in [0, 1], in the order of the batches."""
     import torch
 
     logits = [logit for logit, _ in _logits(model, batches, precision)]
@@ -205,16 +251,15 @@ def predict(
 def latency(
     model: torch.nn.Module, inputs: torch.Tensor, *, precision: Literal["fp32", "bf16"]
 ) -> float:
-    """Return the median seconds of one forward pass of `inputs` [b, c, px, px], the device awaited each time.
+    """Return the median seconds of one forward pass of `inputs` [b, c, px, px].
 
-    One pass warms up; then 3 to 11 are timed, until they have taken a second.
+    Every pass includes waiting for the device. After one warm-up pass, 3 to 11 passes are timed,
+    until they have taken one second.
     """
     seconds: list[float] = []
     while len(seconds) < 4 or (len(seconds) < 12 and sum(seconds[1:]) < 1):
         started = time.perf_counter()
-        predict(
-            model, [(inputs, inputs)], precision=precision
-        )  # reading the scores awaits the device
+        predict(model, [(inputs, inputs)], precision=precision)  # reads the scores: waits
         seconds.append(time.perf_counter() - started)
     return statistics.median(seconds[1:])
 
@@ -228,8 +273,8 @@ def _validate(
     pairs = list(_logits(model, batches, precision))
     logits, y_true = torch.cat([logit for logit, _ in pairs]), torch.cat([y for _, y in pairs])
     loss = binary_cross_entropy_with_logits(logits, y_true)
-    right = ((logits >= 0) == (y_true > 0.5)).float().mean()
-    return float(loss), float(right)
+    accuracy = ((logits >= 0) == (y_true > 0.5)).float().mean()
+    return float(loss), float(accuracy)
 
 
 def _logits(

@@ -1,7 +1,7 @@
-"""How much memory a device has and a trial takes, and limits that end the trial alone.
+"""Memory of a device and of a trial, and limits that end only the trial.
 
-Comes in: a device, bytes. Goes out: bytes; an error in the trial that asks for more than its limit.
-Knows no trials.
+Input: a device, bytes. Output: bytes; an error in the trial that exceeds its limit.
+Does not know trials.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     import torch
 
 CONTEXT_BYTES = 768 * 2**20
-"""What a process holds of a GPU beside torch's tensors: the CUDA context and the kernels that are loaded into it.
+"""GPU memory of a process in addition to torch's tensors: the CUDA context and its kernels.
 
-torch's own figures leave it out. 595 MiB after one matrix product (NVIDIA H100, driver 580, torch
+torch does not count it. 595 MiB after one matrix product (NVIDIA H100, driver 580, torch
 2.11, CUDA 13); the rest is for kernels that are loaded later.
 """
 
@@ -35,7 +35,7 @@ _SIGNS = (
     # oneDNN; the C++ library
     "could not create a primitive", "bad_alloc", "bad allocation",
 )  # fmt: skip
-"""How libraries word an allocation that was refused, in lower case; none of these raises torch.OutOfMemoryError."""
+"""Texts of a failed allocation, in lower case; none of these raises torch.OutOfMemoryError."""
 
 
 def reset_peak(device: torch.device) -> None:
@@ -47,16 +47,16 @@ def reset_peak(device: torch.device) -> None:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
     else:
-        with contextlib.suppress(
-            OSError
-        ):  # Linux alone: "5" resets this process's own peak (proc(5), clear_refs)
+        # Linux only: "5" resets the peak of this process (proc(5), clear_refs)
+        with contextlib.suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak(device: torch.device) -> int | None:
-    """Return the most bytes held since the reset: of the GPU, or of this process's resident memory (None: unknown).
+    """Return the peak since the reset: bytes of the GPU, or of this process; None: unknown.
 
-    Of a GPU it is what torch reserved, since a recorded step keeps its memory between two replays.
+    On a GPU it is the memory that torch reserved, because a recorded step keeps its memory between
+    two replays.
     """
     import torch
 
@@ -64,7 +64,7 @@ def peak(device: torch.device) -> int | None:
 
 
 def total(device: torch.device) -> int:
-    """Return the bytes of a device: of the GPU (or the part of one) that this process sees first, or of the machine."""
+    """Return the bytes of the first visible GPU (or part of one), or of the machine."""
     import torch
 
     if device.type == "cuda":
@@ -74,10 +74,9 @@ def total(device: torch.device) -> int:
 
 @contextlib.contextmanager
 def shared(device: torch.device, share: float) -> Iterator[None]:
-    """Let this process hold at most a share of the GPU's memory, its context included; 1 or more is no limit.
+    """Limit this process to a share of the GPU's memory, its context included; 1: no limit.
 
-    Beyond that torch frees what it only keeps, and then the trial that asks runs out of memory, not
-    its neighbours.
+    Beyond that torch frees its cache; then this trial runs out of memory, not its neighbours.
     """
     if device.type != "cuda" or share >= 1:
         yield
@@ -93,12 +92,11 @@ def shared(device: torch.device, share: float) -> Iterator[None]:
 
 @contextlib.contextmanager
 def limited(limit_bytes: int | None) -> Iterator[None]:
-    """Let this process hold at most so many bytes of its own, as far as the system can tell; None is no limit.
+    """Limit the private memory of this process; None: no limit.
 
-    The kernel refuses what goes beyond (setrlimit(2), RLIMIT_DATA: private writable memory, so
-    images that are shared between processes do not count), and the library that asked raises: see
-    `is_shortage`. Linux alone; elsewhere, and where the process holds more already, nothing is
-    limited.
+    The kernel refuses further allocations (setrlimit(2), RLIMIT_DATA: private writable memory, so
+    images that processes share do not count), and the library raises: see `is_shortage`. Linux
+    only; there is no limit elsewhere, or if the process holds more already.
     """
     held, mapped = _status("VmRSS"), _status("VmData")
     if limit_bytes is None or held is None or mapped is None or held >= limit_bytes:
@@ -119,7 +117,7 @@ def limited(limit_bytes: int | None) -> Iterator[None]:
 
 
 def is_shortage(error: Exception) -> bool:
-    """Say whether an error means that memory ran out, of the GPU or of the machine."""
+    """Return whether an error means that the GPU or the machine is out of memory."""
     import torch
 
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
@@ -131,7 +129,7 @@ def is_shortage(error: Exception) -> bool:
 
 
 def _status(name: str) -> int | None:
-    """Return a figure of this process in bytes as Linux tells it, None elsewhere."""
+    """Return a value of /proc/self/status in bytes; None: not on Linux."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith(f"{name}:"):

@@ -1,7 +1,6 @@
-"""What precision `auto` means for a network on a device, and what must be said of bf16 on a CPU that cannot do it.
+"""The precision of `auto` for a network on a device, and notes about bf16 on a CPU without it.
 
-Comes in: configurations and a device. Goes out: fp32 or bf16, from what was measured; nothing is
-ever probed.
+Input: configurations and a device. Output: fp32 or bf16, from measurements; nothing is probed.
 """
 
 from __future__ import annotations
@@ -17,18 +16,18 @@ from casting_tune.models import registry
 Precision = Literal["fp32", "bf16"]
 BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
 TIMM_CPU_BF16 = frozenset({"timm:resnet10t"})
-"""Networks beyond the study's that are taken to gain from bf16 on a CPU with bf16 instructions.
+"""Other networks that are assumed to gain from bf16 on a CPU with bf16 instructions.
 
-Of resnet10t that is by likeness: resnet18 took 143 images/s in place of 70 (128 px, batch size 32).
-It was not compared itself.
+resnet10t is similar to resnet18, which reached 143 images/s instead of 70 (128 px, batch size 32).
+It was not measured itself.
 """
 
 
 def resolve(config: TrialConfig, device: Literal["cpu", "cuda"]) -> Precision:
-    """Return what precision `auto` means for a backbone on a device.
+    """Return the precision of a configuration on a device.
 
-    A GPU computes in bf16. A CPU does where it has bf16 instructions and the backbone is known to
-    gain (`Backbone.cpu_bf16`, `TIMM_CPU_BF16`), else in fp32.
+    `auto` is bf16 on a GPU. On a CPU it is bf16 if the CPU has bf16 instructions and the backbone
+    gains (`Backbone.cpu_bf16`, `TIMM_CPU_BF16`), else fp32.
     """
     if config.precision != "auto":
         return config.precision
@@ -36,13 +35,13 @@ def resolve(config: TrialConfig, device: Literal["cpu", "cuda"]) -> Precision:
 
 
 def gains(backbone: str) -> bool:
-    """Say whether a backbone is known or taken to gain from bf16 on a CPU that has bf16 instructions."""
+    """Return whether a backbone gains from bf16 on a CPU with bf16 instructions."""
     known = registry.BACKBONES.get(backbone)
     return backbone in TIMM_CPU_BF16 if known is None else known.cpu_bf16
 
 
 def cpu_has_bf16() -> bool | None:
-    """Say whether this CPU has bf16 instructions, by what Linux lists for an x86; None where it lists nothing."""
+    """Return whether this CPU has bf16 instructions, from /proc/cpuinfo; None: unknown."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("flags"):
@@ -51,9 +50,9 @@ def cpu_has_bf16() -> bool | None:
 
 
 def notes(configs: Iterable[TrialConfig], device: Literal["cpu", "cuda"]) -> tuple[str, ...]:
-    """Say up front that bf16 was asked of a CPU without it, where steps then take many times as long.
+    """Return a note if bf16 is requested on a CPU without it; steps take much longer.
 
-    Source: resnet10t, 96 px, batch size 64, one thread, AVX2 alone, torch 2.14:
+    Measured: resnet10t, 96 px, batch size 64, one thread, AVX2 only, torch 2.14:
     18.9 to 22.5 s against 1.5 to 2.0 s, n = 6.
     """
     if (
@@ -62,7 +61,7 @@ def notes(configs: Iterable[TrialConfig], device: Literal["cpu", "cuda"]) -> tup
         and cpu_has_bf16() is False
     ):
         return (
-            'precision = "bf16" on a CPU without bf16 instructions: a step takes many times as long as one in fp32 '
-            '(resnet10t: 12 times); "auto" takes bf16 where it is faster.',
+            'precision = "bf16" on a CPU without bf16 instructions: a step takes many times '
+            'as long as in fp32 (resnet10t: 12 times). Use "auto": it selects the faster one.',
         )
     return ()

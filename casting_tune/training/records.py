@@ -1,8 +1,7 @@
-"""What a trial's rows say: their columns, made of a configuration, its images and its scores.
+"""The rows that a trial writes, as values.
 
-Comes in: a TrialConfig, a pack and its folds; scores of the validation and test images. Goes out:
-columns of the row in trials, and the rows of predictions. Does not know how a trial runs, where its
-rows go or who schedules.
+Input: a TrialConfig, a pack and its split, scores of the validation and test images. Output: the
+row in trials and the rows in predictions. Does not know how a trial runs or where its rows go.
 """
 
 from __future__ import annotations
@@ -10,14 +9,15 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import platform
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from casting_tune import metrics
-from casting_tune.config import RECIPE, Predictions, TrialConfig
+from casting_tune.config import RECIPE, UNLIMITED, Allowance, Predictions, Status, TrialConfig
 from casting_tune.store.redact import scrub
 from casting_tune.toggles import TOGGLES, augmentation_name
 
@@ -38,7 +38,7 @@ class Place:
     Attributes:
         device: "cpu" or "cuda"; the scheduler has made the right GPU the visible one.
         n_threads: CPU threads of the trial.
-        n_at_once: trials that may run at the same time on this machine or cluster; 1 had it alone.
+        n_at_once: trials that may run at the same time on this machine or cluster.
         gpus: share of a GPU that the trial was given, 0 on the CPU; None: unknown.
         ray: Ray's version, None in a plain loop.
         git_commit: of the casting_tune that runs, None outside a checkout.
@@ -52,8 +52,108 @@ class Place:
     git_commit: str | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialContext:
+    """Everything about a trial that is not in its cell's key.
+
+    Attributes:
+        sweep: the sweep that the trial belongs to.
+        label: the name of the cell for a reader.
+        place: where the trial runs.
+        groups: [n] group number of each image of the pack; required by a grouped split.
+        allowance: limits of the trial, and the weights to keep.
+        after: the cell's last attempt before the sweep began, or 0; None: list the whole store.
+    """
+
+    sweep: str
+    label: str
+    place: Place = field(default_factory=Place)
+    groups: NDArray[np.int64] | None = None
+    allowance: Allowance = UNLIMITED
+    after: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """How a trial ended: its status, and for a failure the error and the traceback."""
+
+    status: Status
+    error: str | None = None
+    traceback: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """What a training measures about itself; each is a column of trials."""
+
+    epoch_s: float
+    step_s: float
+    image_s: float
+    n_steps: int
+    cuda_graph: bool | None
+    latency_one_s: float
+    latency_batch_s: float
+    latency_batch_images: int
+    peak_memory_bytes: int | None
+    n_parameters: int
+    n_statistics: int
+    resumed_from: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialRecord:
+    """One attempt of a cell, complete: the row that commits it.
+
+    Attributes:
+        cell_id, attempt: the key of the row.
+        context: sweep, label, place and limits of the trial.
+        description: columns of the configuration, the images and the libraries, from `describe`.
+        started_at: when the attempt began.
+        ending: how it ended.
+        duration_s: seconds of the attempt; None: unknown.
+        measured: of a completed training; None for a baseline and a failed trial.
+        resumed_from: the last epoch of earlier attempts, if `measured` has none.
+        scores: metric columns of a completed trial, from `score`.
+    """
+
+    cell_id: str
+    attempt: int
+    context: TrialContext
+    description: Mapping[str, Any]
+    started_at: datetime
+    ending: Ending
+    duration_s: float | None = None
+    measured: Measured | None = None
+    resumed_from: int | None = None
+    scores: Mapping[str, Any] = field(default_factory=dict)
+
+    def row(self) -> dict[str, Any]:
+        """Return the row of trials; a column that is missing is NULL."""
+        columns = {
+            **self.description,
+            **asdict(self.context.place),
+            "cell_id": self.cell_id,
+            "attempt": self.attempt,
+            "sweep": self.context.sweep,
+            "label": self.context.label,
+            "started_at": self.started_at,
+            "micro_batch": self.context.allowance.micro_batch,
+            "resumed_from": self.resumed_from,
+            **(asdict(self.measured) if self.measured else {}),
+            **self.scores,
+            "status": self.ending.status,
+            "duration_s": self.duration_s,
+        }
+        if self.ending.error is None:
+            return columns
+        return columns | failure(self.ending.error, self.ending.traceback)
+
+
 def describe(config: TrialConfig, pack: Pack, parts: Folds) -> dict[str, Any]:
-    """Return what a row of trials says of a configuration, its images and the libraries, one column a toggle."""
+    """Return the columns of trials about a configuration, its images and the libraries.
+
+    Each toggle has a column.
+    """
     settings = asdict(config)
     toggles = settings.pop("toggles")
     return settings | {
@@ -67,7 +167,7 @@ def describe(config: TrialConfig, pack: Pack, parts: Folds) -> dict[str, Any]:
         "n_train": len(parts.train),
         "n_validation": len(parts.validation),
         "n_test": len(parts.test),
-        # tells machines apart; what they are called stays out of the store
+        # a hash distinguishes machines; their names stay out of the store
         "host": hashlib.sha256(platform.node().encode()).hexdigest()[:8],
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in ("torch", "timm", "kornia")},
@@ -75,24 +175,10 @@ def describe(config: TrialConfig, pack: Pack, parts: Folds) -> dict[str, Any]:
     }
 
 
-def begin(
-    cell: str, attempt: int, *, sweep: str, label: str, place: Place, started_at: datetime
-) -> dict[str, Any]:
-    """Return what a row of trials says of an attempt as it begins."""
-    begun = {
-        "cell_id": cell,
-        "attempt": attempt,
-        "sweep": sweep,
-        "label": label,
-        "started_at": started_at,
-    }
-    return begun | asdict(place)
-
-
 def failure(error: str, traceback: str) -> dict[str, str | None]:
-    """Return what a row of trials says of why a trial failed: the start of the error, the end of the traceback.
+    """Return the columns of a failure: the start of the error and the end of the traceback.
 
-    Both are redacted before they are cut: half a secret would not be recognised.
+    Both are redacted before they are cut, because half a secret would not be recognised.
     """
     error, traceback = (
         scrub(text).encode(errors="backslashreplace").decode() for text in (error, traceback)
@@ -104,23 +190,29 @@ def failure(error: str, traceback: str) -> dict[str, str | None]:
 
 
 def predictions(parts: Folds, pack: Pack, scores: list[NDArray[np.float32]]) -> Predictions:
-    """Put the scores of the validation images, then of the test images, beside what is known of these images."""
-    rows = np.concatenate([parts.validation, parts.test])
+    """Return the predictions of a trial.
+
+    Args:
+        parts: image indices of train, validation and test.
+        pack: the images.
+        scores: P(defective) of the validation images, then of the test images.
+    """
+    indices = np.concatenate([parts.validation, parts.test])
     split = np.repeat(["validation", "test"], [len(parts.validation), len(parts.test)])
     learned = pack.sha256[np.concatenate([parts.train, parts.validation])]
     return Predictions(
-        image=rows,
+        image=indices,
         split=split,
-        y_true=pack.labels[rows],
+        y_true=pack.labels[indices],
         score=np.concatenate(scores),
-        leaked=(split == "test") & np.isin(pack.sha256[rows], learned),
+        leaked=(split == "test") & np.isin(pack.sha256[indices], learned),
     )
 
 
 def of_predictions(
     predicted: Predictions, pack: Pack, cell: str, attempt: int
 ) -> list[dict[str, Any]]:
-    """Return one row of predictions an image."""
+    """Return the rows of predictions, one per image."""
     return [
         {
             "cell_id": cell,
@@ -145,7 +237,11 @@ def of_predictions(
 
 
 def score(predicted: Predictions) -> dict[str, float | int | None]:
-    """Return the metric columns of a row of trials: both splits at threshold 0.5, and the study's view of the test."""
+    """Return the metric columns of trials.
+
+    They are the metrics of validation and test at threshold 0.5, and test metrics with `ok` as the
+    positive class, as in the study.
+    """
     columns: dict[str, float | int | None] = {}
     for split in ("validation", "test"):
         chosen = predicted.split == split

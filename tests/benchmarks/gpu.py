@@ -33,9 +33,10 @@ from casting_tune.models import build, registry
 from casting_tune.store.store import Store
 from casting_tune.toggles import TOGGLES
 from casting_tune.training import cuda_graph, loop, memory
+from casting_tune.training import inputs as inputs_of
 from casting_tune.training import trial as run
 from casting_tune.training.precision import resolve
-from casting_tune.training.records import Place
+from casting_tune.training.records import Place, TrialContext
 from tests.benchmarks import figures
 
 REAL, NATIVE_PX, N_IMAGES = 5307, 300, 512
@@ -62,20 +63,18 @@ def configure(backbone: str, batch: int, px: int, device: Literal["cpu", "cuda"]
 def build_model(config: TrialConfig, device: torch.device) -> torch.nn.Module:
     """Return the network of a cell on the device."""
     made = build.model(config.backbone, weights="none", dense=0, dropout=0, in_channels=3, seed=0)
-    return made.to(device, memory_format=run._layout(config))  # type: ignore[call-overload, no-any-return]
+    return made.to(device, memory_format=inputs_of.memory_format(config))  # type: ignore[call-overload, no-any-return]
 
 
 def launcher(mode: str, device: torch.device) -> Callable[[loop.Step], loop.Step]:
     """Return how steps are launched; on a CPU, where the script is only tried, there is one way."""
-    return (
-        cuda_graph.Recorder() if mode == "recorded" and device.type == "cuda" else loop.as_written
-    )
+    return cuda_graph.Recorder() if mode == "recorded" and device.type == "cuda" else loop.by_kernel
 
 
 def bare(config: TrialConfig, device: torch.device) -> tuple[Any, Any]:
     """Return batches and `make` of one batch that lies on the device."""
     inputs = torch.rand(config.batch_size, 3, config.image_px, config.image_px, device=device)
-    inputs = inputs.contiguous(memory_format=run._layout(config))
+    inputs = inputs.contiguous(memory_format=inputs_of.memory_format(config))
     y_true = (torch.arange(config.batch_size, device=device) % 2).float()
     rows = torch.arange(config.batch_size, device=device)
     return lambda _: itertools.repeat((rows,)), lambda _: (inputs, y_true)
@@ -89,7 +88,9 @@ def whole(config: TrialConfig, device: torch.device) -> tuple[Any, Any]:
         0, 256, (N_IMAGES, 1, side, side), dtype=torch.uint8, generator=stream
     ).to(device)
     y_true = (torch.arange(N_IMAGES, device=device) % 2).float()
-    batches, make = run._feed(config, pixels, y_true, run._preparation(config, device))
+    batches, make = inputs_of.training_batches(
+        config, (pixels, y_true), inputs_of.normaliser(config, device)
+    )
     return lambda epoch: itertools.chain.from_iterable(
         map(batches, itertools.count(epoch * 1000))
     ), make
@@ -114,10 +115,13 @@ def rates(
         2, 3, config.image_px, config.image_px, device=next(model.parameters()).device
     )
     validation = [(inputs, inputs[:, 0, 0, 0])]
-    for epoch in loop.fit(
-        model, loop.make_optimiser(model, recipe), recipe, make=make, launch=launch, validation=lambda: validation,
+    feed = loop.Feed(
         batches=lambda epoch: itertools.islice(batches(epoch), n_steps[0]),
-    ):  # fmt: skip
+        validation=lambda: validation,
+        make=make,
+        launch=launch,
+    )
+    for epoch in loop.fit(model, loop.make_optimiser(model, recipe), recipe, feed):
         if epoch.epoch == 2:
             n_steps[0] = max(4, round(5 * seconds / epoch.train_s))
         elif epoch.epoch > 2:
@@ -398,7 +402,9 @@ def trial(asked: Any, data: Path) -> str:
         packed = pack.pack(data, Path(folder) / "packs")
         store = Store(Path(folder) / "results")
         place = Place(device=asked.device, n_threads=4)
-        row = run.run_trial(config, packed, store, sweep="bench", label="bench", place=place)
+        row = run.run_trial(
+            config, packed, store, context=TrialContext(sweep="bench", label="bench", place=place)
+        )
         if row["status"] != "completed":
             raise RuntimeError(row["error"])
         (epoch,) = store.read("epochs").to_pylist()

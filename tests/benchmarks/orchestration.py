@@ -21,21 +21,27 @@ from casting_tune.config import TrialConfig, cell_id
 from casting_tune.data import pack, synthetic
 from casting_tune.execution import ray_tune
 from casting_tune.execution.nodes import Resources
-from casting_tune.execution.ray_tune import Event, Task, Work
+from casting_tune.execution.tasks import Event, Task, Work
 from casting_tune.store.store import Store
-from casting_tune.training.records import Place
+from casting_tune.training.records import Place, TrialContext
 from tests.benchmarks import figures
 
 SLEEP_S, WORKERS = 0.1, 2
+CONTEXT = TrialContext(sweep="bench", label="bench")
 
 
 def sleeping_trial(
-    config: TrialConfig, packed: pack.Pack, store: Store, **more: Any
+    config: TrialConfig,
+    packed: pack.Pack,
+    store: Store,
+    *,
+    context: TrialContext = CONTEXT,
+    **more: Any,
 ) -> dict[str, Any]:
     """Sleep, and write the rows of a trial."""
     started = datetime.now(UTC)
     time.sleep(SLEEP_S)
-    cell, sweep = cell_id(config, packed.dataset_id), str(more["sweep"])
+    cell, sweep = cell_id(config, packed.dataset_id), context.sweep
     store.write("epochs", sweep, f"{cell}-1-1", [{"cell_id": cell, "attempt": 1, "epoch": 1}])
     images = [
         {"cell_id": cell, "attempt": 1, "split": "test", "image": i, "score": 0.5}
@@ -75,7 +81,6 @@ def ours(packed: pack.Pack, n_trials: int) -> tuple[float, float]:
             work,
             packed,
             resources=Resources(cpus=1, n_at_once=WORKERS),
-            address=None,
             on_event=on_event,
         )
         rows = work.store.read("trials").to_pylist()
@@ -93,9 +98,7 @@ def tune_as_it_comes(packed: pack.Pack, n_trials: int) -> tuple[float, float]:
         store = Store(Path(folder) / "store")
 
         def trainable(config: dict[str, int]) -> None:
-            sleeping_trial(
-                TrialConfig(backbone="vgg16", seed=config["seed"]), packed, store, sweep="bench"
-            )
+            sleeping_trial(TrialConfig(backbone="vgg16", seed=config["seed"]), packed, store)
             tune.report({"done_at": time.time()})
 
         ray.init(
@@ -133,9 +136,7 @@ def ray_tasks(packed: pack.Pack, n_trials: int) -> tuple[float, float]:
         )
         try:
             images = ray.put(packed)
-            task = ray.remote(
-                lambda seed, packed: sleeping_trial(_config(seed), packed, store, sweep="bench")
-            )
+            task = ray.remote(lambda seed, packed: sleeping_trial(_config(seed), packed, store))
             ray.get([task.remote(seed, images) for seed in range(n_trials)])
             last = time.time()
         finally:
@@ -150,7 +151,7 @@ def plain_loop(packed: pack.Pack, n_trials: int) -> tuple[float, float]:
         store = Store(Path(folder))
         first = time.time()
         for seed in range(n_trials):
-            sleeping_trial(_config(seed), packed, store, sweep="bench")
+            sleeping_trial(_config(seed), packed, store)
         last = time.time()
     return (last - first - n_trials * SLEEP_S) / n_trials, 0.0
 

@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from casting_tune.toggles import TOGGLES
+
 WORKERS = 2
 SHIFT, ROTATION, SHEAR, ZOOM, BRIGHTNESS = 0.1, 45, 5, (0.9, 1.1), (0.9, 1.1)
 CONTRAST, HUE = (0.75, 1.5), 0.5
@@ -150,13 +152,12 @@ def ours(data: Path, px: int, batch: int) -> Iterator[int]:
     from casting_tune.config import TrialConfig
     from casting_tune.data import augmentation, pack
     from casting_tune.data import batches as loader
-    from casting_tune.toggles import TOGGLES
-    from casting_tune.training import trial
+    from casting_tune.training import inputs
 
     device, toggles = torch.device("cpu"), tuple(TOGGLES)
     packed = pack.open_pack(data)
     rows = (packed.splits == "train").nonzero()[0]
-    prepare = trial._preparation(
+    prepare = inputs.normaliser(
         TrialConfig(backbone="resnet50", image_px=px, toggles=toggles), device
     )
     pixels = loader.put(packed.images, rows, px=px, device=device)

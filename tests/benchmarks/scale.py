@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -39,7 +39,7 @@ from casting_tune.planning.options import Options
 from casting_tune.store import schema
 from casting_tune.store.store import Store
 from casting_tune.training import records
-from casting_tune.training.records import Place
+from casting_tune.training.records import TrialContext
 from tests.benchmarks import figures, queries
 
 N_TRAIN, N_TEST, TRIAL_S = 20, 715, 0.001
@@ -54,16 +54,14 @@ def millisecond_trial(
     packed: Pack,
     store: Store,
     *,
-    sweep: str,
-    label: str,
-    place: Place,
-    after: int | None,
-    **more: Any,
+    context: TrialContext,
+    on_epoch: Callable[[Epoch], None],
 ) -> dict[str, Any]:
-    """Sleep a millisecond, and find the attempt and write the rows of a trial as `run.run_trial` does."""
+    """Sleep a millisecond, and find the attempt and write the rows of a trial as `run_trial` does."""
+    sweep = context.sweep
     started = datetime.now(UTC)
     cell = cell_id(config, packed.dataset_id)
-    attempt = store.attempts_since(cell, after or 0, epochs=config.epochs).stop
+    attempt = store.attempts_since(cell, context.after or 0, epochs=config.epochs).stop
     time.sleep(TRIAL_S)
     epoch = Epoch(
         epoch=1, n_images=16, n_steps=2, learning_rate=1e-3, train_loss=0.5, validation_loss=0.5,
@@ -72,7 +70,7 @@ def millisecond_trial(
     store.write(
         "epochs", sweep, f"{cell}-{attempt}-1", [{"cell_id": cell, "attempt": attempt, "epoch": 1}]
     )
-    more["on_epoch"](epoch)
+    on_epoch(epoch)
     parts = _parts()
     defective = packed.labels[parts.test]
     random = np.random.default_rng(int(cell, 16))
@@ -100,9 +98,16 @@ def millisecond_trial(
         schema.PREDICTIONS
     )
     store.write_table(f"predictions/{sweep}/{cell}-{attempt}.parquet", table)
-    row = records.describe(config, packed, parts) | _scored(predicted)
-    row |= records.begin(cell, attempt, sweep=sweep, label=label, place=place, started_at=started)
-    row |= {"status": "completed", "duration_s": (datetime.now(UTC) - started).total_seconds()}
+    row = records.TrialRecord(
+        cell_id=cell,
+        attempt=attempt,
+        context=context,
+        description=records.describe(config, packed, parts),
+        started_at=started,
+        ending=records.Ending(status="completed"),
+        duration_s=(datetime.now(UTC) - started).total_seconds(),
+        scores=_scored(predicted),
+    ).row()
     store.write("trials", sweep, f"{cell}-{attempt}", [row])
     return row
 

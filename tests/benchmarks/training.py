@@ -1,7 +1,7 @@
 """What a whole epoch reaches of the bare step: `python -m tests.benchmarks.training [--data DIR] [--images 320]`.
 
 The bare step is forward, backward and optimiser on one preloaded batch. The epoch is what
-`run.run_trial` does: order, all nine augmentations, normalisation, the step, losses; its seconds
+`trial.run_trial` does: order, all nine augmentations, normalisation, the step, losses; its seconds
 are those of the trial's own rows. Both in turn, in one process. Then what validation, checkpoint
 and rows add to an epoch of the real set (5,307 images to train on, 1,326 to validate on), worked
 out from the seconds that were measured.
@@ -26,9 +26,10 @@ from casting_tune.execution import ray_cluster
 from casting_tune.models import build
 from casting_tune.store.store import Store
 from casting_tune.toggles import TOGGLES
+from casting_tune.training import inputs as inputs_of
 from casting_tune.training import loop, trial
 from casting_tune.training.precision import resolve
-from casting_tune.training.records import Place
+from casting_tune.training.records import Place, TrialContext
 from tests.benchmarks import figures
 
 SETTINGS = (("timm:resnet18", 128), ("mobilenetv2", 224))
@@ -39,9 +40,9 @@ def bare_step(config: TrialConfig, *, seconds: float) -> float:
     """Return images a second of forward, backward and optimiser on one batch that lies there."""
     model = build.model(
         config.backbone, weights="none", dense=0, dropout=0, in_channels=config.in_channels, seed=0
-    ).to(memory_format=trial._layout(config))  # type: ignore[call-overload]
+    ).to(memory_format=inputs_of.memory_format(config))  # type: ignore[call-overload]
     shape = (config.batch_size, config.in_channels, config.image_px, config.image_px)
-    inputs = torch.rand(shape).contiguous(memory_format=trial._layout(config))
+    inputs = torch.rand(shape).contiguous(memory_format=inputs_of.memory_format(config))
     batch = (inputs, (torch.arange(config.batch_size) % 2).float())
     spent, n_steps = 0.0, 3  # the first epoch warms up
     while spent < seconds:
@@ -52,7 +53,10 @@ def bare_step(config: TrialConfig, *, seconds: float) -> float:
         optimiser = loop.make_optimiser(model, recipe)
         steps = [batch] * n_steps
         for epoch in loop.fit(
-            model, optimiser, recipe, batches=lambda _, of=steps: of, validation=lambda: [batch]
+            model,
+            optimiser,
+            recipe,
+            loop.Feed(batches=lambda _, of=steps: of, validation=lambda: [batch]),
         ):
             spent = epoch.train_s
         n_steps = max(n_steps + 1, round(n_steps * seconds / spent) + 1)
@@ -64,8 +68,9 @@ def whole_epoch(config: TrialConfig, packed: Pack, n_threads: int) -> tuple[floa
     seen: list[tuple[Epoch, float]] = []
     with tempfile.TemporaryDirectory() as folder:
         row = trial.run_trial(
-            replace(config, epochs=3), packed, Store(Path(folder)), sweep="bench", label="bench",
-            place=Place(n_threads=n_threads), on_epoch=lambda epoch: seen.append((epoch, time.perf_counter())),
+            replace(config, epochs=3), packed, Store(Path(folder)),
+            context=TrialContext(sweep="bench", label="bench", place=Place(n_threads=n_threads)),
+            on_epoch=lambda epoch: seen.append((epoch, time.perf_counter())),
         )  # fmt: skip
     if row["status"] != "completed":
         raise RuntimeError(row["error"])

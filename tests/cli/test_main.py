@@ -389,7 +389,9 @@ def test_verbose_shows_the_steps_and_a_failures_traceback_on_stderr_and_nothing_
     code, out, err = call(capsys, *words, tiny, *more, "--results", tmp_path / "a")
     assert code == 1
     assert err.count("INFO casting_tune.data.pack: pack ") == 1
-    assert "INFO casting_tune.execution.runner: sweep tiny: 1 cells, 1 of them to train\n" in err
+    assert (
+        "INFO casting_tune.execution.preparation: sweep tiny: 1 cells, 1 of them to train\n" in err
+    )
     assert "INFO casting_tune.execution.tasks: default, seed 0: started\n" in err
     assert (
         "WARNING casting_tune.execution.tasks: default, seed 0: error: RuntimeError: kernel broke\n"

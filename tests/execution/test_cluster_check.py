@@ -1,4 +1,4 @@
-"""cluster: the files that come along name what is to fill in, a filled one passes, and every mistake is found."""
+"""The cluster files name their placeholders, filled ones pass, and every mistake is found."""
 
 from __future__ import annotations
 
@@ -113,14 +113,14 @@ WORLD6 = [{"IpProtocol": "-1", "Ipv6Ranges": [{"CidrIpv6": "::/0"}]}]
 START = "head_start_ray_commands"
 
 AWS_MISTAKES = [
-    (put("provider", "region", value=None), "provider.region is missing: write one"),
+    (put("provider", "region", value=None), "provider.region is missing: add one"),
     (
         put("provider", "availability_zone", value="us-east-1a,eu-central-1b"),
         "zones us-east-1a are not in eu-central-1",
     ),
     (
         put(*NODE, "InstanceTyp", value="g6.xlarge"),
-        "refuse the node_config of 'worker': Unknown parameter in input",
+        "reject the node_config of 'worker': Unknown parameter in input",
     ),
     (
         put(*NODE, "BlockDeviceMappings", value="150"),
@@ -128,7 +128,7 @@ AWS_MISTAKES = [
     ),
     (
         put(*HEAD, "ImageId", value=None),
-        "'head' has no ImageId: Ray would take an Ubuntu 18.04 of 2021",
+        "'head' has no ImageId: Ray would use an Ubuntu 18.04 of 2021",
     ),
     (
         put(*HEAD, "SecurityGroupIds", value=None),
@@ -137,20 +137,20 @@ AWS_MISTAKES = [
     (put(*NODE, "SecurityGroupIds", value=None), "'worker' has no SecurityGroupIds"),
     (
         put("provider", "security_group", value={"IpPermissions": WORLD}),
-        "everybody in (tcp 22-22 from 0.0.0.0/0)",
+        "everybody (tcp 22-22 from 0.0.0.0/0)",
     ),
     (
         put("provider", "security_group", value={"IpPermissions": WORLD6}),
-        "everybody in (-1 all ports from ::/0)",
+        "everybody (-1 all ports from ::/0)",
     ),
     (
         swap(START, "host=127.0.0.1", "host=0.0.0.0"),
-        "dashboard listens on 0.0.0.0, and who reaches it runs code",
+        "dashboard listens on 0.0.0.0; anyone who reaches it can run code",
     ),
     (put(START, value=None), "dashboard listens on 0.0.0.0"),  # Ray's default
     (
         put(*HEAD, "IamInstanceProfile", value=None),
-        "'head' has no IamInstanceProfile: Ray would give it all of EC2",
+        "'head' has no IamInstanceProfile: Ray would give it full access to EC2",
     ),
     (
         put(*NODE, "IamInstanceProfile", value=None),
@@ -160,19 +160,22 @@ AWS_MISTAKES = [
     (put(*HEAD, "MetadataOptions", value={"HttpTokens": "optional"}), "'head' answers IMDSv1"),
     (
         swap("setup_commands", "ray[default]==2.60.0", "ray[default]==2.1.0"),
-        "The nodes get Ray 2.1.0, and here is Ray",
+        "The nodes get Ray 2.1.0; this machine has",
     ),
     (
         swap("setup_commands", "==2.60.0", ""),
         "No command pins Ray, and Ray's default would install a nightly Ray",
     ),
     (put("setup_commands", value=None), "would install a nightly Ray"),
-    (put("file_mounts", "~/.ray/auth_token", value=None), "No token goes to the nodes"),
+    (put("file_mounts", "~/.ray/auth_token", value=None), "The nodes get no token"),
     (
         put("file_mounts", "~/.ray/auth_token", value="~/lost"),
         "The token ~/lost does not exist: ray get-auth-token",
     ),
-    (put("file_mounts", "~/sweeps", value="sweps"), "sweps is not here, and is to go to the nodes"),
+    (
+        put("file_mounts", "~/sweeps", value="sweps"),
+        "sweps does not exist, but is sent to the nodes",
+    ),
     (swap("setup_commands", "RAY_AUTH_MODE=token", ""), "Ray starts without a token on the worker"),
     (
         swap("setup_commands", "s3://casting", "/home/ubuntu/"),
@@ -180,27 +183,27 @@ AWS_MISTAKES = [
     ),
     (
         swap("setup_commands", "CASTING_TUNE_RESULTS", "RESULTS"),
-        "The head does not learn where results go",
+        "The head has no place for results",
     ),
     (
         put("available_node_types", "worker", "resources", value={"CPU": 4, "GPU": -1}),
-        "Ray refuses the file: available_n",
+        "Ray rejects the file: available_n",
     ),
     (
         put(*NODE, "InstanceType", value="m7i.xlarge"),
-        "'worker' counts 1 GPU, and m7i.xlarge has none",
+        "'worker' has resources of 1 GPU; m7i.xlarge has none",
     ),
-    (put("head_node_type", value="haed"), "Ray refuses the file: `head_node_type` must be one of"),
+    (put("head_node_type", value="haed"), "Ray rejects the file: `head_node_type` must be one of"),
     (
         put("max_worker", value=3),
-        "Ray refuses the file: top level: Additional properties are not allowed ('max_worker'",
+        "Ray rejects the file: top level: Additional properties are not allowed ('max_worker'",
     ),
 ]
 
 LOCAL_MISTAKES = [
     (
         swap(START, "RAY_enable_autoscaler_v2=0", ""),
-        "Autoscaler v2 starts one worker of several here",
+        "Autoscaler v2 starts only one of several workers",
     ),
     (
         swap("setup_commands", "mountpoint -q /mnt/castings", "true"),
@@ -211,7 +214,7 @@ LOCAL_MISTAKES = [
     (put("auth", "ssh_private_key", value="~/lost"), "The key ~/lost does not exist"),
     (
         put("provider", "worker_ips", value=None),
-        "Ray refuses the file: Please supply a `head_ip` and list of `worker_ips`",
+        "Ray rejects the file: Please supply a `head_ip` and list of `worker_ips`",
     ),
 ]
 
@@ -237,26 +240,26 @@ def test_a_mistake_is_found(
 def test_a_token_that_others_may_read_is_found(home: Path, tmp_path: Path) -> None:
     (home / ".ray" / "auth_token").chmod(0o644)
     assert findings(filled(AWS), tmp_path) == [
-        "Others may read the token ~/.ray/auth_token (mode 644): chmod 600 ~/.ray/auth_token."
+        "Others can read the token ~/.ray/auth_token (mode 644): chmod 600 ~/.ray/auth_token."
     ]
 
 
 def test_a_key_that_stands_twice_is_found(tmp_path: Path) -> None:
     (found,) = findings(filled(AWS) + "max_workers: 80\n", tmp_path)
-    assert found.startswith("'max_workers' stands twice")
+    assert found.startswith("'max_workers' is defined twice")
 
 
 def test_gpus_that_no_worker_has_are_found(tmp_path: Path) -> None:
     assert findings(filled(AWS), tmp_path, gpus_per_trial=1) == []
     (found,) = findings(filled(AWS), tmp_path, gpus_per_trial=2)
-    assert "A trial asks for 2 GPU, no worker counts more than 1" in found
+    assert "A trial requires 2 GPU; no worker has more than 1" in found
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("provider: {type: gcp}", "provider.type is aws or local, not 'gcp'"),
-        ("- a list", "not None"),
+        ("provider: {type: gcp}", "provider.type must be aws or local; got 'gcp'"),
+        ("- a list", "got None"),
         ("a: [", "is not YAML"),
         ("a: !!python/object/apply:os.system [ls]", "is not YAML"),
     ],
@@ -282,7 +285,7 @@ def test_the_command_names_line_and_way_out_and_exits_2(
 ) -> None:
     code, out, err = call(capsys, "cluster", "check", AWS)
     assert (code, err) == (2, "")
-    assert f"{AWS}:11: FILL_IN_REGION is still to fill in (for example eu-central-1).\n" in out
+    assert f"{AWS}:11: FILL_IN_REGION must be replaced (for example eu-central-1).\n" in out
     file = tmp_path / "mine.yaml"
     file.write_text(filled(AWS))
     assert call(capsys, "cluster", "check", file) == (0, f"{file}: no findings.\n", "")
@@ -292,7 +295,7 @@ def test_the_command_names_line_and_way_out_and_exits_2(
 
 
 def cpu_s(*words: object) -> tuple[float, subprocess.CompletedProcess[bytes]]:
-    """Return the seconds of the processor that a command took: other work on the machine is not the command's."""
+    """Return the CPU seconds of a command, which other work on the machine does not change."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     ended = subprocess.run([str(word) for word in words], capture_output=True, check=False)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -346,9 +349,13 @@ def test_the_rayjob_has_kuberays_fields_the_command_and_the_projects_ray() -> No
     assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
     spec = job["spec"]
     known = {
-        "entrypoint", "submissionMode", "backoffLimit", "shutdownAfterJobFinishes", "ttlSecondsAfterFinished",
+        "entrypoint",
+        "submissionMode",
+        "backoffLimit",
+        "shutdownAfterJobFinishes",
+        "ttlSecondsAfterFinished",
         "rayClusterSpec",
-    }  # fmt: skip
+    }
     assert set(spec) <= known
     assert spec["entrypoint"].startswith(
         "python -m casting_tune.sweep backbone_grid --address auto"

@@ -8,12 +8,12 @@ import pytest
 from casting_tune.config import TrialConfig
 from casting_tune.data.pack import Pack
 from casting_tune.execution import gpu_probes, nodes
-from casting_tune.execution.gpu_probes import Shares
+from casting_tune.execution.dataset import Reporter
+from casting_tune.execution.gpu_probes import Probes, Shares
 from casting_tune.execution.nodes import Devices
 from casting_tune.planning import gpu_sharing
 from casting_tune.planning.gpu_sharing import Peak
 from casting_tune.store.store import Store
-from casting_tune.training import memory, trial
 from casting_tune.training.records import Place
 
 GIB = 2**30
@@ -33,9 +33,7 @@ def shares(*peaks: Peak) -> Shares:
     return Shares(peaks=peaks, devices=devices, n_images=lambda config: config.train_images or 100)
 
 
-def test_a_configuration_gets_what_its_like_took_a_baseline_nothing_and_the_unknown_a_whole_gpu() -> (
-    None
-):
+def test_shares_follow_measured_memory_a_baseline_gets_0_and_an_unknown_network_1() -> None:
     known = shares(PEAK)
     assert known.of(CONFIG) == 0.25  # 5.75 of 24 GiB
     assert (
@@ -56,26 +54,6 @@ def test_one_configuration_of_each_network_and_size_is_probed_that_with_the_most
     assert gpu_probes.unmeasured(asked, (PEAK,), shares().n_images) == (many,)
 
 
-def test_a_probe_counts_all_images_of_its_cell_and_says_of_which_device(packed: Pack) -> None:
-    config = replace(CONFIG, batch_size=2)
-    row, one = trial.probe(config, packed, Place()), trial._image_bytes(config, packed)
-    assert one == 32 * 32
-    assert row["n_images"] == len(packed.labels)
-    assert row["device_memory_bytes"] > row["peak_memory_bytes"] > 0
-
-
-def test_images_that_a_probe_leaves_out_are_added_to_its_peak(
-    packed: Pack, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(memory, "peak", lambda _: 1_000_000)
-    config = replace(CONFIG, batch_size=2)
-    n_probed = sum(
-        trial.check(replace(config, train_images=8, test_images=trial.EVALUATION_BATCH), packed)
-    )
-    added = trial.probe(config, packed, Place())["peak_memory_bytes"] - 1_000_000
-    assert added == (len(packed.labels) - n_probed) * 32 * 32 > 0
-
-
 def test_a_network_that_cannot_be_probed_is_named_and_stops_nothing(
     packed: Pack, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,23 +67,20 @@ def test_a_network_that_cannot_be_probed_is_named_and_stops_nothing(
 
     monkeypatch.setattr(nodes, "measure", measure)
     said: list[str] = []
-    told: list[tuple[int, int]] = []
-    found = gpu_probes.share(
+    told: list[tuple[str, int, int]] = []
+    report = Reporter(said.append, lambda what, done, total: told.append((what, done, total)))
+    probes = Probes(
+        images=packed, store=store, place=Place(), groups=None, address=None, report=report
+    )
+    found = probes.share(
         [CONFIG, nonsense],
-        packed,
-        store,
         also=[replace(CONFIG, seed=7)],
         n_images=lambda _: len(packed.labels),
-        place=Place(),
-        groups=None,
-        address=None,
-        say=said.append,
-        on_progress=lambda done, total: told.append((done, total)),
     )
     assert found.of(CONFIG) < 1.0
     assert found.of(nonsense) == 1.0
     assert store.read("probes").num_rows == 1
-    assert told == [(0, 2), (1, 2), (2, 2)]
+    assert told == [("probing networks", done, 2) for done in range(3)]
     (line,) = said
     assert line.startswith("1 networks could not be probed (")
     assert line.endswith("their trials get a whole GPU each.")

@@ -14,16 +14,20 @@ from casting_tune.execution import ray_failures
 from casting_tune.execution.ray_failures import Facts
 
 QUIET = Facts(folder="/tmp/ct-1", folder_free_bytes=2**40, shm_free_bytes=2**30, n_files=256)
-TIMED_OUT = "The current node timed out during startup. This could happen because some of the raylet failed to startup"
+TIMED_OUT = (
+    "The current node timed out during startup. "
+    "This could happen because some of the raylet failed to startup"
+)
 
 
 @pytest.mark.parametrize(
     ("error", "known", "told"),
     [
         (
-            "validate_socket_filename failed: AF_UNIX path length cannot exceed 107 bytes: /tmp/ct-1/s/sockets/raylet",
+            "validate_socket_filename failed: "
+            "AF_UNIX path length cannot exceed 107 bytes: /tmp/ct-1/s/sockets/raylet",
             QUIET,
-            "The path '/tmp/ct-1' is too long for a socket. Set TMPDIR to a short path, such as /tmp.",
+            "The path '/tmp/ct-1' is too long for a socket. Set TMPDIR to a short path,",
         ),
         (
             "[Errno 24] Too many open files: '/tmp/ct-1/logs'",
@@ -50,14 +54,15 @@ TIMED_OUT = "The current node timed out during startup. This could happen becaus
             QUIET,
             "The disk of '/tmp/ct-1' is full (1024.00 GiB free).",
         ),
-        ("bind: Address already in use", QUIET, "A port that Ray uses is taken."),
+        ("bind: Address already in use", QUIET, "A port of Ray is already in use."),
         ("[Errno 13] Permission denied: '/tmp/ct-1/x'", QUIET, "Ray cannot write to '/tmp/ct-1'."),
         (
-            "Attempting to cap object store memory usage at 10 bytes, but the minimum allowed is 78643200 bytes.",
+            "Attempting to cap object store memory usage at 10 bytes, "
+            "but the minimum allowed is 78643200 bytes.",
             QUIET,
-            "Too little memory is free.",
+            "Not enough free memory.",
         ),
-        (TIMED_OUT, QUIET, "The machine may be overloaded: try again when it has less to do."),
+        (TIMED_OUT, QUIET, "The machine may be overloaded. Try again later."),
         (TIMED_OUT, replace(QUIET, shm_free_bytes=2**20), "/dev/shm is full (1 MiB free)."),
         (TIMED_OUT, replace(QUIET, shm_free_bytes=None), "The machine may be overloaded"),
         (
@@ -68,9 +73,9 @@ TIMED_OUT = "The current node timed out during startup. This could happen becaus
         (
             TIMED_OUT,
             replace(QUIET, logs="bind: Address already in use"),
-            "A port that Ray uses is taken.",
+            "A port of Ray is already in use.",
         ),
-        ("Something else went wrong", QUIET, "The cause is not known."),
+        ("Something else went wrong", QUIET, "The cause is unknown."),
     ],
 )
 def test_a_failed_start_gets_the_advice_for_its_cause(error: str, known: Facts, told: str) -> None:
@@ -86,9 +91,7 @@ def test_the_error_has_rays_first_line_and_names_the_kept_logs_only_if_the_cause
         "[2026-01-01 00:00:00,000 I 1 1] started, Permission denied counts for nothing\n"
     )
     told = str(ray_failures.not_started(Exception("Broken.\nMore."), tmp_path))
-    begins = (
-        "Ray does not start on this machine: Broken. The cause is not known. Ray's logs are in '"
-    )
+    begins = "Ray does not start on this machine: Broken. The cause is unknown. Ray's logs are in '"
     assert told.startswith(begins)
     assert told.endswith("'. Or run without Ray: --inline.")
     kept = Path(told.removeprefix(begins).partition("'")[0])
@@ -98,7 +101,7 @@ def test_the_error_has_rays_first_line_and_names_the_kept_logs_only_if_the_cause
         "[2026-01-01 00:00:00,000 E 1 1] bind: Address already in use\n"
     )
     told = str(ray_failures.not_started(Exception("Broken."), tmp_path))
-    assert "A port that Ray uses is taken" in told
+    assert "A port of Ray is already in use" in told
     assert "logs" not in told
 
 

@@ -99,9 +99,7 @@ def test_init_takes_the_address_and_the_folder_or_ray_listens_to_the_network_and
         assert f'kwargs.pop("{name}"' in source
 
 
-def test_tune_gives_actors_variables_under_these_names_or_each_trial_starts_a_process_of_its_own() -> (
-    None
-):
+def test_tune_gives_actors_variables_under_these_names_or_each_trial_starts_a_process() -> None:
     from ray.tune.execution import class_cache
 
     before = {name: getattr(class_cache, name) for name in ray_private.ACTOR_VARIABLES}
@@ -142,9 +140,7 @@ def test_a_trials_last_failure_lies_where_tune_writes_it_or_lost_trials_have_no_
     assert ray_private.last_failure(trial) is None
 
 
-def test_tune_reads_max_failures_at_each_failure_or_a_cell_whose_process_always_dies_runs_for_ever() -> (
-    None
-):
+def test_tune_reads_max_failures_at_each_failure_or_a_cell_that_always_dies_never_ends() -> None:
     from ray.tune.experiment import Trial
 
     assert "self.max_failures" in inspect.getsource(Trial.should_recover)
@@ -204,9 +200,7 @@ def more_files() -> list[Path]:
     ]
 
 
-def test_tune_reads_how_many_trials_may_wait_or_a_cluster_starts_its_workers_one_after_the_other() -> (
-    None
-):
+def test_tune_reads_how_many_trials_may_wait_or_a_cluster_starts_one_worker_at_a_time() -> None:
     assert os.fsencode(ray_cluster.WAITING) in b"".join(
         file.read_bytes() for file in (RAY / "tune").rglob("*.py")
     )

@@ -182,17 +182,17 @@ def test_quick_rows_are_other_cells_and_stand_in_a_table_of_their_own(
 def test_a_failed_trial_ends_nothing_and_is_tried_again_when_that_is_asked_for(
     tiny: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = trial._train
+    real = trial.fit_network
 
-    def broken(config, pack, place, **more):  # type: ignore[no-untyped-def]
+    def broken(config, pack, context, **more):  # type: ignore[no-untyped-def]
         if config.seed == 1:
             raise RuntimeError("broken kernel")
-        return real(config, pack, place, **more)
+        return real(config, pack, context, **more)
 
-    monkeypatch.setattr(trial, "_train", broken)
+    monkeypatch.setattr(trial, "fit_network", broken)
     _, n_missing, _, _ = go(options(tiny, drawn, retries=0))
     assert n_missing == 2
-    monkeypatch.setattr(trial, "_train", real)
+    monkeypatch.setattr(trial, "fit_network", real)
     prepared, n_missing, events, _ = go(options(tiny, drawn))
     assert (n_missing, events) == (2, [])
     assert {p.state for p in prepared.plan.planned} == {"done", "failed"}
@@ -263,9 +263,7 @@ def test_a_run_of_more_cells_than_the_limit_asks_for_a_yes(
 ) -> None:
     assert plan.MANY == 10_000
     monkeypatch.setattr(plan, "MANY", 3)
-    with pytest.raises(
-        UsageError, match=r"4 cells are to be trained. If so many are meant, add --yes."
-    ):
+    with pytest.raises(UsageError, match=r"4 cells to train. Add --yes to train so many."):
         runner.prepare(options(tiny, drawn), say=lambda _: None)
     assert len(runner.prepare(options(tiny, drawn, yes=True), say=lambda _: None).to_do) == 4
 
@@ -286,7 +284,7 @@ def test_without_data_castings_are_drawn_once_and_that_is_said(tiny: Path) -> No
     asked = Options(sweep=str(tiny), results=tiny.parent / "results", inline=True, baselines=False)
     said: list[str] = []
     first = runner.prepare(asked, say=said.append)
-    assert said[0] == "No dataset given (--data DIR): training on 400 drawn castings."
+    assert said[0] == "No dataset given (--data DIR): training on 400 synthetic castings."
     assert len(first.pack.labels) == 400
     assert runner.prepare(asked, say=said.append).pack.dataset_id == first.pack.dataset_id
 

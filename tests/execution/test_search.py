@@ -1,4 +1,4 @@
-"""Searches, with a trial of milliseconds in place of a training: what Optuna is told, what the store remembers."""
+"""Searches with trials of milliseconds: what Optuna gets, and what the store remembers."""
 
 from __future__ import annotations
 
@@ -13,14 +13,20 @@ import pytest
 from casting_tune.config import TrialConfig, cell_id
 from casting_tune.data.pack import Pack
 from casting_tune.errors import UsageError
-from casting_tune.execution import runner, search, tasks
+from casting_tune.execution import runner, search, search_space, tasks
 from casting_tune.execution.tasks import Event
 from casting_tune.planning import expand, sweep_file
 from casting_tune.planning.options import Options
 from casting_tune.store.store import Store
 from tests.execution.test_runner import Noted
 
-HEAD = 'question = "?"\n[fixed]\nbackbone = "timm:test_resnet.r160_in1k"\nweights = "none"\nimage_px = 32\nepochs = 1\n'
+HEAD = """question = "?"
+[fixed]
+backbone = "timm:test_resnet.r160_in1k"
+weights = "none"
+image_px = 32
+epochs = 1
+"""
 SEARCH = """
 [search]
 n_trials = 6
@@ -42,16 +48,16 @@ def hunt(tmp_path: Path) -> Path:
 
 
 def quick_trial(config: TrialConfig, packed: Pack, store: Store, **more: Any) -> dict[str, Any]:
-    """Write the row of a trial whose escape rate is known by hand: the share of 1e-2 that its learning rate is."""
+    """Write the row of a trial whose escape rate is known: its learning rate over 1e-2."""
     cell = cell_id(config, packed.dataset_id)
     status = "diverged" if config.dense == 64 else "completed"
     row: dict[str, Any] = {
         "cell_id": cell,
         "attempt": store.next_attempt(cell),
-        "sweep": more["sweep"],
+        "sweep": more["context"].sweep,
     }
     row |= {
-        "label": more["label"],
+        "label": more["context"].label,
         "status": status,
         "base_lr": config.base_lr,
         "dense": config.dense,
@@ -61,14 +67,17 @@ def quick_trial(config: TrialConfig, packed: Pack, store: Store, **more: Any) ->
             "validation_escape_rate": config.base_lr / 1e-2,
             "latency_one_s": 1e-3 * (1 + config.dense),
         }
-    store.write("trials", more["sweep"], f"{cell}-{row['attempt']}", [row])
+    store.write("trials", more["context"].sweep, f"{cell}-{row['attempt']}", [row])
     return row
 
 
 def go(
-    hunt: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch, trial: Callable[..., dict[str, Any]] = quick_trial,
+    hunt: Path,
+    drawn: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    trial: Callable[..., dict[str, Any]] = quick_trial,
     **more: Any,
-) -> tuple[runner.Prepared, list[Event]]:  # fmt: skip
+) -> tuple[runner.Prepared, list[Event]]:
     monkeypatch.setattr(runner, "Work", lambda **given: tasks.Work(**given, trial=trial))
     events: list[Event] = []
     asked = Options(
@@ -188,7 +197,7 @@ def test_a_size_that_no_cell_of_a_search_could_train_is_refused_in_its_plan_too(
 def test_of_a_wide_space_all_sizes_of_batches_are_checked_together(
     hunt: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(search, "MOST_CORNERS", 1)
+    monkeypatch.setattr(search_space, "MOST_CORNERS", 1)
     sizes = 'backbone = { choices = ["vgg16", "resnet50"] }\nimage_px = { choices = [64, 32] }\n'
     hunt.write_text(
         (HEAD + SEARCH)
@@ -200,7 +209,8 @@ def test_of_a_wide_space_all_sizes_of_batches_are_checked_together(
     read = expand.read(str(hunt)).search
     assert read is not None
     found = {
-        (config.backbone, config.image_px, config.batch_size) for config in search.corners(read)
+        (config.backbone, config.image_px, config.batch_size)
+        for config in search_space.corners(read)
     }
     assert found == {
         (name, px, n) for name in ("vgg16", "resnet50") for px in (32, 64) for n in (1, 8)
@@ -242,7 +252,7 @@ def test_a_space_that_changed_leaves_out_trials_by_count_and_reason_and_new_rows
     hunt.write_text(small + "base_lr = { choices = [1e-3, 2e-3, 3e-3, 7e-3, 8e-3] }\n")
     (line,) = [line for line in said(hunt, drawn) if "earlier trial" in line]
     assert line == (
-        "1 earlier trial of this search is outside the search space of today and not used: "
+        "1 earlier trial of this search is outside the current search space and not used: "
         "1 with base_lr 0.004 (now 0.001 or 0.002 or 0.003 or 0.007 or 0.008)."
     )
     prepared, events = go(hunt, drawn, monkeypatch)
@@ -360,7 +370,8 @@ def test_a_space_that_is_used_up_ends_the_search(
 ) -> None:
     small = (
         HEAD
-        + "[search]\nn_trials = 10\nobjective = { validation_escape_rate = 'min' }\n[search.space]\n"
+        + "[search]\nn_trials = 10\nobjective = { validation_escape_rate = 'min' }\n"
+        + "[search.space]\n"
     )
     hunt.write_text(small + "base_lr = { choices = [1e-3, 2e-3] }\n")
     _, events = go(hunt, drawn, monkeypatch)
@@ -421,7 +432,7 @@ def test_a_range_that_cannot_be_meant_is_refused(tmp_path: Path, line: str, mess
     file = tmp_path / "bad.toml"
     file.write_text(HEAD + SEARCH.split("base_lr", maxsplit=1)[0] + line)
     with pytest.raises(UsageError) as caught:
-        search.corners(expand.read(str(file)).search)  # type: ignore[arg-type]
+        search_space.corners(expand.read(str(file)).search)  # type: ignore[arg-type]
     assert message in str(caught.value)
 
 
@@ -450,10 +461,10 @@ def test_a_stopped_cell_is_settled_under_asha_and_goes_on_without_it(
         row = {
             "cell_id": cell,
             "attempt": store.next_attempt(cell),
-            "sweep": more["sweep"],
+            "sweep": more["context"].sweep,
             "status": "stopped",
         }
-        store.write("trials", more["sweep"], f"{cell}-{row['attempt']}", [row])
+        store.write("trials", more["context"].sweep, f"{cell}-{row['attempt']}", [row])
         return row
 
     asha = tiny.with_name("asha.toml")

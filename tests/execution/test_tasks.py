@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import contextlib
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -13,13 +11,13 @@ import pytest
 from casting_tune.config import Status, TrialConfig, cell_id
 from casting_tune.data.pack import Pack
 from casting_tune.errors import StoreError
-from casting_tune.execution import ray_tune
+from casting_tune.execution.inline import run_inline
 from casting_tune.execution.tasks import Event, Halt, Task, Work
 from casting_tune.store.local import Folder
 from casting_tune.store.s3 import LockLost
 from casting_tune.store.store import Store
 from casting_tune.training import trial
-from casting_tune.training.records import Place
+from casting_tune.training.records import Ending, Place, TrialContext
 
 CONFIG = TrialConfig(
     backbone="timm:test_resnet.r160_in1k",
@@ -41,12 +39,12 @@ def endings(events: list[Event]) -> list[tuple[int, str | None, bool]]:
 
 
 def short_of_memory(config: TrialConfig, packed: Pack, store: Store, **more: Any) -> dict[str, Any]:
-    """Train, unless more than 4 images go through at once: then end as a device of that size would."""
-    allowed = more["allowance"]
+    """Train with up to 4 images per forward pass; else run out of memory as a small device."""
+    allowed = more["context"].allowance
     if (allowed.micro_batch or config.batch_size) <= 4:
         return trial.run_trial(config, packed, store, **more)
-    more = {name: more[name] for name in ("sweep", "label", "place", "groups")}
-    row = trial.lost(config, packed, store, status="oom", error="CUDA out of memory", **more)
+    ending = Ending(status="oom", error="CUDA out of memory")
+    row = trial.lost(config, packed, store, context=more["context"], ending=ending)
     return row | {"micro_batch": allowed.micro_batch}
 
 
@@ -55,9 +53,7 @@ def test_a_trial_out_of_memory_is_its_end_and_not_that_of_the_sweep(
 ) -> None:
     events: list[Event] = []
     fits = replace(CONFIG, batch_size=4)
-    ray_tune.run_inline(
-        work(store, CONFIG, fits, trial=short_of_memory), packed, on_event=events.append
-    )
+    run_inline(work(store, CONFIG, fits, trial=short_of_memory), packed, on_event=events.append)
     assert endings(events) == [(0, "oom", False), (1, "completed", False)]
 
 
@@ -66,7 +62,7 @@ def test_with_accumulate_the_same_batch_goes_through_in_halves_until_it_fits_and
 ) -> None:
     events: list[Event] = []
     asked = work(store, CONFIG, trial=short_of_memory, on_oom="accumulate")
-    ray_tune.run_inline(asked, packed, on_event=events.append)
+    run_inline(asked, packed, on_event=events.append)
     assert endings(events) == [(0, "oom", True), (0, "oom", True), (0, "completed", False)]
     trials = store.read("trials").sort_by("attempt").to_pandas()
     assert list(trials["status"]) == ["oom", "oom", "completed"]
@@ -76,17 +72,14 @@ def test_with_accumulate_the_same_batch_goes_through_in_halves_until_it_fits_and
 
 
 def never_fits(config: TrialConfig, packed: Pack, store: Store, **more: Any) -> dict[str, Any]:
-    allowed = more.pop("allowance")
-    del more["on_epoch"]
-    return trial.lost(config, packed, store, status="oom", error="out of memory", **more) | {
-        "micro_batch": allowed.micro_batch
-    }
+    ending = Ending(status="oom", error="out of memory")
+    return trial.lost(config, packed, store, context=more["context"], ending=ending)
 
 
 def test_accumulation_gives_up_at_one_image_at_a_time(packed: Pack, store: Store) -> None:
     events: list[Event] = []
     wide = replace(CONFIG, image_px=64)  # 2 x 2 maps: batch normalisation takes one image
-    ray_tune.run_inline(
+    run_inline(
         work(store, wide, trial=never_fits, on_oom="accumulate"), packed, on_event=events.append
     )
     assert [status for _, status, _ in endings(events)] == ["oom"] * 5  # 16, 8, 4, 2, 1
@@ -98,7 +91,7 @@ def test_accumulation_gives_up_at_the_fewest_images_that_can_be_trained_with(
 ) -> None:
     events: list[Event] = []
     asked = work(store, replace(CONFIG, batch_size=8), trial=never_fits, on_oom="accumulate")
-    ray_tune.run_inline(asked, packed, on_event=events.append)
+    run_inline(asked, packed, on_event=events.append)
     assert endings(events) == [
         (0, "oom", True),
         (0, "oom", True),
@@ -113,13 +106,13 @@ def test_accumulation_gives_up_at_the_fewest_images_that_can_be_trained_with(
             "timm:resnet10t",
             32,
             2,
-            "Memory ran out with 2 images at a time, the fewest with which 'timm:resnet10t' can",
+            "Out of memory with 2 images per forward pass, the minimum for 'timm:resnet10t' at",
         ),
         (
             "timm:resnet10t",
             64,
             1,
-            "Memory ran out with 1 image at a time, the fewest with which 'timm:resnet10t' can",
+            "Out of memory with 1 image per forward pass, the minimum for 'timm:resnet10t' at",
         ),
         (
             "timm:resnet10t",
@@ -142,17 +135,17 @@ def test_a_batch_that_cannot_be_halved_is_told_in_the_row(
     def shortage(*_: Any, **__: Any) -> None:
         raise MemoryError("no more")
 
-    monkeypatch.setattr(trial, "_train", shortage)
+    monkeypatch.setattr(trial, "fit_network", shortage)
     config = replace(CONFIG, backbone=backbone, image_px=image_px, batch_size=batch_size)
-    row = trial.run_trial(config, packed, store, sweep="s", label="l", place=Place())
+    row = trial.run_trial(config, packed, store, context=TrialContext(sweep="s", label="l"))
     assert row["status"] == "oom"
     assert row["error"].startswith(told)
     assert "MemoryError: no more" in row["error"]
 
 
 def completes(config: TrialConfig, packed: Pack, store: Store, **more: Any) -> dict[str, Any]:
-    del more["allowance"], more["on_epoch"]
-    return trial.lost(config, packed, store, status="completed", error=None, **more)
+    ending = Ending(status="completed")
+    return trial.lost(config, packed, store, context=more["context"], ending=ending)
 
 
 @pytest.mark.parametrize("status", ["error", "diverged", "timeout"])
@@ -164,15 +157,11 @@ def test_what_another_sweep_failed_at_meanwhile_is_tried_here_all_the_same(
         CONFIG,
         packed,
         store,
-        sweep="another",
-        label="l",
-        place=Place(),
-        groups=None,
-        status=status,
-        error="it broke",
+        context=TrialContext(sweep="another", label="l"),
+        ending=Ending(status=status, error="it broke"),
     )
     events: list[Event] = []
-    ray_tune.run_inline(asked, packed, on_event=events.append)
+    run_inline(asked, packed, on_event=events.append)
     assert endings(events) == [(0, "completed", False)]
     trials = store.read("trials").sort_by("attempt").to_pylist()
     assert [(row["sweep"], row["attempt"], row["status"]) for row in trials] == [
@@ -188,15 +177,11 @@ def test_what_this_run_failed_at_before_its_process_was_lost_counts_among_its_tr
         CONFIG,
         packed,
         store,
-        sweep="s",
-        label="l",
-        place=Place(),
-        groups=None,
-        status="error",
-        error="it broke",
+        context=TrialContext(sweep="s", label="l"),
+        ending=Ending(status="error", error="it broke"),
     )
     events: list[Event] = []
-    ray_tune.run_inline(asked, packed, on_event=events.append)
+    run_inline(asked, packed, on_event=events.append)
     assert endings(events) == [(0, "error", False)]
 
 
@@ -208,14 +193,12 @@ def test_a_halt_ends_the_plain_loop_after_the_epoch_and_the_cell_goes_on_from_th
     def wish(event: Event) -> None:
         events.append(event)
         if event.kind == "epoch":
-            halt.wished.set()
+            halt.requested.set()
 
-    ray_tune.run_inline(
-        work(store, CONFIG, replace(CONFIG, seed=1)), packed, on_event=wish, halt=halt
-    )
+    run_inline(work(store, CONFIG, replace(CONFIG, seed=1)), packed, on_event=wish, halt=halt)
     assert [(e.task, e.kind) for e in events] == [(0, "started"), (0, "epoch")]
     assert store.read("trials").num_rows == 0
-    ray_tune.run_inline(work(store, CONFIG), packed, on_event=lambda _: None)
+    run_inline(work(store, CONFIG), packed, on_event=lambda _: None)
     assert store.read("trials")["resumed_from"].to_pylist() == [1]
     assert store.read("epochs").sort_by("epoch")["epoch"].to_pylist() == [1, 2, 3]
 
@@ -229,16 +212,14 @@ def test_a_cell_that_another_process_holds_is_waited_for_and_not_trained_twice(
     assert store.claim(cell_id(CONFIG, packed.dataset_id)) is None
 
     def train_there() -> None:
-        trial.run_trial(CONFIG, packed, other, sweep="another", label="l", place=Place())
+        trial.run_trial(CONFIG, packed, other, context=TrialContext(sweep="another", label="l"))
         held()
 
     elsewhere = threading.Timer(1.0, train_there)
     elsewhere.start()
     events: list[Event] = []
     try:
-        ray_tune.run_inline(
-            work(store, CONFIG, replace(CONFIG, seed=1)), packed, on_event=events.append
-        )
+        run_inline(work(store, CONFIG, replace(CONFIG, seed=1)), packed, on_event=events.append)
     finally:
         elsewhere.join()
     assert [task for task, _, _ in endings(events)] == [1, 0]  # the free one went first
@@ -270,7 +251,7 @@ def test_a_run_whose_cell_passed_to_another_process_stops_after_the_epoch_and_sa
 
     monkeypatch.setattr(Folder, "lock", lock)
     with pytest.raises(StoreError, match=r"process 8 on oven now runs cell \w{16}"):
-        ray_tune.run_inline(work(store, CONFIG, replace(CONFIG, seed=1)), packed, on_event=lose)
+        run_inline(work(store, CONFIG, replace(CONFIG, seed=1)), packed, on_event=lose)
     assert store.read("epochs")["epoch"].to_pylist() == [1]
     assert store.read("trials").num_rows == 0
 
@@ -285,28 +266,6 @@ def test_a_cell_costs_no_listing_of_the_store_however_many_cells_it_holds(
     )
     seeds = (replace(CONFIG, seed=seed, epochs=2) for seed in range(3))
     events: list[Event] = []
-    ray_tune.run_inline(work(store, *seeds), packed, on_event=events.append)
+    run_inline(work(store, *seeds), packed, on_event=events.append)
     assert endings(events) == [(task, "completed", False) for task in range(3)]
     assert listed == []
-
-
-@pytest.mark.parametrize(("again", "code"), [("begin_again()", 0), ("pass", -9)])
-def test_each_try_of_a_task_in_one_process_has_all_its_time(again: str, code: int) -> None:
-    program = f"""
-import time
-from types import SimpleNamespace
-from casting_tune.execution import tasks
-tasks.give_row = lambda *row, detail: print(*row[3:], detail, flush=True)
-work = SimpleNamespace(allowance=SimpleNamespace(max_seconds=1.5), hang_s=1.5)
-with tasks.watched(work, None, None) as begin_again:
-    for _ in range(2):
-        {again}
-        time.sleep(1.8)
-"""
-    ended = subprocess.run(
-        [sys.executable, "-c", program], check=False, capture_output=True, text=True
-    )
-    assert ended.returncode == code
-    if code:  # what is kept of a trial that hangs: where it does
-        assert "timeout The trial hung" in ended.stdout
-        assert 'File "<string>", line 10, in <module>' in ended.stdout

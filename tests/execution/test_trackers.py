@@ -21,9 +21,16 @@ TRIALS = [
 
 def epoch(task: int, number: int, loss: float) -> Event:
     told = Epoch(
-        epoch=number, n_images=8, n_steps=2, learning_rate=1e-3, train_loss=loss, validation_loss=2 * loss,
-        validation_accuracy=0.75, train_s=1.5, validation_s=0.5,
-    )  # fmt: skip
+        epoch=number,
+        n_images=8,
+        n_steps=2,
+        learning_rate=1e-3,
+        train_loss=loss,
+        validation_loss=2 * loss,
+        validation_accuracy=0.75,
+        train_s=1.5,
+        validation_s=0.5,
+    )
     return Event(task=task, kind="epoch", epoch=told)
 
 
@@ -46,7 +53,7 @@ def tell(words: Sequence[str], beside: Path, events: Sequence[Event] = EVENTS) -
     warnings: list[str] = []
     wanted = trackers.read(words)
     with trackers.follow(
-        wanted, TRIALS, beside=beside, sweep="s", run_id="r", warn=warnings.append
+        wanted, TRIALS, folder=beside, sweep="s", run_id="r", warn=warnings.append
     ) as on_event:
         for event in events:
             on_event(event)
@@ -169,9 +176,9 @@ def test_a_missing_extra_an_unknown_kind_and_a_bad_folder_are_one_line_up_front(
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="cannot be made"):
         tell([f"tensorboard:{tmp_path}/file/logs"], tmp_path)
-    with pytest.raises(UsageError, match="stands twice"):
+    with pytest.raises(UsageError, match="given twice"):
         trackers.read(["tensorboard", "tensorboard:x"])
-    with pytest.raises(UsageError, match="only mlflow takes a server"):
+    with pytest.raises(UsageError, match="only mlflow accepts an address"):
         trackers.read(["tensorboard:s3://bucket/logs"])
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     code, _, err = call(capsys, "sweep", tiny, "--log", "mlflow:x")

@@ -10,8 +10,8 @@ from casting_tune.data.pack import Pack
 from casting_tune.errors import ImagesError, StoreError, UsageError
 from casting_tune.store import completed
 from casting_tune.store.store import Store
-from casting_tune.training.records import Place, begin, describe
-from casting_tune.training.trial import _folds
+from casting_tune.training.image_split import split_images
+from casting_tune.training.records import Ending, TrialContext, TrialRecord, describe
 
 OTHERS = {
     float: lambda value: value / 2,
@@ -23,9 +23,15 @@ def write_row(store: Store, config: TrialConfig, pack: Pack, **changes: object) 
     from datetime import UTC, datetime
 
     cell = cell_id(config, pack.dataset_id)
-    row = describe(config, pack, _folds(config, pack, None))
-    row |= begin(cell, 1, sweep="s", label="l", place=Place(), started_at=datetime.now(UTC))
-    store.write("trials", "s", f"{cell}-1", [row | {"status": "completed"} | changes])
+    record = TrialRecord(
+        cell_id=cell,
+        attempt=1,
+        context=TrialContext(sweep="s", label="l"),
+        description=describe(config, pack, split_images(config, pack)),
+        started_at=datetime.now(UTC),
+        ending=Ending(status="completed"),
+    )
+    store.write("trials", "s", f"{cell}-1", [record.row() | changes])
     return cell
 
 

@@ -59,8 +59,8 @@ def marked_trial(config: TrialConfig, packed: Pack, store: Store, **more: Any) -
 
 
 def quick_trial(config: TrialConfig, packed: Pack, store: Store, **more: Any) -> dict[str, Any]:
-    """Take the steps of `run.run_trial` without a network: a checkpoint and then a row an epoch, then the last row."""
-    cell, sweep = cell_id(config, packed.dataset_id), str(more["sweep"])
+    """Take the steps of `run_trial` without a network: a checkpoint and a row per epoch, then the last row."""
+    cell, sweep = cell_id(config, packed.dataset_id), more["context"].sweep
     attempt, checkpoint = store.next_attempt(cell), store.checkpoint(cell)
     known = set(store.read("epochs", columns=["epoch"], cell_ids=[cell])["epoch"].to_pylist())
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
@@ -154,7 +154,10 @@ def swept(
         try:
             resources = Resources(cpus=1, gpus=1)
             ray_tune.run_ray(
-                work, packed, resources=resources, address=made.address, on_event=events.append
+                work,
+                packed,
+                resources=replace(resources, address=made.address),
+                on_event=events.append,
             )
         except BaseException as error:
             failed.append(error)

@@ -17,7 +17,7 @@ import torch
 from casting_tune.config import TrialConfig, cell_id
 from casting_tune.data.pack import Pack
 from casting_tune.errors import ResourcesError, UsageError
-from casting_tune.execution import nodes, ray_cluster, ray_tune, runner, tasks
+from casting_tune.execution import nodes, preparation, ray_cluster, ray_tune, runner, tasks
 from casting_tune.execution.nodes import Resources
 from casting_tune.execution.tasks import Event, Task, Work
 from casting_tune.models import build
@@ -86,7 +86,7 @@ def holds(config: TrialConfig, packed: Pack, store: Store, **more: Any) -> dict[
         "attempt": 1,
         "sweep": "s",
         "status": "completed",
-        "gpus": more["place"].gpus,
+        "gpus": more["context"].place.gpus,
     }
     store.write("trials", "s", f"{cell}-1", [row])
     return row
@@ -104,7 +104,6 @@ def test_trials_of_unlike_shares_run_at_once_and_never_hold_more_than_a_gpu(
         work(store, configs, trial=holds),
         packed,
         resources=resources,
-        address=None,
         on_event=events.append,
     )
     assert sorted(e.task for e in events if e.status == "completed") == list(range(len(folds)))
@@ -124,7 +123,7 @@ def test_trials_of_unlike_shares_run_at_once_and_never_hold_more_than_a_gpu(
 
 def needs_half(config: TrialConfig, packed: Pack, store: Store, **more: Any) -> dict[str, Any]:
     """Train, but run out of memory on less than half a GPU, and on any where the seed is 9."""
-    real, allowed = build.model, more["allowance"]
+    real, allowed = build.model, more["context"].allowance
 
     def build_model(name: str, **settings: Any) -> torch.nn.Module:
         if (allowed.gpu_share < 0.5 and config.seed) or (
@@ -150,7 +149,6 @@ def test_memory_that_runs_out_on_a_share_doubles_it_and_only_on_a_whole_gpu_does
         work(store, configs, trial=needs_half),
         packed,
         resources=Resources(cpus=1, gpus=1, share=share),
-        address=None,
         on_event=events.append,
     )
     ends: dict[int, list[tuple[str | None, bool]]] = {}
@@ -163,7 +161,7 @@ def test_memory_that_runs_out_on_a_share_doubles_it_and_only_on_a_whole_gpu_does
         2: [("oom", True), ("oom", True), ("oom", False)],
     }
     told = {e.error for e in events if e.retried}
-    assert "its memory ran out on 0.25 of a GPU: it runs again with more" in told
+    assert "out of memory with 0.25 of a GPU: it runs again with more" in told
     trials = store.read("trials").to_pandas().sort_values(["seed", "attempt"])
     assert list(zip(trials["seed"], trials["status"], trials["gpus"], strict=True)) == [
         (0, "completed", 0.25), (1, "oom", 0.25), (1, "completed", 0.5), (9, "oom", 0.25), (9, "oom", 0.5),
@@ -200,9 +198,7 @@ def test_fixed_fractions_are_the_same_for_all_and_an_oom_is_the_end(
     asked = replace(
         work(store, [replace(CONFIG, seed=seed) for seed in (1, 9)], trial=needs_half), place=place
     )
-    ray_tune.run_ray(
-        asked, packed, resources=Resources(cpus=1, gpus=0.5), address=None, on_event=events.append
-    )
+    ray_tune.run_ray(asked, packed, resources=Resources(cpus=1, gpus=0.5), on_event=events.append)
     ends = {event.task: (event.status, event.retried) for event in events if event.kind == "ended"}
     assert ends == {0: ("completed", False), 1: ("oom", False)}
     assert store.read("trials")["gpus"].to_pylist() == [0.5, 0.5]
@@ -211,13 +207,13 @@ def test_fixed_fractions_are_the_same_for_all_and_an_oom_is_the_end(
 @pytest.fixture
 def on_the_cpu(two_gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a sweep that is given GPUs train on the CPU: shares are then of the machine's memory."""
-    real = runner.decide
+    real = preparation.decide
 
     def resources(options: Options, n_cells: int) -> tuple[Resources, Place]:
         found, place = real(options, n_cells)
         return found, replace(place, device="cpu")
 
-    monkeypatch.setattr(runner, "decide", resources)
+    monkeypatch.setattr(preparation, "decide", resources)
 
 
 @pytest.mark.slow

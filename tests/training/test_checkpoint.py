@@ -14,20 +14,36 @@ from casting_tune.data.pack import Pack
 from casting_tune.store import storage
 from casting_tune.store.store import Store
 from casting_tune.training import checkpoint, trial
-from casting_tune.training.records import Place
+from casting_tune.training.network_fit import files_of
+from casting_tune.training.records import TrialContext
 
 CONFIG = TrialConfig(
-    backbone="timm:test_resnet.r160_in1k", image_px=32, batch_size=16, epochs=4, precision="fp32", dense=8, dropout=0.3,
+    backbone="timm:test_resnet.r160_in1k",
+    image_px=32,
+    batch_size=16,
+    epochs=4,
+    precision="fp32",
+    dense=8,
+    dropout=0.3,
     toggles=("rotation", "flip"),
-)  # fmt: skip
+)
 EPOCH = Epoch(
-    epoch=1, n_images=1, n_steps=1, learning_rate=0.1, train_loss=0.1, validation_loss=0.1, validation_accuracy=0.1,
-    train_s=0.1, validation_s=0.1,
-)  # fmt: skip
+    epoch=1,
+    n_images=1,
+    n_steps=1,
+    learning_rate=0.1,
+    train_loss=0.1,
+    validation_loss=0.1,
+    validation_accuracy=0.1,
+    train_s=0.1,
+    validation_s=0.1,
+)
 
 
 def train(packed: Pack, store: Store, **more: object) -> dict[str, object]:
-    return trial.run_trial(CONFIG, packed, store, sweep="s", label="l", place=Place(), **more)  # type: ignore[arg-type]
+    return trial.run_trial(
+        CONFIG, packed, store, context=TrialContext(sweep="s", label="l"), **more
+    )  # type: ignore[arg-type]
 
 
 def scores(store: Store) -> np.ndarray:
@@ -61,9 +77,12 @@ def test_what_killed_processes_left_of_completed_cells_is_cleared_and_nothing_el
 ) -> None:
     done, under_way = "31a48e95c3269ccc", "0123456789abcdef"
     stay = [
-        f"checkpoints/{under_way}.pt", f"checkpoints/.{under_way}.pt.7", f"weights/.{under_way}.safetensors.7",
-        f"weights/{done}.safetensors", f"weights/{done}-best.safetensors",
-    ]  # fmt: skip
+        f"checkpoints/{under_way}.pt",
+        f"checkpoints/.{under_way}.pt.7",
+        f"weights/.{under_way}.safetensors.7",
+        f"weights/{done}.safetensors",
+        f"weights/{done}-best.safetensors",
+    ]
     go = [
         f"checkpoints/{done}.pt", f"checkpoints/.{done}.pt.26982", f"weights/.{done}.safetensors.8",
         f"weights/.{done}-best.safetensors.9",
@@ -167,7 +186,7 @@ def test_the_best_weights_so_far_go_to_the_machine_that_goes_on(
     Store(bucket).share(best)
     monkeypatch.setenv("XDG_CACHE_HOME", str(best.parent / "elsewhere"))
     storage.at.cache_clear()
-    found = trial._files(Store(bucket), "a1", keep=("best",)).best
+    found = files_of(Store(bucket), "a1", keep=("best",)).best
     assert found != best
     assert checkpoint.kept_epoch(found) == EPOCH
 

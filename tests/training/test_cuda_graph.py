@@ -17,19 +17,31 @@ from casting_tune.store.store import Store
 from casting_tune.toggles import TOGGLES
 from casting_tune.training import cuda_graph, loop
 from casting_tune.training import trial as run
-from casting_tune.training.loop import Recipe
-from casting_tune.training.records import Place
+from casting_tune.training.loop import Feed, Recipe
+from casting_tune.training.records import Place, TrialContext
 
 CONFIG = TrialConfig(
-    backbone="timm:test_resnet.r160_in1k", image_px=32, batch_size=8, epochs=3, precision="fp32", dropout=0.3, dense=8,
-    toggles=tuple(TOGGLES),
-)  # fmt: skip
-RECIPE = Recipe(
-    base_lr=0.01, batch_size=8, weight_decay=0.01, warmup_share=0.25, lr_schedule="cosine", epochs=3, n_steps=6,
+    backbone="timm:test_resnet.r160_in1k",
+    image_px=32,
+    batch_size=8,
+    epochs=3,
     precision="fp32",
-)  # fmt: skip
+    dropout=0.3,
+    dense=8,
+    toggles=tuple(TOGGLES),
+)
+RECIPE = Recipe(
+    base_lr=0.01,
+    batch_size=8,
+    weight_decay=0.01,
+    warmup_share=0.25,
+    lr_schedule="cosine",
+    epochs=3,
+    n_steps=6,
+    precision="fp32",
+)
 
-ON_GPU = Place(device="cuda")
+CONTEXT = TrialContext(sweep="s", label="l", place=Place(device="cuda"))
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
@@ -54,19 +66,18 @@ def batches(n: int, device: str, *, tail: int = 8) -> list[tuple[torch.Tensor, t
 
 
 def losses(
-    given: list[tuple[torch.Tensor, torch.Tensor]], **more: object
+    given: list[tuple[torch.Tensor, torch.Tensor]], **more: Any
 ) -> tuple[list[float], nn.Module]:
     device = given[0][0].device.type
     model = network(device)
     recipe = replace(RECIPE, n_steps=len(given))
-    epochs = loop.fit(
-        model, loop.make_optimiser(model, recipe), recipe, batches=lambda _: given, validation=lambda: given, **more,
-    )  # type: ignore[arg-type]  # fmt: skip
+    feed = Feed(batches=lambda _: given, validation=lambda: given, **more)
+    epochs = loop.fit(model, loop.make_optimiser(model, recipe), recipe, feed)
     return [epoch.train_loss for epoch in epochs], model
 
 
 def trial(config: TrialConfig, packed: Pack, store: Store, **more: Any) -> dict[str, Any]:
-    return run.run_trial(config, packed, store, sweep="s", label="l", place=ON_GPU, **more)
+    return run.run_trial(config, packed, store, context=CONTEXT, **more)
 
 
 def scores(store: Store) -> np.ndarray:
@@ -79,7 +90,8 @@ def reads_of(n_steps: int) -> int:
     # AdamW's count of steps lies on the host for a CPU, and is read there; SGD has none
     optimiser = torch.optim.SGD(model.parameters(), lr=0.01)
     with profile(activities=[ProfilerActivity.CPU]) as seen:
-        list(loop.fit(model, optimiser, recipe, batches=lambda _: given, validation=lambda: given))
+        feed = Feed(batches=lambda _: given, validation=lambda: given)
+        list(loop.fit(model, optimiser, recipe, feed))
     return sum(
         event.count for event in seen.key_averages() if event.key == "aten::_local_scalar_dense"
     )
@@ -158,9 +170,7 @@ def test_no_step_of_a_trial_waits_for_the_device(
                     config,
                     packed,
                     Store(tmp_path / str(train_images)),
-                    sweep="s",
-                    label="l",
-                    place=Place(device="cuda"),
+                    context=CONTEXT,
                 )
         finally:
             torch.cuda.set_sync_debug_mode("default")

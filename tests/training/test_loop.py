@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,12 +13,18 @@ from torch import nn
 from casting_tune.config import Epoch
 from casting_tune.errors import Diverged
 from casting_tune.training import loop
-from casting_tune.training.loop import Recipe
+from casting_tune.training.loop import Feed, Recipe
 
 RECIPE = Recipe(
-    base_lr=0.32, batch_size=8, weight_decay=0.0, warmup_share=0.25, lr_schedule="cosine", epochs=2, n_steps=4,
+    base_lr=0.32,
+    batch_size=8,
+    weight_decay=0.0,
+    warmup_share=0.25,
+    lr_schedule="cosine",
+    epochs=2,
+    n_steps=4,
     precision="fp32",
-)  # fmt: skip
+)
 
 
 class Dot(nn.Module):
@@ -29,8 +36,8 @@ class Dot(nn.Module):
         return (inputs.flatten(1) @ self.weight).squeeze(1)
 
 
-def fit(model: nn.Module, recipe: Recipe, **more: object) -> Iterator[Epoch]:
-    return loop.fit(model, loop.make_optimiser(model, recipe), recipe, **more)  # type: ignore[arg-type]
+def fit(model: nn.Module, recipe: Recipe, **feed: Any) -> Iterator[Epoch]:
+    return loop.fit(model, loop.make_optimiser(model, recipe), recipe, Feed(**feed))
 
 
 def separable(n_batches: int = 4) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

@@ -65,14 +65,17 @@ def test_less_than_the_limit_is_given_and_the_limit_goes_with_the_block() -> Non
                 "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
                 "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
                 "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
-                "cusolver error: CUSOLVER_STATUS_ALLOC_FAILED, when calling `cusolverDnCreate(handle)`",
+                "cusolver error: CUSOLVER_STATUS_ALLOC_FAILED, "
+                "when calling `cusolverDnCreate(handle)`",
                 "cuFFT error: CUFFT_ALLOC_FAILED",
                 "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported",
                 "CUDA driver error: out of memory",
                 "HIP out of memory. Tried to allocate 20.00 MiB",
                 "CUDA error: cudaErrorMemoryAllocation",
-                "[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory: you",
-                "[enforce fail at alloc_cpu.cpp:121] data. DefaultCPUAllocator: not enough memory: you tried",
+                "[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: "
+                "can't allocate memory: you",
+                "[enforce fail at alloc_cpu.cpp:121] data. DefaultCPUAllocator: "
+                "not enough memory: you tried",
                 "unable to mmap 4096 bytes from file </x>: Cannot allocate memory (12)",
                 "could not create a primitive",
                 "std::bad_alloc",

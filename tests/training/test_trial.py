@@ -1,9 +1,9 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,12 +15,12 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from casting_tune.config import Allowance, Epoch, TrialConfig, cell_id
 from casting_tune.data import augmentation, batches, splits
 from casting_tune.data.pack import Pack
-from casting_tune.errors import StoreError, UsageError
+from casting_tune.errors import StoreError
 from casting_tune.models import build
 from casting_tune.store.store import Store
-from casting_tune.training import baselines, checkpoint, memory, trial
+from casting_tune.training import baselines, checkpoint, inputs, memory, trial
 from casting_tune.training import records as rows
-from casting_tune.training.records import Place
+from casting_tune.training.records import TrialContext
 
 CONFIG = TrialConfig(
     backbone="timm:test_resnet.r160_in1k",
@@ -37,8 +37,16 @@ class _Scored:
         self.score = score
 
 
-def train(config: TrialConfig, packed: Pack, store: Store, **more: object) -> dict[str, object]:
-    return trial.run_trial(config, packed, store, sweep="s", label="l", place=Place(), **more)  # type: ignore[arg-type]
+def train(
+    config: TrialConfig,
+    packed: Pack,
+    store: Store,
+    *,
+    on_epoch: Callable[[Epoch], None] = lambda _: None,
+    **more: Any,
+) -> dict[str, Any]:
+    context = TrialContext(sweep="s", label="l", **more)
+    return trial.run_trial(config, packed, store, context=context, on_epoch=on_epoch)
 
 
 def scores(store: Store, cell: str) -> np.ndarray:
@@ -242,12 +250,6 @@ def test_one_channel_and_three_and_both_layouts_and_precisions_train(
         assert train(replace(CONFIG, epochs=1, **change), packed, store)["status"] == "completed"
 
 
-def test_one_channel_is_refused_for_colour_images(packed: Pack) -> None:
-    colour = replace(packed, images=np.repeat(packed.images[:, None], 3, axis=1))
-    with pytest.raises(UsageError, match="in_channels"):
-        trial.check(replace(CONFIG, in_channels=1), colour)
-
-
 def test_a_subset_is_as_large_as_asked(packed: Pack, store: Store) -> None:
     row = train(replace(CONFIG, train_images=30, test_images=10), packed, store)
     assert (row["n_train"] + row["n_validation"], row["n_test"]) == (30, 10)  # type: ignore[operator]
@@ -267,7 +269,7 @@ def test_a_trial_that_takes_too_long_ends_as_a_timeout_and_can_go_on(
     row = train(CONFIG, packed, store, allowance=Allowance(max_seconds=1e-9))
     assert (row["status"], row["error"]) == (
         "timeout",
-        "TimeUp: The time of the trial was up in epoch 1 of 2.",
+        "TimeUp: Time limit reached in epoch 1 of 2.",
     )
     assert train(CONFIG, packed, store)["status"] == "completed"
 
@@ -310,7 +312,7 @@ def test_kept_weights_are_those_that_made_the_predictions(packed: Pack, store: S
         CONFIG.backbone, weights="none", dense=0, dropout=0, in_channels=3, seed=9
     ).eval()
     model.load_state_dict(load_file(store.weights(cell)))
-    prepare = trial._preparation(CONFIG, torch.device("cpu"))
+    prepare = inputs.normaliser(CONFIG, torch.device("cpu"))
     predictions = store.read("predictions").to_pandas()
     images = batches.put(
         packed.images, predictions["image"].to_numpy(), px=32, device=torch.device("cpu")
@@ -345,23 +347,3 @@ def test_how_strong_a_toggle_is_reaches_the_training_and_its_row(
     by_cell = losses.groupby("cell_id")["train_loss"].agg(["nunique", "first"])
     assert list(by_cell["nunique"]) == [1, 1]  # the same cell trained again gives the same loss
     assert by_cell["first"].nunique() == 2
-
-
-@pytest.mark.parametrize("layout", ["channels_last", "contiguous"])
-@pytest.mark.parametrize(("channels", "in_channels"), [(1, 3), (3, 3), (1, 1)])
-def test_inputs_are_normalised_with_the_backbones_own_mean_and_spread(
-    layout: Literal["channels_last", "contiguous"], channels: int, in_channels: Literal[1, 3]
-) -> None:
-    config = TrialConfig(backbone="resnet50", in_channels=in_channels, layout=layout)
-    images = torch.rand(2, channels, 5, 4, generator=torch.Generator().manual_seed(0))
-    inputs = trial._preparation(config, torch.device("cpu"))(images)
-    mean, std = (
-        torch.tensor(v).reshape(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    )
-    if in_channels == 1:
-        mean, std = mean.mean(), std.mean()
-    torch.testing.assert_close(
-        inputs, ((images - mean) / std).expand(-1, in_channels, -1, -1), rtol=0, atol=1e-5
-    )
-    order = torch.channels_last if layout == "channels_last" else torch.contiguous_format
-    assert inputs.is_contiguous(memory_format=order)
