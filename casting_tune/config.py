@@ -22,7 +22,7 @@ changed default.
 """
 
 BASELINE = "baseline:"
-"""Prefix of the backbone of a cell that trains no network; a name of `baselines.BASELINES` follows."""
+"""Prefix of the backbone of a cell without a network; a name of `baselines.BASELINES` follows."""
 
 Status = Literal["completed", "stopped", "error", "oom", "timeout", "diverged"]
 

@@ -1,4 +1,4 @@
-"""What several test files share: a small set of drawn castings, its pack, a sweep file of seconds, the real images."""
+"""What several test files share: drawn castings, their pack, a short sweep, the real images."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.fixture
 def refuse(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
-    """What makes the system refuse to open a file, as it does for another account; tests run as root, who may all."""
+    """Makes the system refuse to open a file, as for another account: tests may run as root."""
     real = io.open
 
     def refuse(refused: Path) -> None:
@@ -157,8 +157,8 @@ def bucket(s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
 
     for name, value in {
         "AWS_ENDPOINT_URL": s3_server, "AWS_REGION": "us-east-1", "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ACCESS_KEY_ID": "fake", "AWS_SECRET_ACCESS_KEY": "fake", "AWS_EC2_METADATA_DISABLED": "true",
-        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+        "AWS_ACCESS_KEY_ID": "fake", "AWS_SECRET_ACCESS_KEY": "fake",
+        "AWS_EC2_METADATA_DISABLED": "true", "XDG_CACHE_HOME": str(tmp_path / "cache"),
     }.items():  # fmt: skip
         monkeypatch.setenv(name, value)
     storage.at.cache_clear()  # it knows other tests' buckets by other endpoints
@@ -171,24 +171,28 @@ def bucket(s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
 HOSTILE = (
     '"><img src=x onerror="window.hacked=1"></script><script>window.hacked=1</script><b>%{x}$\\frac'
 )
-"""A name out of a file that tries to be markup: in HTML, in an attribute, in a script, in plotly's text."""
+"""A name that tries to be markup: in HTML, in an attribute, in a script, in plotly's text."""
 
 
 @pytest.fixture(scope="session")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """A store whose every text is HOSTILE: a sweep "s" of three rows of three seeds, a failure and an audit."""
+    """A store whose texts are HOSTILE.
+
+    It has a sweep "s" of three rows of three seeds, a failure and an audit.
+    """
     store = Store(tmp_path_factory.mktemp("hostile"))
     noon, rng, cells = datetime(2026, 1, 1, 12, tzinfo=UTC), np.random.default_rng(0), []
     for k, position in product(range(3), range(4)):
         cell = f"{k}{position}".rjust(16, "a")
         row = f"{k} {HOSTILE}"
         settings = {
-            "backbone": f"timm:{HOSTILE}{k}", "augmentation": HOSTILE, "batch_size": 4 * 2**k, "image_px": 32,
-            "weights": "none", "seed": position, "fold": 0, "dataset_id": "d",
+            "backbone": f"timm:{HOSTILE}{k}", "augmentation": HOSTILE, "batch_size": 4 * 2**k,
+            "image_px": 32, "weights": "none", "seed": position, "fold": 0, "dataset_id": "d",
         }  # fmt: skip
         cells.append(
-            {"run_id": HOSTILE, "sweep": "s", "asked_at": noon, "position": len(cells), "cell_id": cell, "row": row,
-             "label": row, "quick": True, "command": HOSTILE, "kind": "cell", **settings}
+            {"run_id": HOSTILE, "sweep": "s", "asked_at": noon, "position": len(cells),
+             "cell_id": cell, "row": row, "label": row, "quick": True, "command": HOSTILE,
+             "kind": "cell", **settings}
         )  # fmt: skip
         trial = {
             "cell_id": cell,
@@ -206,31 +210,34 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Store:
             np.float32
         )
         images = [
-            {"cell_id": cell, "attempt": 1, "split": split, "image": i, "path": f"{i}{HOSTILE}", "sha256": str(i),
-             "leaked": False, "y_true": int(y[i]), "score": float(score[i])}
+            {"cell_id": cell, "attempt": 1, "split": split, "image": i, "path": f"{i}{HOSTILE}",
+             "sha256": str(i), "leaked": False, "y_true": int(y[i]), "score": float(score[i])}
             for i in range(200) for split in ("validation" if i < 100 else "test",)
         ]  # fmt: skip
         wrong = (score[100:] >= 0.5) != (y[100:] == 1)
         trial |= {
-            "status": "completed", "n_test": 100, "epochs": 3, "precision": "fp32", "device": "cpu", "n_threads": 1,
-            "n_at_once": 2, "n_train": 400, "latency_one_s": 0.002 * (k + 1), "torch": HOSTILE, "epoch_s": 1.0,
-            "validation_accuracy": 0.95 - 0.05 * k + 0.01 * position, "test_accuracy": float(1 - wrong.mean()),
-            "test_escape_rate": float(wrong[1::2].mean()), "test_overkill_rate": float(wrong[::2].mean()),
-            "test_fn": int(wrong[1::2].sum()), "test_tp": int((~wrong[1::2]).sum()),
-            "test_fp": int(wrong[::2].sum()), "test_tn": int((~wrong[::2]).sum()), "split": "official",
+            "status": "completed", "n_test": 100, "epochs": 3, "precision": "fp32", "device": "cpu",
+            "n_threads": 1, "n_at_once": 2, "n_train": 400, "latency_one_s": 0.002 * (k + 1),
+            "torch": HOSTILE, "epoch_s": 1.0,
+            "validation_accuracy": 0.95 - 0.05 * k + 0.01 * position,
+            "test_accuracy": float(1 - wrong.mean()), "test_escape_rate": float(wrong[1::2].mean()),
+            "test_overkill_rate": float(wrong[::2].mean()), "test_fn": int(wrong[1::2].sum()),
+            "test_tp": int((~wrong[1::2]).sum()), "test_fp": int(wrong[::2].sum()),
+            "test_tn": int((~wrong[::2]).sum()), "split": "official",
         }  # fmt: skip
         epochs = [
-            {"cell_id": cell, "attempt": 1, "sweep": "s", "epoch": e, "train_loss": 1 / e, "validation_loss": 1.2 / e,
-             "validation_accuracy": 1 - 0.3 / e, "train_s": 1.0}
+            {"cell_id": cell, "attempt": 1, "sweep": "s", "epoch": e, "train_loss": 1 / e,
+             "validation_loss": 1.2 / e, "validation_accuracy": 1 - 0.3 / e, "train_s": 1.0}
             for e in (1, 2, 3)
         ]  # fmt: skip
         store.write("epochs", "s", f"{cell}-1-1", epochs)
         store.write("predictions", "s", f"{cell}-1", images)
         store.write("trials", "s", f"{cell}-1", [trial])
     audited = [
-        {"dataset_id": "d", "image": i, "path": f"{i}{HOSTILE}", "sha256": str(i), "y_true": i % 2, "group_id": i // 2,
-         "split": "test" if 100 <= i < 200 else "train", "copy_in_train": False, "twin_in_train": 100 <= i < 130,
-         "conflict": False, "constant": False, "outlier": False, "finding": HOSTILE if i == 0 else None}
+        {"dataset_id": "d", "image": i, "path": f"{i}{HOSTILE}", "sha256": str(i), "y_true": i % 2,
+         "group_id": i // 2, "split": "test" if 100 <= i < 200 else "train",
+         "copy_in_train": False, "twin_in_train": 100 <= i < 130, "conflict": False,
+         "constant": False, "outlier": False, "finding": HOSTILE if i == 0 else None}
         for i in range(200)
     ]  # fmt: skip
     store.write("images", "d", "audit-1", audited)

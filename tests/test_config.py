@@ -8,11 +8,12 @@ from casting_tune.config import RECIPE, TrialConfig, cell_id
 
 CONFIG = TrialConfig(backbone="vgg16")
 OTHER = {
-    "backbone": "resnet50", "weights_id": "imagenet:x", "dense": 1024, "dropout": 0.2, "toggles": ("flip",),
-    "image_px": 96, "in_channels": 1, "batch_size": 4, "epochs": 3, "seed": 1, "fold": 1, "validation_share": 0.1,
-    "split_seed": 1, "train_images": 10, "test_images": 10, "base_lr": 1e-4, "weight_decay": 0.1, "warmup_share": 0.2,
-    "lr_schedule": "constant", "precision": "bf16", "layout": "contiguous", "split": "grouped",
-    "split_id": "x", "n_folds": 3, "hue_turns": 0.1, "contrast_low": 0.5, "contrast_high": 2.0, "shift_share": 0.2,
+    "backbone": "resnet50", "weights_id": "imagenet:x", "dense": 1024, "dropout": 0.2,
+    "toggles": ("flip",), "image_px": 96, "in_channels": 1, "batch_size": 4, "epochs": 3, "seed": 1,
+    "fold": 1, "validation_share": 0.1, "split_seed": 1, "train_images": 10, "test_images": 10,
+    "base_lr": 1e-4, "weight_decay": 0.1, "warmup_share": 0.2, "lr_schedule": "constant",
+    "precision": "bf16", "layout": "contiguous", "split": "grouped", "split_id": "x", "n_folds": 3,
+    "hue_turns": 0.1, "contrast_low": 0.5, "contrast_high": 2.0, "shift_share": 0.2,
     "rotation_deg": 10.0, "brightness_share": 0.2, "shear_deg": 1.0, "zoom_share": 0.2,
 }  # fmt: skip
 
@@ -48,10 +49,12 @@ def test_a_changed_default_is_noticed_since_keys_leave_defaults_out() -> None:
     assert RECIPE == 1
     defaults = {f.name: f.default for f in fields(TrialConfig) if f.name != "backbone"}
     assert defaults == {
-        "weights": "none", "weights_id": "none", "dense": 0, "dropout": 0.0, "toggles": (), "image_px": 512,
-        "in_channels": 3, "batch_size": 8, "epochs": 10, "seed": 0, "split": "official", "split_id": "official",
-        "n_folds": 5, "fold": 0, "validation_share": 0.2, "split_seed": 0, "train_images": 0, "test_images": 0,
-        "base_lr": 1e-3, "weight_decay": 0.01, "warmup_share": 0.1, "lr_schedule": "cosine", "precision": "auto",
-        "layout": "channels_last", "hue_turns": 0.5, "contrast_low": 0.75, "contrast_high": 1.5, "shift_share": 0.1,
-        "rotation_deg": 45.0, "brightness_share": 0.1, "shear_deg": 5.0, "zoom_share": 0.1,
+        "weights": "none", "weights_id": "none", "dense": 0, "dropout": 0.0, "toggles": (),
+        "image_px": 512, "in_channels": 3, "batch_size": 8, "epochs": 10, "seed": 0,
+        "split": "official", "split_id": "official", "n_folds": 5, "fold": 0,
+        "validation_share": 0.2, "split_seed": 0, "train_images": 0, "test_images": 0,
+        "base_lr": 1e-3, "weight_decay": 0.01, "warmup_share": 0.1, "lr_schedule": "cosine",
+        "precision": "auto", "layout": "channels_last", "hue_turns": 0.5, "contrast_low": 0.75,
+        "contrast_high": 1.5, "shift_share": 0.1, "rotation_deg": 45.0, "brightness_share": 0.1,
+        "shear_deg": 5.0, "zoom_share": 0.1,
     }  # fmt: skip

@@ -285,11 +285,15 @@ def test_labels_may_be_bool_or_int_and_inputs_are_left_alone():
 def test_the_columns_of_a_trial_and_the_objectives_of_a_search_are_those_of_the_metrics():
     assert [name for name in TRIALS.names if name.startswith(("validation_", "test_"))] == [
         "validation_share", "test_images",
-        "validation_accuracy", "validation_recall", "validation_precision", "validation_f1", "validation_specificity",
-        "validation_escape_rate", "validation_overkill_rate", "validation_average_precision", "validation_auroc",
-        "test_accuracy", "test_recall", "test_precision", "test_f1", "test_specificity", "test_escape_rate",
+        "validation_accuracy", "validation_recall", "validation_precision", "validation_f1",
+        "validation_specificity",
+        "validation_escape_rate", "validation_overkill_rate", "validation_average_precision",
+        "validation_auroc",
+        "test_accuracy", "test_recall", "test_precision", "test_f1", "test_specificity",
+        "test_escape_rate",
         "test_overkill_rate", "test_average_precision", "test_auroc",
-        "validation_tp", "validation_fp", "validation_tn", "validation_fn", "test_tp", "test_fp", "test_tn", "test_fn",
+        "validation_tp", "validation_fp", "validation_tn", "validation_fn", "test_tp", "test_fp",
+        "test_tn", "test_fn",
         "test_leaked_tp", "test_leaked_fp", "test_leaked_tn", "test_leaked_fn",
         "test_recall_ok", "test_precision_ok", "test_f1_ok",
     ]  # fmt: skip

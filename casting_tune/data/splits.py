@@ -34,15 +34,28 @@ class Folds:
     test: NDArray[np.int64]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitSettings:
+    """Which images `split` draws; `split` checks the values.
+
+    Attributes:
+        validation_share: share of the training images of each class for validation, in (0, 1).
+        seed: not negative.
+        train_images: maximum for train and validation together, stratified; 0 is all.
+        test_images: maximum for test, stratified; 0 is all.
+    """
+
+    validation_share: float
+    seed: int
+    train_images: int = 0
+    test_images: int = 0
+
+
 def split(
     labels: NDArray[np.uint8],
     splits: NDArray[np.str_],
     groups: NDArray[Any],
-    *,
-    validation_share: float,
-    seed: int,
-    train_images: int = 0,
-    test_images: int = 0,
+    settings: SplitSettings,
 ) -> Folds:
     """Draw validation images from the training images, stratified by label.
 
@@ -53,38 +66,36 @@ def split(
         labels: [n] uint8, 1 is defective.
         splits: [n] "train" or "test".
         groups: [n] text or numbers; a group is never in both train and validation.
-        validation_share: share of the training images of each class for validation, in (0, 1).
-        seed: not negative.
-        train_images: maximum for train and validation together, stratified; 0 is all.
-        test_images: maximum for test, stratified; 0 is all.
+        settings: the shares and numbers of images, and the seed.
 
     Raises:
         UsageError: a number is out of range, or a class would be missing on one side.
     """
-    if not 0 < validation_share < 1:
-        raise UsageError(
-            f"validation_share must be greater than 0 and less than 1; got {validation_share}."
-        )
+    share = settings.validation_share
+    if not 0 < share < 1:
+        raise UsageError(f"validation_share must be greater than 0 and less than 1; got {share}.")
     for name, value in (
-        ("split_seed", seed),
-        ("train_images", train_images),
-        ("test_images", test_images),
+        ("split_seed", settings.seed),
+        ("train_images", settings.train_images),
+        ("test_images", settings.test_images),
     ):
         if value < 0:
             raise UsageError(f"{name} must be 0 or more; got {value}.")
     for_train, for_validation, for_test = (
         np.random.Generator(np.random.PCG64(stream))
-        for stream in np.random.SeedSequence(seed).spawn(3)
+        for stream in np.random.SeedSequence(settings.seed).spawn(3)
     )
     learned = _subset(
-        labels, np.flatnonzero(splits == "train"), n_images=train_images, rng=for_train
+        labels, np.flatnonzero(splits == "train"), n_images=settings.train_images, rng=for_train
     )
     _check(labels[learned], "train", least=2, way_out="add images, or raise train_images")
-    test = _subset(labels, np.flatnonzero(splits == "test"), n_images=test_images, rng=for_test)
+    test = _subset(
+        labels, np.flatnonzero(splits == "test"), n_images=settings.test_images, rng=for_test
+    )
     _check(labels[test], "test", least=1, way_out="add images, or raise test_images")
 
     validated = _draw(
-        labels[learned], groups[learned], share=validation_share, rng=for_validation
+        labels[learned], groups[learned], share=share, rng=for_validation
     )  # [n_learned] bool
     folds = Folds(train=learned[~validated], validation=learned[validated], test=test)
     _check(

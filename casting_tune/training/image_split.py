@@ -45,10 +45,12 @@ def split_images(
         pack.labels,
         parts,
         kept_together,
-        validation_share=config.validation_share,
-        seed=config.split_seed,
-        train_images=config.train_images,
-        test_images=config.test_images,
+        splits.SplitSettings(
+            validation_share=config.validation_share,
+            seed=config.split_seed,
+            train_images=config.train_images,
+            test_images=config.test_images,
+        ),
     )
 
 

@@ -74,7 +74,7 @@ def output(command: str, results: Path) -> str:
 
 
 def terminal(command: str, printed: str) -> str:
-    """Return an SVG of a terminal with a command and what it printed; it loads no font from anywhere."""
+    """Return an SVG of a terminal with a command and its output; the SVG loads no font."""
     with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
         console = Console(record=True, width=COLUMNS, file=nowhere, force_terminal=True)
         console.print(Text(f"$ {command}", style="bold"))

@@ -62,7 +62,10 @@ def said(words: Sequence[str]) -> tuple[float, str]:
 
 
 def first_step(python: str, data: Path, results: Path, folder: Path) -> float:
-    """Return the seconds from the command to the end of the only epoch, less the epoch: its first step's begin."""
+    """Return the seconds from the command to the start of the first step.
+
+    These are the seconds to the end of the only epoch, minus those of the epoch.
+    """
     file = folder / "first_step.toml"
     file.write_text(SMALL)
     begun = datetime.now(UTC)

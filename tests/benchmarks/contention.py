@@ -27,7 +27,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=ray_cluster.cpus_here())
     asked = parser.parse_args(words)
     told: dict[str, float] = {"n_threads": asked.threads, "seconds": asked.seconds}
-    rates = {case: [[], []] for case in CASES}  # type: dict[tuple[str, int, int, int], list[list[float]]]
+    rates: dict[tuple[str, int, int, int], list[list[float]]] = {case: [[], []] for case in CASES}
     for _ in range(asked.repeats):
         for (backbone, px, batch, n), of_case in rates.items():
             for spins, measured in zip(WAYS, of_case, strict=True):
@@ -46,7 +46,10 @@ def main(words: Sequence[str] | None = None) -> None:
         (*case, figures.spread(ours, 1), figures.spread(theirs, 1), figures.ratios(ours, theirs, 2))
         for case, (ours, theirs) in rates.items()
     ])  # fmt: skip
-    how = f"Training steps in fp32, {asked.threads} threads each, {asked.repeats} turns of {asked.seconds:g} s."
+    how = (
+        f"Training steps in fp32, {asked.threads} threads each, "
+        f"{asked.repeats} turns of {asked.seconds:g} s."
+    )
     text = f"{table}\n\n{how} {figures.conditions('torch', 'timm')}"
     figures.publish("contention", text, write_docs=asked.write_docs)
 

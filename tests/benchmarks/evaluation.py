@@ -67,8 +67,8 @@ def main(words: Sequence[str] | None = None) -> None:
             predicted_s = N_TEST * sorted(ours)[len(ours) // 2] / 1e3 / n if n == 32 else 0.0
             share = (max(cost) + predicted_s) / trial_s
             rows.append((
-                backbone, config.image_px, precision, n, figures.spread(ours, 1), figures.spread(theirs, 1),
-                figures.ratios(ours, theirs, 2), f"{share:.2%}",
+                backbone, config.image_px, precision, n, figures.spread(ours, 1),
+                figures.spread(theirs, 1), figures.ratios(ours, theirs, 2), f"{share:.2%}",
             ))  # fmt: skip
     header = (
         "network",
@@ -80,7 +80,10 @@ def main(words: Sequence[str] | None = None) -> None:
         "ratio",
         "of a trial's time",
     )
-    told = f"{asked.repeats} turns, {ray_cluster.cpus_here()} threads; the trial is {EPOCHS} epochs of 5,307 images. "
+    told = (
+        f"{asked.repeats} turns, {ray_cluster.cpus_here()} threads; "
+        f"the trial is {EPOCHS} epochs of 5,307 images. "
+    )
     text = f"{figures.table(header, rows)}\n\n{told}{figures.conditions('torch', 'timm')}"
     figures.publish("evaluation", text, write_docs=asked.write_docs)
 

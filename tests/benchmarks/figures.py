@@ -1,8 +1,8 @@
-"""How a benchmark's figures are written: median and spread, what measured them, and their place in docs.
+"""Writes the figures of a benchmark: median and range, conditions, and their place in docs.
 
-Comes in: what a script measured. Goes out: a Markdown table on the terminal and, with
---write-docs, between the script's two markers in docs/benchmarks.md, so that no figure there was typed by
-hand. Measures nothing.
+Input: the measurements of a script. Output: a Markdown table on the terminal and, with
+--write-docs, between the script's two markers in docs/benchmarks.md: nobody types a figure there
+by hand. Measures nothing.
 """
 
 from __future__ import annotations
@@ -41,16 +41,20 @@ def spread(values: Iterable[float], digits: int = 2) -> str:
         return ""
     if len(known) == 1:
         return f"{known[0]:,.{digits}f}"
-    return f"{statistics.median(known):,.{digits}f} ({known[0]:,.{digits}f} to {known[-1]:,.{digits}f})"
+    median = statistics.median(known)
+    return f"{median:,.{digits}f} ({known[0]:,.{digits}f} to {known[-1]:,.{digits}f})"
 
 
 def ratios(ours: Sequence[float], theirs: Sequence[float], digits: int = 1) -> str:
-    """Return the spread of ours over theirs, pair by pair: both were measured in turn, so a slow minute hits both."""
+    """Return the spread of ours / theirs, pair by pair.
+
+    Both were measured in turn: a slow minute affects both of a pair.
+    """
     return spread((a / b for a, b in zip(ours, theirs, strict=True)), digits)
 
 
 def conditions(*packages: str) -> str:
-    """Return the hardware, the load before the run, and the versions that a figure needs beside it."""
+    """Return the hardware, the load before the run, and the versions of the packages."""
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
     beside = (
         f"; load of the machine {os.getloadavg()[0]:.1f} at the end"
@@ -69,7 +73,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def publish(name: str, text: str, *, write_docs: bool) -> None:
-    """Print a text and, where asked, put it between the markers of that name in docs/benchmarks.md."""
+    """Print a text; `write_docs` also puts it between its markers in docs/benchmarks.md."""
     print(text)
     if write_docs:
         PAGE.write_text(placed(PAGE.read_text(encoding="utf-8"), name, text), encoding="utf-8")
@@ -77,7 +81,11 @@ def publish(name: str, text: str, *, write_docs: bool) -> None:
 
 
 def placed(page: str, name: str, text: str) -> str:
-    """Return a page with the text between the markers of that name; ValueError where it lacks them."""
+    """Return a page with the text between the markers of that name.
+
+    Raises:
+        ValueError: the page has no such markers.
+    """
     begin, end = f"<!-- measured: {name} -->\n", f"<!-- end: {name} -->"
     if begin not in page or end not in page:
         raise ValueError(

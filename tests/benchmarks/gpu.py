@@ -1,4 +1,6 @@
-"""What a GPU gives: `python -m tests.benchmarks.gpu [--parts networks peers together trial] [--data DIR]`.
+"""Measures a GPU: `python -m tests.benchmarks.gpu [--parts PART ...] [--data DIR]`.
+
+The parts are networks, peers, together and trial.
 
 networks: training steps of each backbone, launched kernel by kernel and recorded
 (`casting_tune.training.cuda_graph`), on a batch that lies there and with everything that a trial
@@ -54,7 +56,7 @@ gpu.child(sys.argv[1], sys.argv[2], px=int(sys.argv[3]), seconds=float(sys.argv[
 
 
 def configure(backbone: str, batch: int, px: int, device: Literal["cpu", "cuda"]) -> TrialConfig:
-    """Return the cell of a network as the study has it: three channels, all nine toggles, no pretrained weights."""
+    """Return a cell as in the study: three channels, all nine toggles, no pretrained weights."""
     px = min(px, 224) if backbone == "nasnet_mobile" else px  # the study's size of it
     config = TrialConfig(backbone=backbone, image_px=px, batch_size=batch, toggles=tuple(TOGGLES))
     return replace(config, precision=resolve(config, device))
@@ -63,7 +65,9 @@ def configure(backbone: str, batch: int, px: int, device: Literal["cpu", "cuda"]
 def build_model(config: TrialConfig, device: torch.device) -> torch.nn.Module:
     """Return the network of a cell on the device."""
     made = build.model(config.backbone, weights="none", dense=0, dropout=0, in_channels=3, seed=0)
-    return made.to(device, memory_format=inputs_of.memory_format(config))  # type: ignore[call-overload, no-any-return]
+    layout: Any = inputs_of.memory_format(config)
+    placed: torch.nn.Module = made.to(device, memory_format=layout)
+    return placed
 
 
 def launcher(mode: str, device: torch.device) -> Callable[[loop.Step], loop.Step]:
@@ -81,7 +85,10 @@ def bare(config: TrialConfig, device: torch.device) -> tuple[Any, Any]:
 
 
 def whole(config: TrialConfig, device: torch.device) -> tuple[Any, Any]:
-    """Return batches and `make` of a trial: order, draws, all toggles, normalisation, from uint8 on the device."""
+    """Return the batches and `make` of a trial, from uint8 on the device.
+
+    They include the order, the draws, all toggles and normalisation.
+    """
     stream = torch.Generator().manual_seed(0)
     side = min(NATIVE_PX, config.image_px)
     pixels = torch.randint(
@@ -104,11 +111,15 @@ def rates(
     *,
     seconds: float,
 ) -> Iterator[float]:
-    """Yield the images a second of training steps, for ever: runs of about so many seconds, warm from the first on."""
+    """Yield the images a second of training steps, without end.
+
+    Each value is of a run of about `seconds`; the first run is warm already.
+    """
     batches, make = fed
     recipe = loop.Recipe(
-        base_lr=1e-4, batch_size=config.batch_size, weight_decay=0.01, warmup_share=0.0, lr_schedule="constant",
-        epochs=10**6, n_steps=1, precision="bf16" if config.precision == "bf16" else "fp32",
+        base_lr=1e-4, batch_size=config.batch_size, weight_decay=0.01, warmup_share=0.0,
+        lr_schedule="constant", epochs=10**6, n_steps=1,
+        precision="bf16" if config.precision == "bf16" else "fp32",
     )  # fmt: skip
     n_steps = [5]
     inputs = torch.zeros(
@@ -147,7 +158,10 @@ def some(found: Iterator[float], n: int) -> list[float]:
 
 
 def study_s(config: TrialConfig) -> float | None:
-    """Return the study's seconds for 5,307 images of a network and batch size, from its own epoch and images."""
+    """Return the study's seconds for 5,307 images of a network and batch size.
+
+    They are computed from the study's own epoch time and number of images.
+    """
     parts = tomllib.loads(
         (figures.ROOT / "sweeps" / "backbone_grid.toml").read_text(encoding="utf-8")
     )["study"]
@@ -166,9 +180,9 @@ def networks(asked: Any) -> str:
     """Return the table of networks; what is known of it is in --out after each of them."""
     device = torch.device(asked.device)
     header = (
-        "network", "px", "batch", "whole step recorded, images/s", "of the bare step", "times as written",
-        "s for 5,307 images", "the study's", "GiB", "bare step in bf16, channels last", "times fp32",
-        "times contiguous",
+        "network", "px", "batch", "whole step recorded, images/s", "of the bare step",
+        "times as written", "s for 5,307 images", "the study's", "GiB",
+        "bare step in bf16, channels last", "times fp32", "times contiguous",
     )  # fmt: skip
     rows: list[Sequence[Any]] = []
     for name, batch in [(name, 4) for name in asked.backbones] + [
@@ -192,9 +206,11 @@ def networks(asked: Any) -> str:
             )
         study = study_s(config)
         rows.append((
-            name, config.image_px, batch, figures.spread(recorded, 0), figures.ratios(recorded, alone, 2),
-            figures.ratios(recorded, written, 1), figures.spread((REAL / rate for rate in recorded), 1),
-            "" if study is None else f"{study:.0f}", f"{peak / 2**30:.1f}", figures.spread(alone, 0), *others,
+            name, config.image_px, batch, figures.spread(recorded, 0),
+            figures.ratios(recorded, alone, 2), figures.ratios(recorded, written, 1),
+            figures.spread((REAL / rate for rate in recorded), 1),
+            "" if study is None else f"{study:.0f}", f"{peak / 2**30:.1f}",
+            figures.spread(alone, 0), *others,
         ))  # fmt: skip
         print(rows[-1], file=sys.stderr, flush=True)
         if asked.out:
@@ -211,7 +227,10 @@ def in_a_loop(
     bf16: bool,
     channels_last: bool,
 ) -> Iterator[float]:
-    """Yield images a second of an ordinary PyTorch loop over batches [b, 3, px, px] in 0..1 or normalised."""
+    """Yield the images a second of an ordinary PyTorch loop.
+
+    The batches are [b, 3, px, px], in 0..1 or normalised.
+    """
     device = torch.device(asked.device)
     config = configure("efficientnetb4", 4, asked.px, asked.device)
     model = build_model(
@@ -262,22 +281,24 @@ def loaded(data: Path, px: int, n_workers: int) -> Iterator[tuple[torch.Tensor, 
 
     steps = v2.Compose([
         v2.ToImage(), v2.Resize((px, px)),
-        v2.RandomAffine(peers.ROTATION, translate=(peers.SHIFT, peers.SHIFT), scale=peers.ZOOM,
-                        shear=(-peers.SHEAR, peers.SHEAR), interpolation=v2.InterpolationMode.BILINEAR),
+        v2.RandomAffine(
+            peers.ROTATION, translate=(peers.SHIFT, peers.SHIFT), scale=peers.ZOOM,
+            shear=(-peers.SHEAR, peers.SHEAR), interpolation=v2.InterpolationMode.BILINEAR,
+        ),
         v2.RandomHorizontalFlip(), v2.RandomVerticalFlip(),
         v2.ColorJitter(brightness=peers.BRIGHTNESS, contrast=peers.CONTRAST, hue=peers.HUE),
         v2.ToDtype(torch.float32, scale=True), v2.Normalize(peers.MEAN, peers.STD),
     ])  # fmt: skip
     images = DataLoader(
-        ImageFolder(str(data / "train"), transform=steps), 4, shuffle=True, drop_last=True, num_workers=n_workers,
-        persistent_workers=True, pin_memory=torch.cuda.is_available(),
+        ImageFolder(str(data / "train"), transform=steps), 4, shuffle=True, drop_last=True,
+        num_workers=n_workers, persistent_workers=True, pin_memory=torch.cuda.is_available(),
     )  # fmt: skip
     while True:
         yield from images
 
 
 def one_module_each(px: int, device: torch.device) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield batches of 4 from uint8 RGB on the device through one kornia module a toggle, for ever."""
+    """Yield batches of 4 from uint8 RGB on the device, without end: one kornia module a toggle."""
     import kornia.augmentation as K  # noqa: N812
     from torch.nn.functional import interpolate
 
@@ -288,11 +309,14 @@ def one_module_each(px: int, device: torch.device) -> Iterator[tuple[torch.Tenso
     )
     shift, zoom, shear = (peers.SHIFT, peers.SHIFT), peers.ZOOM, (-peers.SHEAR, peers.SHEAR)
     steps = torch.nn.Sequential(
-        K.RandomAffine(0, translate=shift, p=1), K.RandomRotation(peers.ROTATION, p=1), K.RandomShear(shear, p=1),
-        K.RandomAffine(0, scale=zoom, p=1), K.RandomHorizontalFlip(), K.RandomVerticalFlip(),
-        K.ColorJitter(brightness=peers.BRIGHTNESS, p=1), K.RandomHue((-peers.HUE, peers.HUE), p=1),
-        K.ColorJitter(contrast=peers.CONTRAST, p=1),
-        K.Normalize(torch.tensor(peers.MEAN, device=device), torch.tensor(peers.STD, device=device)),
+        K.RandomAffine(0, translate=shift, p=1), K.RandomRotation(peers.ROTATION, p=1),
+        K.RandomShear(shear, p=1), K.RandomAffine(0, scale=zoom, p=1), K.RandomHorizontalFlip(),
+        K.RandomVerticalFlip(), K.ColorJitter(brightness=peers.BRIGHTNESS, p=1),
+        K.RandomHue((-peers.HUE, peers.HUE), p=1), K.ColorJitter(contrast=peers.CONTRAST, p=1),
+        K.Normalize(
+            torch.tensor(peers.MEAN, device=device),
+            torch.tensor(peers.STD, device=device),
+        ),
     )  # fmt: skip
     y_true = torch.tensor([0.0, 1.0, 0.0, 1.0], device=device)
     for epoch in itertools.count():
@@ -311,7 +335,11 @@ def peers_table(asked: Any, data: Path) -> str:
     )
     sides = {"casting_tune, recorded": recorded, "casting_tune, kernel by kernel": written}
     for name, made, fast in (
-        ("one kornia module a toggle on the GPU, bf16, channels last", lambda: one_module_each(asked.px, device), True),
+        (
+            "one kornia module a toggle on the GPU, bf16, channels last",
+            lambda: one_module_each(asked.px, device),
+            True,
+        ),
         (f"torchvision v2, DataLoader of {n_workers} workers, bf16, channels last",
          lambda: loaded(data, asked.px, n_workers), True),
         (f"torchvision v2, DataLoader of {n_workers} workers, fp32, as its tutorial",
@@ -326,7 +354,7 @@ def peers_table(asked: Any, data: Path) -> str:
 
 
 def child(backbone: str, mode: str, *, px: int, seconds: float) -> None:
-    """Measure one run of steps for each line of stdin, and print its images a second; say when ready."""
+    """Print when ready; then measure a run for each line of stdin and print its images a second."""
     config = configure(backbone, 4, px, "cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     found = rates(
@@ -343,7 +371,7 @@ def child(backbone: str, mode: str, *, px: int, seconds: float) -> None:
 
 
 def together(asked: Any) -> str:
-    """Return the table of several processes on one GPU; those that wait hold memory and nothing else."""
+    """Return the table of several processes on one GPU; a waiting process holds only memory."""
     most = max(asked.at_once)
     started: dict[tuple[str, str], list[subprocess.Popen[str]]] = {}
     rows: list[Sequence[Any]] = []

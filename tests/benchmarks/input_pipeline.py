@@ -1,4 +1,6 @@
-"""Images a second up to the network: `python -m tests.benchmarks.input_pipeline --data DIR [--px 224 512] [--batch 4]`.
+"""Measures the images a second up to the network.
+
+Run `python -m tests.benchmarks.input_pipeline --data DIR [--px 224 512] [--batch 4]`.
 
 All nine toggles on; files in, batches of normalised floats out. Ours (pack, loader, augmentation,
 normalisation) against Keras' ImageDataGenerator (which the study used), torchvision v2,

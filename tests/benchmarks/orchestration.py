@@ -1,4 +1,6 @@
-"""What scheduling costs a trial: `python -m tests.benchmarks.orchestration [--trials 200] [--repeats 3]`.
+"""Measures what scheduling costs a trial.
+
+Run `python -m tests.benchmarks.orchestration [--trials 200] [--repeats 3]`.
 
 Every trial sleeps for a known time and writes all its rows (an epoch, 715 predictions, the trial),
 so that wall minus ideal is what orchestration takes. Ours against Ray Tune as it comes (a new
@@ -201,7 +203,8 @@ def main() -> None:
         "s a trial beyond the ideal: median (min to max)",
         "s to the first trial",
     )
-    told = f"{WORKERS} workers, trials of {SLEEP_S} s that write all their rows. {figures.conditions('ray')}"
+    told = f"{WORKERS} workers, trials of {SLEEP_S} s that write all their rows. "
+    told += figures.conditions("ray")
     text = f"{figures.table(header, rows)}\n\n{told} Aimed at: 0.05 s."
     figures.publish("orchestration", text, write_docs=asked.write_docs)
 

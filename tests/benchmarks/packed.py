@@ -1,4 +1,6 @@
-"""What packing trials on a GPU gives: `python -m tests.benchmarks.packed [--data DIR] [--repeats 1]`.
+"""Measures what packing trials on a GPU gives.
+
+Run `python -m tests.benchmarks.packed [--data DIR] [--repeats 1]`.
 
 Twelve unlike cells, three networks at four batch sizes, by `--gpus-per-trial auto` and one at a
 time (`--gpus-per-trial 1`), in turn, each in a store of its own. The networks' memory is measured
@@ -116,9 +118,11 @@ def main(words: Sequence[str] | None = None) -> None:
         "s from the first's start to the last's end",
         "times one at a time",
     )
-    told = f"{len(asked.backbones)} networks x {len(asked.batches)} batch sizes, {asked.px} px, {asked.epochs} epochs "
-    told += f"of {asked.train_images:,} images each; their memory was measured in {figures.spread(probing, 0)} s. "
-    text = f"{figures.table(header, rows)}\n\n{_device()}{told}{figures.conditions('torch', 'ray', 'timm')}"
+    told = f"{len(asked.backbones)} networks x {len(asked.batches)} batch sizes, {asked.px} px, "
+    told += f"{asked.epochs} epochs of {asked.train_images:,} images each; "
+    told += f"their memory was measured in {figures.spread(probing, 0)} s. "
+    told += figures.conditions("torch", "ray", "timm")
+    text = f"{figures.table(header, rows)}\n\n{_device()}{told}"
     figures.publish("packed", text, write_docs=asked.write_docs)
 
 

@@ -1,4 +1,6 @@
-"""One side of the input-pipeline benchmark, alone in a process: `python tests/benchmarks/peers.py SIDE --data DIR`.
+"""Runs one side of the input-pipeline benchmark, alone in a process.
+
+Run `python tests/benchmarks/peers.py SIDE --data DIR`.
 
 Reads lines of JSON, {"px": 224, "batch": 4, "seconds": 2}, and answers each with {"images_s": ...}:
 the images a second that a training loop would be handed, all nine augmentations on, after a
@@ -26,7 +28,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def keras(data: Path, px: int, batch: int) -> Iterator[int]:
-    """The study's own generator: ImageDataGenerator, TensorFlow's hue and contrast behind it, two workers."""
+    """The study's generator: ImageDataGenerator, TensorFlow's hue and contrast, two workers."""
     import threading
     from queue import Queue
 
@@ -39,9 +41,9 @@ def keras(data: Path, px: int, batch: int) -> Iterator[int]:
         return tf.image.random_contrast(turned, *CONTRAST).numpy() * 255.0
 
     made = ImageDataGenerator(
-        rotation_range=ROTATION, width_shift_range=SHIFT, height_shift_range=SHIFT, shear_range=SHEAR,
-        zoom_range=ZOOM, brightness_range=BRIGHTNESS, horizontal_flip=True, vertical_flip=True,
-        fill_mode="constant", rescale=1 / 255, preprocessing_function=colours,
+        rotation_range=ROTATION, width_shift_range=SHIFT, height_shift_range=SHIFT,
+        shear_range=SHEAR, zoom_range=ZOOM, brightness_range=BRIGHTNESS, horizontal_flip=True,
+        vertical_flip=True, fill_mode="constant", rescale=1 / 255, preprocessing_function=colours,
     )  # fmt: skip
     flow = made.flow_from_directory(
         data / "train", target_size=(px, px), batch_size=batch, class_mode="binary"
@@ -90,12 +92,16 @@ def _albumented(data: Path, px: int, batch: int, *, gray: bool) -> Iterator[int]
 
     cv2.setNumThreads(1)
     colours = [A.RandomBrightnessContrast(0.1, (-0.25, 0.5), p=1)] if gray else [
-        A.ColorJitter(brightness=BRIGHTNESS, contrast=CONTRAST, saturation=(1, 1), hue=(-HUE, HUE), p=1)
+        A.ColorJitter(
+            brightness=BRIGHTNESS, contrast=CONTRAST, saturation=(1, 1), hue=(-HUE, HUE), p=1
+        )
     ]  # fmt: skip
     steps = A.Compose([
         A.Resize(px, px),
-        A.Affine(rotate=(-ROTATION, ROTATION), translate_percent=(-SHIFT, SHIFT), scale=ZOOM, shear=(-SHEAR, SHEAR),
-                 p=1),
+        A.Affine(
+            rotate=(-ROTATION, ROTATION), translate_percent=(-SHIFT, SHIFT), scale=ZOOM,
+            shear=(-SHEAR, SHEAR), p=1,
+        ),
         A.HorizontalFlip(p=0.5), A.VerticalFlip(p=0.5), *colours,
         A.Normalize((0.449,), (0.226,)) if gray else A.Normalize(MEAN, STD),
     ])  # fmt: skip
@@ -146,7 +152,7 @@ def kornia(data: Path, px: int, batch: int) -> Iterator[int]:
 
 
 def ours(data: Path, px: int, batch: int) -> Iterator[int]:
-    """casting_tune: a pack (data is its folder), the loader, the augmentation, and inputs as its networks get them."""
+    """casting_tune: a pack (`data` is its folder), loader, augmentation, and network inputs."""
     import torch
 
     from casting_tune.config import TrialConfig
@@ -206,7 +212,7 @@ def measure(batches: Iterator[int], *, seconds: float) -> float:
 
 
 def main() -> None:
-    """Answer every line of stdin with a line on stdout; whatever a library prints goes to stderr."""
+    """Answer every line of stdin with a line on stdout; output of libraries goes to stderr."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("side", choices=SIDES)
     parser.add_argument("--data", type=Path, required=True)

@@ -1,4 +1,6 @@
-"""Which precision and layout suit a backbone on this CPU: `python -m tests.benchmarks.precision [--px 96]`.
+"""Measures which precision and layout suit a backbone on this CPU.
+
+Run `python -m tests.benchmarks.precision [--px 96]`.
 
 Training steps in fp32 and bf16, channels last and contiguous, in turn, one thread: the evidence
 behind `precision.gains` and the default layout. What a sweep uses is settled from that table, never
@@ -24,7 +26,8 @@ from casting_tune.training.precision import TIMM_CPU_BF16, gains
 from tests.benchmarks import figures, training
 
 CASES: tuple[tuple[Literal["fp32", "bf16"], Literal["channels_last", "contiguous"]], ...] = (
-    ("fp32", "channels_last"), ("bf16", "channels_last"), ("fp32", "contiguous"), ("bf16", "contiguous"),
+    ("fp32", "channels_last"), ("bf16", "channels_last"), ("fp32", "contiguous"),
+    ("bf16", "contiguous"),
 )  # fmt: skip
 ALONE = """
 import sys, torch
@@ -48,7 +51,10 @@ def at_once(
     batch: int = 32,
     spins: str = ray_cluster.SPINS,
 ) -> float:
-    """Return the images a second of `n` processes together, each with `n_threads`; "" spins as GNU OpenMP does."""
+    """Return the images a second of `n` processes together, each with `n_threads`.
+
+    `spins` = "" leaves the waiting of threads to GNU OpenMP.
+    """
     words = [
         sys.executable,
         "-c",
@@ -110,7 +116,8 @@ def main(words: Sequence[str] | None = None) -> None:
         for (n, n_threads), rates_of in sides.items():
             rates_of.append(at_once(n, n_threads=n_threads, px=128, seconds=asked.seconds * 3))
     alone = sides[1, 2]
-    threads = figures.table(("trials at once", "threads each", "images/s together", "times one on two threads"), [
+    columns = ("trials at once", "threads each", "images/s together", "times one on two threads")
+    threads = figures.table(columns, [
         (n, n_threads, figures.spread(rates_of, 0), figures.ratios(rates_of, alone, 2))
         for (n, n_threads), rates_of in sides.items()
     ])  # fmt: skip

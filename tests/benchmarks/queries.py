@@ -1,4 +1,6 @@
-"""How long a table takes: `python -m tests.benchmarks.queries [--trials 10000] [--images 715] [--repeats 3]`.
+"""Measures how long a table takes.
+
+Run `python -m tests.benchmarks.queries [--trials 10000] [--images 715] [--repeats 3]`.
 
 Makes a store of 10,000 completed trials with 7.15 million predictions, a file a trial as the store
 writes them: a grid of 60 cells as in the study, ten trainings of one model, and a factorial of 330
@@ -40,7 +42,7 @@ SWEEPS = ("backbone_grid", "summary_model", BIG)
 
 
 def make(root: Path, *, n_trials: int, n_images: int) -> None:
-    """Write a store of `n_trials` completed trials; the largest sweep takes as many seeds a row as are left."""
+    """Write a store of `n_trials` completed trials; the largest sweep gets the remaining seeds."""
     random = np.random.default_rng(1)
     images = np.arange(n_images)
     defective = (images % 5 < 3).astype(np.uint8)
@@ -111,10 +113,11 @@ def _cells(n_trials: int) -> Iterator[tuple[str, list[Cell]]]:
 def _asked(sweep: str, cell: Cell, key: str, position: int) -> dict[str, Any]:
     config = cell.config
     return {
-        "run_id": RUN, "sweep": sweep, "asked_at": datetime(2026, 1, 1, tzinfo=UTC), "position": position,
-        "cell_id": key, "row": cell.row, "label": cell.label, "backbone": config.backbone,
-        "augmentation": augmentation_name(config.toggles), "batch_size": config.batch_size, "image_px": config.image_px,
-        "weights": config.weights, "seed": config.seed, "fold": config.fold, "dataset_id": DATASET, "quick": False,
+        "run_id": RUN, "sweep": sweep, "asked_at": datetime(2026, 1, 1, tzinfo=UTC),
+        "position": position, "cell_id": key, "row": cell.row, "label": cell.label,
+        "backbone": config.backbone, "augmentation": augmentation_name(config.toggles),
+        "batch_size": config.batch_size, "image_px": config.image_px, "weights": config.weights,
+        "seed": config.seed, "fold": config.fold, "dataset_id": DATASET, "quick": False,
         "kind": "cell", "study": json.dumps(cell.study) if cell.study else None,
     }  # fmt: skip
 
@@ -126,15 +129,19 @@ def _trial(sweep: str, cell: Cell, key: str, predicted: Predictions) -> dict[str
     return settings | scored | {
         "cell_id": key, "attempt": 1, "sweep": sweep, "label": cell.label, "status": "completed",
         "augmentation": augmentation_name(toggles), **{name: name in toggles for name in TOGGLES},
-        "dataset_id": DATASET, "n_train": 5307, "n_validation": 1326, "n_test": len(predicted.image),
-        "epoch_s": 30.0, "step_s": 0.02, "image_s": 0.005, "n_steps": 1327, "latency_one_s": 0.01,
-        "latency_batch_s": 0.2, "latency_batch_images": 32, "device": "cpu", "n_threads": 2, "n_at_once": 1,
+        "dataset_id": DATASET, "n_train": 5307, "n_validation": 1326,
+        "n_test": len(predicted.image), "epoch_s": 30.0, "step_s": 0.02, "image_s": 0.005,
+        "n_steps": 1327, "latency_one_s": 0.01, "latency_batch_s": 0.2, "latency_batch_images": 32,
+        "device": "cpu", "n_threads": 2, "n_at_once": 1,
         "started_at": datetime(2026, 1, 1, tzinfo=UTC), "duration_s": 300.0, "precision": "fp32",
     }  # fmt: skip
 
 
 def _scored(predicted: Predictions) -> dict[str, Any]:
-    """Return the metric columns that tables read: what `rows.score` writes, without the rankings, which take 20 ms."""
+    """Return the metric columns that tables read.
+
+    `rows.score` writes the same columns and the rankings, which take 20 ms.
+    """
     columns: dict[str, Any] = {"validation_accuracy": 0.98}
     for prefix, part in (("test", slice(None)), ("test_leaked", predicted.leaked)):
         counted = metrics.counts(predicted.y_true[part], predicted.score[part])
@@ -175,8 +182,14 @@ client = MlflowClient()
 experiment = client.create_experiment("bench")
 for i in range(n):
     run = client.create_run(experiment)
-    scores = [Metric(name, i / n, 0, 0) for name in ("accuracy", "recall", "precision", "f1", "escape_rate")]
-    settings = [Param(name, str(i)) for name in ("backbone", "augmentation", "batch_size", "seed", "image_px")]
+    scores = [
+        Metric(name, i / n, 0, 0)
+        for name in ("accuracy", "recall", "precision", "f1", "escape_rate")
+    ]
+    settings = [
+        Param(name, str(i))
+        for name in ("backbone", "augmentation", "batch_size", "seed", "image_px")
+    ]
     client.log_batch(run.info.run_id, metrics=scores, params=settings)
     client.set_terminated(run.info.run_id)
 started = time.perf_counter()
@@ -207,7 +220,7 @@ ray.shutdown()
 
 
 def asked_alone(code: str, *words: object) -> Any:
-    """Return what a fresh process prints last, read as JSON; None and a line on stderr where it fails."""
+    """Return the last line of a new process as JSON; if it fails, None and a line on stderr."""
     whole = [sys.executable, "-c", code, *map(str, words)]
     ended = subprocess.run(whole, capture_output=True, text=True, check=False, timeout=1800)
     if ended.returncode:
@@ -274,7 +287,8 @@ def main(words: Sequence[str] | None = None) -> None:
     told += f"{asked.repeats} fresh processes each, "
     uncached = first[0] if first else float("nan")
     told += f"imports not counted. Without the cache the first table took {uncached:.1f} s. "
-    told += f"Aimed at: 2 s and 1 GiB each. {figures.conditions('pyarrow', 'pandas', 'mlflow-skinny', 'ray')}"
+    told += "Aimed at: 2 s and 1 GiB each. "
+    told += figures.conditions("pyarrow", "pandas", "mlflow-skinny", "ray")
     text = figures.table(
         ("sweep", "table", "rows", "s: median (min to max)", "peak memory, GiB"), rows
     )

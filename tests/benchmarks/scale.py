@@ -44,8 +44,8 @@ from tests.benchmarks import figures, queries
 
 N_TRAIN, N_TEST, TRIAL_S = 20, 715, 0.001
 BACKBONES = (
-    "xception", "vgg16", "resnet50", "resnet101v2", "inceptionv3", "inception_resnet_v2", "mobilenetv2", "densenet169",
-    "nasnet_mobile", "efficientnetb4",
+    "xception", "vgg16", "resnet50", "resnet101v2", "inceptionv3", "inception_resnet_v2",
+    "mobilenetv2", "densenet169", "nasnet_mobile", "efficientnetb4",
 )  # fmt: skip
 
 
@@ -57,7 +57,7 @@ def millisecond_trial(
     context: TrialContext,
     on_epoch: Callable[[Epoch], None],
 ) -> dict[str, Any]:
-    """Sleep a millisecond, and find the attempt and write the rows of a trial as `run_trial` does."""
+    """Sleep a millisecond; find the attempt and write the rows of a trial as `run_trial` does."""
     sweep = context.sweep
     started = datetime.now(UTC)
     cell = cell_id(config, packed.dataset_id)
@@ -121,7 +121,10 @@ def _parts() -> Folds:
 
 
 def _scored(predicted: Predictions) -> dict[str, Any]:
-    """Return the counts and metrics of a trial's row, without the rankings: those take longer than the trial."""
+    """Return the counts and metrics of a trial's row.
+
+    The rankings are left out: they take longer than the trial.
+    """
     counted = metrics.counts(predicted.y_true, predicted.score)
     none = metrics.counts(predicted.y_true[:0], predicted.score[:0])
     columns: dict[str, Any] = {"validation_accuracy": 0.75}
@@ -242,9 +245,11 @@ def main(words: Sequence[str] | None = None) -> None:
         for name in ("trial_s", "driver_s")
     )
     told = (
-        f"A trial of {max(asked.cells):,} costs {by_clock} times one of {min(asked.cells):,} by the clock, {by_cpu} "
-        f"times by the driver's CPU. {asked.workers} workers on what there is, trials of {TRIAL_S} s that write all "
-        f"their rows, {N_TEST} predictions each. Aimed at: 1 time, 1,536 MiB. {figures.conditions('ray', 'pyarrow')}"
+        f"A trial of {max(asked.cells):,} costs {by_clock} times one of {min(asked.cells):,} "
+        f"by the clock, {by_cpu} times by the driver's CPU. "
+        f"{asked.workers} workers on what there is, trials of {TRIAL_S} s that write all "
+        f"their rows, {N_TEST} predictions each. Aimed at: 1 time, 1,536 MiB. "
+        f"{figures.conditions('ray', 'pyarrow')}"
     )
     figures.publish(
         "scale", f"{figures.table(header, table)}\n\n{told}", write_docs=asked.write_docs

@@ -1,4 +1,6 @@
-"""What a whole epoch reaches of the bare step: `python -m tests.benchmarks.training [--data DIR] [--images 320]`.
+"""Measures what share of the bare step's speed a whole epoch reaches.
+
+Run `python -m tests.benchmarks.training [--data DIR] [--images 320]`.
 
 The bare step is forward, backward and optimiser on one preloaded batch. The epoch is what
 `trial.run_trial` does: order, all nine augmentations, normalisation, the step, losses; its seconds
@@ -47,8 +49,9 @@ def bare_step(config: TrialConfig, *, seconds: float) -> float:
     spent, n_steps = 0.0, 3  # the first epoch warms up
     while spent < seconds:
         recipe = loop.Recipe(
-            base_lr=1e-3, batch_size=config.batch_size, weight_decay=0.01, warmup_share=0.0, lr_schedule="constant",
-            epochs=2, n_steps=n_steps, precision="bf16" if config.precision == "bf16" else "fp32",
+            base_lr=1e-3, batch_size=config.batch_size, weight_decay=0.01, warmup_share=0.0,
+            lr_schedule="constant", epochs=2, n_steps=n_steps,
+            precision="bf16" if config.precision == "bf16" else "fp32",
         )  # fmt: skip
         optimiser = loop.make_optimiser(model, recipe)
         steps = [batch] * n_steps
@@ -64,7 +67,10 @@ def bare_step(config: TrialConfig, *, seconds: float) -> float:
 
 
 def whole_epoch(config: TrialConfig, packed: Pack, n_threads: int) -> tuple[float, float, float]:
-    """Return images a second of a trial's second epoch, validation seconds an image, and seconds of files an epoch."""
+    """Return the images a second of a trial's second epoch, and two times.
+
+    The times are the validation seconds an image and the seconds of files an epoch.
+    """
     seen: list[tuple[Epoch, float]] = []
     with tempfile.TemporaryDirectory() as folder:
         row = trial.run_trial(
@@ -101,8 +107,8 @@ def main(words: Sequence[str] | None = None) -> None:
         for backbone, px in SETTINGS:
             for batch in asked.batch:
                 config = TrialConfig(
-                    backbone=backbone, image_px=asked.px or px, batch_size=batch, toggles=tuple(TOGGLES),
-                    train_images=asked.images, test_images=32,
+                    backbone=backbone, image_px=asked.px or px, batch_size=batch,
+                    toggles=tuple(TOGGLES), train_images=asked.images, test_images=32,
                 )  # fmt: skip
                 config = replace(config, precision=resolve(config, "cpu"))
                 turns = [
@@ -123,12 +129,14 @@ def main(words: Sequence[str] | None = None) -> None:
                     f"{statistics.median(files_s) / (REAL[0] / statistics.median(epoch)):.2%}",
                 ))  # fmt: skip
     header = (
-        "network", "px", "batch", "precision", "bare step, images/s", "whole epoch, images/s", "share of the bare step",
-        "validation, checkpoint and rows, of a real epoch", "without validation's own forward passes",
+        "network", "px", "batch", "precision", "bare step, images/s", "whole epoch, images/s",
+        "share of the bare step", "validation, checkpoint and rows, of a real epoch",
+        "without validation's own forward passes",
     )  # fmt: skip
     told = f"{asked.repeats} turns, {asked.images} images, all nine toggles, {n_threads} threads. "
     aim = " Aimed at: 0.95 at batch 32, 0.90 at batch 4; 3 %."
-    text = f"{figures.table(header, rows)}\n\n{told}{figures.conditions('torch', 'timm', 'kornia')}{aim}"
+    conditions = figures.conditions("torch", "timm", "kornia")
+    text = f"{figures.table(header, rows)}\n\n{told}{conditions}{aim}"
     figures.publish("training", text, write_docs=asked.write_docs)
 
 

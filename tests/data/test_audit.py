@@ -33,7 +33,7 @@ def _turned(image: Image.Image, degrees: float) -> Image.Image:
 
 @pytest.fixture(scope="module")
 def flawed(tmp_path_factory: pytest.TempPathFactory) -> Pack:
-    """Ten castings of each class in train, four of each in test, and one of every flaw (`flaw_` in the name)."""
+    """Ten castings of each class in train, four of each in test, one of each flaw (`flaw_*`)."""
     folder = tmp_path_factory.mktemp("flawed") / "images"
     for i in range(28):
         split, label = ("train" if i < 20 else "test"), ("def_front", "ok_front")[i % 2]
@@ -153,7 +153,7 @@ def test_no_twin_in_train_is_said_so(tmp_path: Path) -> None:
 
 
 def _stripes(folder: Path, *, good: list[int], bad: list[int]) -> None:
-    """Images of one mean gray level each, half a level brighter and darker in stripes of random width."""
+    """Images of one mean gray level each, with brighter and darker stripes in random order."""
     for label, levels in (("ok_front", good), ("def_front", bad)):
         for i, level in enumerate(levels):
             rng = np.random.default_rng([level, i])

@@ -1,4 +1,4 @@
-"""The augmentation pipeline, against pictures known by hand, kornia's own functions, and Keras' ImageDataGenerator."""
+"""Compares the augmentation with pictures known by hand, kornia and Keras' ImageDataGenerator."""
 
 from __future__ import annotations
 

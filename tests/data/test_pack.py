@@ -36,7 +36,7 @@ def _save(image: Image.Image, file: Path, **options: object) -> None:
 
 
 def _around(root: Path, image: Image.Image, name: str, **options: object) -> Path:
-    """Lay out a folder in which `image` is train/def_front/<name> and the other three are gray images of its size."""
+    """Lay out a folder: `image` as train/def_front/<name>, and three gray images of its size."""
     _save(image, root / "train" / "def_front" / name, **options)
     gray = np.asarray(image.convert("L").resize((GRAY.shape[1], GRAY.shape[0])))
     for i, rest in enumerate(("train/ok_front", "test/def_front", "test/ok_front")):

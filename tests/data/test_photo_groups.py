@@ -29,7 +29,10 @@ def _turned(image: NDArray[np.uint8], degrees: float, *, mirror: bool) -> NDArra
 def _copies(
     n: int, *, of_each: int, size_px: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.int64]]:
-    """n castings, each turned by any angle and every other copy mirrored, in mixed order; and whose they are."""
+    """Return copies of n castings in mixed order, their labels and their castings.
+
+    Each copy is turned by any angle; every second copy is mirrored.
+    """
     castings, labels = _drawn(n, size_px=size_px, seed=3)
     rng = np.random.default_rng(5)
     whose = rng.permutation(np.repeat(np.arange(n), of_each))

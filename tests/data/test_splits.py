@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from casting_tune.data.splits import Folds, split
+from casting_tune.data.splits import Folds, SplitSettings, split
 from casting_tune.errors import UsageError
 
 LABELS = np.array([1] * 60 + [0] * 40 + [1] * 12 + [0] * 8, dtype=np.uint8)
@@ -19,27 +19,36 @@ def _same(one: Folds, other: Folds) -> bool:
 
 
 def test_the_three_sides_are_disjoint_and_hold_every_row() -> None:
-    folds = split(LABELS, SPLITS, ALONE, validation_share=0.2, seed=0)
+    folds = split(LABELS, SPLITS, ALONE, SplitSettings(validation_share=0.2, seed=0))
     rows = np.concatenate([folds.train, folds.validation, folds.test])
     assert sorted(rows.tolist()) == list(range(120))
     assert folds.test.tolist() == list(range(100, 120))
 
 
 def test_validation_takes_its_share_of_each_class() -> None:
-    folds = split(LABELS, SPLITS, ALONE, validation_share=0.2, seed=0)
+    folds = split(LABELS, SPLITS, ALONE, SplitSettings(validation_share=0.2, seed=0))
     assert np.bincount(LABELS[folds.validation]).tolist() == [8, 12]
     assert np.bincount(LABELS[folds.train]).tolist() == [32, 48]
 
 
 def test_the_same_seed_draws_the_same_rows_and_another_seed_others() -> None:
     first = split(
-        LABELS, SPLITS, ALONE, validation_share=0.2, seed=7, train_images=50, test_images=10
+        LABELS,
+        SPLITS,
+        ALONE,
+        SplitSettings(validation_share=0.2, seed=7, train_images=50, test_images=10),
     )
     again = split(
-        LABELS, SPLITS, ALONE, validation_share=0.2, seed=7, train_images=50, test_images=10
+        LABELS,
+        SPLITS,
+        ALONE,
+        SplitSettings(validation_share=0.2, seed=7, train_images=50, test_images=10),
     )
     other = split(
-        LABELS, SPLITS, ALONE, validation_share=0.2, seed=8, train_images=50, test_images=10
+        LABELS,
+        SPLITS,
+        ALONE,
+        SplitSettings(validation_share=0.2, seed=8, train_images=50, test_images=10),
     )
     assert _same(first, again)
     assert not np.array_equal(first.validation, other.validation)
@@ -49,7 +58,7 @@ def test_the_same_seed_draws_the_same_rows_and_another_seed_others() -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_copies_of_one_image_stay_on_one_side(seed: int) -> None:
     groups = np.array([f"photo{i // 4}" for i in range(120)])
-    folds = split(LABELS, SPLITS, groups, validation_share=0.2, seed=seed)
+    folds = split(LABELS, SPLITS, groups, SplitSettings(validation_share=0.2, seed=seed))
     assert not set(groups[folds.train]) & set(groups[folds.validation])
     assert np.bincount(LABELS[folds.validation]).tolist() == [
         8,
@@ -61,7 +70,7 @@ def test_a_group_that_holds_both_labels_is_not_torn() -> None:
     groups = ALONE.copy()
     groups[55:65] = 999  # five defective and five good images
     for seed in range(10):
-        folds = split(LABELS, SPLITS, groups, validation_share=0.3, seed=seed)
+        folds = split(LABELS, SPLITS, groups, SplitSettings(validation_share=0.3, seed=seed))
         sides = [int((groups[rows] == 999).sum()) for rows in (folds.train, folds.validation)]
         assert sorted(sides) == [0, 10]
 
@@ -73,13 +82,18 @@ def test_large_groups_leave_validation_near_its_share() -> None:
     splits = np.array(["train"] * 2000)
     splits[::10] = "test"
     for seed in range(5):
-        n = len(split(labels, splits, groups, validation_share=0.2, seed=seed).validation)
+        n = len(
+            split(labels, splits, groups, SplitSettings(validation_share=0.2, seed=seed)).validation
+        )
         assert 310 <= n <= 410  # 360, give or take one group
 
 
 def test_a_subset_is_stratified_and_no_larger_than_asked() -> None:
     folds = split(
-        LABELS, SPLITS, ALONE, validation_share=0.2, seed=0, train_images=50, test_images=10
+        LABELS,
+        SPLITS,
+        ALONE,
+        SplitSettings(validation_share=0.2, seed=0, train_images=50, test_images=10),
     )
     learned = np.concatenate([folds.train, folds.validation])
     assert np.bincount(LABELS[learned]).tolist() == [20, 30]
@@ -89,22 +103,29 @@ def test_a_subset_is_stratified_and_no_larger_than_asked() -> None:
 
 
 def test_a_subset_larger_than_the_set_is_the_set() -> None:
-    everything = split(LABELS, SPLITS, ALONE, validation_share=0.2, seed=0)
+    everything = split(LABELS, SPLITS, ALONE, SplitSettings(validation_share=0.2, seed=0))
     assert _same(
-        everything, split(LABELS, SPLITS, ALONE, validation_share=0.2, seed=0, train_images=10**6)
+        everything,
+        split(
+            LABELS, SPLITS, ALONE, SplitSettings(validation_share=0.2, seed=0, train_images=10**6)
+        ),
     )
 
 
 def test_fewer_test_images_change_no_training_row() -> None:
-    everything = split(LABELS, SPLITS, ALONE, validation_share=0.2, seed=3)
-    fewer = split(LABELS, SPLITS, ALONE, validation_share=0.2, seed=3, test_images=10)
+    everything = split(LABELS, SPLITS, ALONE, SplitSettings(validation_share=0.2, seed=3))
+    fewer = split(
+        LABELS, SPLITS, ALONE, SplitSettings(validation_share=0.2, seed=3, test_images=10)
+    )
     assert np.array_equal(everything.train, fewer.train)
     assert np.array_equal(everything.validation, fewer.validation)
 
 
 def test_a_smaller_subset_lies_inside_a_larger_one() -> None:
     def learned(n: int) -> set[int]:
-        folds = split(LABELS, SPLITS, ALONE, validation_share=0.2, seed=3, train_images=n)
+        folds = split(
+            LABELS, SPLITS, ALONE, SplitSettings(validation_share=0.2, seed=3, train_images=n)
+        )
         return {*folds.train.tolist(), *folds.validation.tolist()}
 
     assert learned(20) < learned(40) < learned(80)
@@ -113,30 +134,30 @@ def test_a_smaller_subset_lies_inside_a_larger_one() -> None:
 @pytest.mark.parametrize("share", [0.0, 1.0, -0.1, float("nan")])
 def test_a_share_outside_zero_to_one_is_refused(share: float) -> None:
     with pytest.raises(UsageError, match="validation_share"):
-        split(LABELS, SPLITS, ALONE, validation_share=share, seed=0)
+        split(LABELS, SPLITS, ALONE, SplitSettings(validation_share=share, seed=0))
 
 
 @pytest.mark.parametrize("name", ["seed", "train_images", "test_images"])
 def test_a_negative_number_is_refused(name: str) -> None:
     numbers = {"seed": 0, "train_images": 0, "test_images": 0, name: -1}
     with pytest.raises(UsageError, match=f"{name} must be 0 or more; got -1"):
-        split(LABELS, SPLITS, ALONE, validation_share=0.2, **numbers)
+        split(LABELS, SPLITS, ALONE, SplitSettings(validation_share=0.2, **numbers))
 
 
 def test_one_training_image_of_a_class_is_refused() -> None:
     labels = np.array([1, 1, 1, 0, 1, 0], dtype=np.uint8)
     splits = np.array(["train"] * 4 + ["test"] * 2)
     with pytest.raises(UsageError, match=r"train side requires at least 2 good .* got 1"):
-        split(labels, splits, np.arange(6), validation_share=0.5, seed=0)
+        split(labels, splits, np.arange(6), SplitSettings(validation_share=0.5, seed=0))
 
 
 def test_a_test_side_without_one_class_is_refused() -> None:
     with pytest.raises(UsageError, match=r"test side requires at least 1 good .* got 0"):
-        split(LABELS[:112], SPLITS[:112], ALONE[:112], validation_share=0.2, seed=0)
+        split(LABELS[:112], SPLITS[:112], ALONE[:112], SplitSettings(validation_share=0.2, seed=0))
 
 
 def test_a_class_of_a_single_group_is_refused() -> None:
     groups = ALONE.copy()
     groups[60:100] = 999  # all good training images are one photograph
     with pytest.raises(UsageError, match="smaller groups"):
-        split(LABELS, SPLITS, groups, validation_share=0.2, seed=0)
+        split(LABELS, SPLITS, groups, SplitSettings(validation_share=0.2, seed=0))

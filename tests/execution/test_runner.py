@@ -339,7 +339,10 @@ def test_what_cannot_run_is_refused_before_the_first_trial(
     tiny: Path, drawn: Path, change: dict[str, object], error: type[CastingTuneError], message: str
 ) -> None:
     with pytest.raises(error, match=message):
-        runner.prepare(replace(options(tiny, drawn), **change), say=lambda _: None)  # type: ignore[arg-type]
+        runner.prepare(
+            replace(options(tiny, drawn), **change),  # type: ignore[arg-type]
+            say=lambda _: None,
+        )
     assert not list((tiny.parent / "results").rglob("*.parquet"))
 
 

@@ -91,7 +91,7 @@ def build_on_meta(name: str, **changes: Any) -> Any:
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    """Batches of two are too small to share: on two busy cores a second thread makes them several times slower."""
+    """One thread: on two busy cores a second one makes batches of two several times slower."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -419,9 +419,7 @@ def test_a_size_that_goes_through_is_accepted(name: str, px: int) -> None:
     input_size.check_size(name, px)
 
 
-def test_a_transformer_and_a_network_with_layers_behind_its_pooling_train_all_their_parameters() -> (
-    None
-):
+def test_a_transformer_and_layers_behind_the_pooling_train_all_their_parameters() -> None:
     for name, px in (("timm:vit_tiny_patch16_224", 224), ("timm:mobilenetv3_small_050", 64)):
         model = build_on_meta(name)
         model(torch.empty(2, 3, px, px, device="meta")).sum().backward()
@@ -702,7 +700,8 @@ def test_two_processes_that_want_the_same_weights_download_them_once(tmp_path: P
         program = (
             "from casting_tune.models.pretrained import Source, fetch\n"
             f"address = 'http://127.0.0.1:{server.server_port}/network.pth'\n"
-            "print(fetch(Source(backbone='b', tag='network', repository='', address=address)).read_bytes())"
+            "source = Source(backbone='b', tag='network', repository='', address=address)\n"
+            "print(fetch(source).read_bytes())"
         )
         environment = os.environ | {"TORCH_HOME": str(tmp_path)}
         both = [

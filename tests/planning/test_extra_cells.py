@@ -7,7 +7,8 @@ from casting_tune.training import baselines
 
 
 def cell(**more: object) -> Cell:
-    return Cell(row="r", label="l", config=TrialConfig(backbone="vgg16", **more))  # type: ignore[arg-type]
+    config = TrialConfig(backbone="vgg16", **more)  # type: ignore[arg-type]
+    return Cell(row="r", label="l", config=config)
 
 
 def test_every_baseline_has_a_row_in_the_table() -> None:

@@ -1,4 +1,4 @@
-"""Makes keras_augment.npz: what Keras' ImageDataGenerator does to drawn pictures for given parameters.
+"""Makes keras_augment.npz: drawn pictures, changed by Keras' ImageDataGenerator.
 
 Run by hand where tensorflow is installed (`pip install tensorflow-cpu scipy pillow`); the tests
 read the arrays only:
@@ -13,7 +13,9 @@ from pathlib import Path
 import keras  # type: ignore[import-not-found]
 import numpy as np
 import tensorflow as tf  # type: ignore[import-untyped]
-from keras.src.legacy.preprocessing.image import ImageDataGenerator  # type: ignore[import-not-found]
+from keras.src.legacy.preprocessing.image import (  # type: ignore[import-not-found]
+    ImageDataGenerator,
+)
 from numpy.typing import NDArray
 
 PX = 44
@@ -75,7 +77,7 @@ def moves(given: dict[str, float]) -> bool:
 
 
 def draw_pictures(random: np.random.Generator) -> NDArray[np.uint8]:
-    """Return a slanted ramp with a ring, a board of squares on a bright ground, and noise: no edge of them is black."""
+    """Return a ramp with a ring, a board of squares, and noise; no edge is black."""
     y, x = np.mgrid[:PX, :PX] / (PX - 1)
     ring = np.abs(np.hypot(x - 0.5, y - 0.45) - 0.3) < 0.06
     ramp = 60 + 90 * x + 60 * y + 40 * ring
@@ -103,7 +105,10 @@ def draw_together(random: np.random.Generator) -> dict[str, float]:
 def change(
     picture: NDArray[np.uint8], given: dict[str, float], *, constant_fill: bool
 ) -> NDArray[np.float32]:
-    """Return [PX, PX] in grey levels: Keras' affine, flips and brightness, then TensorFlow's contrast, clipped."""
+    """Return [PX, PX] grey levels, clipped.
+
+    Keras does the affine, flips and brightness, then TensorFlow the contrast.
+    """
     generator = ImageDataGenerator(fill_mode="constant" if constant_fill else "nearest", cval=0.0)
     keras_names = {name: given[name] for name in ("theta", "shear", "zx", "zy")}
     keras_names |= {"tx": given["tx"] * PX, "ty": given["ty"] * PX}

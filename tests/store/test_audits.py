@@ -43,7 +43,7 @@ def test_two_sweeps_that_audit_the_same_images_at_once_both_go_on(
 
 @pytest.fixture
 def twice(store: Store) -> Store:
-    """Four test images of one dataset: version 9 of the audit found one photograph, version 10 two."""
+    """Four test images of a dataset: audit version 9 found one photograph, version 10 two."""
     image = {"dataset_id": "d", "split": "test", "y_true": 1, "conflict": False}
     for version, groups in ((9, [0, 0, 0, 0]), (10, [0, 0, 1, 1])):
         rows = [
@@ -83,7 +83,10 @@ def test_of_two_versions_of_an_audit_every_reader_sees_the_newest_alone(twice: S
         ("d", 1),
         ("other", 5),
     ]
-    sql = "select dataset_id, count(*) as n, count(distinct group_id) as g from images group by all order by 1"
+    sql = (
+        "select dataset_id, count(*) as n, count(distinct group_id) as g "
+        "from images group by all order by 1"
+    )
     assert query.run(twice, sql).to_pylist() == [
         {"dataset_id": "d", "n": 4, "g": 2}, {"dataset_id": "other", "n": 1, "g": 1},
     ]  # fmt: skip

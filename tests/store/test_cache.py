@@ -1,4 +1,4 @@
-"""The cache of small files: it never changes what is read, and never survives a change of what it was made of."""
+"""The cache of small files never changes what is read; a change of its sources ends it."""
 
 from __future__ import annotations
 

@@ -41,7 +41,8 @@ def filled(store: Store) -> Store:
 def test_a_query_counts_what_the_rows_hold(filled: Store) -> None:
     sql = """
         select t.status, avg(((score >= 0.5) = (y_true = 1))::int) as accuracy
-        from predictions p join Trials t using (cell_id) group by t.cell_id, t.status order by accuracy
+        from predictions p join Trials t using (cell_id)
+        group by t.cell_id, t.status order by accuracy
     """
     assert query.run(filled, sql).to_pylist() == [
         {"status": "completed", "accuracy": 0.75},
@@ -82,7 +83,7 @@ def test_a_file_of_a_later_version_is_refused_where_a_query_names_its_table(fill
 
 
 def write_later(store: Store, table: str, version: bytes = b"99") -> str:
-    """Write a file of one cell into each table, that of `table` under a later schema; return its address."""
+    """Write a file of one cell into each table; return that of `table`, under a later schema."""
     for name in SCHEMAS:
         store.write(name, "s", "a1-1-1" if name == "epochs" else "a1-1", [{}])
     (file,) = store.files(table)
@@ -95,7 +96,10 @@ def write_later(store: Store, table: str, version: bytes = b"99") -> str:
 def test_a_later_schema_is_refused_in_every_table_by_query_and_by_every_reader_of_the_store(
     table: str, store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    says = f"{write_later(store, table)} was written by a newer casting_tune (schema 99). Update casting_tune."
+    says = (
+        f"{write_later(store, table)} was written by a newer casting_tune (schema 99). "
+        "Update casting_tune."
+    )
     code, out, err = call(capsys, "query", f"select * from {table}", "--results", store.root)
     assert (code, out, err) == (StoreError.exit_code, "", f"error: {says}\n")
     (file,) = store.names(table)

@@ -251,7 +251,8 @@ def test_rows_wait_in_the_spool_while_the_network_is_away_and_are_put_in_their_o
     weather.cut = False
     store.write("epochs", "s", "b2-1-1", [{"cell_id": "b2", "epoch": 1}])
     assert store.names("") == [
-        "epochs/s/a1-1-1.parquet", "epochs/s/b2-1-1.parquet", "predictions/s/a1-1.parquet", "trials/s/a1-1.parquet",
+        "epochs/s/a1-1-1.parquet", "epochs/s/b2-1-1.parquet", "predictions/s/a1-1.parquet",
+        "trials/s/a1-1.parquet",
     ]  # fmt: skip
     store.settle()
     assert store.completed() == {"a1"}

@@ -1,4 +1,6 @@
-"""Makes every step of a run fail once, in every way, and looks at what is left: python tests/crashes.py FOLDER STRIDE.
+"""Makes every step of a run fail once, in every way, and checks what is left.
+
+Run `python tests/system/crashes.py FOLDER STRIDE`.
 
 With STRIDE 1 every step in every way; with 4 each step in one of the ways. Not a test itself:
 test_crash.py runs it as a process of its own, so that forks find one thread and no OpenMP at work.
@@ -78,8 +80,8 @@ def build_model(name: str, *, seed: int, **more: Any) -> Small:
 
 def run(folder: Path) -> int:
     asked = Options(
-        sweep=str(folder / "crash.toml"), data=folder / "castings", results=folder / "results", inline=True,
-        baselines=False,
+        sweep=str(folder / "crash.toml"), data=folder / "castings", results=folder / "results",
+        inline=True, baselines=False,
     )  # fmt: skip
     return runner.execute(runner.prepare(asked, say=lambda _: None), on_event=lambda _: None)
 
@@ -102,7 +104,10 @@ def failing(nth: int, kind: str) -> Callable[[str], None]:
 
 
 def in_child(folder: Path, hook: Callable[[str], None], *, reached: Path | None = None) -> int:
-    """Run in a fork; return 0 where every cell has a result, 1 where one lacks it or an error came up, -9: killed."""
+    """Run in a fork and return its exit code.
+
+    0: every cell has a result; 1: a cell lacks one, or an error occurred; -9: killed.
+    """
     child = os.fork()
     if child == 0:
         code = 1
@@ -140,7 +145,7 @@ def completed(root: Path) -> list[tuple[str, int]]:
 
 
 def truth(root: Path) -> set[tuple[Any, ...]]:
-    """Return what must not depend on crashes: rows without times and attempts, of completed trials alone."""
+    """Return what crashes must not change: rows of completed trials without times and attempts."""
     done = set(completed(root))
     return {
         (table, *((name, value) for name, value in row.items() if not name.endswith(TIMES)))

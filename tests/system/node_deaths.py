@@ -40,8 +40,8 @@ from casting_tune.training.records import Place
 WORKERS, CELLS, EPOCH_S = 3, 6, 0.3
 KILLS_A_SWEEP = 7
 EPOCH = Epoch(
-    epoch=0, n_images=1, n_steps=1, learning_rate=0.1, train_loss=0.1, validation_loss=0.1, validation_accuracy=0.5,
-    train_s=EPOCH_S, validation_s=0.0,
+    epoch=0, n_images=1, n_steps=1, learning_rate=0.1, train_loss=0.1, validation_loss=0.1,
+    validation_accuracy=0.5, train_s=EPOCH_S, validation_s=0.0,
 )  # fmt: skip
 
 
@@ -59,7 +59,7 @@ def marked_trial(config: TrialConfig, packed: Pack, store: Store, **more: Any) -
 
 
 def quick_trial(config: TrialConfig, packed: Pack, store: Store, **more: Any) -> dict[str, Any]:
-    """Take the steps of `run_trial` without a network: a checkpoint and a row per epoch, then the last row."""
+    """Do as `run_trial`, without a network: a checkpoint and row per epoch, then the last row."""
     cell, sweep = cell_id(config, packed.dataset_id), more["context"].sweep
     attempt, checkpoint = store.next_attempt(cell), store.checkpoint(cell)
     known = set(store.read("epochs", columns=["epoch"], cell_ids=[cell])["epoch"].to_pylist())
@@ -212,8 +212,10 @@ def main() -> None:
     with cluster() as made:
         while len(kills) < asked.kills:
             configs = [
-                TrialConfig(backbone=asked.backbone, image_px=32, batch_size=16, epochs=asked.epochs, seed=seed,
-                            precision="fp32", test_images=8)
+                TrialConfig(
+                    backbone=asked.backbone, image_px=32, batch_size=16, epochs=asked.epochs,
+                    seed=seed, precision="fp32", test_images=8,
+                )
                 for seed in range(n_cells, n_cells + CELLS)
             ]  # fmt: skip
             work = Work(

@@ -85,7 +85,7 @@ def bootstrap(config: dict[str, Any]) -> dict[str, Any]:
 def start(
     provider: AWSNodeProvider, config: dict[str, Any], kind: str, count: int
 ) -> list[dict[str, Any]]:
-    """Start nodes of a kind as `ray up` and the autoscaler do, and return what EC2 then knows of them."""
+    """Start nodes of a kind as `ray up` and the autoscaler do; return what EC2 knows of them."""
     part = "head" if kind == config["head_node_type"] else "worker"
     node = config["available_node_types"][kind]["node_config"]
     for _ in range(count):  # one by one: asked for several, moto makes the fewest that would do
@@ -220,8 +220,8 @@ def test_a_node_may_use_one_bucket_and_only_the_head_may_start_nodes(
     more = [statement for statement in rights("casting-tune-head") if statement not in storage]
     actions = {action for statement in more for action in statement["Action"]}
     assert actions == {
-        "ec2:RunInstances", "ec2:CreateTags", "ec2:Describe*", "ec2:TerminateInstances", "ssm:GetParameters",
-        "iam:PassRole",
+        "ec2:RunInstances", "ec2:CreateTags", "ec2:Describe*", "ec2:TerminateInstances",
+        "ssm:GetParameters", "iam:PassRole",
     }  # fmt: skip
     (passed,) = [statement for statement in more if statement["Action"] == ["iam:PassRole"]]
     assert passed["Resource"].endswith("role/casting-tune-worker")
@@ -230,7 +230,7 @@ def test_a_node_may_use_one_bucket_and_only_the_head_may_start_nodes(
 def test_the_head_tags_what_it_starts_and_never_makes_another_instance_its_own(
     account: dict[str, str],
 ) -> None:
-    """Terminating asks for the cluster's name as a tag: who could set that tag could end any instance."""
+    """Terminating requires the tag of the cluster: whoever sets tags could end any instance."""
     del account
     policy = boto3.client("iam").get_role_policy(
         RoleName="casting-tune-head", PolicyName="casting-tune-workers"

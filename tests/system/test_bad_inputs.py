@@ -1,4 +1,4 @@
-"""170 bad or odd inputs, given to the command line: one line on stderr, an exit code, and nothing lost.
+"""170 bad or odd inputs on the command line: one line on stderr, an exit code, nothing lost.
 
 Where an odd input is a fair one (a turned photograph, a palette), the case says what is right
 instead. What a room answers to its own caller is tested beside that room; here every case goes
@@ -36,7 +36,7 @@ Say = pytest.CaptureFixture[str]
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of every file below a folder but locks, by its path; a folder that is not there has none."""
+    """Return path -> SHA-256 of the files below a folder, without locks; {} if it is missing."""
     files = (
         file
         for file in folder.rglob("*")
@@ -49,7 +49,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def refused(capsys: Say, *words: object, code: int, tells: tuple[str, ...], keeps: Path) -> None:
-    """Hold a command to its answer: its exit code, one telling line on stderr, and no file of `keeps` changed."""
+    """Assert a command's exit code, its one line on stderr, and that no file of `keeps` changed."""
     before = digests(keeps)
     ended, _, err = call(capsys, *words)
     assert (ended, err.count("\n")) == (code, 1), err
@@ -69,7 +69,10 @@ LIMITS = FIXED + "[limits]\n"
 SWEEP_FILES: dict[str, tuple[str | bytes, tuple[str, ...]]] = {
     "batches of one image that batch normalisation cannot take": (
         FIXED + "batch_size = 1\n",
-        ("batch_size must be at least 2 for 'timm:test_resnet.r160_in1k' at image_px 32", "Use batch_size = 2"),
+        (
+            "batch_size must be at least 2 for 'timm:test_resnet.r160_in1k' at image_px 32",
+            "Use batch_size = 2",
+        ),
     ),
     "empty": ("", ("'question'", "Field required")),
     "no TOML": ("question: ?", ("bad.toml is not valid TOML",)),
@@ -88,7 +91,10 @@ SWEEP_FILES: dict[str, tuple[str | bytes, tuple[str, ...]]] = {
         + "[[cases]]\nlabel = 'a'\nset = {}\n[[cases]]\nlabel = 'b'\nset = {}",
         ("'a' and 'b' have the same configuration",),
     ),
-    "a setting both fixed and an axis": (FIXED + "seed = 1\n[axes]\nseed = [0]", ("in both [fixed] and [axes]",)),
+    "a setting both fixed and an axis": (
+        FIXED + "seed = 1\n[axes]\nseed = [0]",
+        ("in both [fixed] and [axes]",),
+    ),
     "text for a number": (FIXED + "epochs = '3'", ("epochs", "valid integer; got '3'")),
     "a fraction for a count": (FIXED + "batch_size = 4.5", ("batch_size", "got 4.5")),
     "true for a number": (FIXED + "epochs = true", ("epochs", "got True")),
@@ -104,25 +110,44 @@ SWEEP_FILES: dict[str, tuple[str | bytes, tuple[str, ...]]] = {
     "zero epochs": (FIXED + "epochs = 0", ("epochs", "greater than", "got 0")),
     "a number beyond 64 bits": (FIXED + "seed = 123456789012345678901234567890", ("seed",)),
     "an empty axis": (FIXED + "[axes]\nseed = []", ("axis 'seed' is empty",)),
-    "no cases": (FIXED.replace("question", "type = 'cases'\nquestion"), ("requires at least one [[cases]]",)),
+    "no cases": (
+        FIXED.replace("question", "type = 'cases'\nquestion"),
+        ("requires at least one [[cases]]",),
+    ),
     "a million cells and more": (
-        FIXED + "[axes]\n" + "".join(f"{name} = {[*range(1, 102)]}\n" for name in ("seed", "epochs", "batch_size")),
+        FIXED + "[axes]\n"
+        + "".join(f"{name} = {[*range(1, 102)]}\n" for name in ("seed", "epochs", "batch_size")),
         ("1,030,301 cells", "limit of 1,000,000"),
     ),
-    "an unknown backbone": (FIXED.replace("timm:test_resnet.r160_in1k", "resnet5"), ("Did you mean 'resnet50'?",)),
-    "an unknown backbone of timm": (FIXED.replace("test_resnet", "test_resnt"), ("test_resnt", "Did you mean")),
+    "an unknown backbone": (
+        FIXED.replace("timm:test_resnet.r160_in1k", "resnet5"),
+        ("Did you mean 'resnet50'?",),
+    ),
+    "an unknown backbone of timm": (
+        FIXED.replace("test_resnet", "test_resnt"),
+        ("test_resnt", "Did you mean"),
+    ),
     "no backbone": (HEAD + "[fixed]\nepochs = 1", ("backbone is missing",)),
     "an image too small for its backbone": (
         HEAD + "[fixed]\nbackbone = 'inceptionv3'\nweights = 'none'\nimage_px = 32",
         ("inceptionv3", "32", "75"),
     ),
     "an unknown toggle": (FIXED + "augmentation = 'no rotatoin'", ("Did you mean 'rotation'?",)),
-    "unknown weights": (FIXED.replace("'none'", "'imagnet'"), ("'imagenet', 'none' or 'local-dir:DIR'", "imagnet")),
+    "unknown weights": (
+        FIXED.replace("'none'", "'imagnet'"),
+        ("'imagenet', 'none' or 'local-dir:DIR'", "imagnet"),
+    ),
     "a fold that is not there": (FIXED + "split = 'grouped'\nfold = 9", ("n_folds = 5", "got 9")),
-    "a negative limit": (LIMITS + "max_seconds = -1", ("'limits.max_seconds'", "greater than 0; got -1")),
+    "a negative limit": (
+        LIMITS + "max_seconds = -1",
+        ("'limits.max_seconds'", "greater than 0; got -1"),
+    ),
     "a limit of NaN": (LIMITS + "memory_gib = nan", ("'limits.memory_gib'", "finite", "nan")),
     "a limit in words": (LIMITS + "max_seconds = '1 h'", ("'limits.max_seconds'", "got '1 h'")),
-    "an unknown answer to lost memory": (LIMITS + "on_oom = 'retry'", ("'limits.on_oom'", "'fail' or 'accumulate'")),
+    "an unknown answer to lost memory": (
+        LIMITS + "on_oom = 'retry'",
+        ("'limits.on_oom'", "'fail' or 'accumulate'"),
+    ),
     "a misspelt limit": (LIMITS + "max_second = 1", ("Did you mean 'max_seconds'?",)),
 }  # fmt: skip
 
@@ -168,23 +193,55 @@ OPTIONS: dict[str, tuple[tuple[str, ...], int, tuple[str, ...]]] = {
     "a setting without a value": (("--set", "epochs"), 2, ("--set requires setting=value",)),
     "a setting of a wrong type": (("--set", "epochs=many"), 2, ("epochs", "got 'many'")),
     "an axis that is set": (("--set", "seed=3"), 2, ("'seed' is an axis", "--only seed=")),
-    "a value that no cell has": (("--only", "seed=7"), 2, ("Unknown value of seed '7'. Known: 0, 1",)),
+    "a value that no cell has": (
+        ("--only", "seed=7"),
+        2,
+        ("Unknown value of seed '7'. Known: 0, 1",),
+    ),
     "a kept word that is none": (("--keep", "bset"), 2, ("--keep", "Did you mean 'best'?")),
     "no seconds": (("--max-seconds", "0"), 2, ("--max-seconds must be greater than 0; got 0",)),
-    "seconds of NaN": (("--max-seconds", "nan"), 2, ("--max-seconds must be greater than 0; got nan",)),
-    "negative memory": (("--max-memory", "-1"), 2, ("--max-memory must be greater than 0; got -1",)),
+    "seconds of NaN": (
+        ("--max-seconds", "nan"),
+        2,
+        ("--max-seconds must be greater than 0; got nan",),
+    ),
+    "negative memory": (
+        ("--max-memory", "-1"),
+        2,
+        ("--max-memory must be greater than 0; got -1",),
+    ),
     "an unknown answer to lost memory": (("--on-oom", "retry"), 2, ("--on-oom", "fail")),
-    "no trials at once": (("--trials-at-once", "0"), 2, ("--trials-at-once must be at least 1; got 0",)),
+    "no trials at once": (
+        ("--trials-at-once", "0"),
+        2,
+        ("--trials-at-once must be at least 1; got 0",),
+    ),
     "negative retries": (("--retries", "-1"), 2, ("--retries must be at least 0; got -1",)),
     "text for a number": (("--retries", "often"), 2, ("--retries", "valid integer")),
     "a tiny pack": (("--pack-size", "4"), 2, ("--pack-size must be at least 16; got 4",)),
     "a vast pack": (("--pack-size", "1000000"), 2, ("16 to 4096", "1000000")),
-    "a price of NaN": (("--price-per-gpu-hour", "nan"), 2, ("--price-per-gpu-hour must be at least 0; got nan",)),
-    "a price without a plan": (("--price-per-gpu-hour", "2"), 2, ("--price-per-gpu-hour requires --plan",)),
+    "a price of NaN": (
+        ("--price-per-gpu-hour", "nan"),
+        2,
+        ("--price-per-gpu-hour must be at least 0; got nan",),
+    ),
+    "a price without a plan": (
+        ("--price-per-gpu-hour", "2"),
+        2,
+        ("--price-per-gpu-hour requires --plan",),
+    ),
     "a probe without a plan": (("--probe",), 2, ("--probe requires --plan",)),
     "a loop on a cluster": (("--address", "auto"), 2, ("--inline", "Remove --address")),
-    "a GPU where there is none": (("--gpus-per-trial", "1"), 7, ("--gpus-per-trial 1", "there is no GPU")),
-    "a class that is none": (("--positive", "def_fornt"), 4, ("def_fornt", "'def_front', 'ok_front'")),
+    "a GPU where there is none": (
+        ("--gpus-per-trial", "1"),
+        7,
+        ("--gpus-per-trial 1", "there is no GPU"),
+    ),
+    "a class that is none": (
+        ("--positive", "def_fornt"),
+        4,
+        ("def_fornt", "'def_front', 'ok_front'"),
+    ),
 }  # fmt: skip
 
 
@@ -199,41 +256,134 @@ def test_an_option_of_a_sweep_is_refused_and_the_store_stays(
 
 
 UNHEEDED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "a run of no sweep": (("compare", "CELL", "CELL", "--run", "r"), ("--run", "together with --sweep")),
-    "an export of a cell of a run": (("export", "CELL", "--out", "OUT", "--run", "r"), ("best --sweep NAME [--run",)),
-    "two formats of a query": (("query", "select 1", "--json", "--format", "csv"), ("--json and --format csv",)),
-    "two formats of a table": (("table", "tiny", "--json", "--format", "latex"), ("--json and --format latex",)),
-    "a size of no images": (("reproduce", "CELL", "--pack-size", "64"), ("--pack-size", "requires --data")),
-    "bad ones of no images": (("reproduce", "CELL", "--skip-bad"), ("--skip-bad", "together with --data")),
-    "weights of no use": (("reproduce", "CELL", "--weights-dir", "OUT"), ("none weights", "drop --weights-dir")),
-    "images of a report without": (("report", "tiny", "--data", "OUT"), ("--data", "--with-images")),
-    "a store of an export": (("explain", "OUT", "IMAGE", "--out", "OUT"), ("is an export", "drop --results")),
-    "a format beside JSON": (("table", "tiny", "--json", "--format", "text"), ("--json and --format text",)),
-    "a format of a query beside JSON": (("query", "select 1", "--json", "--format", "text"), ("--format text",)),
-    "a class of times": (("table", "tiny", "--kind", "timing", "--positive", "ok"), ("--positive", "'timing'")),
-    "a class of pairs": (("table", "tiny", "--kind", "pairs", "--positive", "ok"), ("--positive", "'pairs'")),
-    "a class of effects": (("table", "tiny", "--kind", "effects", "--positive", "ok"), ("--positive", "'effects'")),
-    "a size of an export's images": (("export", "CELL", "--out", "OUT/x", "--pack-size", "64"), ("requires --data",)),
-    "a sweep of an export of a cell": (("export", "CELL", "--out", "OUT/x", "--sweep", "tiny"), ("best --sweep NAME",)),
-    "the end of no watch": (("predict", "OUT", "OUT", "--idle", "1"), ("--idle", "together with --watch")),
-    "the exit code of a watch": (("predict", "OUT", "OUT", "--watch", "--fail-on-defect"), ("add --idle",)),
-    "GPUs of machines of one's own": (("cluster", "check", "LOCAL", "--gpus-per-trial", "1"), ("aws only",)),
+    "a run of no sweep": (
+        ("compare", "CELL", "CELL", "--run", "r"),
+        ("--run", "together with --sweep"),
+    ),
+    "an export of a cell of a run": (
+        ("export", "CELL", "--out", "OUT", "--run", "r"),
+        ("best --sweep NAME [--run",),
+    ),
+    "two formats of a query": (
+        ("query", "select 1", "--json", "--format", "csv"),
+        ("--json and --format csv",),
+    ),
+    "two formats of a table": (
+        ("table", "tiny", "--json", "--format", "latex"),
+        ("--json and --format latex",),
+    ),
+    "a size of no images": (
+        ("reproduce", "CELL", "--pack-size", "64"),
+        ("--pack-size", "requires --data"),
+    ),
+    "bad ones of no images": (
+        ("reproduce", "CELL", "--skip-bad"),
+        ("--skip-bad", "together with --data"),
+    ),
+    "weights of no use": (
+        ("reproduce", "CELL", "--weights-dir", "OUT"),
+        ("none weights", "drop --weights-dir"),
+    ),
+    "images of a report without": (
+        ("report", "tiny", "--data", "OUT"),
+        ("--data", "--with-images"),
+    ),
+    "a store of an export": (
+        ("explain", "OUT", "IMAGE", "--out", "OUT"),
+        ("is an export", "drop --results"),
+    ),
+    "a format beside JSON": (
+        ("table", "tiny", "--json", "--format", "text"),
+        ("--json and --format text",),
+    ),
+    "a format of a query beside JSON": (
+        ("query", "select 1", "--json", "--format", "text"),
+        ("--format text",),
+    ),
+    "a class of times": (
+        ("table", "tiny", "--kind", "timing", "--positive", "ok"),
+        ("--positive", "'timing'"),
+    ),
+    "a class of pairs": (
+        ("table", "tiny", "--kind", "pairs", "--positive", "ok"),
+        ("--positive", "'pairs'"),
+    ),
+    "a class of effects": (
+        ("table", "tiny", "--kind", "effects", "--positive", "ok"),
+        ("--positive", "'effects'"),
+    ),
+    "a size of an export's images": (
+        ("export", "CELL", "--out", "OUT/x", "--pack-size", "64"),
+        ("requires --data",),
+    ),
+    "a sweep of an export of a cell": (
+        ("export", "CELL", "--out", "OUT/x", "--sweep", "tiny"),
+        ("best --sweep NAME",),
+    ),
+    "the end of no watch": (
+        ("predict", "OUT", "OUT", "--idle", "1"),
+        ("--idle", "together with --watch"),
+    ),
+    "the exit code of a watch": (
+        ("predict", "OUT", "OUT", "--watch", "--fail-on-defect"),
+        ("add --idle",),
+    ),
+    "GPUs of machines of one's own": (
+        ("cluster", "check", "LOCAL", "--gpus-per-trial", "1"),
+        ("aws only",),
+    ),
     "a folder of a check": (("fetch", "--check", "OUT", "--out", "OUT"), ("no use for --out",)),
-    "all cells and the failed ones": (("sweep", "TINY", "--fresh", "--retry-failed"), ("Remove --retry-failed",)),
-    "bad ones of drawn castings": (("sweep", "TINY", "--skip-bad"), ("--skip-bad requires --data",)),
+    "all cells and the failed ones": (
+        ("sweep", "TINY", "--fresh", "--retry-failed"),
+        ("Remove --retry-failed",),
+    ),
+    "bad ones of drawn castings": (
+        ("sweep", "TINY", "--skip-bad"),
+        ("--skip-bad requires --data",),
+    ),
     "a price of a run": (("sweep", "TINY", "--price-per-gpu-hour", "2"), ("requires --plan",)),
     "a probe of a run": (("sweep", "TINY", "--probe"), ("requires --plan",)),
     "a quick run of a sweep without": (("sweep", "BARE", "--quick"), ("no [quick] section",)),
-    "how far nothing turns": (("sweep", "BARE", "--set", "rotation_deg=9"), ("'rotation' is off in every cell",)),
-    "folds of an official split": (("sweep", "TINY", "--set", "n_folds=3"), ("--set n_folds", "grouped")),
-    "cells of a search": (("sweep", "augmentation_search", "--only", "seed=1"), ("a search has no axes",)),
-    "times of a search": (("sweep", "augmentation_search", "--timing"), ("--timing", "a search has none")),
-    "times on a cluster": (("sweep", "TINY", "--timing", "--address", "auto"), ("--timing", "Remove one")),
-    "several in a loop": (("sweep", "TINY", "--inline", "--trials-at-once", "2"), ("--inline", "--trials-at-once")),
-    "packed GPUs in a loop": (("sweep", "TINY", "--inline", "--gpus-per-trial", "auto"), ("--inline", "Remove one")),
-    "a cost without its likes": (("threshold", "CELL", "--cost-escape", "2"), ("all of --cost-escape",)),
-    "two rules": (("threshold", "CELL", "--max-escape", "1%", "--prevalence", ".1"), ("Give --max-escape, or all",)),
-    "a licence of a check": (("fetch", "--check", "OUT", "--accept-licence"), ("no use for --accept-licence",)),
+    "how far nothing turns": (
+        ("sweep", "BARE", "--set", "rotation_deg=9"),
+        ("'rotation' is off in every cell",),
+    ),
+    "folds of an official split": (
+        ("sweep", "TINY", "--set", "n_folds=3"),
+        ("--set n_folds", "grouped"),
+    ),
+    "cells of a search": (
+        ("sweep", "augmentation_search", "--only", "seed=1"),
+        ("a search has no axes",),
+    ),
+    "times of a search": (
+        ("sweep", "augmentation_search", "--timing"),
+        ("--timing", "a search has none"),
+    ),
+    "times on a cluster": (
+        ("sweep", "TINY", "--timing", "--address", "auto"),
+        ("--timing", "Remove one"),
+    ),
+    "several in a loop": (
+        ("sweep", "TINY", "--inline", "--trials-at-once", "2"),
+        ("--inline", "--trials-at-once"),
+    ),
+    "packed GPUs in a loop": (
+        ("sweep", "TINY", "--inline", "--gpus-per-trial", "auto"),
+        ("--inline", "Remove one"),
+    ),
+    "a cost without its likes": (
+        ("threshold", "CELL", "--cost-escape", "2"),
+        ("all of --cost-escape",),
+    ),
+    "two rules": (
+        ("threshold", "CELL", "--max-escape", "1%", "--prevalence", ".1"),
+        ("Give --max-escape, or all",),
+    ),
+    "a licence of a check": (
+        ("fetch", "--check", "OUT", "--accept-licence"),
+        ("no use for --accept-licence",),
+    ),
 }  # fmt: skip
 
 
@@ -352,7 +502,7 @@ def _saved(image: Image.Image, form: str = "PNG", **how: object) -> bytes:
 
 
 def _turned() -> bytes:
-    """Return a picture whose left half is bright and that its EXIF turns clockwise: left becomes top."""
+    """Return a picture with a bright left half; its EXIF turns it clockwise: left becomes top."""
     exif = Image.Exif()
     exif[0x0112] = 6
     return _saved(
@@ -475,24 +625,41 @@ def _empty(folder: Path) -> None:
 
 FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a missing folder": (_remove, "Image folder not found"),
-    "a file for a folder": (lambda root: (_remove(root), root.write_bytes(b"x")), "Image folder not found"),
+    "a file for a folder": (
+        lambda root: (_remove(root), root.write_bytes(b"x")),
+        "Image folder not found",
+    ),
     "an empty folder": (_empty, "has no class folders. Two are required: 'def_front'"),
     "test/ missing": (lambda root: _remove(root / "test"), "contains 'train'."),
-    "a folder beside train/ and test/": (lambda root: (root / "valid").mkdir(), "'test', 'train', 'valid'"),
+    "a folder beside train/ and test/": (
+        lambda root: (root / "valid").mkdir(),
+        "'test', 'train', 'valid'",
+    ),
     "a missing class": (lambda root: _remove(root / "test" / "ok_front"), "missing in"),
     "an empty class": (lambda root: _empty(root / "test" / "ok_front"), "test/ok_front' has no"),
     "an extra class": (
-        lambda root: [shutil.copytree(root / s / "ok_front", root / s / "[/foo]\x1b\n") for s in ("train", "test")],
+        lambda root: [
+            shutil.copytree(root / s / "ok_front", root / s / "[/foo]\x1b\n")
+            for s in ("train", "test")
+        ],
         "Exactly two class folders are required, one of them defective; ",
     ),
-    "a single class": (lambda root: [_remove(root / s / "ok_front") for s in ("train", "test")], "Exactly two class"),
-    "a folder in a class": (lambda root: (root / "test" / "ok_front" / "more\n").mkdir(), "'more?'"),
+    "a single class": (
+        lambda root: [_remove(root / s / "ok_front") for s in ("train", "test")],
+        "Exactly two class",
+    ),
+    "a folder in a class": (
+        lambda root: (root / "test" / "ok_front" / "more\n").mkdir(),
+        "'more?'",
+    ),
     "a file that points nowhere": (
         lambda root: (root / "test" / "ok_front" / "gone.png").symlink_to(root / "nowhere"),
         "gone.png': No such file",
     ),
     "a name that is not UTF-8": (
-        lambda root: Path(os.fsdecode(bytes(root / "test" / "ok_front") + b"/gu\xdf.png")).write_bytes(b"x"),
+        lambda root: Path(
+            os.fsdecode(bytes(root / "test" / "ok_front") + b"/gu\xdf.png")
+        ).write_bytes(b"x"),
         "gu?.png' is not valid UTF-8",
     ),
 }  # fmt: skip
@@ -725,8 +892,8 @@ def test_a_store_with_a_broken_file_is_told_with_the_file_and_the_way_out(
 @pytest.mark.parametrize(
     "words",
     [
-        ("table", "tiny"), ("report", "tiny"), ("plot", "tiny"), ("show", "abcd"), ("compare", "a", "b"),
-        ("threshold", "abcd", "--max-escape", "1%"),
+        ("table", "tiny"), ("report", "tiny"), ("plot", "tiny"), ("show", "abcd"),
+        ("compare", "a", "b"), ("threshold", "abcd", "--max-escape", "1%"),
     ],
 )  # fmt: skip
 def test_what_reads_a_store_says_that_there_is_none(
@@ -874,7 +1041,15 @@ def test_an_output_that_cannot_be_written_is_told(
 def test_a_full_disk_behind_stdout_is_one_line(trained: Store) -> None:
     with Path("/dev/full").open("w") as full:
         ended = subprocess.run(
-            [sys.executable, "-m", "casting_tune.cli.main", "table", "tiny", "--results", str(trained.root)],
+            [
+                sys.executable,
+                "-m",
+                "casting_tune.cli.main",
+                "table",
+                "tiny",
+                "--results",
+                str(trained.root),
+            ],
             stdout=full, stderr=subprocess.PIPE, text=True, timeout=120, check=False,
         )  # fmt: skip
     assert (ended.returncode, ended.stderr.count("\n")) == (6, 1), ended.stderr

@@ -17,10 +17,15 @@ ROOT = Path(__file__).parent.parent.parent
 SMALL = {
     "orchestration": (
         ["--trials", "6", "--peer-trials", "2", "--repeats", "1"],
-        ["| casting_tune | 6 x 1 |", "| Ray Tune's defaults | 2 x 1 |", "| plain Ray tasks | 6 x 1 |"],
+        [
+            "| casting_tune | 6 x 1 |",
+            "| Ray Tune's defaults | 2 x 1 |",
+            "| plain Ray tasks | 6 x 1 |",
+        ],
     ),
     "input_pipeline": (
-        ["--px", "32", "--batch", "4", "--repeats", "1", "--seconds", "0.2", "--sides", "kornia", "torchvision"],
+        ["--px", "32", "--batch", "4", "--repeats", "1", "--seconds", "0.2",
+         "--sides", "kornia", "torchvision"],
         ["| 32 | 4 |", "times kornia, a module a toggle"],
     ),
     "training": (
@@ -28,7 +33,8 @@ SMALL = {
         ["| timm:resnet18 | 32 | 8 |", "| mobilenetv2 | 32 | 8 |"],
     ),
     "precision": (
-        ["--px", "32", "--batch", "2", "--seconds", "0.05", "--repeats", "1", "--backbones", "timm:resnet18"],
+        ["--px", "32", "--batch", "2", "--seconds", "0.05", "--repeats", "1",
+         "--backbones", "timm:resnet18"],
         ["| timm:resnet18 |", "| 2 | 1 |"],
     ),
     "contention": (
@@ -36,9 +42,14 @@ SMALL = {
         ["| timm:resnet18 | 128 | 32 | 1 |", "| mobilenetv2 | 224 | 4 | 2 |"],
     ),
     "gpu": (
-        ["--device", "cpu", "--px", "32", "--seconds", "0.05", "--repeats", "1", "--backbones", "mobilenetv2", "--b4",
-         "--parts", "networks", "together", "--shared", "mobilenetv2", "--at-once", "1"],
-        ["| mobilenetv2 | 32 | 4 |", "| mobilenetv2 | as written | 1 |", "| mobilenetv2 | recorded | 1 |"],
+        ["--device", "cpu", "--px", "32", "--seconds", "0.05", "--repeats", "1",
+         "--backbones", "mobilenetv2", "--b4", "--parts", "networks", "together",
+         "--shared", "mobilenetv2", "--at-once", "1"],
+        [
+            "| mobilenetv2 | 32 | 4 |",
+            "| mobilenetv2 | as written | 1 |",
+            "| mobilenetv2 | recorded | 1 |",
+        ],
     ),
     "evaluation": (
         ["--px", "32", "--seconds", "0.1", "--repeats", "1"],
@@ -48,9 +59,13 @@ SMALL = {
         ["--cells", "10", "20", "--workers", "2"],
         ["| 10 x 1 |", "| 20 x 1 |", "five thresholds, s", "A trial of 20 costs"],
     ),
-    "cold": (["--repeats", "1"], ["| 100 images to a pack |", "| command to first training step |"]),
+    "cold": (
+        ["--repeats", "1"],
+        ["| 100 images to a pack |", "| command to first training step |"],
+    ),
     "queries": (
-        ["--trials", "90", "--images", "20", "--repeats", "1", "--sweeps", "backbone_grid", "full_factorial",
+        ["--trials", "90", "--images", "20", "--repeats", "1",
+         "--sweeps", "backbone_grid", "full_factorial",
          "--tables", "thresholds", "comparison", "--peer-runs", "3"],
         ["| backbone_grid | thresholds | 300 |", "| full_factorial | comparison |",
          "| MLflow search_runs, SQLite | 3 |", "| Tune ResultGrid.get_dataframe | 3 |"],

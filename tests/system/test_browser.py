@@ -1,4 +1,4 @@
-"""The report in a real browser without a network: all is drawn, nothing is asked for, no name runs."""
+"""The report in a real browser: it is drawn, requests nothing, and runs no name as code."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def browser() -> Iterator[playwright.Browser]:
 def files(
     trained: Store, hostile: Store, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Path]:
-    """Two reports: of a sweep that has run, with thumbnails; and of one whose every name is markup."""
+    """Two reports: of a trained sweep, with thumbnails; and of one whose names are markup."""
     folder = tmp_path_factory.mktemp("pages")
     dataset = trained.read("cells")["dataset_id"].to_pylist()[0]
     packed = packs.open_pack(trained.root / "packs" / dataset)

@@ -1,4 +1,4 @@
-"""What is left when a run fails at any step, and whether the same command then ends as if nothing had been."""
+"""A run fails at any step; the same command, run again, ends as if nothing had failed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ALL = ("kill -9", "ENOSPC", "EIO", "exception")
 
 
 def crash(folder: Path, stride: int, *halves: tuple[str, ...]) -> dict[str, int]:
-    """Run the crash harness, a process a half of the kinds of failure; return the injections survived, by kind."""
+    """Run the crash harness, one process per half of the kinds; return kind -> survived."""
     environment = os.environ | {"HOME": str(folder / "home"), "OMP_NUM_THREADS": "1"}
     started = []
     for n, kinds in enumerate(halves):
@@ -38,7 +38,8 @@ def crash(folder: Path, stride: int, *halves: tuple[str, ...]) -> dict[str, int]
             assert process.returncode == 0, error[-3000:]
             told = json.loads(out.splitlines()[-1])
             print(
-                f"{sum(told['survived'].values())} injections at {told['steps']} steps survived: {told['survived']}"
+                f"{sum(told['survived'].values())} injections at {told['steps']} steps "
+                f"survived: {told['survived']}"
             )
             survived |= told["survived"]
     finally:

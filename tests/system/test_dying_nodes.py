@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 def killed(folder: Path, *words: str, epochs: int) -> dict[str, Any]:
-    """Let nodes die in a process of its own and hold the store to what was promised; return what was told."""
+    """Let nodes die in another process, check the store, and return the process' JSON."""
     ended = subprocess.run(
         [
             sys.executable,
@@ -70,7 +70,8 @@ def killed(folder: Path, *words: str, epochs: int) -> dict[str, Any]:
     resumed = int((trials["resumed_from"] > 0).sum())
     assert resumed
     print(
-        f"{len(told['kills'])} nodes died, {len(hit)} trials with them, {resumed} of {len(trials)} cells resumed"
+        f"{len(told['kills'])} nodes died, {len(hit)} trials with them, "
+        f"{resumed} of {len(trials)} cells resumed"
     )
     return told
 

@@ -1,4 +1,4 @@
-"""A real Ray run whose driver and workers are killed at random: nothing is lost, doubled or trained again."""
+"""Kills driver and workers of a Ray run at random: nothing is lost, doubled or trained again."""
 
 from __future__ import annotations
 
@@ -94,7 +94,9 @@ def test_random_kills_of_drivers_and_workers_cost_nothing(drawn: Path, tmp_path:
             n_kills, killed, n_drivers = n_kills + 1, killed + 1, n_drivers + last
             if last:
                 break
-        assert run.wait(300) in (0, 1, -signal.SIGKILL), run.stderr.read().decode()  # type: ignore[union-attr]
+        assert run.wait(300) in (0, 1, -signal.SIGKILL), (
+            run.stderr.read().decode()  # type: ignore[union-attr]
+        )
         assert run.stderr is not None
         run.stderr.close()
         completed = store.completed()

@@ -1,4 +1,6 @@
-"""A real cluster on this machine: `ray up clusters/local.yaml` over SSH into network namespaces, and a sweep on it.
+"""A real cluster on this machine, and a sweep on it.
+
+`ray up clusters/local.yaml` works over SSH into network namespaces.
 
 A launcher, a head and two workers, each with its own process, mount, host name and network
 namespace, its own home and sshd, and no route out. All of it hangs on four processes and is gone
@@ -119,8 +121,8 @@ class Lab:
     def run(self, command: str, *, name: str = "launcher", timeout: float = 240) -> str:
         """Run a shell command in a node and return all that it printed."""
         ended = subprocess.run(
-            self.inside(name, command), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout,
-            check=False, stdin=subprocess.DEVNULL,
+            self.inside(name, command), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            timeout=timeout, check=False, stdin=subprocess.DEVNULL,
         )  # fmt: skip
         assert ended.returncode == 0, f"{command}\n{ended.stdout[-6000:]}"
         return ended.stdout
@@ -205,7 +207,7 @@ def _until(true: object, seconds: float, log: Path | None = None) -> None:
 
 
 def _filled() -> str:
-    """Return clusters/local.yaml for the namespaces: filled in, and without what needs a network."""
+    """Return clusters/local.yaml for the namespaces: filled in, and without network access."""
     text = (REPOSITORY / "clusters" / "local.yaml").read_text()
     for name, value in (
         ("FILL_IN_HEAD_IP", NODES["head"]),
@@ -246,7 +248,8 @@ def test_a_sweep_runs_on_a_cluster_that_ray_up_made_over_ssh(lab: Lab) -> None:
     dashboard = subprocess.Popen(lab.inside("launcher", f"exec ray dashboard {file}"), **quiet)
     port = lab.inside("launcher", "exec 3<>/dev/tcp/127.0.0.1/8265")
     sweep = (
-        "python -m casting_tune.sweep backbone_grid --quick --address auto --only backbone=mobilenetv2,resnet50 "
+        "python -m casting_tune.sweep backbone_grid --quick --address auto "
+        "--only backbone=mobilenetv2,resnet50 "
         "--set image_px=32 --set epochs=1 --set train_images=64 --set test_images=16 --no-baselines"
     )
     try:

@@ -1,4 +1,4 @@
-"""A store that version 0.1 (d524bce) wrote opens, and its sweep continues there: nothing is trained again."""
+"""A store of version 0.1 (d524bce) opens; its sweep continues and trains nothing again."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def block_commands(text: str) -> list[str]:
 
 
 TUTORIAL = block_commands(PAGES["docs/tutorial.md"])
-"""The commands of the tutorial, which test_readme_commands.py runs together, in a folder of their own."""
+"""The commands of the tutorial; test_readme_commands.py runs them together, in one folder."""
 
 BLOCKS = list(
     dict.fromkeys(
@@ -77,26 +77,38 @@ ELSEWHERE = {
     "python -m casting_tune.sweep backbone_grid --data DIR --gpus-per-trial auto --plan --probe": (
         "needs a GPU", "test_sharing.py",
     ),
-    "python -m casting_tune.sweep backbone_grid --data DIR --gpus-per-trial auto": ("needs a GPU", "test_sharing.py"),
+    "python -m casting_tune.sweep backbone_grid --data DIR --gpus-per-trial auto": (
+        "needs a GPU",
+        "test_sharing.py",
+    ),
     "export RAY_AUTH_MODE=token": ("is for a cluster", "test_namespaces.py"),
     "ray get-auth-token --generate": ("is for a cluster", "test_namespaces.py"),
     "chmod 600 ~/.ray/auth_token": ("is for a cluster", "test_namespaces.py"),
     "aws cloudformation deploy --stack-name casting-tune --template-file clusters/account.yaml "
     "--capabilities CAPABILITY_NAMED_IAM "
-    "--parameter-overrides SshFrom=$(curl -s https://checkip.amazonaws.com)/32": ("needs AWS", "test_aws.py"),
+    "--parameter-overrides SshFrom=$(curl -s https://checkip.amazonaws.com)/32": (
+        "needs AWS",
+        "test_aws.py",
+    ),
     "aws cloudformation describe-stacks --stack-name casting-tune --query 'Stacks[0].Outputs'": (
         "needs AWS", "test_aws.py",
     ),
     "ray up cluster.yaml": ("needs a cluster", "test_namespaces.py"),
-    "ray rsync-up cluster.yaml castings/ /home/ubuntu/castings/": ("needs a cluster", "test_namespaces.py"),
+    "ray rsync-up cluster.yaml castings/ /home/ubuntu/castings/": (
+        "needs a cluster",
+        "test_namespaces.py",
+    ),
     "ray exec --tmux cluster.yaml "
     "'python -m casting_tune.sweep backbone_grid --data /home/ubuntu/castings --address auto'": (
         "needs a cluster", "test_namespaces.py",
     ),
-    "ray exec cluster.yaml 'casting-tune table backbone_grid'": ("needs a cluster", "test_namespaces.py"),
+    "ray exec cluster.yaml 'casting-tune table backbone_grid'": (
+        "needs a cluster",
+        "test_namespaces.py",
+    ),
     "ray down -y cluster.yaml": ("needs a cluster", "test_namespaces.py"),
 }  # fmt: skip
-"""A command of a block that no test runs as written -> why, and the test that covers what it does."""
+"""A command that no test runs as written -> why, and the test that covers what it does."""
 
 OURS = ("casting-tune ", "python -m casting_tune.sweep ")
 RUN_AS_WRITTEN = [
@@ -117,8 +129,10 @@ def test_every_command_of_a_block_is_run_as_written_or_named_with_the_reason_why
 
 
 def test_a_command_that_is_neither_run_nor_named_is_found() -> None:
-    page = 'Words.\n\n    casting-tune list  # runs\n    ray up x.yaml && casting-tune query "select 1 && 2"\n'
-    page += "\n    results/cells/  a file\n\n```toml\n    a = 1\n```\n\n    aws s3 ls \\\n      s3://b\n"
+    page = "Words.\n\n    casting-tune list  # runs\n"
+    page += '    ray up x.yaml && casting-tune query "select 1 && 2"\n'
+    page += "\n    results/cells/  a file\n\n```toml\n    a = 1\n```\n"
+    page += "\n    aws s3 ls \\\n      s3://b\n"
     assert block_commands(page) == [
         "casting-tune list",
         "ray up x.yaml",

@@ -1,8 +1,8 @@
-"""Every command of a block in README and docs runs as written, where sweeps of the same names and rows are small.
+"""Every command of a block in README and docs runs as written, on small sweeps.
 
-The small sweeps are made of the real files: rows have the labels that a reader sees.
-tests/system/test_readme.py says which commands do not run here, and why. The tutorial runs whole, with
-its own sweep file and its own numbers of images.
+The small sweeps are made of the real files: names and rows are those that a reader sees.
+tests/system/test_readme.py lists the commands that do not run here, and why. The tutorial runs
+whole, with its own sweep file and its own numbers of images.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ KEPT = {
     "augmentation": ["default", "additional"],
     "batch_size": [8, 4],
 }
-"""What is kept of an axis: what the commands of the pages name, and what the sweep files keep for --quick."""
+"""Values kept of an axis: those in the commands of the pages and in the --quick of the sweeps."""
 TRAINED = {"vgg16": "timm:test_resnet.r160_in1k", "resnet50": "timm:test_efficientnet.r160_in1k"}
 """What is trained in place of a backbone; the rows keep their labels."""
 NAMED = ("backbone_grid", "full_factorial", "summary_model", "cpu_baseline", "augmentation_search")
@@ -104,7 +104,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Where a reader stands: castings, the sweep files, nothing run yet."""
     folder = tmp_path_factory.mktemp("reader")
     (folder / "sweeps").mkdir()
-    one_cell = f'question = "?"\n[fixed]\n{chr(10).join(f"{key} = {toml(value)}" for key, value in FIXED.items())}\n'
+    fixed = "".join(f"{key} = {toml(value)}\n" for key, value in FIXED.items())
+    one_cell = f'question = "?"\n[fixed]\n{fixed}'
     for name in sweep_file.names():
         (folder / "sweeps" / f"{name}.toml").write_text(
             small(name) if name in NAMED else one_cell + "[quick]\n"
@@ -136,7 +137,7 @@ def run(command: str) -> int:
 
 
 def filled(command: str, folder: Path) -> str:
-    """Return a command with its placeholders filled in as a reader would: no cell of a quick run."""
+    """Return a command with its placeholders replaced; no cell is one of a quick run."""
     rows = Store(folder / "results").read("trials").to_pylist()
     cells = itertools.cycle(
         row["cell_id"]

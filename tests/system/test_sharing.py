@@ -1,4 +1,4 @@
-"""Trials that share GPUs by their memory: two made-up GPUs, real Ray Tune, and trials that say what they hold."""
+"""Trials share GPUs by memory: two invented GPUs, real Ray Tune, trials that state their use."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     def start(ray_: Any, n_slots: int, scratch: str, *, over: object) -> None:
         del ray_, n_slots, over
         ray.init(
-            "local", num_cpus=8, num_gpus=2, include_dashboard=False, _node_ip_address="127.0.0.1", _temp_dir=scratch,
-            logging_level="ERROR", log_to_driver=False,
+            "local", num_cpus=8, num_gpus=2, include_dashboard=False, _node_ip_address="127.0.0.1",
+            _temp_dir=scratch, logging_level="ERROR", log_to_driver=False,
         )  # fmt: skip
 
     monkeypatch.setattr(ray_cluster, "_start", start)
@@ -164,8 +164,8 @@ def test_memory_that_runs_out_on_a_share_doubles_it_and_only_on_a_whole_gpu_does
     assert "out of memory with 0.25 of a GPU: it runs again with more" in told
     trials = store.read("trials").to_pandas().sort_values(["seed", "attempt"])
     assert list(zip(trials["seed"], trials["status"], trials["gpus"], strict=True)) == [
-        (0, "completed", 0.25), (1, "oom", 0.25), (1, "completed", 0.5), (9, "oom", 0.25), (9, "oom", 0.5),
-        (9, "oom", 1.0),
+        (0, "completed", 0.25), (1, "oom", 0.25), (1, "completed", 0.5), (9, "oom", 0.25),
+        (9, "oom", 0.5), (9, "oom", 1.0),
     ]  # fmt: skip
     assert (
         trials["error"].iloc[1]
@@ -235,8 +235,8 @@ def test_auto_probes_each_network_once_in_a_worker_and_gives_every_trial_its_sha
     (line,) = [line for line in said if line.startswith("Trials per GPU")]
     n = gpu_sharing.trials_a_gpu(share)
     assert (
-        line
-        == f"Trials per GPU: {n}, limited by memory. The estimate assumes that sharing does not slow a trial."
+        line == f"Trials per GPU: {n}, limited by memory. "
+        "The estimate assumes that sharing does not slow a trial."
     )
     assert prepared.place.n_at_once == min(8, 2 * n)
     assert runner.execute(prepared) == 0
@@ -286,7 +286,8 @@ def test_twelve_unlike_cells_share_one_gpu_and_none_runs_out_of_memory(
 ) -> None:
     file = tmp_path / "mixed.toml"
     file.write_text(
-        'question = "Do they fit?"\ntype = "grid"\n\n[fixed]\nweights = "none"\nimage_px = 224\nepochs = 1\n\n[axes]\n'
+        'question = "Do they fit?"\ntype = "grid"\n\n'
+        '[fixed]\nweights = "none"\nimage_px = 224\nepochs = 1\n\n[axes]\n'
         'backbone = ["resnet50", "mobilenetv2", "efficientnetb4"]\nbatch_size = [4, 8, 16, 32]\n'
     )
     asked = Options(

@@ -1,4 +1,4 @@
-"""What import-linter does not see: who prints, what a bare import loads, where frames become records."""
+"""Checks what import-linter cannot: printing, what an import loads, frames to records."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_only_the_console_writes_to_the_terminal(module: str) -> None:
     [m for m in MODULES if m not in ("analysis/run_results", "analysis/importance", "cli/console")],
 )
 def test_rows_of_a_frame_become_records_in_one_place(module: str) -> None:
-    """A missing text is NaN in a frame, and NaN is true: `run_results.records` makes it None, `console` null."""
+    """A missing text is NaN in a frame, which is true: `run_results.records` makes it None."""
     assert ".to_dict(" not in text_of(module)
 
 
