@@ -21,7 +21,8 @@ from casting_tune.errors import UsageError
 from casting_tune.planning import sweep_file, validate
 from casting_tune.planning.cells import Cell, Search, Sweep
 from casting_tune.planning.overrides import is_selected, parse_only, parse_set, selection_text
-from casting_tune.planning.sweep_file import Case, File, Settings, Study, as_text, check_setting
+from casting_tune.planning.sections import Case, File, Settings, Study, When
+from casting_tune.planning.sweep_file import as_text, check_setting
 from casting_tune.toggles import TOGGLES
 
 REPEATED = ("seed", "fold")  # the axes over which a row of a table is repeated
@@ -165,7 +166,7 @@ def _figures(
     return {name: value for name, value in figures.items() if with_time or name != "epoch_s"}
 
 
-def _with_conditions(settings: Settings, conditions: Sequence[sweep_file.When]) -> Settings:
+def _with_conditions(settings: Settings, conditions: Sequence[When]) -> Settings:
     """Return settings after each [[when]] that matches, in the order of the file."""
     settings = dict(settings)
     for condition in conditions:
