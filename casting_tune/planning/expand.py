@@ -284,7 +284,7 @@ def _labels(settings: Settings) -> list[str]:
 def _label(value: str) -> str:
     """Return a text value for a label; of a weights folder only its name, since labels are stored.
 
-    A full path would tell a reader of the results about the machine.
+    A full path would show private details of the machine to readers of the results.
     """
     kind, colon, path = value.partition(":")
     return f"{kind}:{PurePath(path).name}" if colon and kind == "local-dir" else value

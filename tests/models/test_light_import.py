@@ -20,7 +20,7 @@ assert stands and "torch._dynamo.config" not in sys.modules and "wandb" not in s
 WANTED = {
     "compile": "assert torch.compile(lambda x: 2 * x, backend='eager')(torch.ones(1)).item() == 2",
     "a module of it": "import torch._dynamo.config as c; assert c is torch._dynamo.config",
-    "one that it leaves to whoever asks": "import torch._dynamo.backends.onnxrt as m; assert m.__spec__.loader",
+    "a module that is imported on request": "import torch._dynamo.backends.onnxrt as m; assert m.__spec__.loader",
     "a name": "from torch._dynamo import reset; reset()",
     "its utils": "from torch._dynamo.utils import counters; assert counters is torch._dynamo.utils.counters",
     "torchvision's question": "sys.modules['torchvision.ops.roi_align'].is_compile_supported('cpu')",
