@@ -149,7 +149,7 @@ def find(store: Store, prefix: str) -> str:
 
 
 def show(store: Store, prefix: str) -> Shown:
-    """Return everything about the cell whose id begins so; raise UsageError as `find` does."""
+    """Return everything about the cell that `find` finds; raise UsageError as `find` does."""
     cell = find(store, prefix)
     trials = sorted(
         store.read("trials", cell_ids=[cell]).to_pylist(), key=lambda trial: trial["attempt"]

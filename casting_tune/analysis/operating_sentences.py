@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from casting_tune.analysis.operating_point import OperatingPoint
 
 FIXED = "fixed at"
-"""The rule of a threshold that was given and not chosen on validation begins so."""
+"""The start of the rule of a threshold that was given, not chosen on validation."""
 
 
 def sentences(point: OperatingPoint, *, max_escape: float | None) -> tuple[str, ...]:

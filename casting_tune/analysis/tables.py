@@ -7,7 +7,6 @@ its notes. `report.render` makes the text.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from casting_tune import metrics
 from casting_tune.analysis import (
     bootstrap,
+    count_metrics,
     decisions,
     effects,
     paired_tests,
@@ -26,6 +26,7 @@ from casting_tune.analysis import (
     timings,
     verdict,
 )
+from casting_tune.analysis.count_metrics import COUNTED, SHOWN
 from casting_tune.analysis.decisions import Comparable, CountTuple
 from casting_tune.analysis.run_results import RunResults
 from casting_tune.analysis.table import Positive, Table
@@ -33,15 +34,12 @@ from casting_tune.metrics import Counts
 from casting_tune.models.registry import BACKBONES
 from casting_tune.store.store import Store
 
-COUNTED = ("tp", "fp", "tn", "fn")
 READ = (
     *(f"{prefix}_{name}" for prefix in ("test", "test_leaked") for name in COUNTED),
     "validation_accuracy",
     "epoch_s",
 )
 """The columns of trials that a row of the comparison reads."""
-# specificity is 1 - overkill_rate
-SHOWN = tuple(name for name in metrics.METRICS if name != "specificity")
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5)
 
 
@@ -164,17 +162,20 @@ def _row(
     run: RunResults, kind: str, row: str, cells: pd.DataFrame, positive: Positive
 ) -> dict[str, Any]:
     first, done = cells.iloc[0], run.numbers(cells, READ)
-    counted, of_leaked = _counts(done[:, :4]), _counts(done[:, 4:8])
-    measured = [_metrics(counts, positive) for counts in counted]
+    counted, of_leaked = (count_metrics.from_columns(done[:, at : at + 4]) for at in (0, 4))
+    measured = [count_metrics.shown(counts, positive) for counts in counted]
     shown = {
         name: _known(np.array([values[name] for values in measured], np.float64)) for name in SHOWN
     }
     validation, epoch_s = _known(done[:, 8]), _known(done[:, 9])
-    leaked = _sum(of_leaked)
-    clean = _minus(_sum(counted), leaked)
-    n_images = sum(sum(vars_of(counts)) for counts in counted)
+    leaked = count_metrics.total(of_leaked)
+    whole = count_metrics.total(counted)
+    clean = count_metrics.minus(whole, leaked)
     low, high = (
-        statistics.wilson(round(_right(counted) / len(done)), round(n_images / len(done)))
+        statistics.wilson(
+            round((whole.tp + whole.tn) / len(done)),
+            round(sum(count_metrics.values(whole)) / len(done)),
+        )
         if counted
         else (None, None)
     )
@@ -198,7 +199,7 @@ def _row(
         "wilson_high": high,
         "clean_accuracy": metrics.METRICS["accuracy"](clean),
         "leaked_accuracy": metrics.METRICS["accuracy"](leaked),
-        "n_leaked": round(sum(vars_of(leaked)) / len(done)) if len(done) else 0,
+        "n_leaked": round(sum(count_metrics.values(leaked)) / len(done)) if len(done) else 0,
         "validation_accuracy": _mean(validation),
         "epoch_s": float(np.median(epoch_s)) if len(epoch_s) else np.nan,
         **{
@@ -219,48 +220,12 @@ def _settings(cell: pd.Series) -> dict[str, Any]:
     }
 
 
-def vars_of(counts: Counts) -> tuple[int, int, int, int]:
-    """Return (tp, fp, tn, fn)."""
-    return counts.tp, counts.fp, counts.tn, counts.fn
-
-
-def _counts(columns: NDArray[np.float64]) -> list[Counts]:
-    """Return the counts of trials, given as [n, 4] in the order of COUNTED; unknown is 0."""
-    return [Counts(*values) for values in np.nan_to_num(columns).astype(np.int64).tolist()]
-
-
 def _known(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return values[~np.isnan(values)]
 
 
 def _mean(values: NDArray[np.float64]) -> float:
     return float(values.mean()) if len(values) else np.nan
-
-
-def _sum(counted: list[Counts]) -> Counts:
-    return (
-        Counts(*(int(n) for n in np.sum([vars_of(counts) for counts in counted], axis=0)))
-        if counted
-        else Counts(0, 0, 0, 0)
-    )
-
-
-def _minus(whole: Counts, part: Counts) -> Counts:
-    return Counts(*(a - b for a, b in zip(vars_of(whole), vars_of(part), strict=True)))
-
-
-def _right(counted: list[Counts]) -> int:
-    return sum(counts.tp + counts.tn for counts in counted)
-
-
-@lru_cache(maxsize=2**16)  # fifty thousand trainings at a threshold have few different counts
-def _metrics(counts: Counts, positive: Positive) -> dict[str, float | None]:
-    """Return the shown metrics of counts; the caller must not change the dict, which is cached."""
-    viewed = counts if positive == "defective" else counts.swapped()
-    return {
-        name: metrics.METRICS[name](counts if name in metrics.OF_THE_DEFECT else viewed)
-        for name in SHOWN
-    }
 
 
 def _intervals(
@@ -298,10 +263,10 @@ def _at(
         whole, leaked = (Counts(*counts) for counts in counted[cell])
         accuracy = metrics.METRICS["accuracy"]
         sides = {
-            "clean_accuracy": accuracy(_minus(whole, leaked)),
+            "clean_accuracy": accuracy(count_metrics.minus(whole, leaked)),
             "leaked_accuracy": accuracy(leaked),
         }
-        measured.append(_metrics(whole, positive) | sides)
+        measured.append(count_metrics.shown(whole, positive) | sides)
     return measured
 
 

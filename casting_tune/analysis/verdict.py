@@ -148,7 +148,7 @@ def _same_images(row: pd.Series, frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _share(one: str, other: str) -> bool:
-    """Say whether two rows have a letter in common; after z and Z come letters such as a2."""
+    """Return whether two rows have a letter in common; after z and Z come letters such as a2."""
     letters = re.compile(r"[A-Za-z]\d*")
     return bool(set(letters.findall(one)) & set(letters.findall(other)))
 

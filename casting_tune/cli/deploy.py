@@ -207,7 +207,7 @@ def predict(
 def _check_watch(
     images: list[Path], *, watch: bool, idle: float | None, fail_on_defect: bool
 ) -> None:
-    """Check the options of --watch against each other.
+    """Check that the options of --watch are consistent.
 
     Raises:
         UsageError: an option has no effect, or a path is not a folder.

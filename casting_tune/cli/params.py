@@ -127,7 +127,7 @@ Verbose = Annotated[
 
 
 def on_command_line(context: typer.Context, name: str) -> bool:
-    """Tell whether an option is on the command line, not only in an environment variable."""
+    """Return whether an option is on the command line, not only in an environment variable."""
     source = context.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
 

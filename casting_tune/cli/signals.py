@@ -52,7 +52,7 @@ def raise_safely(error: BaseException, number: int, frame: FrameType | None) -> 
     """Raise an exception in a signal handler; in the import machinery of Python, try again later.
 
     An exception inside `_get_module_lock` of CPython 3.11, just before its `try`, leaves the lock
-    of all imports locked. Ray, which another thread imports, would then wait for ever. Modules that
+    of all imports locked. Ray, which another thread imports, would then wait forever. Modules that
     are being imported may be interrupted.
     """
     # `_call_with_frames_removed` calls the code of a module itself

@@ -171,7 +171,7 @@ class Ahead:
         self._begun: _Start | None = None
 
     def start(self, n_slots: int) -> None:
-        """Begin to start Ray, with a worker for each of `n_slots` trials; once.
+        """Start Ray in a thread, with a worker for each of `n_slots` trials; once.
 
         Raises:
             ResourcesError: this version of Ray is not supported, or no thread can be started.

@@ -142,9 +142,9 @@ def allow_one_more_failure(trial: Any) -> None:
 def died_with_node(cause: BaseException | None) -> bool:
     """Return whether a process was lost together with its node.
 
-    Ray learns of a dead process from its node within a second. Of a dead node it learns nothing at
-    first: the connection is closed, "temporarily unavailable", and seconds later the health check
-    reports "its node has died".
+    A node reports a dead process to Ray within a second. A dead node reports nothing: at first the
+    connection is closed ("temporarily unavailable"), and seconds later the health check reports
+    "its node has died".
     """
     from ray.exceptions import ActorUnavailableError, RayActorError
 

@@ -17,7 +17,8 @@ from casting_tune.execution.search_space import Chosen, Past, holds, label_of
 from casting_tune.execution.tasks import Task
 from casting_tune.planning import expand
 from casting_tune.planning.cells import Cell, Search
-from casting_tune.planning.sweep_file import Settings, number
+from casting_tune.planning.sections import Settings
+from casting_tune.planning.sweep_file import number
 from casting_tune.store.store import Store
 
 if TYPE_CHECKING:

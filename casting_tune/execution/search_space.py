@@ -18,7 +18,7 @@ from typing import Any
 from casting_tune.config import TrialConfig, cell_id
 from casting_tune.planning import expand
 from casting_tune.planning.cells import Cell, Search
-from casting_tune.planning.sweep_file import Range, Settings
+from casting_tune.planning.sections import Range, Settings
 from casting_tune.store.store import Store
 
 MOST_CORNERS = 4096

@@ -1,6 +1,6 @@
 """The classes that Ray Tune calls: callback, searcher, stopper, schedulers.
 
-Input: a TuneDriver. Output: what Tune asks for. Importing this module imports Ray Tune.
+Input: a TuneDriver. Output: objects that Tune calls. Importing this module imports Ray Tune.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LOST_WORKERS = 3
 
 
 class RunAgain(Exception):
-    """Tells Tune to run a task again, in a new process."""
+    """Make Tune run a task again, in a new process."""
 
 
 class Follower(tune.Callback):  # type: ignore[misc]

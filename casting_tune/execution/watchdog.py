@@ -1,4 +1,4 @@
-"""Ends a worker's process if its trial hangs, or if the driver is gone.
+"""End a worker's process if its trial hangs, or if the driver has ended.
 
 Input: a task and its time limit, or the process id of the driver. Output: a row of trials, and the
 end of the process.

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from casting_tune.config import TrialConfig
-from casting_tune.planning.sweep_file import Limits, Range, Schedule, Settings, When
+from casting_tune.planning.sections import Limits, Range, Schedule, Settings, When
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +36,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Search:
-    """What a search varies and optimizes; see `sweep_file.Search`.
+    """What a search varies and optimizes; see `sections.Search`.
 
     Attributes:
         fixed, when: the sections of the file with these names.

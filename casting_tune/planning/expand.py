@@ -21,7 +21,8 @@ from casting_tune.errors import UsageError
 from casting_tune.planning import sweep_file, validate
 from casting_tune.planning.cells import Cell, Search, Sweep
 from casting_tune.planning.overrides import is_selected, parse_only, parse_set, selection_text
-from casting_tune.planning.sweep_file import Case, File, Settings, Study, as_text, check_setting
+from casting_tune.planning.sections import Case, File, Settings, Study, When
+from casting_tune.planning.sweep_file import as_text, check_setting
 from casting_tune.toggles import TOGGLES
 
 REPEATED = ("seed", "fold")  # the axes over which a row of a table is repeated
@@ -165,7 +166,7 @@ def _figures(
     return {name: value for name, value in figures.items() if with_time or name != "epoch_s"}
 
 
-def _with_conditions(settings: Settings, conditions: Sequence[sweep_file.When]) -> Settings:
+def _with_conditions(settings: Settings, conditions: Sequence[When]) -> Settings:
     """Return settings after each [[when]] that matches, in the order of the file."""
     settings = dict(settings)
     for condition in conditions:
@@ -283,7 +284,7 @@ def _labels(settings: Settings) -> list[str]:
 def _label(value: str) -> str:
     """Return a text value for a label; of a weights folder only its name, since labels are stored.
 
-    A full path would tell a reader of the results about the machine.
+    A full path would show private details of the machine to readers of the results.
     """
     kind, colon, path = value.partition(":")
     return f"{kind}:{PurePath(path).name}" if colon and kind == "local-dir" else value

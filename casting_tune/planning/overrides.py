@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from casting_tune.errors import UsageError, unknown
-from casting_tune.planning.sweep_file import File, Settings, as_text, check_setting
+from casting_tune.planning.sections import File, Settings
+from casting_tune.planning.sweep_file import as_text, check_setting
 
 Selection = Mapping[str, list[Any]]
 """The values to keep, by axis."""

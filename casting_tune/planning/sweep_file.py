@@ -1,4 +1,4 @@
-"""Find and read a sweep file; the types of its sections.
+"""Find and read a sweep file.
 
 A sweep file asks one question. Its sections, in order of priority (a later one overrides):
 
@@ -13,8 +13,8 @@ A sweep file asks one question. Its sections, in order of priority (a later one 
     [search]    instead of [axes]: Optuna chooses the cells from ranges or choices of settings
 
 Settings are the fields of TrialConfig, `augmentation` (see `augmentation.parse`) and each toggle by
-its name. Input: a name or a path. Output: a File in which every name is a setting. `expand` makes
-the cells.
+its name. Input: a name or a path. Output: a `sections.File` in which every name is a setting.
+`expand` makes the cells.
 """
 
 from __future__ import annotations
@@ -25,13 +25,25 @@ import re
 import tomllib
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from casting_tune.config import RESOLVED, TrialConfig
 from casting_tune.errors import UsageError, unknown, unreadable
 from casting_tune.metrics import METRICS, RANKING
+from casting_tune.planning.sections import (
+    Case,
+    File,
+    Limits,
+    Quick,
+    Range,
+    Schedule,
+    Search,
+    Settings,
+    Study,
+    When,
+)
 from casting_tune.toggles import TOGGLES
 
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
@@ -41,7 +53,6 @@ SETTINGS = (
     "augmentation",
     *TOGGLES,
 )
-FIGURE = r"(mean_|sd_)?(accuracy|recall|f1)(@0\.[1-9])?|epoch_s"
 
 OBJECTIVES = (
     *(f"validation_{name}" for name in (*METRICS, *RANKING)),
@@ -51,115 +62,6 @@ OBJECTIVES = (
     "n_parameters",
 )
 """Columns of trials that a search can optimize, at threshold 0.5; none uses the test images."""
-
-Settings = dict[str, Any]
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class Case(_Part):
-    """A named row of a table and its settings."""
-
-    label: str
-    set: Settings
-
-
-class When(_Part):
-    """A condition: settings to set for the cells that match."""
-
-    match: Settings
-    set: Settings
-
-
-class Study(_Part):
-    """Published figures of one part of the study: one row per value of its axis."""
-
-    part: int
-    axis: str
-    match: Settings = {}
-    columns: list[Annotated[str, StringConstraints(pattern=f"^({FIGURE})$")]]
-    rows: dict[str, list[float]]
-
-
-class Schedule(_Part):
-    """Which trials continue.
-
-    `objective` compares them on the validation images after each epoch.
-    """
-
-    scheduler: Literal["fifo", "asha"] = "fifo"
-    objective: Literal["validation_loss", "validation_accuracy"] = "validation_loss"
-    grace_epochs: int = Field(default=3, ge=1)
-    reduction_factor: int = Field(default=3, ge=2)
-
-
-class Range(_Part):
-    """The values of one setting in a search: from `low` to `high`, or `choices`.
-
-    Searched only in trials that match `when`.
-    """
-
-    low: int | float | None = None
-    high: int | float | None = None
-    log: bool = False
-    step: int | float | None = None
-    choices: list[bool | int | float | str] | None = None
-    when: Settings = {}
-
-
-class Search(_Part):
-    """What Optuna varies, how many trials it runs, and the one or two columns that it optimizes.
-
-    `seed` is the seed of Optuna's sampler.
-    """
-
-    n_trials: int = Field(ge=1)
-    objective: dict[str, Literal["min", "max"]]
-    space: dict[str, Range]
-    seed: int = Field(default=0, ge=0, lt=2**31)
-
-
-class Quick(_Part):
-    """The cells that --quick keeps and the settings that it overrides."""
-
-    only: dict[str, list[Any]] = {}
-    set: Settings = {}
-    n_trials: int | None = Field(default=None, ge=1)
-
-
-class Limits(_Part):
-    """Limits of one trial.
-
-    Attributes:
-        max_seconds: a longer trial ends with status timeout.
-        memory_gib: maximum CPU memory of the trial in GiB; above it the trial ends with status oom.
-        on_oom: `fail`: the trial ends with status oom. `accumulate`: the trial runs again with half
-            as many images at a time in the network and the same optimizer step, repeatedly if
-            needed; column `micro_batch` of trials holds the final number.
-    """
-
-    max_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    memory_gib: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    on_oom: Literal["fail", "accumulate"] = "fail"
-
-
-class File(_Part):
-    """A whole sweep file."""
-
-    question: str
-    study_part: str = ""
-    type: Literal["grid", "cases", "ablation", "one_at_a_time", "repeats"] = "grid"
-    fixed: Settings = {}
-    axes: dict[str, list[Any]] = {}
-    cases: list[Case] = []
-    when: list[When] = []
-    study: list[Study] = []
-    schedule: Schedule = Field(default_factory=Schedule)
-    search: Search | None = None
-    quick: Quick = Field(default_factory=Quick)
-    limits: Limits = Field(default_factory=Limits)
 
 
 def names() -> list[str]:

@@ -16,7 +16,8 @@ from casting_tune.config import TrialConfig
 from casting_tune.errors import UsageError
 from casting_tune.models import input_size, registry
 from casting_tune.planning.cells import Cell, Sweep
-from casting_tune.planning.sweep_file import Settings, check_settings
+from casting_tune.planning.sections import Settings
+from casting_tune.planning.sweep_file import check_settings
 from casting_tune.toggles import MAGNITUDES, TOGGLES, parse_augmentation
 
 

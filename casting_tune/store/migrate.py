@@ -1,4 +1,4 @@
-"""Copies a store of an older schema to a new store with the schema of today.
+"""Copy a store of an older schema to a new store with the current schema.
 
 Input: a store and the address of a new one. Output: the new store with the same rows; the old one
 is unchanged.

@@ -1,7 +1,7 @@
 """One file of a table: its name, its content as Parquet, and its schema version.
 
 Input: an Arrow table, or what a Parquet reader opens. Output: the content of a file, or the rows in
-the schema of today. Knows no folders, buckets or cells.
+the current schema. Knows no folders, buckets or cells.
 """
 
 from __future__ import annotations

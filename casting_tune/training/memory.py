@@ -96,7 +96,7 @@ def limited(limit_bytes: int | None) -> Iterator[None]:
 
     The kernel refuses further allocations (setrlimit(2), RLIMIT_DATA: private writable memory, so
     images that processes share do not count), and the library raises: see `is_shortage`. Linux
-    only; there is no limit elsewhere, or if the process holds more already.
+    only; other systems have no limit and neither does a process that already uses more.
     """
     held, mapped = _status("VmRSS"), _status("VmData")
     if limit_bytes is None or held is None or mapped is None or held >= limit_bytes:

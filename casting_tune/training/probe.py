@@ -38,8 +38,8 @@ def probe(
 
     The last of two or three short epochs is timed, when kernels and memory are warm. Everything
     else, from building the network to timing its latency, counts as fixed. The peak of memory is
-    that of the whole cell: its images all lie on the device, so the bytes of those that the probe
-    leaves out are added.
+    that of the whole cell: all its images are on the device, so the bytes of images that the probe
+    does not use are added.
     """
     import torch
 

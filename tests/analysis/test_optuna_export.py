@@ -109,7 +109,7 @@ def test_every_attempt_has_the_losses_of_its_own_epochs_and_of_those_that_it_wen
         "r",
         [{"run_id": "r", "sweep": "s", "position": 0, "cell_id": "c", "kind": "cell"}],
     )
-    # attempt 1 fails in epoch 3; 2 goes on from epoch 2 and fails in 4; 3 begins anew and fails; 4
+    # attempt 1 fails in epoch 3; 2 continues from epoch 2, fails in 4; 3 begins anew and fails; 4
     # begins anew
     written = {(1, 1): 0.9, (1, 2): 0.8, (2, 3): 0.7, (4, 4): 0.6}
     for (attempt, number), loss in written.items():

@@ -2,11 +2,11 @@
 
 Runs sweeps of so many cells of a trial of one millisecond that writes all its rows (an epoch, 715
 predictions, the trial), each in a process and a store of its own, the whole way from sweep file to
-rows. Ray is told of so many CPUs, whatever there are: its workers are real processes that share
+rows. Ray gets this number of CPUs, however many exist: its workers are real processes that share
 what the machine has. The clock runs from the first trial's end to the last's, without the workers'
-start; the driver's CPU time is told apart, since a loaded machine stretches the clock and hardly
-that. Then the table of five thresholds over each store, in fresh processes: without the cache,
-which it makes, and with it.
+start; the driver's CPU time is reported separately, since a loaded machine hardly changes it. Then
+the table of five thresholds over each store, in fresh processes: without the cache, which it makes,
+and with it.
 """
 
 from __future__ import annotations

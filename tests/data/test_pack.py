@@ -355,7 +355,7 @@ BAD = {"cut.png": "truncated", "empty.png": "empty file", "text.jpg": "not one o
 
 
 def _spoil(folder: Path) -> None:
-    """Put the files of BAD beside the good ones."""
+    """Add the files of BAD to the good ones."""
     inside = folder / "train" / "def_front"
     whole = next(inside.iterdir()).read_bytes()
     for name, content in (

@@ -350,6 +350,7 @@ def test_invalid_cells_are_listed_apart_from_valid_ones_and_a_run_is_an_error(
     }
     assert len(sweep.cells) + len(sweep.invalid) == 6
     with pytest.raises(
-        UsageError, match=r"too small for 'inceptionv3'.* 2 cells are invalid in total: --plan"
+        UsageError,
+        match=r"at least 75 for 'inceptionv3'; got 64. 2 cells are invalid in total: --plan",
     ):
         validate.check(sweep)

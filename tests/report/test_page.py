@@ -169,7 +169,7 @@ def test_a_run_with_leaked_photographs_a_quick_run_and_failures_says_so_at_the_t
     hostile_page: Page,
 ) -> None:
     assert "30 of 100 test images show parts that were also in training" in hostile_page.words
-    assert "quick run" in hostile_page.words
+    assert "Quick run" in hostile_page.words
     assert "3 of 12 cells have no result: 3 failed" in hostile_page.words
 
 
@@ -187,7 +187,7 @@ def test_a_sweep_that_has_just_started_has_a_page(store: Store) -> None:
         [{"cell_id": "a0", "row": "A", "seed": 0}, {"cell_id": "b0", "row": "B", "seed": 0}],
     )
     begun = Page(report.page(store, report.Request(sweep="s")))
-    assert "No training has ended yet: 0 of 2 cells have a result" in begun.words
+    assert "No completed training yet: 0 of 2 cells have a result" in begun.words
     assert begun.drawn() == set()
     epoch = {
         "cell_id": "a0",
@@ -245,7 +245,7 @@ def test_a_sweep_of_failures_alone_has_a_page_with_their_errors(store: Store) ->
     }
     store.write("trials", "s", "a0-1", [trial | {"started_at": datetime(2026, 1, 1, tzinfo=UTC)}])
     failed = Page(report.page(store, report.Request(sweep="s")))
-    assert "No training has completed: 0 of 1 cells have a result" in failed.words
+    assert "No completed training yet: 0 of 1 cells have a result" in failed.words
     assert "no memory left" in failed.words
 
 
@@ -445,8 +445,7 @@ def test_a_better_baseline_is_reported(
     nearest = {"nearest": (298, 0, 300, 2), "probe": (280, 0, 300, 20)}
     with_baselines(store, {"A": (200, 20, 280, 100), "majority": MAJORITY_COUNTS, **nearest})
     assert said(store).sentence.endswith(
-        ", but 2 baselines that learn nothing are significantly better, the best of them: "
-        "nearest, 99.67 %."
+        ", but 2 simple baselines are significantly better, the best of them: nearest, 99.67 %."
     )
     assert said(store).tone == "open"
 
@@ -483,7 +482,7 @@ def test_the_verdict_reports_the_majority_class_and_a_better_baseline(
     )
     assert said(store).sentence.endswith(
         ", but no row is significantly better than the majority class (50.00 %), "
-        "and 1 baseline that learns nothing is significantly better: nearest, 99.67 %."
+        "and 1 simple baseline is significantly better: nearest, 99.67 %."
     )
 
 

@@ -180,7 +180,7 @@ def test_the_attempts_of_a_cell_are_found_by_their_names_and_no_folder_is_listed
     )  # died before its row
     store.write(
         "epochs", "other", "a1-3-4", [{"cell_id": "a1", "attempt": 3, "epoch": 4}]
-    )  # went on, and died
+    )  # continued, and died
     store.write(
         "trials",
         "other",

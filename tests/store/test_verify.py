@@ -29,7 +29,7 @@ def found(store: Store) -> list[tuple[str, str]]:
 
 
 def change(store: Store, file: str, **columns: object) -> None:
-    """Write a file anew with a column that has one value in every row, as no room of ours would."""
+    """Write a file again with an invalid column that has one value in every row."""
     rows = pq.read_table(store.root / file)
     for name, value in columns.items():
         position = rows.schema.get_field_index(name)

@@ -1,8 +1,8 @@
 """170 bad or odd inputs on the command line: one line on stderr, an exit code, nothing lost.
 
 Where an odd input is a fair one (a turned photograph, a palette), the case says what is right
-instead. What a room answers to its own caller is tested beside that room; here every case goes
-through `casting-tune` itself.
+instead. The tests of each package cover its functions; here every case goes through
+`casting-tune` itself.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ def killed(folder: Path, *words: str, epochs: int) -> dict[str, Any]:
     for cell, node in hit:  # on which it was tried once, and then on others
         assert nodes[cell].count(node) == 1
         assert nodes[cell][-1] != node
-    for trial in trials.itertuples():  # every later attempt went on where an epoch had been kept
+    for trial in trials.itertuples():  # every later attempt continued where an epoch was saved
         before = epochs_[
             (epochs_["cell_id"] == trial.cell_id) & (epochs_["attempt"] < trial.attempt)
         ]

@@ -48,7 +48,7 @@ def test_no_secret_home_host_or_user_is_in_any_byte_of_a_store_and_no_pickle_in_
         sweep=str(tiny), data=drawn, results=root, inline=True, baselines=False, retries=0
     )
     prepared = runner.prepare(asked, say=lambda _: None)
-    for planned in prepared.plan.planned:  # where a trial would look for what it goes on from
+    for planned in prepared.plan.planned:  # where a trial would look for its checkpoint
         prepared.store.checkpoint(planned.cell_id).write_bytes(pickle.dumps(Evil()))
     assert runner.execute(prepared, on_event=lambda _: None) == 4
     monkeypatch.setattr(build, "model", real)
