@@ -5,7 +5,8 @@ Run `python -m tests.benchmarks.orchestration [--trials 200] [--repeats 3]`.
 Every trial sleeps for a known time and writes all its rows (an epoch, 715 predictions, the trial),
 so that wall minus ideal is what orchestration takes. Ours against Ray Tune as it comes (a new
 process a trial, its own loggers), plain Ray tasks and a plain loop, in turn, in one run. Workers'
-start and imports are measured separately: the clock runs from the first trial's start to the last's end.
+start and imports are measured separately: the clock runs from the start of the first trial to the
+end of the last.
 """
 
 from __future__ import annotations

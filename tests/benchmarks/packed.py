@@ -4,8 +4,8 @@ Run `python -m tests.benchmarks.packed [--data DIR] [--repeats 1]`.
 
 Twelve unlike cells, three networks at four batch sizes, by `--gpus-per-trial auto` and one at a
 time (`--gpus-per-trial 1`), in turn, each in a store of its own. The networks' memory is measured
-before and reported separately, since a store keeps it. The clock runs from the first trial's start to the last
-one's end.
+before and reported separately, since a store keeps it. The clock runs from the start of the first
+trial to the end of the last.
 """
 
 from __future__ import annotations

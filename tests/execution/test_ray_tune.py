@@ -32,7 +32,7 @@ from casting_tune.execution.nodes import Resources
 from casting_tune.execution.tasks import Asha, Event, Halt, InOrder, Task, Work
 from casting_tune.execution.tune_callbacks import LOST_WORKERS, Follower, HaltStopper
 from casting_tune.execution.tune_driver import TuneDriver
-from casting_tune.models import build, registry
+from casting_tune.models import build
 from casting_tune.store.store import Store
 from casting_tune.training import trial
 from casting_tune.training.records import Ending, Place, TrialContext
@@ -83,7 +83,7 @@ def test_a_failing_trial_is_retried_and_then_given_up_and_the_next_one_runs(
             raise RuntimeError("broken kernel")
         return real(name, **more)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(registry, "build", build)
+    monkeypatch.setattr(build, "model", build_model)
     run_inline(
         work(store, [CONFIG, replace(CONFIG, seed=1)], retries=2), packed, on_event=events.append
     )

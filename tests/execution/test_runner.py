@@ -98,8 +98,8 @@ def test_a_size_that_a_network_of_timm_does_not_take_is_refused_and_a_plan_lists
         .replace("[axes]", "[axes]\nimage_px = [32, 224]")
     )
     tiny.write_text(text.replace("timm:test_resnet.r160_in1k", "timm:vit_tiny_patch16_224"))
-    told = "image_px 32 does not go through 'timm:vit_tiny_patch16_224': "
-    told += "the smallest is 224 .* 4 cells are invalid in total"
+    told = "image_px must be at least 224 for 'timm:vit_tiny_patch16_224'; got 32.*"
+    told += " 4 cells are invalid in total"
     with pytest.raises(UsageError, match=told):
         runner.prepare(options(tiny, drawn), say=lambda _: None)
     planned = runner.prepare(options(tiny, drawn, plan=True), say=lambda _: None)
@@ -293,7 +293,7 @@ def test_that_hue_changes_nothing_on_gray_is_said_once_up_front(tiny: Path, draw
     tiny.write_text(tiny.read_text().replace("only flip", "additional"))
     said: list[str] = []
     runner.prepare(options(tiny, drawn), say=said.append)
-    assert sum("hue changes no pixel" in line for line in said) == 1
+    assert sum("the toggle hue has no effect" in line for line in said) == 1
 
 
 def test_test_images_that_stand_in_train_are_said_up_front(
@@ -330,7 +330,7 @@ def test_test_images_that_stand_in_train_are_said_up_front(
         (
             {"address": "auto", "inline": False, "timing": True},
             UsageError,
-            "--timing measures the device of this mach",
+            "--timing measures this machine only",
         ),
         ({"results": Path("/proc/nowhere")}, StoreError, "--results"),
     ],

@@ -394,10 +394,10 @@ BAD = [
     ('objective = {}', "one or two columns"),
 ]  # fmt: skip
 RANGES = [
-    ("base_lr = { low = 1.0 }", "either `choices` or both"),
+    ("base_lr = { low = 1.0 }", "either `choices`, or both"),
     ("base_lr = { low = 1.0, high = 0.5 }", "`low` must be less than `high`"),
     ("base_lr = { low = 0.0, high = 0.5, log = true }", "`log` requires `low` above 0"),
-    ("base_lr = { low = 0.1, high = 0.5, choices = [1.0] }", "either `choices` or both"),
+    ("base_lr = { low = 0.1, high = 0.5, choices = [1.0] }", "either `choices`, or both"),
     ("base_lr = { low = 0.1, high = 0.5, step = 2.0 }", "must be a multiple of `step`"),
     ("base_lr = { low = -0.1, high = 0.5 }", "greater than 0"),
     ("dense = { low = 0.5, high = 8 }", "must be integers"),

@@ -20,10 +20,16 @@ assert stands and "torch._dynamo.config" not in sys.modules and "wandb" not in s
 WANTED = {
     "compile": "assert torch.compile(lambda x: 2 * x, backend='eager')(torch.ones(1)).item() == 2",
     "a module of it": "import torch._dynamo.config as c; assert c is torch._dynamo.config",
-    "a module that is imported on request": "import torch._dynamo.backends.onnxrt as m; assert m.__spec__.loader",
+    "module that is imported on request": (
+        "import torch._dynamo.backends.onnxrt as m; assert m.__spec__.loader"
+    ),
     "a name": "from torch._dynamo import reset; reset()",
-    "its utils": "from torch._dynamo.utils import counters; assert counters is torch._dynamo.utils.counters",
-    "torchvision's question": "sys.modules['torchvision.ops.roi_align'].is_compile_supported('cpu')",
+    "its utils": (
+        "from torch._dynamo.utils import counters; assert counters is torch._dynamo.utils.counters"
+    ),
+    "torchvision's question": (
+        "sys.modules['torchvision.ops.roi_align'].is_compile_supported('cpu')"
+    ),
 }
 
 
@@ -43,7 +49,10 @@ def test_a_training_step_loads_neither_torchs_compiler_nor_wandb() -> None:
 def test_whoever_wants_the_compiler_gets_the_whole_of_it(name: str) -> None:
     last = "assert not stands_for(torch._dynamo) and sys.modules['torch._dynamo'] is torch._dynamo"
     asks = "stands_for = lambda module: isinstance(module, lean._Placeholder)"
-    whole = "assert all(one.__name__ == name for name, one in sys.modules.items() if name.startswith('torch._dynamo'))"
+    whole = (
+        "assert all(one.__name__ == name for name, one in sys.modules.items() "
+        "if name.startswith('torch._dynamo'))"
+    )
     run("\n".join((STEP, asks, WANTED[name], last, whole)))
 
 
@@ -60,7 +69,8 @@ def test_a_compiler_that_cannot_be_loaded_leaves_a_step_as_it_was() -> None:
     fails = (
         "sys.modules['sympy'] = None\n"
         "try:\n    torch._dynamo.reset\n    sys.exit('it loaded')\nexcept ImportError:\n    pass\n"
-        "assert torch._dynamo is sys.modules['torch._dynamo'] and isinstance(torch._dynamo, lean._Placeholder)\n"
+        "assert torch._dynamo is sys.modules['torch._dynamo'] "
+        "and isinstance(torch._dynamo, lean._Placeholder)\n"
         "optimiser.step()\n"
     )
     run(STEP + fails)

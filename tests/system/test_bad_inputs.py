@@ -278,11 +278,11 @@ UNHEEDED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "bad ones of no images": (
         ("reproduce", "CELL", "--skip-bad"),
-        ("--skip-bad", "together with --data"),
+        ("--skip-bad", "--skip-bad requires --data"),
     ),
     "weights of no use": (
         ("reproduce", "CELL", "--weights-dir", "OUT"),
-        ("none weights", "drop --weights-dir"),
+        ("none weights", "Remove --weights-dir"),
     ),
     "images of a report without": (
         ("report", "tiny", "--data", "OUT"),

@@ -215,7 +215,7 @@ def test_every_complete_sweep_file_of_the_pages_can_be_read(tmp_path: Path) -> N
 
 
 def test_the_packages_of_the_architecture_are_those_of_the_folder() -> None:
-    table = PAGES["docs/architecture.md"].partition("\n## Packages\n")[2].partition("\n## ")[0]
+    table = PAGES["docs/architecture.md"].partition("\n## Packages\n")[2].partition("\n##")[0]
     first = [
         line.replace("\\|", ",").split("|")[1]
         for line in table.splitlines()

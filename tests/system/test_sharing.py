@@ -271,7 +271,7 @@ def test_auto_is_refused_where_it_means_nothing(
     )
     with pytest.raises(
         UsageError,
-        match="--gpus-per-trial auto packs several trials on a GPU, and --inline runs one",
+        match="--inline runs one trial at a time and cannot be combined with --gpus-per-trial auto",
     ):
         runner.prepare(replace(asked, inline=True), say=lambda _: None)
     monkeypatch.setattr(nodes, "capacity", lambda *_, **__: (2, 0))
