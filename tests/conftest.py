@@ -14,8 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from casting_tune.data import pack as pack_room
-from casting_tune.data import synthetic
+from casting_tune.data import pack, synthetic
 from casting_tune.data.audit import Audit, audit
 from casting_tune.data.pack import Pack
 from casting_tune.execution import runner
@@ -56,7 +55,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def packed(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Pack:
     """The pack of `drawn`."""
-    return pack_room.pack(drawn, tmp_path_factory.mktemp("packs"))
+    return pack.pack(drawn, tmp_path_factory.mktemp("packs"))
 
 
 @pytest.fixture
@@ -125,7 +124,7 @@ def real_packs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def real(real_images: Path, real_packs: Path) -> Pack:
     """The pack of the real images."""
-    return pack_room.pack(real_images, real_packs)
+    return pack.pack(real_images, real_packs)
 
 
 @pytest.fixture(scope="session")

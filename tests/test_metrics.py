@@ -312,7 +312,7 @@ def balanced_accuracy(c):
 metrics.METRICS["balanced_accuracy"] = balanced_accuracy
 
 from casting_tune import Options, Store, execute, prepare, tables
-from casting_tune.planning import sweep_file as sweepfile
+from casting_tune.planning import sweep_file
 
 file, data, results, old = sys.argv[1:]
 quick = {"quick": True, "only": ("seed=0",)}
@@ -325,7 +325,7 @@ print(json.dumps({
     "row": [row["validation_balanced_accuracy"], row["test_balanced_accuracy"]],
     "before": [before["status"], before["test_accuracy"], before["test_balanced_accuracy"]],
     "table": [tables.comparison(store, "tiny").frame["balanced_accuracy"][0]],
-    "objective": "validation_balanced_accuracy" in sweepfile.OBJECTIVES,
+    "objective": "validation_balanced_accuracy" in sweep_file.OBJECTIVES,
     "predicted": [predictions[name].tolist() for name in ("split", "y_true", "score")],
 }))
 """

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from casting_tune.cli import completion
-from casting_tune.cli import console as terminal
+from casting_tune.cli import completion, console
 from casting_tune.cli.params import (
     RESULTS,
     BestOf,
@@ -56,7 +55,7 @@ class _CellFiles:
         """Load a completed cell with a progress bar."""
         from casting_tune.store import completed
 
-        with terminal.progress(out) as on_progress:
+        with console.progress(out) as on_progress:
             return completed.load(
                 store,
                 cell,
@@ -71,7 +70,7 @@ class _CellFiles:
 @contextmanager
 def _training_progress(out: Console, cell: Cell) -> Iterator[Callable[[Epoch], None]]:
     """Yield a function that shows the epochs of a repeated training as a bar."""
-    with terminal.progress(out) as on_progress:
+    with console.progress(out) as on_progress:
         yield lambda epoch: on_progress("training again", epoch.epoch, cell.config.epochs)
 
 
@@ -105,19 +104,19 @@ def export(
 
     image_folder.check_outside(data, out, "--out")
     onnx_graph.check_libraries()
-    console, store = terminal.console(as_json), Store(results)
+    messages, store = console.console(as_json), Store(results)
     cell, selected = selection.named(store, cell, sweep, run)
     for sentence in selected:
-        terminal.say(console, sentence)
+        console.say(messages, sentence)
     files = _CellFiles(data=data, weights_dir=weights_dir, pack_size=pack_size, skip_bad=skip_bad)
-    loaded = files.load(console, store, cell)
+    loaded = files.load(messages, store, cell)
     rule = Rule(
         max_escape=max_escape,
         cost_escape=cost_escape,
         cost_overkill=cost_overkill,
         prevalence=prevalence,
     )
-    with _training_progress(console, loaded) as on_epoch:
+    with _training_progress(messages, loaded) as on_epoch:
         checked: Checked = exports.export(
             loaded,
             store,
@@ -128,14 +127,14 @@ def export(
         )
     if as_json:
         cell_id = loaded.row["cell_id"]
-        terminal.write_json(
+        console.write_json(
             {"folder": out, "cell_id": cell_id, "best": selected, "checked": checked}
         )
         return
     for sentence in checked.point.sentences:
-        terminal.say(console, sentence)
-    terminal.say(
-        console,
+        console.say(messages, sentence)
+    console.say(
+        messages,
         f"{out}: checked on {checked.n_images:,} images. "
         f"Largest difference of a score: {checked.largest_stored:.2g} from the stored score, "
         f"{checked.largest_onnx:.2g} between onnxruntime and torch. All decisions are equal.",
@@ -176,7 +175,7 @@ def predict(
     _check_watch(images, watch=watch, idle=idle, fail_on_defect=fail_on_defect)
     decision_rows.check_out(out, watched=watch)
     network = predictor.open_network(folder, n_threads=threads)
-    console, tally = terminal.console(as_json), decision_rows.Tally()
+    messages, tally = console.console(as_json), decision_rows.Tally()
     decisions = (
         predictor.watch(network, images, idle_s=idle)
         if watch
@@ -188,14 +187,14 @@ def predict(
             for decision in decisions:
                 write(decision)
                 tally.add(decision)
-                terminal.say(console, decision_rows.line(decision))
+                console.say(messages, decision_rows.line(decision))
                 if as_json:
                     kept.append(decision)
         except KeyboardInterrupt:
             interrupted = True
-    terminal.say(console, tally.sentence(took_s=time.perf_counter() - started, watched=watch))
+    console.say(messages, tally.sentence(took_s=time.perf_counter() - started, watched=watch))
     if as_json:
-        terminal.write_json({"network": network.settings, "decisions": kept})
+        console.write_json({"network": network.settings, "decisions": kept})
     if interrupted:
         raise typer.Exit(130)
     if fail_on_defect and tally.n_defective:
@@ -248,7 +247,7 @@ def explain(
     from casting_tune.store.store import Store
 
     image_folder.check_outside(data, out, "--out")
-    paths, console = image_files.find(images), terminal.console(as_json)
+    paths, messages = image_files.find(images), console.console(as_json)
     if Path(network).is_dir():
         for name in ("results", "data", "weights_dir", "pack_size", "skip_bad"):
             if on_command_line(context, name):
@@ -262,7 +261,7 @@ def explain(
         files = _CellFiles(
             data=data, weights_dir=weights_dir, pack_size=pack_size, skip_bad=skip_bad
         )
-        decider, settings = grad_cam.open_cell(files.load(console, store, network), store)
+        decider, settings = grad_cam.open_cell(files.load(messages, store, network), store)
     done = []
     for explained in grad_cam.explain(decider, settings, paths, out):
         done.append(explained)
@@ -271,9 +270,9 @@ def explain(
             if explained.reason
             else f"{explained.score:.4f}  {explained.file}"
         )
-        terminal.say(console, f"{explained.image}: {result}")
+        console.say(messages, f"{explained.image}: {result}")
     if as_json:
-        terminal.write_json({"pictures": done})
+        console.write_json({"pictures": done})
     if any(explained.reason for explained in done):
         raise typer.Exit(ImagesError.exit_code)
 
@@ -295,20 +294,20 @@ def reproduce(
     from casting_tune.deploy import retrain
     from casting_tune.store.store import Store
 
-    console = terminal.console(as_json)
+    messages = console.console(as_json)
     files = _CellFiles(data=data, weights_dir=weights_dir, pack_size=pack_size, skip_bad=skip_bad)
-    loaded = files.load(console, Store(results), cell)
-    with _training_progress(console, loaded) as on_epoch:
+    loaded = files.load(messages, Store(results), cell)
+    with _training_progress(messages, loaded) as on_epoch:
         result = retrain.reproduce(loaded, on_epoch=on_epoch)
     for note in result.notes:
-        terminal.say(console, note)
-    terminal.say(
-        console,
+        console.say(messages, note)
+    console.say(
+        messages,
         f"Cell {loaded.row['cell_id']}: {result.n_identical:,} of {result.n:,} predictions are "
         f"identical; the largest difference is {result.largest:.3g}; "
         f"{result.n_decisions:,} decisions at threshold 0.5 differ.",
     )
     if as_json:
-        terminal.write_json(result)
+        console.write_json(result)
     if result.n_identical < result.n:
         raise typer.Exit(CastingTuneError.exit_code)

@@ -62,7 +62,7 @@ def shuffle(n: int, *, seed: int, epoch: int) -> NDArray[np.int64]:
     return np.random.Generator(np.random.PCG64(seeds.shuffle(seed, epoch))).permutation(n)
 
 
-def batches(n: int, batch_size: int) -> list[slice]:
+def slices(n: int, batch_size: int) -> list[slice]:
     """Return the slices that divide `n` images into batches.
 
     A last batch of one image is merged with the batch before it: one image has no batch statistics.

@@ -31,9 +31,9 @@ from casting_tune.execution.search_space import NO_PAST, Past
 from casting_tune.execution.tasks import Asha
 from casting_tune.models import build
 from casting_tune.planning import estimate, expand, extra_cells, plan, validate
-from casting_tune.planning import options as requested
 from casting_tune.planning.cells import Cell, Sweep, resolve
 from casting_tune.planning.options import Options
+from casting_tune.planning.options import check as check_options
 from casting_tune.planning.plan import Costs, Plan
 from casting_tune.store import audits
 from casting_tune.store.store import Store
@@ -124,7 +124,7 @@ class _Checked:
 def _check(options: Options, report: Reporter) -> _Checked:
     """Read the sweep, pack the images, and check the cells against them."""
     sweep = _read(options)
-    requested.check(options, sweep)
+    check_options(options, sweep)
     store = Store(options.results).absolute()  # Ray's workers change folders
     image_folder.check_outside(options.data, store.root, "--results")
     store.check_writable()

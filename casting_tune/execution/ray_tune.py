@@ -71,7 +71,7 @@ def _fit(driver: TuneDriver, halt: Halt, scratch: Path) -> None:
     """Let Tune run all tasks."""
     from ray import tune
 
-    from casting_tune.execution import tune_callbacks as callbacks
+    from casting_tune.execution import tune_callbacks
 
     work, resources = driver.work, driver.resources
     is_here = resources.address is None
@@ -80,15 +80,15 @@ def _fit(driver: TuneDriver, halt: Halt, scratch: Path) -> None:
     trainable = tune.with_parameters(_trainable, work=sent, pack=driver.pack)
     # here a slot counts as one CPU for Ray; the lambda is pickled, so it captures numbers only
     cpus, gpus = 1 if is_here else resources.cpus, resources.gpus
-    follower = callbacks.Follower(driver)
+    follower = tune_callbacks.Follower(driver)
     tune.Tuner(
         tune.with_resources(
             trainable,
             lambda config: {"cpu": cpus, "gpu": _gpus(config["task"], gpus)},
         ),
         tune_config=tune.TuneConfig(
-            search_alg=callbacks.Queue(driver),
-            scheduler=callbacks.scheduler(work.asha),
+            search_alg=tune_callbacks.Queue(driver),
+            scheduler=tune_callbacks.scheduler(work.asha),
             num_samples=-1 if work.source or resources.share else len(work.tasks),
             max_concurrent_trials=resources.n_at_once,
             reuse_actors=True,
@@ -98,7 +98,7 @@ def _fit(driver: TuneDriver, halt: Halt, scratch: Path) -> None:
             storage_path=str(scratch),
             verbose=0,
             callbacks=[follower],
-            stop=callbacks.HaltStopper(halt, follower.training),
+            stop=tune_callbacks.HaltStopper(halt, follower.training),
             failure_config=tune.FailureConfig(max_failures=-1),  # the follower counts
             log_to_file=False,
         ),

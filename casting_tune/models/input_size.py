@@ -63,7 +63,7 @@ def check_batch(name: str, image_px: int, batch_size: int) -> None:
     """Raise UsageError if a network cannot be trained with this batch size.
 
     Two images are always enough if the side is valid (`check_size`). A last batch of one image is
-    merged with the batch before it (`batches.batches`), so only batch_size 1 gives such batches.
+    merged with the batch before it (`batches.slices`), so only batch_size 1 gives such batches.
     """
     if batch_size >= 2 or fewest_images(name, image_px) == 1:
         return

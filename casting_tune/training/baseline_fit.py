@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Literal, cast
 import numpy as np
 
 from casting_tune.config import Predictions, TrialConfig
-from casting_tune.data import augmentation
-from casting_tune.data import batches as loader
+from casting_tune.data import augmentation, batches
 from casting_tune.data.pack import Pack
 from casting_tune.data.splits import Folds
 from casting_tune.models import build
@@ -72,10 +71,10 @@ def _random_features(pack: Pack, indices: NDArray[np.int64]) -> NDArray[np.float
     ).eval()
     backbone = cast("torch.nn.Module", model.backbone)
     prepare = inputs.normaliser(config, device)
-    pixels = loader.put(pack.images, indices, px=PROBED_PX, device=device)
+    pixels = batches.put(pack.images, indices, px=PROBED_PX, device=device)
     with torch.inference_mode():
         features = [
             backbone(prepare(augmentation.resize(pixels[part], px=PROBED_PX)))
-            for part in loader.batches(len(indices), inputs.EVALUATION_BATCH)
+            for part in batches.slices(len(indices), inputs.EVALUATION_BATCH)
         ]
     return torch.cat(features).numpy()

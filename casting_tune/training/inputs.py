@@ -13,8 +13,7 @@ import numpy as np
 
 from casting_tune import seeds
 from casting_tune.config import TrialConfig
-from casting_tune.data import augmentation
-from casting_tune.data import batches as loader
+from casting_tune.data import augmentation, batches
 from casting_tune.data.pack import Pack
 from casting_tune.models import build
 from casting_tune.toggles import MAGNITUDES
@@ -77,7 +76,7 @@ def evaluation_batches(
     """
     pixels, y_true = images
     n_images = min(EVALUATION_BATCH, most_images or EVALUATION_BATCH)
-    for batch in loader.batches(len(y_true), n_images):
+    for batch in batches.slices(len(y_true), n_images):
         yield prepare(augmentation.resize(pixels[batch], px=px)), y_true[batch]
 
 
@@ -106,11 +105,11 @@ def training_batches(
     positions, order = torch.arange(n, device=device), torch.arange(n, device=device)
     draws = draw(1)
 
-    def batches(epoch: int) -> Iterator[tuple[torch.Tensor]]:
+    def epoch_batches(epoch: int) -> Iterator[tuple[torch.Tensor]]:
         torch.manual_seed(seeds.dropout(config.seed, epoch))
-        order.copy_(torch.from_numpy(loader.shuffle(n, seed=config.seed, epoch=epoch)))
+        order.copy_(torch.from_numpy(batches.shuffle(n, seed=config.seed, epoch=epoch)))
         draws.copy_from(draw(epoch))
-        for batch in loader.batches(n, config.batch_size):
+        for batch in batches.slices(n, config.batch_size):
             yield (positions[batch],)
 
     def make(batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -118,7 +117,7 @@ def training_batches(
         augmented = augmentation.apply(pixels[chosen], draws[batch], px=config.image_px)
         return prepare(augmented), y_true[chosen]
 
-    return batches, make
+    return epoch_batches, make
 
 
 def put(
@@ -128,7 +127,7 @@ def put(
     import torch
 
     y_true = torch.from_numpy(pack.labels[indices].astype(np.float32)).to(device)
-    return loader.put(pack.images, indices, px=config.image_px, device=device), y_true
+    return batches.put(pack.images, indices, px=config.image_px, device=device), y_true
 
 
 def image_bytes(config: TrialConfig, pack: Pack) -> int:

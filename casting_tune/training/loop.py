@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from casting_tune.config import Epoch
-from casting_tune.data import batches as loader
+from casting_tune.data.batches import slices
 from casting_tune.errors import Diverged, TimeUp
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ def _step(
         inputs, y_true = make(*batch)
         optimiser.zero_grad(set_to_none=True)
         losses = []
-        for part in loader.batches(len(y_true), micro_batch or len(y_true)):
+        for part in slices(len(y_true), micro_batch or len(y_true)):
             with torch.autocast(device_type, torch.bfloat16, enabled=recipe.precision == "bf16"):
                 logits = model(inputs[part])
             loss = binary_cross_entropy_with_logits(logits.float(), y_true[part], reduction="sum")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal, cast
 import numpy as np
 
 from casting_tune.config import Epoch, Predictions, TrialConfig
-from casting_tune.data import batches as loader
+from casting_tune.data.batches import slices
 from casting_tune.data.pack import Pack
 from casting_tune.data.splits import Folds
 from casting_tune.errors import Diverged
@@ -175,7 +175,7 @@ def _recipe(config: TrialConfig, *, n_train: int) -> loop.Recipe:
         warmup_share=config.warmup_share,
         lr_schedule=config.lr_schedule,
         epochs=config.epochs,
-        n_steps=len(loader.batches(n_train, config.batch_size)),
+        n_steps=len(slices(n_train, config.batch_size)),
         precision=cast(Precision, config.precision),
     )
 

@@ -29,16 +29,16 @@ from typing import Any, Literal
 import torch
 
 from casting_tune.config import TrialConfig
-from casting_tune.data import batches as loader
 from casting_tune.data import pack, synthetic
+from casting_tune.data.batches import shuffle, slices
 from casting_tune.models import build, registry
 from casting_tune.store.store import Store
 from casting_tune.toggles import TOGGLES
 from casting_tune.training import cuda_graph, loop, memory
-from casting_tune.training import inputs as inputs_of
-from casting_tune.training import trial as run
+from casting_tune.training.inputs import memory_format, normaliser, training_batches
 from casting_tune.training.precision import resolve
 from casting_tune.training.records import Place, TrialContext
+from casting_tune.training.trial import run_trial
 from tests.benchmarks import figures
 
 REAL, NATIVE_PX, N_IMAGES = 5307, 300, 512
@@ -65,7 +65,7 @@ def configure(backbone: str, batch: int, px: int, device: Literal["cpu", "cuda"]
 def build_model(config: TrialConfig, device: torch.device) -> torch.nn.Module:
     """Return the network of a cell on the device."""
     made = build.model(config.backbone, weights="none", dense=0, dropout=0, in_channels=3, seed=0)
-    layout: Any = inputs_of.memory_format(config)
+    layout: Any = memory_format(config)
     placed: torch.nn.Module = made.to(device, memory_format=layout)
     return placed
 
@@ -78,7 +78,7 @@ def launcher(mode: str, device: torch.device) -> Callable[[loop.Step], loop.Step
 def bare(config: TrialConfig, device: torch.device) -> tuple[Any, Any]:
     """Return batches and `make` of one batch that lies on the device."""
     inputs = torch.rand(config.batch_size, 3, config.image_px, config.image_px, device=device)
-    inputs = inputs.contiguous(memory_format=inputs_of.memory_format(config))
+    inputs = inputs.contiguous(memory_format=memory_format(config))
     y_true = (torch.arange(config.batch_size, device=device) % 2).float()
     rows = torch.arange(config.batch_size, device=device)
     return lambda _: itertools.repeat((rows,)), lambda _: (inputs, y_true)
@@ -95,9 +95,7 @@ def whole(config: TrialConfig, device: torch.device) -> tuple[Any, Any]:
         0, 256, (N_IMAGES, 1, side, side), dtype=torch.uint8, generator=stream
     ).to(device)
     y_true = (torch.arange(N_IMAGES, device=device) % 2).float()
-    batches, make = inputs_of.training_batches(
-        config, (pixels, y_true), inputs_of.normaliser(config, device)
-    )
+    batches, make = training_batches(config, (pixels, y_true), normaliser(config, device))
     return lambda epoch: itertools.chain.from_iterable(
         map(batches, itertools.count(epoch * 1000))
     ), make
@@ -320,8 +318,8 @@ def one_module_each(px: int, device: torch.device) -> Iterator[tuple[torch.Tenso
     )  # fmt: skip
     y_true = torch.tensor([0.0, 1.0, 0.0, 1.0], device=device)
     for epoch in itertools.count():
-        order = torch.from_numpy(loader.shuffle(N_IMAGES, seed=0, epoch=epoch)).to(device)
-        for part in loader.batches(N_IMAGES, 4):
+        order = torch.from_numpy(shuffle(N_IMAGES, seed=0, epoch=epoch)).to(device)
+        for part in slices(N_IMAGES, 4):
             yield steps(interpolate(pixels[order[part]] / 255, (px, px), mode="bilinear")), y_true
 
 
@@ -430,7 +428,7 @@ def trial(asked: Any, data: Path) -> str:
         packed = pack.pack(data, Path(folder) / "packs")
         store = Store(Path(folder) / "results")
         place = Place(device=asked.device, n_threads=4)
-        row = run.run_trial(
+        row = run_trial(
             config, packed, store, context=TrialContext(sweep="bench", label="bench", place=place)
         )
         if row["status"] != "completed":

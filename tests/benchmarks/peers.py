@@ -156,8 +156,7 @@ def ours(data: Path, px: int, batch: int) -> Iterator[int]:
     import torch
 
     from casting_tune.config import TrialConfig
-    from casting_tune.data import augmentation, pack
-    from casting_tune.data import batches as loader
+    from casting_tune.data import augmentation, batches, pack
     from casting_tune.training import inputs
 
     device, toggles = torch.device("cpu"), tuple(TOGGLES)
@@ -166,13 +165,13 @@ def ours(data: Path, px: int, batch: int) -> Iterator[int]:
     prepare = inputs.normaliser(
         TrialConfig(backbone="resnet50", image_px=px, toggles=toggles), device
     )
-    pixels = loader.put(packed.images, rows, px=px, device=device)
+    pixels = batches.put(packed.images, rows, px=px, device=device)
     epoch = 0
     while True:
         epoch += 1
-        order = torch.from_numpy(loader.shuffle(len(rows), seed=0, epoch=epoch))
+        order = torch.from_numpy(batches.shuffle(len(rows), seed=0, epoch=epoch))
         draws = augmentation.draw(toggles, len(rows), seed=0, epoch=epoch, device=device)
-        for part in loader.batches(len(rows), batch):
+        for part in batches.slices(len(rows), batch):
             yield len(prepare(augmentation.apply(pixels[order[part]], draws[part], px=px)))
 
 

@@ -32,8 +32,7 @@ from casting_tune import metrics
 from casting_tune.config import Epoch, Predictions, TrialConfig, cell_id
 from casting_tune.data.pack import Pack
 from casting_tune.data.splits import Folds
-from casting_tune.execution import ray_cluster
-from casting_tune.execution import runner as sweep
+from casting_tune.execution import ray_cluster, runner
 from casting_tune.execution.tasks import Event, Work
 from casting_tune.planning.options import Options
 from casting_tune.store import schema
@@ -169,12 +168,12 @@ def run(folder: Path, n_cells: int, n_workers: int) -> dict[str, float]:
 
     with (
         mock.patch.object(ray_cluster, "cpus_here", return_value=n_workers),
-        mock.patch.object(sweep, "Work", partial(Work, trial=millisecond_trial)),
+        mock.patch.object(runner, "Work", partial(Work, trial=millisecond_trial)),
     ):
         before = time.process_time()
-        prepared = sweep.prepare(asked, say=lambda _: None)
+        prepared = runner.prepare(asked, say=lambda _: None)
         prepared_s = time.process_time() - before
-        lacking = sweep.execute(prepared, on_event=on_event)
+        lacking = runner.execute(prepared, on_event=on_event)
     n = len(ends)
     assert not lacking, f"{lacking} cells lack a result: see the error in {folder / 'results'}"
     assert n == len(prepared.plan.planned)

@@ -28,8 +28,8 @@ from casting_tune.execution import ray_cluster
 from casting_tune.models import build
 from casting_tune.store.store import Store
 from casting_tune.toggles import TOGGLES
-from casting_tune.training import inputs as inputs_of
 from casting_tune.training import loop, trial
+from casting_tune.training.inputs import memory_format
 from casting_tune.training.precision import resolve
 from casting_tune.training.records import Place, TrialContext
 from tests.benchmarks import figures
@@ -42,9 +42,9 @@ def bare_step(config: TrialConfig, *, seconds: float) -> float:
     """Return images a second of forward, backward and optimiser on one batch that lies there."""
     model = build.model(
         config.backbone, weights="none", dense=0, dropout=0, in_channels=config.in_channels, seed=0
-    ).to(memory_format=inputs_of.memory_format(config))  # type: ignore[call-overload]
+    ).to(memory_format=memory_format(config))  # type: ignore[call-overload]
     shape = (config.batch_size, config.in_channels, config.image_px, config.image_px)
-    inputs = torch.rand(shape).contiguous(memory_format=inputs_of.memory_format(config))
+    inputs = torch.rand(shape).contiguous(memory_format=memory_format(config))
     batch = (inputs, (torch.arange(config.batch_size) % 2).float())
     spent, n_steps = 0.0, 3  # the first epoch warms up
     while spent < seconds:

@@ -66,7 +66,7 @@ def test_tab_offers_names(
 
 def test_tab_loads_no_heavy_library(results: Path) -> None:
     code = (
-        "import sys\ntry:\n from casting_tune.cli import main as cli; cli.main()\n"
+        "import sys\ntry:\n from casting_tune.cli import main; main.main()\n"
         "finally:\n print({'torch', 'timm', 'ray', 'pyarrow'} & set(sys.modules), file=sys.stderr)"
     )
     asked = {

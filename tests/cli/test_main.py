@@ -434,9 +434,9 @@ def test_a_command_has_one_thread_of_blas_unless_the_environment_says_otherwise(
     }
     environment |= {"OPENBLAS_NUM_THREADS": wanted} if wanted else {}
     code = (
-        "import sys; from casting_tune.cli import main as cli\n"
+        "import sys; from casting_tune.cli import main\n"
         "assert 'numpy' not in sys.modules; sys.argv[1:] = ['--version']\n"
-        "try:\n    cli.main()\nexcept SystemExit: pass\n"
+        "try:\n    main.main()\nexcept SystemExit: pass\n"
         "import numpy, threadpoolctl\n"
         "print(*(pool['num_threads'] for pool in threadpoolctl.threadpool_info()))"
     )

@@ -8,8 +8,7 @@ import pytest
 from PIL import Image
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from casting_tune.data import pack as pack_room
-from casting_tune.data import synthetic
+from casting_tune.data import pack, synthetic
 from casting_tune.data.audit import Audit, audit
 from casting_tune.data.pack import Pack
 
@@ -46,7 +45,7 @@ def flawed(tmp_path_factory: pytest.TempPathFactory) -> Pack:
     _save(folder / "train/def_front/flaw_constant.png", Image.new("L", (96, 96), 128))
     checks = (np.indices((96, 96)).sum(axis=0) % 2 * 255).astype(np.uint8)
     _save(folder / "train/def_front/flaw_outlier.png", Image.fromarray(checks))
-    return pack_room.pack(folder, tmp_path_factory.mktemp("packs"))
+    return pack.pack(folder, tmp_path_factory.mktemp("packs"))
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +53,8 @@ def told(flawed: Pack) -> Audit:
     return audit(flawed)
 
 
-def _named(pack: Pack, mark: np.ndarray) -> set[str]:
-    return {f"{Path(path).parts[0]}/{Path(path).stem}" for path in pack.paths[mark]}
+def _named(packed: Pack, mark: np.ndarray) -> set[str]:
+    return {f"{Path(path).parts[0]}/{Path(path).stem}" for path in packed.paths[mark]}
 
 
 def test_a_byte_copy_of_a_train_image_is_found_on_both_sides_of_the_split(
@@ -146,7 +145,7 @@ def test_castings_drawn_each_for_itself_flatter_nothing(packed: Pack) -> None:
 
 def test_no_twin_in_train_is_said_so(tmp_path: Path) -> None:
     synthetic.draw(tmp_path / "castings", n_images=40, size_px=128, seed=5)
-    clean = audit(pack_room.pack(tmp_path / "castings", tmp_path / "packs"))
+    clean = audit(pack.pack(tmp_path / "castings", tmp_path / "packs"))
     assert clean.findings[0] == (
         "None of the 8 test images shows a photograph that is also in train: no leak found."
     )
@@ -178,7 +177,7 @@ def test_brightness_separates_the_classes_as_counted_by_hand(
     tmp_path: Path, good: list[int], bad: list[int], auc: float
 ) -> None:
     _stripes(tmp_path / "images", good=good, bad=bad)
-    told = audit(pack_room.pack(tmp_path / "images", tmp_path / "packs"))
+    told = audit(pack.pack(tmp_path / "images", tmp_path / "packs"))
     assert told.brightness_auc == pytest.approx(auc)
     assert told.brightness_mean == pytest.approx(
         {"def_front": np.mean(bad), "ok_front": np.mean(good)}, abs=1e-6
@@ -193,7 +192,7 @@ def test_a_black_frame_around_the_content_is_not_measured(tmp_path: Path) -> Non
             np.uint8
         )  # [64, 32]
         _save(tmp_path / "images" / split / label / f"{i}.png", Image.fromarray(image))
-    packed = pack_room.pack(tmp_path / "images", tmp_path / "packs", size_px=64)
+    packed = pack.pack(tmp_path / "images", tmp_path / "packs", size_px=64)
     assert packed.images[0].mean() == pytest.approx(50)  # half of the square is frame
     assert audit(packed).brightness_mean == pytest.approx({"def_front": 100, "ok_front": 100})
 
@@ -208,7 +207,7 @@ def test_a_colour_set_is_audited_by_its_luminance(tmp_path: Path) -> None:
         Image.Transpose.ROTATE_90
     )
     _save(tmp_path / "images/test/ok_front/twin.png", twin)
-    packed = pack_room.pack(tmp_path / "images", tmp_path / "packs")
+    packed = pack.pack(tmp_path / "images", tmp_path / "packs")
     assert packed.images.ndim == 4
     told = audit(packed)
     assert _named(packed, told.twin_in_train) == {"test/twin"}

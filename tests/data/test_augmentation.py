@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from casting_tune.config import TrialConfig
-from casting_tune.data import augmentation as augment
+from casting_tune.data import augmentation
 from casting_tune.errors import UsageError
 from casting_tune.toggles import MAGNITUDES, TOGGLES
 
@@ -34,18 +34,18 @@ def noise(n: int = 6, channels: int = 1, height: int = 16, width: int = 16) -> T
     )
 
 
-def given(*, constant_fill: bool = False, n: int = 1, **parameters: float) -> augment.Draws:
+def given(*, constant_fill: bool = False, n: int = 1, **parameters: float) -> augmentation.Draws:
     drawn = {
         name: torch.full((n,), value, dtype=torch.float64) for name, value in parameters.items()
     }
-    return augment.prepare(drawn, constant_fill=constant_fill, device=CPU)
+    return augmentation.prepare(drawn, constant_fill=constant_fill, device=CPU)
 
 
 def augmented(
     toggles: tuple[str, ...], images: Tensor, *, px: int = 16, seed: int = 0, epoch: int = 0
 ) -> Tensor:
-    draws = augment.draw(toggles, len(images), seed=seed, epoch=epoch, device=CPU)
-    return augment.apply(images, draws, px=px)
+    draws = augmentation.draw(toggles, len(images), seed=seed, epoch=epoch, device=CPU)
+    return augmentation.apply(images, draws, px=px)
 
 
 # Names
@@ -57,7 +57,7 @@ def test_the_nine_toggles_stand_in_the_canonical_order() -> None:
 
 def test_a_wrong_toggle_is_refused_before_anything_is_drawn() -> None:
     with pytest.raises(UsageError, match="Did you mean 'flip'"):
-        augment.draw(("flips",), 1, seed=0, epoch=0, device=CPU)
+        augmentation.draw(("flips",), 1, seed=0, epoch=0, device=CPU)
 
 
 # Draws
@@ -76,7 +76,7 @@ def test_parameters_fill_the_studys_range_and_never_leave_it(toggle: str) -> Non
         "flip": (0, 1),
     }
     low, high = ranges[toggle]
-    for column in augment.parameters((toggle,), 4000, seed=1, epoch=2).values():
+    for column in augmentation.parameters((toggle,), 4000, seed=1, epoch=2).values():
         assert low <= column.min() < low + 0.01 * (high - low)
         assert high - 0.01 * (high - low) < column.max() <= high
         # Even over the range: 4000 draws have a mean within 4 standard errors, 4 / sqrt(12 * 4000)
@@ -87,8 +87,8 @@ def test_parameters_fill_the_studys_range_and_never_leave_it(toggle: str) -> Non
 def test_the_default_magnitudes_are_the_studys_ranges_to_the_last_bit() -> None:
     defaults = {f.name: f.default for f in fields(TrialConfig) if f.name in MAGNITUDES}
     assert defaults.keys() == MAGNITUDES.keys()
-    study = augment.parameters(ALL, 300, seed=3, epoch=2)
-    given = augment.parameters(ALL, 300, seed=3, epoch=2, magnitudes=defaults)
+    study = augmentation.parameters(ALL, 300, seed=3, epoch=2)
+    given = augmentation.parameters(ALL, 300, seed=3, epoch=2, magnitudes=defaults)
     assert study.keys() == given.keys()
     assert all(torch.equal(study[name], given[name]) for name in study)
 
@@ -108,8 +108,8 @@ def test_the_default_magnitudes_are_the_studys_ranges_to_the_last_bit() -> None:
 def test_a_magnitude_is_the_range_of_its_toggle_alone(
     toggle: str, magnitudes: dict[str, float], low: float, high: float
 ) -> None:
-    drawn = augment.parameters(ALL, 4000, seed=1, epoch=2, magnitudes=magnitudes)
-    study = augment.parameters(ALL, 4000, seed=1, epoch=2)
+    drawn = augmentation.parameters(ALL, 4000, seed=1, epoch=2, magnitudes=magnitudes)
+    study = augmentation.parameters(ALL, 4000, seed=1, epoch=2)
     own = TOGGLES[toggle].parameters
     for name in own:
         assert low <= drawn[name].min() < low + 0.01 * (high - low)
@@ -118,7 +118,7 @@ def test_a_magnitude_is_the_range_of_its_toggle_alone(
 
 
 def test_a_flip_is_all_or_nothing_and_its_two_axes_are_independent() -> None:
-    drawn = augment.parameters(("flip",), 4000, seed=1, epoch=2)
+    drawn = augmentation.parameters(("flip",), 4000, seed=1, epoch=2)
     assert set(drawn["flip_h"].tolist()) == {0.0, 1.0}
     for both in range(4):
         share = (drawn["flip_h"] * 2 + drawn["flip_v"] == both).double().mean()
@@ -126,20 +126,22 @@ def test_a_flip_is_all_or_nothing_and_its_two_axes_are_independent() -> None:
 
 
 def test_fill_mode_draws_nothing() -> None:
-    assert augment.parameters(("fill_mode",), 5, seed=0, epoch=0) == {}
+    assert augmentation.parameters(("fill_mode",), 5, seed=0, epoch=0) == {}
 
 
 @pytest.mark.parametrize("toggle", ALL)
 def test_switching_one_toggle_off_leaves_the_draws_of_the_others_as_they_were(toggle: str) -> None:
-    every = augment.parameters(ALL, 50, seed=4, epoch=1)
-    rest = augment.parameters(tuple(name for name in ALL if name != toggle), 50, seed=4, epoch=1)
+    every = augmentation.parameters(ALL, 50, seed=4, epoch=1)
+    rest = augmentation.parameters(
+        tuple(name for name in ALL if name != toggle), 50, seed=4, epoch=1
+    )
     assert rest.keys() == every.keys() - set(TOGGLES[toggle].parameters)
     for parameter, column in rest.items():
         assert torch.equal(column, every[parameter])
 
 
 def test_no_two_parameters_share_a_stream() -> None:
-    drawn = augment.parameters(ALL, 50, seed=4, epoch=1)
+    drawn = augmentation.parameters(ALL, 50, seed=4, epoch=1)
     ranks = [
         tuple(column.argsort().tolist())
         for name, column in drawn.items()
@@ -176,9 +178,11 @@ def test_a_part_of_the_draws_does_to_a_part_of_the_images_what_the_whole_does(
     rows: slice | Tensor,
 ) -> None:
     images = noise(channels=3)
-    draws = augment.draw(ALL, 6, seed=0, epoch=0, device=CPU)
-    part = augment.apply(images[rows], draws[rows], px=16)
-    torch.testing.assert_close(part, augment.apply(images, draws, px=16)[rows], rtol=0, atol=1e-6)
+    draws = augmentation.draw(ALL, 6, seed=0, epoch=0, device=CPU)
+    part = augmentation.apply(images[rows], draws[rows], px=16)
+    torch.testing.assert_close(
+        part, augmentation.apply(images, draws, px=16)[rows], rtol=0, atol=1e-6
+    )
 
 
 # Pixels
@@ -188,7 +192,7 @@ def test_a_part_of_the_draws_does_to_a_part_of_the_images_what_the_whole_does(
 def test_every_toggle_off_is_the_identity_bit_for_bit(channels: int) -> None:
     images = noise(channels=channels)
     assert torch.equal(augmented((), images), images.float() / 255)
-    assert torch.equal(augment.resize(images, px=16), images.float() / 255)
+    assert torch.equal(augmentation.resize(images, px=16), images.float() / 255)
 
 
 @pytest.mark.parametrize("toggle", ALL)
@@ -198,9 +202,11 @@ def test_a_toggle_does_nothing_when_off_and_something_when_on(toggle: str) -> No
     assert not torch.equal(augmented(ALL, images), augmented(rest, images))
     neutral = {"zx": 1.0, "zy": 1.0, "brightness": 1.0, "contrast": 1.0}
     off = {name: torch.full((6,), neutral.get(name, 0.0)) for name in TOGGLES[toggle].parameters}
-    still = augment.prepare(off, constant_fill=True, device=CPU)
+    still = augmentation.prepare(off, constant_fill=True, device=CPU)
     # A warp that moves nothing still rounds: 2e-6 here. Hue goes to HSV and back: 1e-6.
-    torch.testing.assert_close(augment.apply(images, still, px=16), images / 255, rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        augmentation.apply(images, still, px=16), images / 255, rtol=0, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("toggles", [(), ALL, *((name,) for name in ALL)])
@@ -220,7 +226,7 @@ def test_the_images_are_never_written_to(toggles: tuple[str, ...]) -> None:
     images = noise(channels=3)
     before = images.clone()
     augmented(toggles, images)
-    augment.resize(images, px=16)
+    augmentation.resize(images, px=16)
     assert torch.equal(images, before)
 
 
@@ -232,8 +238,8 @@ def test_work_stays_on_the_images_device_and_never_waits_for_it(
     # Tensors on "meta" have no values: reading one on the host, or mixing in a tensor of another
     # device, raises.
     meta = torch.device("meta")
-    draws = augment.draw(toggles, 8, seed=0, epoch=0, device=meta)[2:6]
-    inputs = augment.apply(noise(4, channels).to(meta), draws, px=24)
+    draws = augmentation.draw(toggles, 8, seed=0, epoch=0, device=meta)[2:6]
+    inputs = augmentation.apply(noise(4, channels).to(meta), draws, px=24)
     assert inputs.device == meta
     assert inputs.shape == (4, channels, 24, 24)
 
@@ -244,10 +250,10 @@ def test_work_stays_on_the_images_device_and_never_waits_for_it(
 def test_cuda_gives_what_the_cpu_gives_without_waiting(channels: int) -> None:
     cuda = torch.device("cuda")
     images = noise(channels=channels)
-    draws, moved = augment.draw(ALL, 6, seed=0, epoch=0, device=cuda), images.to(cuda)
+    draws, moved = augmentation.draw(ALL, 6, seed=0, epoch=0, device=cuda), images.to(cuda)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        inputs = augment.apply(moved, draws, px=24)
+        inputs = augmentation.apply(moved, draws, px=24)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert inputs.device.type == "cuda"
@@ -259,7 +265,7 @@ def test_a_large_batch_in_lots_equals_its_images_one_by_one(
 ) -> None:
     images = noise(n=5)
     whole = augmented(ALL, images)
-    monkeypatch.setattr(augment, "_CPU_PIXELS", 2 * 16 * 16)
+    monkeypatch.setattr(augmentation, "_CPU_PIXELS", 2 * 16 * 16)
     torch.testing.assert_close(augmented(ALL, images), whole, rtol=0, atol=1e-6)
 
 
@@ -287,15 +293,17 @@ def test_brightness_and_contrast_equal_kornias_own() -> None:
     from kornia.enhance import adjust_brightness_accumulative, adjust_contrast_with_mean_subtraction
 
     images = noise()
-    draws = augment.draw(("brightness", "contrast"), 6, seed=0, epoch=0, device=CPU)
+    draws = augmentation.draw(("brightness", "contrast"), 6, seed=0, epoch=0, device=CPU)
     brightened = adjust_brightness_accumulative(images / 255, draws.brightness)
     expected = adjust_contrast_with_mean_subtraction(brightened, draws.contrast)
-    torch.testing.assert_close(augment.apply(images, draws, px=16), expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        augmentation.apply(images, draws, px=16), expected, rtol=0, atol=1e-6
+    )
 
 
 def test_contrast_spreads_about_the_mean_and_clips() -> None:
     images = torch.tensor([[[[0, 255], [51, 102]]]], dtype=torch.uint8)  # 0, 1, 0.2, 0.4: mean 0.4
-    inputs = augment.apply(images, given(contrast=1.5), px=2)
+    inputs = augmentation.apply(images, given(contrast=1.5), px=2)
     torch.testing.assert_close(inputs, torch.tensor([[[[0, 1], [0.1, 0.4]]]]))
 
 
@@ -303,7 +311,7 @@ def test_contrast_of_a_colour_picture_is_about_each_channels_own_mean() -> None:
     images = torch.tensor(
         [[[[0, 102]], [[51, 51]], [[51, 153]]]], dtype=torch.uint8
     )  # means 0.2, 0.2, 0.4
-    inputs = augment.apply(images.expand(-1, -1, 2, -1), given(contrast=0.75), px=2)
+    inputs = augmentation.apply(images.expand(-1, -1, 2, -1), given(contrast=0.75), px=2)
     known = torch.tensor([[[[0.05, 0.35]], [[0.2, 0.2]], [[0.25, 0.55]]]]).expand(-1, -1, 2, -1)
     torch.testing.assert_close(inputs, known)
 
@@ -321,7 +329,7 @@ def test_geometry_moves_pixels_as_known_by_hand() -> None:
         (given(tx=-0.25, flip_h=1), ramp[..., [2, 1, 0, 0]]),
     ]
     for draws, expected in known:
-        inputs = augment.apply(ramp, draws, px=4) * 255
+        inputs = augmentation.apply(ramp, draws, px=4) * 255
         torch.testing.assert_close(inputs, expected.float().expand(1, 1, 4, 4), rtol=0, atol=1e-4)
 
 
@@ -330,7 +338,7 @@ def test_a_shift_by_whole_pixels_blackens_what_is_outside_and_no_pixel_more(step
     images = noise(height=30, width=30).clamp(min=1)
     expected = torch.zeros(6, 1, 30, 30)
     expected[..., : 30 - step] = images[..., step:] / 255
-    inputs = augment.apply(images, given(n=6, tx=step / 30, constant_fill=True), px=30)
+    inputs = augmentation.apply(images, given(n=6, tx=step / 30, constant_fill=True), px=30)
     torch.testing.assert_close(inputs, expected, rtol=0, atol=1e-5)
 
 
@@ -338,18 +346,18 @@ def test_resizing_is_bilinear_between_half_pixel_centres() -> None:
     ramp = torch.tensor([0, 40, 80, 120], dtype=torch.uint8).expand(1, 1, 4, 4)
     known = torch.tensor([0, 10, 30, 50, 70, 90, 110, 120.0])
     torch.testing.assert_close(
-        augment.resize(ramp, px=8) * 255, known.expand(1, 1, 8, 8), rtol=0, atol=1e-4
+        augmentation.resize(ramp, px=8) * 255, known.expand(1, 1, 8, 8), rtol=0, atol=1e-4
     )
 
 
 def test_resizing_within_the_warp_equals_resizing_alone() -> None:
     ramp = torch.tensor([0, 40, 80, 120], dtype=torch.uint8).expand(1, 1, 4, 4)
-    flipped = augment.apply(ramp, given(flip_h=1), px=8) * 255
+    flipped = augmentation.apply(ramp, given(flip_h=1), px=8) * 255
     known = torch.tensor([120, 110, 90, 70, 50, 30, 10, 0.0])
     torch.testing.assert_close(flipped, known.expand(1, 1, 8, 8), rtol=0, atol=1e-4)
     images = noise(channels=3, height=23, width=9)
-    still = augment.apply(images, given(n=6, theta=0), px=14)
-    torch.testing.assert_close(still, augment.resize(images, px=14), rtol=0, atol=1e-5)
+    still = augmentation.apply(images, given(n=6, theta=0), px=14)
+    torch.testing.assert_close(still, augmentation.resize(images, px=14), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("toggles", [(), GEOMETRIC])
@@ -367,8 +375,8 @@ def test_the_pipeline_equals_keras_image_data_generator(i: int) -> None:
     picture = torch.from_numpy(KERAS["pictures"][KERAS["picture"][i]])[None, None]
     parameters = dict(zip(KERAS_NAMES, KERAS["parameters"][i], strict=True))
     drawn = {name: torch.tensor([value]) for name, value in parameters.items()}
-    draws = augment.prepare(drawn, constant_fill=bool(KERAS["constant_fill"][i]), device=CPU)
-    inputs = augment.apply(picture, draws, px=picture.shape[-1])[0, 0].numpy() * 255
+    draws = augmentation.prepare(drawn, constant_fill=bool(KERAS["constant_fill"][i]), device=CPU)
+    inputs = augmentation.apply(picture, draws, px=picture.shape[-1])[0, 0].numpy() * 255
     difference = np.abs(inputs - KERAS["outputs"][i]).max()
     # In grey levels of 255. Measured: 0.0009 at most, border and black outside included. With
     # brightness Keras rounds down to whole levels before and after it (we do not); contrast then
@@ -383,7 +391,9 @@ def test_brightness_rounded_down_to_whole_levels_is_that_of_keras(i: int) -> Non
     picture = torch.from_numpy(KERAS["pictures"][KERAS["picture"][i]])[None, None]
     brightness = float(KERAS["parameters"][i][KERAS_NAMES.index("brightness")])
     inputs = (
-        augment.apply(picture, given(brightness=brightness), px=picture.shape[-1])[0, 0].numpy()
+        augmentation.apply(picture, given(brightness=brightness), px=picture.shape[-1])[
+            0, 0
+        ].numpy()
         * 255
     )
     assert np.array_equal(np.floor(inputs + 1e-4), KERAS["outputs"][i])
@@ -391,9 +401,11 @@ def test_brightness_rounded_down_to_whole_levels_is_that_of_keras(i: int) -> Non
 
 def test_hue_equals_tensorflows() -> None:
     images = torch.from_numpy(KERAS["colour"]).permute(2, 0, 1).expand(3, -1, -1, -1)
-    draws = augment.prepare(
+    draws = augmentation.prepare(
         {"hue": torch.from_numpy(KERAS["turns"])}, constant_fill=False, device=CPU
     )
     expected = torch.from_numpy(KERAS["hues"]).permute(0, 3, 1, 2)
     # Measured: 9e-7.
-    torch.testing.assert_close(augment.apply(images, draws, px=20), expected, rtol=0, atol=5e-6)
+    torch.testing.assert_close(
+        augmentation.apply(images, draws, px=20), expected, rtol=0, atol=5e-6
+    )

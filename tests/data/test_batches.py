@@ -67,6 +67,6 @@ def test_an_order_holds_every_image_once_and_repeats_from_its_seed() -> None:
 def test_every_image_is_in_one_batch_and_a_lone_last_one_joins_the_batch_before(
     n: int, batch_size: int, sizes: list[int]
 ) -> None:
-    cut = batches.batches(n, batch_size)
+    cut = batches.slices(n, batch_size)
     assert [rows.stop - rows.start for rows in cut] == sizes
     assert [i for rows in cut for i in range(rows.start, rows.stop)] == list(range(n))

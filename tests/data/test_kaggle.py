@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 
-from casting_tune.data import kaggle as fetch
+from casting_tune.data import kaggle
 from casting_tune.errors import ImagesError, UsageError
 from tests.cli.test_main import call
 
@@ -27,8 +27,8 @@ def published(drawn: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     counts = {
         folder.relative_to(drawn).as_posix(): len(list(folder.iterdir())) for folder in folders
     }
-    monkeypatch.setattr(fetch, "DIGEST", told.split()[0])
-    monkeypatch.setattr(fetch, "COUNTS", counts)
+    monkeypatch.setattr(kaggle, "DIGEST", told.split()[0])
+    monkeypatch.setattr(kaggle, "COUNTS", counts)
     return drawn
 
 
@@ -52,14 +52,14 @@ class Kaggle(ModuleType):
 
 
 @pytest.fixture
-def kaggle(published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kaggle:
+def site(published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kaggle:
     module = Kaggle(published, tmp_path / "cache")
     monkeypatch.setitem(sys.modules, "kagglehub", module)
     return module
 
 
 def test_what_kaggle_gives_is_checked_and_its_folder_named(
-    kaggle: Kaggle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    site: Kaggle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, out, err = call(capsys, "fetch", "--accept-licence", "--out", tmp_path / "out", "--json")
     found = json.loads(out)
@@ -67,42 +67,42 @@ def test_what_kaggle_gives_is_checked_and_its_folder_named(
     assert found["folder"] == str(tmp_path / "out" / "casting_data" / "casting_data")
     assert (found["licence"], sum(found["counts"].values())) == ("CC BY-NC-ND 4.0", 80)
     assert "Ravirajsinh Dabhi" in err
-    assert fetch.fetch(None, licence_accepted=True).folder.is_relative_to(tmp_path / "cache")
+    assert kaggle.fetch(None, licence_accepted=True).folder.is_relative_to(tmp_path / "cache")
 
 
 def test_nothing_is_asked_of_kaggle_before_the_licence_is_accepted(
-    kaggle: Kaggle, capsys: pytest.CaptureFixture[str]
+    site: Kaggle, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, out, err = call(capsys, "fetch")
-    assert (code, out, kaggle.asked) == (2, "", 0)
+    assert (code, out, site.asked) == (2, "", 0)
     assert "CC BY-NC-ND 4.0" in err
     assert "--accept-licence" in err
     assert err.count("\n") == 1
 
 
-def test_a_folder_that_holds_something_is_never_written_to(kaggle: Kaggle, tmp_path: Path) -> None:
+def test_a_folder_that_holds_something_is_never_written_to(site: Kaggle, tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("")
     for place in (tmp_path, tmp_path / "mine"):
         with pytest.raises(UsageError, match="already exists"):
-            fetch.fetch(place, licence_accepted=True)
-    assert kaggle.asked == 0
+            kaggle.fetch(place, licence_accepted=True)
+    assert site.asked == 0
 
 
 def test_without_a_network_one_line_says_what_to_do_by_hand(
-    kaggle: Kaggle, capsys: pytest.CaptureFixture[str]
+    site: Kaggle, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    kaggle.given = ConnectionError("Max retries\nexceeded")
+    site.given = ConnectionError("Max retries\nexceeded")
     code, _, err = call(capsys, "fetch", "--accept-licence")
     assert (code, err.count("\n")) == (4, 1)
     assert "ConnectionError: Max retries exceeded" in err
-    assert fetch.PAGE in err
+    assert kaggle.PAGE in err
     assert "casting-tune fetch --check DIR" in err
 
 
 def test_without_kagglehub_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r'pip install "casting-tune\[fetch\]"'):
-        fetch.fetch(None, licence_accepted=True)
+        kaggle.fetch(None, licence_accepted=True)
 
 
 def test_one_changed_byte_one_file_less_and_one_more_are_each_found(
@@ -110,21 +110,21 @@ def test_one_changed_byte_one_file_less_and_one_more_are_each_found(
 ) -> None:
     folder = tmp_path / "castings"
     shutil.copytree(published, folder)
-    assert fetch.check(tmp_path).folder == folder
+    assert kaggle.check(tmp_path).folder == folder
     image = next((folder / "train" / "ok_front").iterdir())
     whole = image.read_bytes()
     image.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     with pytest.raises(ImagesError, match="not the same"):
-        fetch.check(folder)
+        kaggle.check(folder)
     image.unlink()
-    n = fetch.COUNTS["train/ok_front"]
+    n = kaggle.COUNTS["train/ok_front"]
     with pytest.raises(ImagesError, match=f"train/ok_front has {n - 1} files instead of {n}"):
-        fetch.check(folder)
+        kaggle.check(folder)
     image.write_bytes(whole)
     (folder / "test" / "other").mkdir()
     (folder / "test" / "other" / "one.png").write_bytes(b"")
     with pytest.raises(ImagesError, match="test/other has 1 files instead of 0"):
-        fetch.check(folder)
+        kaggle.check(folder)
 
 
 def test_a_folder_without_castings_is_said_to_have_none(
@@ -145,12 +145,12 @@ def test_the_real_castings_are_those_that_were_published(
         for split in ("train", "test")
         for path in (real_images / split).glob("*/*")
     )
-    assert len(names) == sum(fetch.COUNTS.values()) == 7348
+    assert len(names) == sum(kaggle.COUNTS.values()) == 7348
     lines = [
         f"{hashlib.sha256((real_images / name).read_bytes()).hexdigest()}  {name}\n"
         for name in names
     ]
-    assert hashlib.sha256("".join(lines).encode()).hexdigest() == fetch.DIGEST
+    assert hashlib.sha256("".join(lines).encode()).hexdigest() == kaggle.DIGEST
 
 
 def test_a_folder_that_may_not_be_read_is_not_said_to_hold_no_castings(
@@ -158,4 +158,4 @@ def test_a_folder_that_may_not_be_read_is_not_said_to_hold_no_castings(
 ) -> None:
     monkeypatch.setattr("os.access", lambda *_: False)
     with pytest.raises(ImagesError, match=f"^Cannot read '{tmp_path}': permission denied"):
-        fetch.check(tmp_path)
+        kaggle.check(tmp_path)

@@ -64,10 +64,11 @@ def test_predict_loads_no_torch_and_no_pandas_and_writes_parquet(
 ) -> None:
     out = tmp_path / "rows.parquet"
     code = (
-        "import sys; from casting_tune.cli import main as cli\n"
+        "import sys; from casting_tune.cli import main\n"
         f"sys.argv = ['casting-tune', 'predict', {str(line)!r}, {str(drawn / 'test')!r}]\n"
         f"sys.argv += ['--out', {str(out)!r}]\n"
-        "try:\n    cli.main()\nexcept SystemExit as ended:\n    assert not ended.code, ended.code\n"
+        "try:\n    main.main()\n"
+        "except SystemExit as ended:\n    assert not ended.code, ended.code\n"
         "print('LOADED', *sys.modules)"
     )
     ended = subprocess.run(

@@ -479,10 +479,10 @@ def test_sigterm_stays_whose_it_was_where_ray_was_imported_before_and_one_ahead_
         "import ray, signal\n"
         "def mine(*_): pass\n"
         "signal.signal(signal.SIGTERM, mine)\n"
-        "from casting_tune.execution import ray_cluster as startup\n"
-        "ahead = startup.Ahead()\n"
+        "from casting_tune.execution import ray_cluster\n"
+        "ahead = ray_cluster.Ahead()\n"
         "for n in (1, 2):\n"
-        "    with startup.running(None, n_slots=n, ahead=ahead) as up:\n"
+        "    with ray_cluster.running(None, n_slots=n, ahead=ahead) as up:\n"
         "        assert up.cluster_resources()['CPU'] == n\n"
         "        assert signal.getsignal(signal.SIGTERM) is mine\n"
         "    assert not up.is_initialized()"
@@ -500,7 +500,7 @@ class Failing:
     def init(self, address: str, **_: object) -> None:
         self.tried.append(address)
         if self.tried.count("local") <= self.n_failures:
-            raise Exception("The current node timed out during startup.\nMore.")
+            raise Exception("The current node timed out during ray_cluster.\nMore.")
 
     def shutdown(self, *, wait_for_processes: bool) -> None:
         self.tried.append("gone" if wait_for_processes else "left")
@@ -537,7 +537,7 @@ def test_a_start_that_fails_leaves_no_process_and_no_handle_of_one(tmp_path: Pat
         "import gc, subprocess, sys, threading, warnings\n"
         "import psutil, ray\n"
         "from ray._private.node import Node\n"
-        "from casting_tune.execution import ray_cluster as startup\n"
+        "from casting_tune.execution import ray_cluster\n"
         "from casting_tune.errors import ResourcesError\n"
         "def fail(*_): raise Exception('no raylet')\n"
         "Node.start_raylet = fail\n"  # the process before it, of the GCS, has started by then
@@ -545,7 +545,7 @@ def test_a_start_that_fails_leaves_no_process_and_no_handle_of_one(tmp_path: Pat
         "before = subprocess.Popen.__init__\n"
         "def note(self, *a, **b): before(self, *a, **b); started.append(self.pid)\n"
         "subprocess.Popen.__init__ = note\n"
-        "try: startup._start(ray, 1, sys.argv[1], over=threading.Event())\n"
+        "try: ray_cluster._start(ray, 1, sys.argv[1], over=threading.Event())\n"
         "except ResourcesError as error: print(error)\n"
         "gc.collect()\n"
         "print(len(started) >= 2, psutil.Process().children(recursive=True))"

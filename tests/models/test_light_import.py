@@ -7,14 +7,14 @@ import pytest
 
 STEP = """
 import sys
-from casting_tune.models import build; from casting_tune.models import light_import as lean
+from casting_tune.models import build; from casting_tune.models import light_import
 network = build.model("timm:resnet10t", weights="none", dense=0, dropout=0, in_channels=1, seed=0)
 import torch
 optimiser = torch.optim.AdamW(network.parameters(), fused=True)
 network(torch.zeros(2, 1, 32, 32)).sum().backward()
 optimiser.step()
 optimiser.zero_grad()
-stands = isinstance(sys.modules["torch._dynamo"], lean._Placeholder)
+stands = isinstance(sys.modules["torch._dynamo"], light_import._Placeholder)
 assert stands and "torch._dynamo.config" not in sys.modules and "wandb" not in sys.modules
 """
 WANTED = {
@@ -48,7 +48,7 @@ def test_a_training_step_loads_neither_torchs_compiler_nor_wandb() -> None:
 @pytest.mark.parametrize("name", WANTED)
 def test_whoever_wants_the_compiler_gets_the_whole_of_it(name: str) -> None:
     last = "assert not stands_for(torch._dynamo) and sys.modules['torch._dynamo'] is torch._dynamo"
-    asks = "stands_for = lambda module: isinstance(module, lean._Placeholder)"
+    asks = "stands_for = lambda module: isinstance(module, light_import._Placeholder)"
     whole = (
         "assert all(one.__name__ == name for name, one in sys.modules.items() "
         "if name.startswith('torch._dynamo'))"
@@ -70,7 +70,7 @@ def test_a_compiler_that_cannot_be_loaded_leaves_a_step_as_it_was() -> None:
         "sys.modules['sympy'] = None\n"
         "try:\n    torch._dynamo.reset\n    sys.exit('it loaded')\nexcept ImportError:\n    pass\n"
         "assert torch._dynamo is sys.modules['torch._dynamo'] "
-        "and isinstance(torch._dynamo, lean._Placeholder)\n"
+        "and isinstance(torch._dynamo, light_import._Placeholder)\n"
         "optimiser.step()\n"
     )
     run(STEP + fails)

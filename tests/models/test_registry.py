@@ -28,8 +28,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from casting_tune.errors import UsageError, WeightsError
-from casting_tune.models import build, input_size, registry
-from casting_tune.models import pretrained as weights_room
+from casting_tune.models import build, input_size, pretrained, registry
 
 TRAINABLE = {
     "xception": 20_806_952,
@@ -310,7 +309,7 @@ def test_the_known_identity_of_weights_is_timms_own_name_of_them(name: str) -> N
 def test_a_plan_of_imagenet_weights_needs_neither_torch_nor_timm() -> None:
     code = (
         "import sys; from casting_tune.models import build, registry; "
-        "from casting_tune.execution import ray_cluster as startup; startup.shows_gpu(); "
+        "from casting_tune.execution import ray_cluster; ray_cluster.shows_gpu(); "
         "[build.expected_weights_id(name, 'imagenet') "
         "for name, known in registry.BACKBONES.items() if known.weights]; "
         "print({'torch', 'timm'} & set(sys.modules))"
@@ -546,7 +545,7 @@ def test_weights_that_may_not_be_read_are_not_called_missing(
     with pytest.raises(
         WeightsError, match=f"Cannot read '{tmp_path / 'model.safetensors'}': permission denied"
     ):
-        weights_room.find_folder(f"local-dir:{tmp_path}")
+        pretrained.find_folder(f"local-dir:{tmp_path}")
 
 
 @pytest.mark.parametrize("weights", ["imagenett", "local-dir:", "", "none:x"])

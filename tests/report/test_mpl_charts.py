@@ -203,10 +203,10 @@ def test_the_users_own_style_changes_nothing_and_is_left_as_it_was(packed, tmp_p
 def test_no_chart_loads_pyplot(tmp_path):
     code = (
         "import sys, pandas as pd\nfrom pathlib import Path\n"
-        "from casting_tune.report import mpl_charts as charts\n"
+        "from casting_tune.report import mpl_charts\n"
         "frame = pd.DataFrame({name: [0.9] for name in ('accuracy', 'recall', 'f1')})\n"
         "frame = frame.assign(row='a', n=1)\n"
-        f"charts.plot_metrics(frame, Path({str(tmp_path / 'x.png')!r}), title='x')\n"
+        f"mpl_charts.plot_metrics(frame, Path({str(tmp_path / 'x.png')!r}), title='x')\n"
         "print('matplotlib.pyplot' in sys.modules, 'torch' in sys.modules)"
     )
     assert subprocess.run(

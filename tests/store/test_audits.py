@@ -4,12 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from casting_tune import query
 from casting_tune.analysis import lookup, run_results, selection
 from casting_tune.data import audit
 from casting_tune.data.pack import Pack
 from casting_tune.report import page_data
 from casting_tune.store import audits, verify
-from casting_tune.store import sql as query
 from casting_tune.store.store import Store
 
 

@@ -10,7 +10,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from casting_tune.errors import StoreError
-from casting_tune.store import cache as gathered
 from casting_tune.store.schema import PREDICTIONS, SCHEMAS, VERSION_KEY
 from casting_tune.store.store import Store
 
@@ -18,8 +17,8 @@ from casting_tune.store.store import Store
 @pytest.fixture(autouse=True)
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three files are many here, and a lot is four."""
-    monkeypatch.setattr(gathered, "FEW", 3)
-    monkeypatch.setattr(gathered, "_LOT", 4)
+    monkeypatch.setattr("casting_tune.store.cache.FEW", 3)
+    monkeypatch.setattr("casting_tune.store.cache._LOT", 4)
 
 
 def fill(store: Store, cells: range, *, sweep: str = "s") -> None:

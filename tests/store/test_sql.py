@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from casting_tune import query
 from casting_tune.errors import StoreError, UsageError
-from casting_tune.store import sql as query
 from casting_tune.store.schema import PREDICTIONS, SCHEMAS, VERSION_KEY
 from casting_tune.store.store import Store
 from tests.cli.test_main import call

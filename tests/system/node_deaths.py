@@ -5,8 +5,8 @@
 A head on which no trial runs, three workers with a made-up GPU each. A worker that trains is
 removed without grace and another takes its place; then the sweep continues. Trials write what a
 real one writes, in milliseconds. Not a test: test_dying_nodes.py runs it in a process of its own,
-since Ray reads its token once a process. Prints a JSON object: of each kill the node and the cells that were
-training there, and how the cells ended.
+since Ray reads its token once a process. Prints a JSON object: of each kill the node and the cells
+that were training there, and how the cells ended.
 """
 
 from __future__ import annotations

@@ -16,9 +16,9 @@ from casting_tune.data.pack import Pack
 from casting_tune.store.store import Store
 from casting_tune.toggles import TOGGLES
 from casting_tune.training import cuda_graph, loop
-from casting_tune.training import trial as run
 from casting_tune.training.loop import Feed, Recipe
 from casting_tune.training.records import Place, TrialContext
+from casting_tune.training.trial import run_trial
 
 CONFIG = TrialConfig(
     backbone="timm:test_resnet.r160_in1k",
@@ -77,7 +77,7 @@ def losses(
 
 
 def trial(config: TrialConfig, packed: Pack, store: Store, **more: Any) -> dict[str, Any]:
-    return run.run_trial(config, packed, store, context=CONTEXT, **more)
+    return run_trial(config, packed, store, context=CONTEXT, **more)
 
 
 def scores(store: Store) -> np.ndarray:
@@ -166,7 +166,7 @@ def test_no_step_of_a_trial_waits_for_the_device(
         try:
             with warnings.catch_warnings(record=True) as seen:
                 warnings.simplefilter("always")
-                row = run.run_trial(
+                row = run_trial(
                     config,
                     packed,
                     Store(tmp_path / str(train_images)),

@@ -18,8 +18,7 @@ from casting_tune.data.pack import Pack
 from casting_tune.errors import StoreError
 from casting_tune.models import build
 from casting_tune.store.store import Store
-from casting_tune.training import baselines, checkpoint, inputs, memory, trial
-from casting_tune.training import records as rows
+from casting_tune.training import baselines, checkpoint, inputs, memory, records, trial
 from casting_tune.training.records import TrialContext
 
 CONFIG = TrialConfig(
@@ -214,7 +213,7 @@ def test_scores_that_are_no_numbers_end_the_trial_as_diverged(
         "casting_tune.training.loop.predict", lambda *_, **__: np.full(16, np.nan, np.float32)
     )
     monkeypatch.setattr(
-        rows, "predictions", lambda parts, pack, scores: _Scored(np.full(3, np.nan))
+        records, "predictions", lambda parts, pack, scores: _Scored(np.full(3, np.nan))
     )
     row = train(CONFIG, packed, store)
     assert row["status"] == "diverged"
