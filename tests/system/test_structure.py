@@ -44,6 +44,18 @@ def test_private_parts_of_ray_are_used_in_one_module_only(module: str) -> None:
     ]
 
 
+@pytest.mark.parametrize("module", MODULES)
+def test_modules_and_functions_are_short(module: str) -> None:
+    """At most 350 lines in a module, and 50 in a function below its signature and docstring."""
+    assert len(text_of(module).splitlines()) <= 350
+    long = {}
+    for node in ast.walk(ast.parse(text_of(module))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            body = node.body[1:] if ast.get_docstring(node) and len(node.body) > 1 else node.body
+            long[node.name] = (body[-1].end_lineno or 0) - body[0].lineno + 1
+    assert {name: n_lines for name, n_lines in long.items() if n_lines > 50} == {}
+
+
 def test_the_command_line_loads_no_heavy_library() -> None:
     heavy = {
         "torch",
