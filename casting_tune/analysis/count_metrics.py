@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from casting_tune import metrics
 from casting_tune.analysis.decisions import CountTuple
-from casting_tune.analysis.table import Positive
+from casting_tune.analysis.result_table import Positive
 from casting_tune.metrics import Counts
 
 COUNTED = ("tp", "fp", "tn", "fn")

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from casting_tune.analysis import decisions, paired_tests, run_results, statistics, table
-from casting_tune.analysis.table import Positive, Table
+from casting_tune.analysis import decisions, paired_tests, result_table, run_results, statistics
+from casting_tune.analysis.result_table import Positive, Table
 from casting_tune.store.schema import SETTINGS
 from casting_tune.store.store import Store
 from casting_tune.toggles import TOGGLES
@@ -44,7 +44,7 @@ def all_pairs(
     return Table(
         title=f"{sweep}: all pairs, difference of accuracy on the test images",
         notes=(
-            *table.notes(run, positive),
+            *result_table.notes(run, positive),
             "p is for one pair, p Holm is corrected for all pairs. 'trainings': one seed each, so "
             "the result may differ with another seed.",
             *lost,
@@ -71,7 +71,7 @@ def effects(
     return Table(
         title=f"{sweep}: paired effects on test accuracy",
         notes=(
-            *table.notes(run, positive),
+            *result_table.notes(run, positive),
             "Effect of a toggle = accuracy with minus accuracy without. Effect of a backbone = its "
             "accuracy minus the mean of all backbones. Over cells that differ in nothing else; "
             "95 % intervals.",

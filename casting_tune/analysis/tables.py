@@ -20,16 +20,16 @@ from casting_tune.analysis import (
     decisions,
     effects,
     paired_tests,
+    result_table,
     run_results,
     statistics,
-    table,
     timings,
     verdict,
 )
 from casting_tune.analysis.count_metrics import COUNTED, SHOWN
 from casting_tune.analysis.decisions import Comparable, CountTuple
+from casting_tune.analysis.result_table import Positive, Table
 from casting_tune.analysis.run_results import RunResults
-from casting_tune.analysis.table import Positive, Table
 from casting_tune.metrics import Counts
 from casting_tune.models.registry import BACKBONES
 from casting_tune.store.store import Store
@@ -71,7 +71,7 @@ def comparison(
     frame["best"] = (frame["kind"] == "cell") & (frame["row"] == (best.row if best else None))
     return Table(
         title=f"{sweep}: test images, threshold 0.5",
-        notes=(*table.notes(run, positive), *_test_notes(run, frame, sets), *lost),
+        notes=(*result_table.notes(run, positive), *_test_notes(run, frame, sets), *lost),
         frame=frame,
         verdict=verdict.sentence(run, frame),
     )
@@ -105,7 +105,7 @@ def thresholds(
     return Table(
         title=f"{sweep}: test images at five thresholds on "
         f"P({'ok_front' if positive == 'ok' else 'defective'})",
-        notes=table.notes(run, positive),
+        notes=result_table.notes(run, positive),
         frame=pd.DataFrame(rows),
     )
 
@@ -140,7 +140,7 @@ def trainings(
                 )
     return Table(
         title=f"{sweep}: every training",
-        notes=table.notes(run, positive),
+        notes=result_table.notes(run, positive),
         frame=pd.DataFrame(rows),
     )
 

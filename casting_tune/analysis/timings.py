@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from casting_tune.analysis import run_results, table
-from casting_tune.analysis.table import Positive, Table
+from casting_tune.analysis import result_table, run_results
+from casting_tune.analysis.result_table import Positive, Table
 from casting_tune.models.registry import BACKBONES
 from casting_tune.store.store import Store
 
@@ -65,10 +65,10 @@ def timing(
     frame = pd.DataFrame(rows, columns=COLUMNS).astype({"n_at_once": "Int64", "n_threads": "Int64"})
     notes = _notes(frame, n_settings=len(settings))
     if len(timed):
-        notes.insert(0, f"Measured on: {table.device(timed)}.")
+        notes.insert(0, f"Measured on: {result_table.device(timed)}.")
     return Table(
         title=f"{sweep}: training and inference times",
-        notes=(*table.notes(run, positive), *notes),
+        notes=(*result_table.notes(run, positive), *notes),
         frame=frame,
     )
 

@@ -12,8 +12,8 @@ from typing import Literal
 
 import pandas as pd
 
+from casting_tune.analysis.result_table import QUICK
 from casting_tune.analysis.run_results import RunResults
-from casting_tune.analysis.table import QUICK
 from casting_tune.config import BASELINE
 
 MAJORITY = f"{BASELINE}majority"

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from casting_tune.analysis import curves, run_results, tables, verdict
-from casting_tune.analysis.table import Positive
+from casting_tune.analysis.result_table import Positive
 from casting_tune.report import embedded_images, page_data, plotly_style
 from casting_tune.store.store import Store
 

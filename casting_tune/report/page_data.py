@@ -14,8 +14,8 @@ import pandas as pd
 
 from casting_tune.analysis import curves, importance, run_results, selection, tables
 from casting_tune.analysis.operating_point import OperatingPoint
+from casting_tune.analysis.result_table import Positive, Table, device
 from casting_tune.analysis.run_results import RunResults
-from casting_tune.analysis.table import Positive, Table, device
 from casting_tune.errors import UsageError
 from casting_tune.report import embedded_images, parallel_axes, plotly_figures, render
 from casting_tune.store.store import Store

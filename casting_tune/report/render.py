@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from casting_tune.analysis.table import Table
+from casting_tune.analysis.result_table import Table
 from casting_tune.errors import UsageError, unknown
 from casting_tune.metrics import METRICS
 from casting_tune.text import in_csv, plain
