@@ -258,8 +258,8 @@ def test_a_higher_threshold_never_lets_fewer_defects_escape():
 @pytest.mark.parametrize(
     ("y_true", "score", "says"),
     [
-        ([1, 0], [0.5], "two \\[n\\] arrays"),
-        ([[1, 0]], [[0.5, 0.1]], "two \\[n\\] arrays"),
+        ([1, 0], [0.5], r"the same shape \[n\]"),
+        ([[1, 0]], [[0.5, 0.1]], r"the same shape \[n\]"),
         ([1, 2], [0.5, 0.1], "only"),
         ([1, np.nan], [0.5, 0.1], "only"),
     ],

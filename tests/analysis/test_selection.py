@@ -64,7 +64,7 @@ def test_photographs_are_counted_where_the_dataset_was_audited(scored: Store) ->
     ("cell", "rule", "message"),
     [
         ("xyz", {"max_escape": "1%"}, "Unknown completed cell 'xyz'"),
-        ("", {"max_escape": "1%"}, "Write more of it"),
+        ("", {"max_escape": "1%"}, "more characters"),
         ("abc1", {}, "--max-escape, or all of"),
         ("abc1", {"max_escape": "1%", "cost_escape": 1.0}, "--max-escape, or all of"),
         ("abc1", {"cost_escape": 1.0}, "--max-escape, or all of"),

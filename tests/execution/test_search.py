@@ -394,10 +394,10 @@ BAD = [
     ('objective = {}', "one or two columns"),
 ]  # fmt: skip
 RANGES = [
-    ("base_lr = { low = 1.0 }", "either `choices` or both"),
+    ("base_lr = { low = 1.0 }", "either `choices`, or both"),
     ("base_lr = { low = 1.0, high = 0.5 }", "`low` must be less than `high`"),
     ("base_lr = { low = 0.0, high = 0.5, log = true }", "`log` requires `low` above 0"),
-    ("base_lr = { low = 0.1, high = 0.5, choices = [1.0] }", "either `choices` or both"),
+    ("base_lr = { low = 0.1, high = 0.5, choices = [1.0] }", "either `choices`, or both"),
     ("base_lr = { low = 0.1, high = 0.5, step = 2.0 }", "must be a multiple of `step`"),
     ("base_lr = { low = -0.1, high = 0.5 }", "greater than 0"),
     ("dense = { low = 0.5, high = 8 }", "must be integers"),
@@ -415,7 +415,7 @@ RANGES = [
 
 
 @pytest.mark.parametrize(("objective", "message"), BAD)
-def test_an_objective_that_cannot_be_meant_is_refused(
+def test_an_objective_that_is_invalid_is_refused(
     tmp_path: Path, objective: str, message: str
 ) -> None:
     file = tmp_path / "bad.toml"
@@ -428,7 +428,7 @@ def test_an_objective_that_cannot_be_meant_is_refused(
 
 
 @pytest.mark.parametrize(("line", "message"), RANGES)
-def test_a_range_that_cannot_be_meant_is_refused(tmp_path: Path, line: str, message: str) -> None:
+def test_a_range_that_is_invalid_is_refused(tmp_path: Path, line: str, message: str) -> None:
     file = tmp_path / "bad.toml"
     file.write_text(HEAD + SEARCH.split("base_lr", maxsplit=1)[0] + line)
     with pytest.raises(UsageError) as caught:
@@ -497,9 +497,7 @@ def test_a_schedule_that_can_stop_nothing_is_said(tiny: Path, drawn: Path) -> No
         ("graceepochs = 1", "Did you mean 'grace_epochs'"),
     ],
 )
-def test_a_schedule_that_cannot_be_meant_is_refused(
-    tmp_path: Path, line: str, message: str
-) -> None:
+def test_a_schedule_that_is_invalid_is_refused(tmp_path: Path, line: str, message: str) -> None:
     file = tmp_path / "bad.toml"
     file.write_text(HEAD + f"[schedule]\n{line}\n")
     with pytest.raises(UsageError, match=message):
