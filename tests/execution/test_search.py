@@ -415,7 +415,7 @@ RANGES = [
 
 
 @pytest.mark.parametrize(("objective", "message"), BAD)
-def test_an_objective_that_cannot_be_meant_is_refused(
+def test_an_objective_that_is_invalid_is_refused(
     tmp_path: Path, objective: str, message: str
 ) -> None:
     file = tmp_path / "bad.toml"
@@ -428,7 +428,7 @@ def test_an_objective_that_cannot_be_meant_is_refused(
 
 
 @pytest.mark.parametrize(("line", "message"), RANGES)
-def test_a_range_that_cannot_be_meant_is_refused(tmp_path: Path, line: str, message: str) -> None:
+def test_a_range_that_is_invalid_is_refused(tmp_path: Path, line: str, message: str) -> None:
     file = tmp_path / "bad.toml"
     file.write_text(HEAD + SEARCH.split("base_lr", maxsplit=1)[0] + line)
     with pytest.raises(UsageError) as caught:
@@ -497,9 +497,7 @@ def test_a_schedule_that_can_stop_nothing_is_said(tiny: Path, drawn: Path) -> No
         ("graceepochs = 1", "Did you mean 'grace_epochs'"),
     ],
 )
-def test_a_schedule_that_cannot_be_meant_is_refused(
-    tmp_path: Path, line: str, message: str
-) -> None:
+def test_a_schedule_that_is_invalid_is_refused(tmp_path: Path, line: str, message: str) -> None:
     file = tmp_path / "bad.toml"
     file.write_text(HEAD + f"[schedule]\n{line}\n")
     with pytest.raises(UsageError, match=message):

@@ -26,6 +26,6 @@ def test_efficientnetb4_with_a_logit_alone_has_the_decks_count() -> None:
 
 
 @pytest.mark.parametrize("head", ["dense", "dense0", "drop", "dense8,dense8", "dropout,dropout"])
-def test_a_head_that_cannot_be_meant_is_refused(head: str) -> None:
+def test_a_head_that_is_invalid_is_refused(head: str) -> None:
     with pytest.raises(UsageError, match="dense1024,dropout"):
         layer_table.parse_head(head)

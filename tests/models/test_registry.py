@@ -549,7 +549,7 @@ def test_weights_that_may_not_be_read_are_not_called_missing(
 
 
 @pytest.mark.parametrize("weights", ["imagenett", "local-dir:", "", "none:x"])
-def test_weights_that_cannot_be_meant_are_refused(weights: str) -> None:
+def test_weights_that_are_invalid_are_refused(weights: str) -> None:
     for attempt in (build.weights_id, build.normalisation):
         with pytest.raises(UsageError, match="Unknown weights"):
             attempt("vgg16", weights)

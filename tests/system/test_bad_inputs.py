@@ -1020,7 +1020,7 @@ def test_an_extra_that_is_not_installed_is_named(
         ("query", "copy trials to '{}/x.csv'"),
     ],
 )
-def test_a_query_that_cannot_be_meant_is_refused(
+def test_a_query_that_is_invalid_is_refused(
     words: tuple[str, ...], trained: Store, tmp_path: Path, capsys: Say
 ) -> None:
     asked = [word.format(tmp_path) for word in words]
