@@ -8,6 +8,7 @@ never used.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -153,7 +154,12 @@ class Study:
     def _suggest(self) -> tuple[str, Settings | None]:
         self.n_suggested += 1
         key = str(self.n_suggested)
-        return key, self.optuna.suggest(key)
+        with warnings.catch_warnings():
+            # Ray warns of a choice that takes over a second, which any does on a busy machine
+            warnings.filterwarnings(
+                "ignore", message="Define-by-run function", category=UserWarning
+            )
+            return key, self.optuna.suggest(key)
 
     def _report(self, key: str, cell: str, status: str | None, *, epochs: int) -> None:
         """Report the objectives of a completed trial, else that it was pruned or failed."""

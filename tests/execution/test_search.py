@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ray.tune.search.optuna import optuna_search
 
 from casting_tune.config import TrialConfig, cell_id
 from casting_tune.data.pack import Pack
@@ -326,6 +327,8 @@ def test_two_objectives_and_failed_trials_are_told_to_optuna(
         .replace('{ validation_escape_rate = "min" }', goal)
         .replace("n_trials = 6", "n_trials = 15")
     )
+    # as on a busy machine, where every choice takes longer than Ray expects
+    monkeypatch.setattr(optuna_search, "DEFINE_BY_RUN_WARN_THRESHOLD_S", -1)
     studies: list[search.Study] = []
     real = search.Study.__init__
 
