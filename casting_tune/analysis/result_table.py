@@ -87,5 +87,6 @@ def device(trials: pd.DataFrame) -> str:
     """Return the devices of some trials, with threads and trials at the same time."""
     kinds = trials[["device", "n_threads", "n_at_once"]].drop_duplicates().itertuples(index=False)
     return "; ".join(
-        f"{device}, {threads} threads, {at_once} at once" for device, threads, at_once in kinds
+        f"{device}, {threads} thread{'s' * (threads != 1)}, {at_once} at once"
+        for device, threads, at_once in kinds
     )

@@ -500,7 +500,7 @@ class Failing:
     def init(self, address: str, **_: object) -> None:
         self.tried.append(address)
         if self.tried.count("local") <= self.n_failures:
-            raise Exception("The current node timed out during ray_cluster.\nMore.")
+            raise Exception("The current node timed out during startup.\nMore.")
 
     def shutdown(self, *, wait_for_processes: bool) -> None:
         self.tried.append("gone" if wait_for_processes else "left")
