@@ -6,7 +6,6 @@ says what is missing.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -58,7 +57,6 @@ def capacity(address: str | None, *, inline: bool) -> tuple[int, float]:
 
         return ray_cluster.cpus_here(), torch.cuda.device_count()
     with ray_cluster.running(address, n_slots=0) as ray:
-        _check_answers(ray, address)
         nodes = each(ray, wait=True)
         return int(sum(node.get("CPU", 0) for node in nodes)), sum(
             node.get("GPU", 0) for node in nodes
@@ -188,32 +186,6 @@ def check_object_store(ray: Any, pack: Pack) -> None:
             f"enlarge the store: 'ray start --object-store-memory {int(1.2 * needed)}' on a "
             "cluster, RAY_DEFAULT_OBJECT_STORE_MEMORY_PROPORTION=0.6 on this machine."
         )
-
-
-def _check_answers(ray: Any, address: str) -> None:
-    """Raise ResourcesError if a cluster accepts the connection but does not run our tasks.
-
-    Ray 2.60 does so if it requires no token and we send one. A cluster that requires a token
-    accepts no connection without it. A cluster without free resources is no error:
-    it answers later.
-    """
-    if os.environ.get("RAY_AUTH_MODE") != "token":
-        return
-
-    class Probe:
-        def answer(self) -> bool:
-            return True
-
-    try:
-        ray.get(ray.remote(num_cpus=0)(Probe).remote().answer.remote(), timeout=STARTING_S)
-    except ray.exceptions.RayActorError as error:
-        raise ResourcesError(
-            f"Connected, but the Ray cluster at '{address}' does not run our tasks: it requires no "
-            "token, and this machine sends one (RAY_AUTH_MODE=token or ~/.ray/auth_token). Start "
-            "its nodes with RAY_AUTH_MODE=token and that token, or set RAY_AUTH_MODE=disabled here."
-        ) from error
-    except ray.exceptions.GetTimeoutError:
-        return
 
 
 def each(ray: Any, *, wait: bool) -> list[dict[str, float]]:
