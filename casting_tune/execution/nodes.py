@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from casting_tune import machine
 from casting_tune.config import TrialConfig
 from casting_tune.data.pack import Pack
 from casting_tune.errors import ResourcesError
@@ -51,11 +52,11 @@ class Resources:
 def capacity(address: str | None, *, inline: bool) -> tuple[int, float]:
     """Return the numbers of CPUs and GPUs of the cluster at `address`, or of this machine."""
     if address is None or inline:
-        if not ray_cluster.shows_gpu():
-            return ray_cluster.cpus_here(), 0
+        if not machine.has_gpu_device():
+            return machine.cpus(), 0
         import torch
 
-        return ray_cluster.cpus_here(), torch.cuda.device_count()
+        return machine.cpus(), torch.cuda.device_count()
     with ray_cluster.running(address, n_slots=0) as ray:
         nodes = each(ray, wait=True)
         return int(sum(node.get("CPU", 0) for node in nodes)), sum(
@@ -146,14 +147,14 @@ def slots(resources: Resources, place: Place) -> int:
     Ray starts one worker per CPU at once, and each imports the modules of a trial (0.3 GiB). A
     machine has many more CPUs than a GPU has trials. As many trials without a GPU may run as well.
     """
-    return resources.n_at_once or min(ray_cluster.cpus_here(), 2 * place.n_at_once)
+    return resources.n_at_once or min(machine.cpus(), 2 * place.n_at_once)
 
 
 def check_resources(ray: Any, resources: Resources) -> None:
     """Raise ResourcesError if no node can ever run a trial: Ray would wait forever."""
     nodes = each(ray, wait=False)
     if resources.address is None:  # see `slots`
-        nodes = [node | {"CPU": ray_cluster.cpus_here()} for node in nodes]
+        nodes = [node | {"CPU": machine.cpus()} for node in nodes]
     for kind, needed in (("CPU", resources.cpus), ("GPU", resources.gpus)):
         most = max((node.get(kind, 0) for node in nodes), default=0)
         if needed > most:

@@ -11,7 +11,6 @@ import importlib.metadata
 import logging
 import os
 import signal
-import sys
 import tempfile
 import threading
 import time
@@ -347,17 +346,6 @@ def _start(ray: Any, n_slots: int, scratch: str, *, over: threading.Event) -> No
                 raise ray_failures.not_started(error, Path(scratch)) from error
 
 
-def shows_gpu() -> bool:
-    """Return whether this machine may have a GPU; a Linux without a device file has none."""
-    devices = ("nvidia[0-9]*", "dxg", "kfd")  # of CUDA, of WSL, of ROCm
-    return sys.platform != "linux" or any(any(Path("/dev").glob(name)) for name in devices)
-
-
 def ray_version() -> str:
     """Return the version of Ray that schedules."""
     return importlib.metadata.version("ray")
-
-
-def cpus_here() -> int:
-    """Return how many CPUs this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -50,7 +50,13 @@ TWO = Resources(cpus=1, gpus=0, n_at_once=2)
 
 def work(store: Store, configs: list[TrialConfig], retries: int = 0) -> Work:
     tasks = tuple(Task(config=config, label=f"cell {i}") for i, config in enumerate(configs))
-    return Work(tasks=tasks, store=store, sweep="s", place=Place(n_at_once=2), retries=retries)
+    return Work(
+        tasks=tasks,
+        store=store,
+        sweep="s",
+        place=Place(n_at_once=2),
+        allowance=Allowance(retries=retries),
+    )
 
 
 def endings(events: list[Event]) -> dict[int, list[str | None]]:
