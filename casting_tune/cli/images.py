@@ -133,7 +133,6 @@ def pack(
 ) -> None:
     """Decode an image folder once into a pack, and print its contents."""
     from casting_tune.data import label_conflicts
-    from casting_tune.data import pack as packs
 
     out = console.console(as_json)
     packed = ImageFolder(
@@ -160,7 +159,6 @@ def pack(
 def _pack_record(packed: Pack) -> dict[str, Any]:
     """Return the contents of a pack as `pack --json` prints them."""
     from casting_tune.data import label_conflicts
-    from casting_tune.data import pack as packs
 
     height, width = packed.images.shape[-2:]
     return {
@@ -222,7 +220,6 @@ def audit(
 def print_audit(out: Console, folder: ImageFolder) -> dict[str, Any]:
     """Print the audit of an image folder with all files in both classes; return it for JSON."""
     from casting_tune.data import label_conflicts
-    from casting_tune.data import pack as packs
     from casting_tune.store import audits
     from casting_tune.store.store import Store
 
