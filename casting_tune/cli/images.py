@@ -132,7 +132,7 @@ def pack(
     as_json: Json = False,
 ) -> None:
     """Decode an image folder once into a pack, and print its contents."""
-    from casting_tune.data import pack as packs
+    from casting_tune.data import label_conflicts
 
     out = console.console(as_json)
     packed = ImageFolder(
@@ -152,13 +152,13 @@ def pack(
     )
     for path, reason in packed.skipped:
         console.say(out, f"skipped {path}: {reason}")
-    if conflict := packs.conflict_note(packed):
+    if conflict := label_conflicts.conflict_note(packed):
         console.say(out, conflict)
 
 
 def _pack_record(packed: Pack) -> dict[str, Any]:
     """Return the contents of a pack as `pack --json` prints them."""
-    from casting_tune.data import pack as packs
+    from casting_tune.data import label_conflicts
 
     height, width = packed.images.shape[-2:]
     return {
@@ -177,7 +177,7 @@ def _pack_record(packed: Pack) -> dict[str, Any]:
             for label, name in ((1, packed.positive), (0, packed.negative))
         ],
         "skipped": [{"path": path, "reason": reason} for path, reason in packed.skipped],
-        "label_conflicts": packs.conflicts(packed),
+        "label_conflicts": label_conflicts.conflicts(packed),
     }
 
 
@@ -219,7 +219,7 @@ def audit(
 
 def print_audit(out: Console, folder: ImageFolder) -> dict[str, Any]:
     """Print the audit of an image folder with all files in both classes; return it for JSON."""
-    from casting_tune.data import pack as packs
+    from casting_tune.data import label_conflicts
     from casting_tune.store import audits
     from casting_tune.store.store import Store
 
@@ -232,7 +232,7 @@ def print_audit(out: Console, folder: ImageFolder) -> dict[str, Any]:
         )
     for sentence in result.findings:
         console.say(out, sentence)
-    conflicts = packs.conflicts(packed)
+    conflicts = label_conflicts.conflicts(packed)
     for bad, good in conflicts:
         console.say(out, f"same file in both classes: '{text.plain(bad)}' = '{text.plain(good)}'")
     return {

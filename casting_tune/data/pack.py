@@ -39,7 +39,6 @@ PACK_VERSION = 1
 
 _DAY_S = 86_400
 _SHOWN = 10  # bad files in an error message, which is one line
-_SHOWN_PAIRS = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +49,7 @@ class Pack:
         images: [n, h, w] uint8 if every image is exactly gray, else [n, 3, h, w]; memory-mapped,
             read-only.
         labels: [n] uint8, 1 is defective (the positive class).
-        splits: [n] "train" or "test".
+        splits: [n] "train", "validation" or "test".
         sha256: [n] of the file's bytes.
         paths: [n] posix paths relative to the folder.
         sizes: [n, 2] int32, (height, width) in the file, after its EXIF rotation.
@@ -58,6 +57,9 @@ class Pack:
             folder's name and the files' times.
         positive: folder name of the defect class.
         negative: folder name of the other class.
+        kinds: [n] name of the kind of defect, "" for good images.
+        groups: [n] name of the given group (part, photograph, lot), "" if none was given; None if
+            no image has one.
         split_made: whether casting_tune made the test split because the folder had none.
         skipped: (path, reason) of the skipped files.
     """
@@ -71,6 +73,8 @@ class Pack:
     dataset_id: str
     positive: str
     negative: str
+    kinds: NDArray[np.str_]
+    groups: NDArray[np.str_] | None
     split_made: bool
     skipped: tuple[tuple[str, str], ...]
 
@@ -161,6 +165,8 @@ def open_pack(folder: Path) -> Pack:
             dataset_id=manifest["dataset_id"],
             positive=manifest["positive"],
             negative=manifest["negative"],
+            kinds=_kinds(manifest),
+            groups=_frozen(manifest["groups"], np.str_) if "groups" in manifest else None,
             split_made=manifest["split_made"],
             skipped=_pairs(manifest["skipped"]),
         )
@@ -178,37 +184,6 @@ def open_pack(folder: Path) -> Pack:
             f"The pack '{folder}' is damaged ({one_line(str(error))}). {way_out}"
         ) from error
     return pack
-
-
-def conflicts(pack: Pack) -> list[tuple[str, str]]:
-    """Return (defective, good) paths of files with the same bytes and different labels.
-
-    Each such file is in at least one pair.
-    """
-    pairs = []
-    both = set(pack.sha256[pack.labels == 1]) & set(pack.sha256[pack.labels == 0])
-    for content in sorted(both):
-        same = pack.sha256 == content
-        bad, good = (pack.paths[same & (pack.labels == label)].tolist() for label in (1, 0))
-        pairs += [(bad[i % len(bad)], good[i % len(good)]) for i in range(max(len(bad), len(good)))]
-    return sorted(pairs)
-
-
-def conflict_note(pack: Pack) -> str:
-    """Return a warning about files with the same bytes and different labels; "" without any."""
-    pairs = conflicts(pack)
-    if not pairs:
-        return ""
-    shown = "; ".join(
-        f"'{one_line(bad)}' = '{one_line(good)}'" for bad, good in pairs[:_SHOWN_PAIRS]
-    )
-    n_more = len(pairs) - _SHOWN_PAIRS
-    more = f"; and {n_more} more (casting-tune audit)" if n_more > 0 else ""
-    n = len({path for pair in pairs for path in pair})
-    return (
-        f"{n} files have the same bytes in both classes, so one of their labels is wrong: "
-        f"{shown}{more}. Correct the labels or remove these files."
-    )
 
 
 def _index_entry(
@@ -342,6 +317,13 @@ def _frozen(values: list[Any], dtype: type) -> NDArray[Any]:
     array: NDArray[Any] = np.array(values, dtype=dtype)
     array.setflags(write=False)
     return array
+
+
+def _kinds(manifest: dict[str, Any]) -> NDArray[np.str_]:
+    """Return the kinds; a manifest without them has one kind, the defect class."""
+    labels = manifest["labels"]
+    kinds = manifest.get("kinds") or [manifest["positive"] if label else "" for label in labels]
+    return _frozen(kinds, np.str_)
 
 
 def _pairs(skipped: Sequence[Sequence[str]]) -> tuple[tuple[str, str], ...]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from casting_tune import files
 from casting_tune.config import TrialConfig
-from casting_tune.data import pack, synthetic
+from casting_tune.data import label_conflicts, pack, synthetic
 from casting_tune.data.pack import Pack
 from casting_tune.planning import estimate
 from casting_tune.planning.cells import Cell
@@ -143,7 +143,7 @@ def notes(
             f"{copies} of {n_test} test images are byte-for-byte copies of training images: "
             "scores look too good."
         )
-    if conflict := pack.conflict_note(images):
+    if conflict := label_conflicts.conflict_note(images):
         notes.append(conflict)
     if images.skipped:
         notes.append(

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from casting_tune.data import decode
-from casting_tune.data.pack import Pack, conflicts, open_pack, pack
+from casting_tune.data.label_conflicts import conflicts
+from casting_tune.data.pack import Pack, open_pack, pack
 from casting_tune.data.synthetic import draw
 from casting_tune.errors import ImagesError, UsageError
 
