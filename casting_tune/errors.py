@@ -27,7 +27,16 @@ DEFECT_FOUND = 20
 
 
 class CastingTuneError(Exception):
-    """An error that casting_tune reports in one line, without traceback."""
+    """An error that casting_tune reports in one line, without traceback.
+
+    Example:
+        >>> from casting_tune import CastingTuneError, Store
+        >>> try:
+        ...     Store("http://results")
+        ... except CastingTuneError as error:
+        ...     print(error)
+        Invalid results address 'http://results'. Use a folder or s3://BUCKET/PREFIX with --results.
+    """
 
     exit_code = 1
 

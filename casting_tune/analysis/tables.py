@@ -59,6 +59,12 @@ def comparison(
 
     Raises:
         UsageError: sweep or run not found in the store.
+
+    Example:
+        >>> from casting_tune import Store, tables
+        >>> table = tables.comparison(Store("results"), "tiny")
+        >>> int(table.frame["n"].max())  # trainings of a row
+        2
     """
     run = run_results.load(store, sweep, run_id)
     labelled = [

@@ -146,6 +146,12 @@ def open_pack(folder: Path) -> Pack:
 
     Raises:
         ImagesError: the pack is missing, of another version, or damaged.
+
+    Example:
+        >>> from casting_tune import open_pack
+        >>> (manifest,) = Path("results/packs").glob("*/manifest.json")
+        >>> open_pack(manifest.parent).images.shape
+        (80, 64, 64)
     """
     way_out = "Remove this folder and pack the images again."
     try:

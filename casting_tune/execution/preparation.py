@@ -63,6 +63,14 @@ def prepare(
 
     Raises:
         CastingTuneError: the first error that would have occurred later.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from casting_tune import Options, prepare
+        >>> options = Options(sweep="tiny.toml", data=Path("castings"), inline=True)
+        >>> prepared = prepare(options, say=print)
+        >>> len(prepared.plan.to_do)  # cells to train: this sweep has run before
+        0
     """
     checked = _check(options, Reporter(say, on_progress))
     sweep, cells = checked.sweep, checked.cells

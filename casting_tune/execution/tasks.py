@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from casting_tune.config import UNLIMITED, Allowance, Epoch, TrialConfig, cell_id
 from casting_tune.data.pack import Pack
+from casting_tune.store.attempts import attempts_since, read_cell
 from casting_tune.store.store import Store
 from casting_tune.training.records import Ending, Place, TrialContext
 from casting_tune.training.trial import halved, lost, run_trial
@@ -245,8 +246,8 @@ def _rows_of_this_run(work: Work, pack: Pack, task: Task) -> list[dict[str, Any]
     completed do.
     """
     cell, epochs = cell_id(task.config, pack.dataset_id), task.config.epochs
-    since = work.store.attempts_since(cell, task.attempts, epochs=epochs)
-    rows = work.store.read_cell("trials", cell, since, epochs=epochs).to_pylist()
+    since = attempts_since(work.store, cell, task.attempts, epochs=epochs)
+    rows = read_cell(work.store, "trials", cell, since, epochs=epochs).to_pylist()
     return [row for row in rows if row["sweep"] == work.sweep or row["status"] == "completed"]
 
 

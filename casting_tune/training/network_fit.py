@@ -11,6 +11,7 @@ import statistics
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
@@ -22,6 +23,7 @@ from casting_tune.data.pack import Pack
 from casting_tune.data.splits import Folds
 from casting_tune.errors import Diverged
 from casting_tune.models import build
+from casting_tune.store import artifacts
 from casting_tune.store.store import Store
 from casting_tune.training import checkpoint, cuda_graph, inputs, loop, memory, records
 from casting_tune.training.records import Measured, TrialContext
@@ -48,13 +50,13 @@ class Files:
 
 def files_of(store: Store, cell: str, *, keep: Collection[str] = ()) -> Files:
     """Return the files of a cell, fetched if another machine wrote them."""
-    best = store.weights(cell, best=True)
+    best = artifacts.weights(store, cell, best=True)
     return Files(
-        checkpoint=store.fetch(store.checkpoint(cell)),
-        last=store.weights(cell),
-        best=store.fetch(best) if "best" in keep else best,
-        share=store.share,
-        drop=store.drop,
+        checkpoint=artifacts.fetch(store, artifacts.checkpoint(store, cell)),
+        last=artifacts.weights(store, cell),
+        best=artifacts.fetch(store, best) if "best" in keep else best,
+        share=partial(artifacts.share, store),
+        drop=partial(artifacts.drop, store),
     )
 
 
