@@ -35,13 +35,8 @@ def normaliser(config: TrialConfig, device: torch.device) -> Prepare:
     """
     import torch
 
-    mean, std = (
-        torch.tensor(values, device=device).reshape(1, 3, 1, 1)
-        for values in build.normalisation(config.backbone, config.weights)
-    )
-    if config.in_channels == 1:
-        mean, std = mean.mean(1, keepdim=True), std.mean(1, keepdim=True)
-    scale, offset = 1 / std, -mean / std
+    mean, std = build.normalisation(config.backbone, config.weights)
+    scale, offset = build.scale_and_offset(mean, std, in_channels=config.in_channels, device=device)
 
     def prepare(images: torch.Tensor) -> torch.Tensor:
         n, _, height, width = images.shape
