@@ -13,11 +13,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from casting_tune import text
-from casting_tune.cli import console
+from casting_tune.cli import console, params
 from casting_tune.cli.params import (
     RESULTS,
     DefectClass,
+    DefectClasses,
+    GoodClasses,
+    GroupPattern,
     Json,
+    KeepSplit,
     NeededData,
     PackSize,
     Results,
@@ -29,6 +33,7 @@ from casting_tune.errors import FLAWED_IMAGES, UsageError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from casting_tune.data.image_folder import Reading
     from casting_tune.data.pack import Pack
 
 
@@ -38,7 +43,7 @@ class ImageFolder:
 
     data: Path
     results: str
-    positive: str = "def_front"
+    reading: Reading | None = None
     pack_size: int | None = None
     skip_bad: bool = False
 
@@ -51,7 +56,7 @@ class ImageFolder:
             return packs.pack(
                 self.data,
                 Store(self.results).root / "packs",
-                positive=self.positive,
+                reading=self.reading or packs.DEFAULT_READING,
                 size_px=self.pack_size,
                 skip_bad=self.skip_bad,
                 on_progress=lambda done, total: on_progress("packing images", done, total),
@@ -126,7 +131,11 @@ def pack(
     data: Annotated[Path, typer.Argument(envvar="CASTING_TUNE_DATA", help="Image folder.")],
     *,
     results: Results = RESULTS,
-    positive: DefectClass = "def_front",
+    positive: DefectClass = None,
+    good: GoodClasses = None,
+    defect: DefectClasses = None,
+    group_pattern: GroupPattern = None,
+    keep_split: KeepSplit = False,
     pack_size: PackSize = None,
     skip_bad: SkipBad = False,
     as_json: Json = False,
@@ -136,12 +145,20 @@ def pack(
 
     out = console.console(as_json)
     packed = ImageFolder(
-        data=data, results=results, positive=positive, pack_size=pack_size, skip_bad=skip_bad
+        data=data,
+        results=results,
+        reading=params.reading(
+            positive, good, defect, group_pattern=group_pattern, keep_split=keep_split
+        ),
+        pack_size=pack_size,
+        skip_bad=skip_bad,
     ).pack(out)
     if as_json:
         console.write_json(_pack_record(packed))
         return
     record = _pack_record(packed)
+    for note in packed.notes:
+        console.say(out, note)
     console.grid(
         ["split", "class", "images"],
         [[str(value) for value in row.values()] for row in record["counts"]],
@@ -170,12 +187,14 @@ def _pack_record(packed: Pack) -> dict[str, Any]:
         "counts": [
             {
                 "split": split,
-                "class": name,
-                "images": int(((packed.splits == split) & (packed.labels == label)).sum()),
+                "class": kind or packed.negative,
+                "images": int(((packed.splits == split) & (packed.kinds == kind)).sum()),
             }
-            for split in ("train", "test")
-            for label, name in ((1, packed.positive), (0, packed.negative))
+            for split in ("train", "validation", "test")
+            if split != "validation" or "validation" in packed.splits
+            for kind in sorted(set(packed.kinds.tolist()), key=lambda kind: (not kind, kind))
         ],
+        "notes": packed.notes,
         "skipped": [{"path": path, "reason": reason} for path, reason in packed.skipped],
         "label_conflicts": label_conflicts.conflicts(packed),
     }
@@ -185,7 +204,11 @@ def audit(
     data: NeededData,
     *,
     results: Results = RESULTS,
-    positive: DefectClass = "def_front",
+    positive: DefectClass = None,
+    good: GoodClasses = None,
+    defect: DefectClasses = None,
+    group_pattern: GroupPattern = None,
+    keep_split: KeepSplit = False,
     pack_size: PackSize = None,
     skip_bad: SkipBad = False,
     accept_leakage: Annotated[
@@ -199,7 +222,13 @@ def audit(
     """
     out = console.console(as_json)
     folder = ImageFolder(
-        data=data, results=results, positive=positive, pack_size=pack_size, skip_bad=skip_bad
+        data=data,
+        results=results,
+        reading=params.reading(
+            positive, good, defect, group_pattern=group_pattern, keep_split=keep_split
+        ),
+        pack_size=pack_size,
+        skip_bad=skip_bad,
     )
     record = print_audit(out, folder)
     if as_json:
@@ -230,13 +259,14 @@ def print_audit(out: Console, folder: ImageFolder) -> dict[str, Any]:
             Store(folder.results),
             on_progress=lambda done, total: on_progress("comparing images", done, total),
         )
-    for sentence in result.findings:
+    for sentence in (*packed.notes, *result.findings):
         console.say(out, sentence)
     conflicts = label_conflicts.conflicts(packed)
     for bad, good in conflicts:
         console.say(out, f"same file in both classes: '{text.plain(bad)}' = '{text.plain(good)}'")
     return {
         "dataset_id": packed.dataset_id,
+        "notes": packed.notes,
         "findings": result.findings,
         "n_test_copies_in_train": int((result.copy_in_train & (packed.splits == "test")).sum()),
         "label_conflicts": conflicts,
@@ -250,7 +280,11 @@ def preview(
         "preview"
     ),
     results: Results = RESULTS,
-    positive: DefectClass = "def_front",
+    positive: DefectClass = None,
+    good: GoodClasses = None,
+    defect: DefectClasses = None,
+    group_pattern: GroupPattern = None,
+    keep_split: KeepSplit = False,
     pack_size: PackSize = None,
     skip_bad: SkipBad = False,
     as_json: Json = False,
@@ -261,7 +295,13 @@ def preview(
 
     image_folder.check_outside(data, folder, "--out")
     packed = ImageFolder(
-        data=data, results=results, positive=positive, pack_size=pack_size, skip_bad=skip_bad
+        data=data,
+        results=results,
+        reading=params.reading(
+            positive, good, defect, group_pattern=group_pattern, keep_split=keep_split
+        ),
+        pack_size=pack_size,
+        skip_bad=skip_bad,
     ).pack(console.console(as_json))
     make_folder(folder)
     files = [

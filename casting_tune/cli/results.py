@@ -232,6 +232,7 @@ def _packed(
     """
     from casting_tune.analysis import run_results
     from casting_tune.data import pack as packs
+    from casting_tune.data.image_folder import Reading
 
     run_data = run_results.load(store, sweep, run)
     dataset = str(run_data.cells["dataset_id"].iloc[0])
@@ -245,9 +246,10 @@ def _packed(
             f"--with-images: dataset {dataset} not found in {store.address}. "
             "Give its image folder with --data."
         )
-    # the defect folder of the run
-    defects = [*run_data.trials["positive"].dropna(), "def_front"]
-    packed = packs.pack(data, store.root / "packs", positive=defects[0])
+    # the defects of the run
+    defects = [*run_data.trials["positive"].dropna(), None]
+    reading = Reading(positive=defects[0])
+    packed = packs.pack(data, store.root / "packs", reading=reading)
     if packed.dataset_id != dataset:
         raise UsageError(
             f"'{data}' contains dataset {packed.dataset_id}; the run used {dataset}. "

@@ -11,12 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from casting_tune.cli import completion, console, images, signals, sweep_plan, sweep_run
+from casting_tune.cli import completion, console, images, params, signals, sweep_plan, sweep_run
 from casting_tune.cli.params import (
     RESULTS,
     Data,
     DefectClass,
+    DefectClasses,
+    GoodClasses,
+    GroupPattern,
     Json,
+    KeepSplit,
     PackSize,
     Results,
     SkipBad,
@@ -60,7 +64,11 @@ def sweep(
             "--set", metavar="S=V", help="setting=value: replace a fixed setting of the sweep."
         ),
     ] = None,
-    positive: DefectClass = "def_front",
+    positive: DefectClass = None,
+    good: GoodClasses = None,
+    defect: DefectClasses = None,
+    group_pattern: GroupPattern = None,
+    keep_split: KeepSplit = False,
     pack_size: PackSize = None,
     skip_bad: SkipBad = False,
     inline: Annotated[
@@ -155,7 +163,9 @@ def sweep(
         quick=quick,
         only=tuple(only or ()),
         overrides=tuple(override or ()),
-        positive=positive,
+        reading=params.reading(
+            positive, good, defect, group_pattern=group_pattern, keep_split=keep_split
+        ),
         pack_size=pack_size,
         skip_bad=skip_bad,
         inline=inline,

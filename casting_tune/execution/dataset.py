@@ -63,7 +63,7 @@ def packed(options: Options, store: Store, report: Reporter) -> Pack:
     return pack.pack(
         folder,
         store.root / "packs",
-        positive=options.positive,
+        reading=options.reading,
         size_px=options.pack_size,
         skip_bad=options.skip_bad,
         on_progress=report.progress("packing images"),
@@ -106,7 +106,7 @@ def _needs(config: TrialConfig) -> Needs:
     """Return the settings that determine the train, validation and test images of a cell."""
     return (
         config.in_channels, config.validation_share, config.split_seed, config.train_images,
-        config.test_images, config.split, config.n_folds, config.fold,
+        config.test_images, config.split, config.n_folds, config.fold, config.validation,
     )  # fmt: skip
 
 
@@ -136,7 +136,8 @@ def notes(
     cells: tuple[Cell, ...], images: Pack, device: Literal["cpu", "cuda"] | None
 ) -> tuple[str, ...]:
     """Return what a reader of the results must know; `device` None: the trials run elsewhere."""
-    notes = list(precision.notes((cell.config for cell in cells), device)) if device else []
+    notes = list(images.notes)
+    notes += list(precision.notes((cell.config for cell in cells), device)) if device else []
     if images.images.ndim == 3 and any("hue" in cell.config.toggles for cell in cells):
         notes.append("The images are gray: the toggle hue has no effect on them.")
     in_train = set(images.sha256[images.splits == "train"])
@@ -152,9 +153,5 @@ def notes(
     if images.skipped:
         notes.append(
             f"{len(images.skipped)} files could not be decoded and were skipped (see the pack)."
-        )
-    if images.split_made:
-        notes.append(
-            "The folder has no test images: a stratified 10 % was selected (see the pack)."
         )
     return tuple(notes)

@@ -44,7 +44,7 @@ TRIALS = _schema(
     ("image_px", _INT), ("in_channels", _INT), ("batch_size", _INT), ("epochs", _INT),
     ("seed", _INT),
     ("split", _TEXT), ("split_id", _TEXT), ("n_folds", _INT), ("fold", _INT),
-    ("validation_share", _REAL), ("split_seed", _INT),
+    ("validation", _TEXT), ("validation_share", _REAL), ("split_seed", _INT),
     ("train_images", _INT), ("test_images", _INT), ("base_lr", _REAL), ("weight_decay", _REAL),
     ("warmup_share", _REAL), ("lr_schedule", _TEXT), ("precision", _TEXT), ("layout", _TEXT),
     ("recipe", _INT), ("dataset_id", _TEXT), ("positive", _TEXT),
