@@ -179,7 +179,9 @@ def predict(
     decisions = (
         predictor.watch(network, images, idle_s=idle)
         if watch
-        else predictor.decide_all(network, image_files.find(images))
+        else predictor.decide_all(
+            network, image_files.find(images, say=lambda line: console.say(messages, line))
+        )
     )
     started, interrupted, kept = time.perf_counter(), False, []
     with decision_rows.writer(out) as write:
@@ -247,7 +249,8 @@ def explain(
     from casting_tune.store.store import Store
 
     image_folder.check_outside(data, out, "--out")
-    paths, messages = image_files.find(images), console.console(as_json)
+    messages = console.console(as_json)
+    paths = image_files.find(images, say=lambda line: console.say(messages, line))
     if Path(network).is_dir():
         for name in ("results", "data", "weights_dir", "pack_size", "skip_bad"):
             if on_command_line(context, name):

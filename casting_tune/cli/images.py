@@ -157,7 +157,7 @@ def pack(
         console.write_json(_pack_record(packed))
         return
     record = _pack_record(packed)
-    for note in packed.notes:
+    for note in record["notes"]:
         console.say(out, note)
     console.grid(
         ["split", "class", "images"],
@@ -194,7 +194,7 @@ def _pack_record(packed: Pack) -> dict[str, Any]:
             if split != "validation" or "validation" in packed.splits
             for kind in sorted(set(packed.kinds.tolist()), key=lambda kind: (not kind, kind))
         ],
-        "notes": packed.notes,
+        "notes": [*packed.notes, *filter(None, [label_conflicts.group_note(packed)])],
         "skipped": [{"path": path, "reason": reason} for path, reason in packed.skipped],
         "label_conflicts": label_conflicts.conflicts(packed),
     }
@@ -259,7 +259,8 @@ def print_audit(out: Console, folder: ImageFolder) -> dict[str, Any]:
             Store(folder.results),
             on_progress=lambda done, total: on_progress("comparing images", done, total),
         )
-    for sentence in (*packed.notes, *result.findings):
+    kept = audits.keep_columns(packed, Store(folder.results))
+    for sentence in filter(None, (*packed.notes, kept, *result.findings)):
         console.say(out, sentence)
     conflicts = label_conflicts.conflicts(packed)
     for bad, good in conflicts:

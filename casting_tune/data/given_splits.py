@@ -73,7 +73,7 @@ def resolve(files: Sequence[ImageFile], sha256: Sequence[str], *, keep: bool) ->
             notes.append(
                 "The folder has no test images: a stratified 10 % was selected (see the pack)."
             )
-    elif lacking := _lacking(files, splits, "test"):
+    if lacking := _lacking(files, splits, "test"):
         rate = "escape" if lacking == "defective" else "overkill"
         notes.append(f"The test images have no {lacking} ones: they give no {rate} rate.")
     return Splits(splits, made, tuple(notes))
@@ -94,7 +94,10 @@ def made_split(files: Sequence[ImageFile], sha256: Sequence[str]) -> list[str]:
     for i, number in enumerate(unit):
         units.setdefault(number, []).append(i)
     counts = Counter(kinds)
-    missing = {kind: max(1, round(n * _TEST_SHARE)) for kind, n in counts.items()}
+    # train and validation need one image each
+    missing = {
+        kind: min(max(1, round(n * _TEST_SHARE)), max(0, n - 2)) for kind, n in counts.items()
+    }
     if "defective" in missing and len(missing) > 2:  # rare kinds next to common ones
         missing["defective"] = round(counts["defective"] * _TEST_SHARE)
     splits = ["train"] * len(files)

@@ -145,6 +145,11 @@ def _of_folder(root: Path, reading: Reading) -> Listing:
     if not walked.files:
         said = walk.sentence(walked.skipped)
         raise ImagesError(f"'{root}' has no images ({', '.join(SUFFIXES)}). {said}".strip())
+    for file in walked.files:
+        if file.path.encode(errors="ignore").decode() != file.path:
+            raise ImagesError(
+                f"The file name '{one_line(file.path)}' is not valid UTF-8. Rename the file."
+            )
     layout = layouts.read([file.path for file in walked.files], str(root))
     skipped = list(walked.skipped)
     if layout.outside:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from casting_tune.data.decode import SUFFIXES
-from casting_tune.errors import ImagesError
 from casting_tune.text import plain
 
 HIDDEN, RESOURCES, SYSTEM = "hidden", "thumbnail or resource folder", "system file"
@@ -60,6 +59,7 @@ def walk(
     root: Path,
     *,
     named: Iterable[str] = (),
+    with_masks: bool = False,
     on_error: Callable[[OSError], None] | None = None,
 ) -> Walked:
     """Return the image files below `root`; a linked folder is followed, each folder once.
@@ -67,15 +67,15 @@ def walk(
     Args:
         root: the folder.
         named: folder names that are never masks or resources, because the user names them.
+        with_masks: do not look for masks among the files.
         on_error: called for a folder that cannot be read; None raises the error.
 
     Raises:
         OSError: a folder cannot be read.
-        ImagesError: the name of an image file is not valid UTF-8.
     """
     reader = _Reader(root, frozenset(named), on_error)
     reader.read("")
-    masks = set(_masks(file.path for file in reader.files))
+    masks = set() if with_masks else set(_masks(file.path for file in reader.files))
     for path in sorted(masks):
         reader.skip(MASK, path)
     files = sorted(
@@ -149,10 +149,6 @@ class _Reader:
         elif suffix not in SUFFIXES:
             self.skip(f"{SUFFIX} (.{suffix})" if suffix else SUFFIX, path)
         else:
-            if path.encode(errors="ignore").decode() != path:
-                raise ImagesError(
-                    f"The file name '{plain(path)}' is not valid UTF-8. Rename the file."
-                )
             try:
                 status = entry.stat()
             except OSError:  # a link to a missing file: decoding it gives the reason

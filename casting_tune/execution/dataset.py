@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -60,7 +60,7 @@ def packed(options: Options, store: Store, report: Reporter) -> Pack:
         )
         if not folder.is_dir():
             _draw(folder, report)
-    return pack.pack(
+    images = pack.pack(
         folder,
         store.root / "packs",
         reading=options.reading,
@@ -68,6 +68,7 @@ def packed(options: Options, store: Store, report: Reporter) -> Pack:
         skip_bad=options.skip_bad,
         on_progress=report.progress("packing images"),
     )
+    return images if options.data is not None else replace(images, notes=())
 
 
 def _draw(folder: Path, report: Reporter) -> None:
@@ -94,7 +95,10 @@ def groups(
     """Return [n] group numbers of the images if a split needs them, from the store or an audit."""
     if all(cell.config.split != "grouped" for cell in cells):
         return None
-    report.say('split = "grouped": the groups of the images come from the audit of this dataset.')
+    given = "" if images.groups is None else " and from the groups given"
+    report.say(
+        f'split = "grouped": the groups of the images come from the audit of this dataset{given}.'
+    )
     return audits.stored_audit(images, store, on_progress=report.progress("comparing images")).group
 
 
@@ -148,6 +152,8 @@ def notes(
             f"{copies} of {n_test} test images are byte-for-byte copies of training images: "
             "scores look too good."
         )
+    if leak := label_conflicts.group_note(images):
+        notes.append(leak)
     if conflict := label_conflicts.conflict_note(images):
         notes.append(conflict)
     if images.skipped:

@@ -133,6 +133,8 @@ def _check(options: Options, report: Reporter) -> _Checked:
     resources, place = decide(options, sweep.n_cells)
     images = dataset.packed(options, store, report)
     groups = dataset.groups(wanted, images, store, report)
+    if not options.plan and (note := audits.keep_columns(images, store)):
+        report.say(note)
     finish = _finisher(place, images, groups)
     wanted = tuple(finish(cell) for cell in wanted)
     past, asha = _past(sweep, store, images, finish), _asha(sweep, wanted)

@@ -103,8 +103,10 @@ IMAGES = _schema(
     ("dataset_id", _TEXT), ("image", _INT), ("path", _TEXT), ("sha256", _TEXT), ("split", _TEXT),
     ("y_true", pa.uint8()), ("group_id", _INT), ("copy_in_train", _FLAG), ("twin_in_train", _FLAG),
     ("conflict", _FLAG), ("constant", _FLAG), ("outlier", _FLAG), ("finding", _TEXT),
+    ("columns", _TEXT),
 )  # fmt: skip
-"""One row per image, written by an audit. `group_id` is the number of the group (one photograph).
+"""One row per image, written by an audit, or for a list with further columns. `columns` is a JSON
+object of these, NULL without any. `group_id` is the number of the group (one photograph).
 The audit's findings are in `finding` of its first rows.
 """
 
