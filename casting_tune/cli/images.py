@@ -6,7 +6,7 @@ Heavy libraries are imported inside the commands.
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,14 +16,20 @@ from casting_tune import text
 from casting_tune.cli import console
 from casting_tune.cli.params import (
     RESULTS,
+    Bits,
     DefectClass,
+    Gray,
     Json,
+    MaxMegapixels,
     NeededData,
     PackSize,
+    Resize,
     Results,
     SkipBad,
     make_folder,
+    pixel_rules,
 )
+from casting_tune.data.pixel_rules import RULES, PixelRules
 from casting_tune.errors import FLAWED_IMAGES, UsageError
 
 if TYPE_CHECKING:
@@ -40,22 +46,26 @@ class ImageFolder:
     results: str
     positive: str = "def_front"
     pack_size: int | None = None
+    pixels: PixelRules = RULES
     skip_bad: bool = False
 
     def pack(self, out: Console) -> Pack:
-        """Return the pack of the folder in the store, with a progress bar."""
+        """Return the pack of the folder in the store, with a progress bar and its notes."""
         from casting_tune.data import pack as packs
         from casting_tune.store.store import Store
 
         with console.progress(out) as on_progress:
-            return packs.pack(
+            packed = packs.pack(
                 self.data,
                 Store(self.results).root / "packs",
                 positive=self.positive,
-                size_px=self.pack_size,
+                pixels=replace(self.pixels, size_px=self.pack_size),
                 skip_bad=self.skip_bad,
                 on_progress=lambda done, total: on_progress("packing images", done, total),
             )
+        for sentence in packed.pixel_notes:
+            console.say(out, sentence)
+        return packed
 
 
 def fetch(
@@ -128,6 +138,10 @@ def pack(
     results: Results = RESULTS,
     positive: DefectClass = "def_front",
     pack_size: PackSize = None,
+    bits: Bits = None,
+    resize: Resize = "letterbox",
+    max_megapixels: MaxMegapixels = 25,
+    gray: Gray = None,
     skip_bad: SkipBad = False,
     as_json: Json = False,
 ) -> None:
@@ -136,7 +150,12 @@ def pack(
 
     out = console.console(as_json)
     packed = ImageFolder(
-        data=data, results=results, positive=positive, pack_size=pack_size, skip_bad=skip_bad
+        data=data,
+        results=results,
+        positive=positive,
+        pack_size=pack_size,
+        pixels=pixel_rules(bits, resize, max_megapixels, gray),
+        skip_bad=skip_bad,
     ).pack(out)
     if as_json:
         console.write_json(_pack_record(packed))
@@ -167,6 +186,8 @@ def _pack_record(packed: Pack) -> dict[str, Any]:
         "kind": "gray" if packed.images.ndim == 3 else "colour",
         "width_px": width,
         "height_px": height,
+        "pixels": asdict(packed.pixels),
+        "notes": packed.pixel_notes,
         "counts": [
             {
                 "split": split,
@@ -187,6 +208,10 @@ def audit(
     results: Results = RESULTS,
     positive: DefectClass = "def_front",
     pack_size: PackSize = None,
+    bits: Bits = None,
+    resize: Resize = "letterbox",
+    max_megapixels: MaxMegapixels = 25,
+    gray: Gray = None,
     skip_bad: SkipBad = False,
     accept_leakage: Annotated[
         bool, typer.Option("--accept-leakage", help="Exit with code 0 despite such files.")
@@ -199,7 +224,12 @@ def audit(
     """
     out = console.console(as_json)
     folder = ImageFolder(
-        data=data, results=results, positive=positive, pack_size=pack_size, skip_bad=skip_bad
+        data=data,
+        results=results,
+        positive=positive,
+        pack_size=pack_size,
+        pixels=pixel_rules(bits, resize, max_megapixels, gray),
+        skip_bad=skip_bad,
     )
     record = print_audit(out, folder)
     if as_json:
@@ -252,6 +282,10 @@ def preview(
     results: Results = RESULTS,
     positive: DefectClass = "def_front",
     pack_size: PackSize = None,
+    bits: Bits = None,
+    resize: Resize = "letterbox",
+    max_megapixels: MaxMegapixels = 25,
+    gray: Gray = None,
     skip_bad: SkipBad = False,
     as_json: Json = False,
 ) -> None:
@@ -261,7 +295,12 @@ def preview(
 
     image_folder.check_outside(data, folder, "--out")
     packed = ImageFolder(
-        data=data, results=results, positive=positive, pack_size=pack_size, skip_bad=skip_bad
+        data=data,
+        results=results,
+        positive=positive,
+        pack_size=pack_size,
+        pixels=pixel_rules(bits, resize, max_megapixels, gray),
+        skip_bad=skip_bad,
     ).pack(console.console(as_json))
     make_folder(folder)
     files = [

@@ -232,6 +232,7 @@ def _packed(
     """
     from casting_tune.analysis import run_results
     from casting_tune.data import pack as packs
+    from casting_tune.data import pixel_rules
 
     run_data = run_results.load(store, sweep, run)
     dataset = str(run_data.cells["dataset_id"].iloc[0])
@@ -247,7 +248,10 @@ def _packed(
         )
     # the defect folder of the run
     defects = [*run_data.trials["positive"].dropna(), "def_front"]
-    packed = packs.pack(data, store.root / "packs", positive=defects[0])
+    rules = [*run_data.trials["pixels"].dropna(), None]
+    packed = packs.pack(
+        data, store.root / "packs", positive=defects[0], pixels=pixel_rules.from_text(rules[0])
+    )
     if packed.dataset_id != dataset:
         raise UsageError(
             f"'{data}' contains dataset {packed.dataset_id}; the run used {dataset}. "

@@ -14,14 +14,19 @@ import typer
 from casting_tune.cli import completion, console, images, signals, sweep_plan, sweep_run
 from casting_tune.cli.params import (
     RESULTS,
+    Bits,
     Data,
     DefectClass,
+    Gray,
     Json,
+    MaxMegapixels,
     PackSize,
+    Resize,
     Results,
     SkipBad,
     Verbose,
     make_folder,
+    pixel_rules,
 )
 from casting_tune.errors import CastingTuneError, UsageError, unknown
 
@@ -62,6 +67,10 @@ def sweep(
     ] = None,
     positive: DefectClass = "def_front",
     pack_size: PackSize = None,
+    bits: Bits = None,
+    resize: Resize = "letterbox",
+    max_megapixels: MaxMegapixels = 25,
+    gray: Gray = None,
     skip_bad: SkipBad = False,
     inline: Annotated[
         bool,
@@ -157,6 +166,7 @@ def sweep(
         overrides=tuple(override or ()),
         positive=positive,
         pack_size=pack_size,
+        pixels=pixel_rules(bits, resize, max_megapixels, gray),
         skip_bad=skip_bad,
         inline=inline,
         address=address,

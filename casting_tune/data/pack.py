@@ -25,10 +25,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from casting_tune import files
-from casting_tune.data import decode, image_folder, npy_writer
+from casting_tune.data import decode, image_folder, npy_writer, pixel_record
 from casting_tune.data.decode import Picture, one_line
 from casting_tune.data.image_folder import File, Folder
-from casting_tune.errors import ImagesError, UsageError, unreadable
+from casting_tune.data.pixel_rules import RULES, PixelRules
+from casting_tune.errors import ImagesError, unreadable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -62,6 +63,8 @@ class Pack:
             no image has one.
         split_made: whether casting_tune made the test split because the folder had none.
         skipped: (path, reason) of the skipped files.
+        pixels: the rules by which files became pixels: those that applied.
+        pixel_notes: sentences about pixels that are not as usual, for the user.
     """
 
     images: NDArray[np.uint8]
@@ -77,6 +80,8 @@ class Pack:
     groups: NDArray[np.str_] | None
     split_made: bool
     skipped: tuple[tuple[str, str], ...]
+    pixels: PixelRules
+    pixel_notes: tuple[str, ...]
 
 
 def pack(
@@ -84,7 +89,7 @@ def pack(
     packs: Path,
     *,
     positive: str = "def_front",
-    size_px: int | None = None,
+    pixels: PixelRules = RULES,
     skip_bad: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Pack:
@@ -96,21 +101,19 @@ def pack(
         root: contains train/ and test/ with two class folders each, or the two class folders.
         packs: folder of the packs, e.g. results/packs.
         positive: folder name of the defect class.
-        size_px: side of square packed images; the longest side is scaled to it and the rest is
-            black. None keeps images of one size unchanged, and scales mixed sizes to 512.
+        pixels: size, bits, resize, size limit and colour of the packed images.
         skip_bad: skip and record files that cannot be decoded; otherwise they are an error.
         on_progress: called with (images decoded, images in all).
 
     Raises:
-        UsageError: size_px is out of range, or `packs` is inside the image folder.
+        UsageError: a rule is out of range, or `packs` is inside the image folder.
         ImagesError: the folder has another layout, a file cannot be decoded, or the pack cannot be
             written.
     """
-    if size_px is not None and not 16 <= size_px <= 4096:
-        raise UsageError(f"The size of packed images must be 16 to 4096 pixels; got {size_px}.")
+    pixels.check()
     image_folder.check_outside(root, packs.parent, "--results")
     folder = image_folder.survey(root, positive)
-    key = image_folder.digest([str(root.resolve()), positive, str(size_px), str(PACK_VERSION)])[:16]
+    key = image_folder.digest([str(root.resolve()), positive, str(pixels), str(PACK_VERSION)])[:16]
     note = packs / "index" / f"{key}.json"
     try:
         entry = _index_entry(note, root, folder=folder, packs=packs, skip_bad=skip_bad)
@@ -126,7 +129,7 @@ def pack(
                     root,
                     draft,
                     folder=folder,
-                    size_px=size_px,
+                    pixels=pixels,
                     skip_bad=skip_bad,
                     on_progress=on_progress,
                 )
@@ -138,7 +141,12 @@ def pack(
             "Free disk space or use another folder."
         ) from error
     LOG.info("pack %s in %s", entry["dataset_id"], packs)
-    return replace(open_pack(packs / entry["dataset_id"]), skipped=_pairs(entry["skipped"]))
+    found = open_pack(packs / entry["dataset_id"])
+    return replace(
+        found,
+        skipped=_pairs(entry["skipped"]),
+        pixel_notes=(*found.pixel_notes, *pixel_record.without_effect(pixels, found.pixels)),
+    )
 
 
 def open_pack(folder: Path) -> Pack:
@@ -169,6 +177,8 @@ def open_pack(folder: Path) -> Pack:
             groups=_frozen(manifest["groups"], np.str_) if "groups" in manifest else None,
             split_made=manifest["split_made"],
             skipped=_pairs(manifest["skipped"]),
+            pixels=pixel_record.rules(manifest),
+            pixel_notes=pixel_record.notes(manifest),
         )
         if [*pack.images.shape] != manifest["shape"] or pack.images.dtype != np.uint8:
             raise ValueError("castings.npy does not match manifest.json")
@@ -221,30 +231,36 @@ def _build(
     draft: Path,
     *,
     folder: Folder,
-    size_px: int | None,
+    pixels: PixelRules,
     skip_bad: bool,
     on_progress: Callable[[int, int], None] | None,
 ) -> dict[str, Any]:
     """Write the pack into the folder `draft`; return the index entry of the image folder."""
     paths = [root / file.path for file in folder.files]
     with (draft / "castings.npy").open("w+b") as stream:
-        pictures, shape = npy_writer.write_images(
-            stream, paths, box=size_px, on_progress=on_progress
-        )
+        try:
+            written = npy_writer.write_images(stream, paths, rules=pixels, on_progress=on_progress)
+        except npy_writer.ColouredError as error:
+            coloured = [folder.files[i].path for i in error.indices]
+            raise pixel_record.mixed(root, coloured, len(paths)) from error
         stream.flush()
         os.fsync(stream.fileno())
+    pictures = written.pictures
     decoded = list(zip(folder.files, pictures, strict=True))
     bad = [(file.path, picture.reason) for file, picture in decoded if picture.reason]
     if bad and not skip_bad:
         raise _unusable(root, bad, len(pictures))
     manifest = _manifest(root, folder, [pair for pair in decoded if not pair[1].reason])
-    manifest |= {"shape": shape, "version": PACK_VERSION}
+    manifest |= {"shape": written.shape, "version": PACK_VERSION}
+    applied, counts = pixel_record.applied(written, pixels)
+    manifest |= {"pixels": applied} if applied else {}
     dataset_id = image_folder.digest([json.dumps(manifest, sort_keys=True)])[:16]
     manifest |= {
         "dataset_id": dataset_id,
         "negative": folder.negative,
         "split_made": _has_no_split(folder),
         "skipped": bad,
+        "pixel_counts": counts,
     }
     _write_json(draft / "manifest.json", manifest)
     content = _content(folder, [picture.sha256 for picture in pictures])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -64,7 +64,7 @@ def packed(options: Options, store: Store, report: Reporter) -> Pack:
         folder,
         store.root / "packs",
         positive=options.positive,
-        size_px=options.pack_size,
+        pixels=replace(options.pixels, size_px=options.pack_size),
         skip_bad=options.skip_bad,
         on_progress=report.progress("packing images"),
     )
@@ -137,6 +137,7 @@ def notes(
 ) -> tuple[str, ...]:
     """Return what a reader of the results must know; `device` None: the trials run elsewhere."""
     notes = list(precision.notes((cell.config for cell in cells), device)) if device else []
+    notes += images.pixel_notes
     if images.images.ndim == 3 and any("hue" in cell.config.toggles for cell in cells):
         notes.append("The images are gray: the toggle hue has no effect on them.")
     in_train = set(images.sha256[images.splits == "train"])

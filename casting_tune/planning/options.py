@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from casting_tune.data.pixel_rules import RULES, PixelRules
 from casting_tune.errors import UsageError
 from casting_tune.planning.cells import Sweep
 
@@ -27,6 +28,7 @@ class Options:
     overrides: tuple[str, ...] = ()
     positive: str = "def_front"
     pack_size: int | None = None
+    pixels: PixelRules = RULES
     skip_bad: bool = False
     inline: bool = False
     address: str | None = None
@@ -55,6 +57,7 @@ def check(options: Options, sweep: Sweep) -> None:
     run that it describes.
     """
     _check_ranges(options)
+    options.pixels.check()
     for is_invalid, message in (*_without_effect(options), *_conflicts(options, sweep)):
         if is_invalid:
             raise UsageError(message)
@@ -92,6 +95,11 @@ def _without_effect(options: Options) -> Iterator[tuple[bool, str]]:
     yield (
         options.skip_bad and options.data is None,
         "--skip-bad requires --data. Add it, or remove --skip-bad.",
+    )
+    yield (
+        options.pixels != RULES and options.data is None,
+        "--bits, --resize, --max-megapixels, --gray and --colour require --data. "
+        "Add it, or remove them.",
     )
 
 
