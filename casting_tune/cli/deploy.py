@@ -160,6 +160,12 @@ def predict(
         float | None,
         typer.Option("--idle", help="With --watch: stop after so many seconds without new images."),
     ] = None,
+    max_megapixels: Annotated[
+        int | None,
+        typer.Option(
+            "--max-megapixels", help="Larger images get no decision. Default: as in training."
+        ),
+    ] = None,
     threads: Annotated[
         int, typer.Option("--threads", min=0, help="CPU threads; 0: all cores.")
     ] = 0,
@@ -174,7 +180,7 @@ def predict(
 
     _check_watch(images, watch=watch, idle=idle, fail_on_defect=fail_on_defect)
     decision_rows.check_out(out, watched=watch)
-    network = predictor.open_network(folder, n_threads=threads)
+    network = predictor.open_network(folder, n_threads=threads, max_megapixels=max_megapixels)
     messages, tally = console.console(as_json), decision_rows.Tally()
     decisions = (
         predictor.watch(network, images, idle_s=idle)

@@ -232,6 +232,7 @@ def _packed(
     """
     from casting_tune.analysis import run_results
     from casting_tune.data import pack as packs
+    from casting_tune.data import pixel_rules
     from casting_tune.data.image_folder import Reading
 
     run_data = run_results.load(store, sweep, run)
@@ -248,8 +249,13 @@ def _packed(
         )
     # the defects of the run
     defects = [*run_data.trials["positive"].dropna(), None]
-    reading = Reading(positive=defects[0])
-    packed = packs.pack(data, store.root / "packs", reading=reading)
+    rules = [*run_data.trials["pixels"].dropna(), None]
+    packed = packs.pack(
+        data,
+        store.root / "packs",
+        reading=Reading(positive=defects[0]),
+        pixels=pixel_rules.from_text(rules[0]),
+    )
     if packed.dataset_id != dataset:
         raise UsageError(
             f"'{data}' contains dataset {packed.dataset_id}; the run used {dataset}. "

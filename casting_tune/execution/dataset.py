@@ -64,7 +64,7 @@ def packed(options: Options, store: Store, report: Reporter) -> Pack:
         folder,
         store.root / "packs",
         reading=options.reading,
-        size_px=options.pack_size,
+        pixels=replace(options.pixels, size_px=options.pack_size),
         skip_bad=options.skip_bad,
         on_progress=report.progress("packing images"),
     )
@@ -140,7 +140,7 @@ def notes(
     cells: tuple[Cell, ...], images: Pack, device: Literal["cpu", "cuda"] | None
 ) -> tuple[str, ...]:
     """Return what a reader of the results must know; `device` None: the trials run elsewhere."""
-    notes = list(images.notes)
+    notes = [*images.notes, *images.pixel_notes]
     notes += list(precision.notes((cell.config for cell in cells), device)) if device else []
     if images.images.ndim == 3 and any("hue" in cell.config.toggles for cell in cells):
         notes.append("The images are gray: the toggle hue has no effect on them.")
