@@ -92,7 +92,10 @@ def json_text(value: Any) -> str:
 
 
 def _jsonable(value: Any) -> Any:
-    """Return a value of JSON types. Methods identify frames, arrays and numpy scalars."""
+    """Return a value of JSON types. Methods identify frames, arrays and numpy scalars.
+
+    pydantic_core.to_jsonable_python 2.50 fails on NaT, and writes the time zone +00:00 as Z.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     elif hasattr(value, "to_dict"):

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from casting_tune import files
+from casting_tune import files, machine
 from casting_tune.data import (
     decode,
     given_splits,
@@ -224,7 +224,7 @@ def _index_entry(
         if not (packs / entry["dataset_id"]).is_dir() or (entry["skipped"] and not skip_bad):
             return None
         if entry["times"] != listing.times:
-            with ThreadPoolExecutor(os.cpu_count()) as threads:
+            with ThreadPoolExecutor(machine.cpus()) as threads:
                 hashes = list(
                     threads.map(
                         lambda file: decode.read(listing.root / file.path)[1], listing.files

@@ -288,7 +288,7 @@ def test_a_disk_that_fills_while_a_picture_is_written_is_the_same_error(
         return n
 
     monkeypatch.setattr("casting_tune.data.pack.os.pwrite", filling)
-    monkeypatch.setattr("casting_tune.data.pack.os.cpu_count", lambda: 1)
+    monkeypatch.setattr("casting_tune.machine.cpus", lambda: 1)
     with pytest.raises(ImagesError, match=r"Cannot pack .*No space left"):
         pack(folder, tmp_path / "packs")
     assert list((tmp_path / "packs").iterdir()) == []
