@@ -128,21 +128,18 @@ SkipBad = Annotated[
 SweepName = Annotated[
     str, typer.Argument(help="Sweep name.", autocompletion=completion.stored_sweeps)
 ]
-CellId = Annotated[
-    str, typer.Argument(help="Cell id, or its first characters.", autocompletion=completion.cells)
-]
-CellOrBest = Annotated[
+CellName = Annotated[
     str,
     typer.Argument(
-        help="Cell id, its first characters, or 'best' with --sweep.",
+        help="A cell: its id, row label or a part of one; or 'best', the best of a sweep.",
         autocompletion=completion.cells,
     ),
 ]
-BestOf = Annotated[
+OfSweep = Annotated[
     str | None,
     typer.Option(
         "--sweep",
-        help="Sweep to take the best cell from.",
+        help="Sweep of the cell. Default: every sweep in the store.",
         autocompletion=completion.stored_sweeps,
     ),
 ]

@@ -14,12 +14,12 @@ import typer
 from casting_tune.cli import completion, console, params
 from casting_tune.cli.params import (
     RESULTS,
-    BestOf,
-    CellOrBest,
+    CellName,
     CostEscape,
     CostOverkill,
     Json,
     MaxEscape,
+    OfSweep,
     Prevalence,
     Results,
     Run,
@@ -87,10 +87,10 @@ def table(
 
 
 def threshold(
-    cell: CellOrBest,
+    cell: CellName,
     *,
     results: Results = RESULTS,
-    sweep: BestOf = None,
+    sweep: OfSweep = None,
     run: Run = None,
     max_escape: MaxEscape = None,
     cost_escape: CostEscape = None,
@@ -99,11 +99,12 @@ def threshold(
     as_json: Json = False,
 ) -> None:
     """Choose a threshold on validation images and report its results on test images."""
-    from casting_tune.analysis import selection
+    from casting_tune.analysis import cell_names, selection
     from casting_tune.store.store import Store
 
     store, out = Store(results), console.console(as_json)
-    cell, selected = selection.named(store, cell, sweep, run)
+    scope = cell_names.Scope(sweep=sweep, run_id=run, completed=True)
+    cell, selected = selection.named(store, cell, scope)
     for sentence in selected:
         console.say(out, sentence)
     point = selection.threshold(
