@@ -27,7 +27,7 @@ BASELINE = "baseline:"
 Status = Literal["completed", "stopped", "error", "oom", "timeout", "diverged"]
 
 
-RESOLVED = ("weights_id", "split_id")
+RESOLVED = ("weights_id", "split_id", "validation")
 """Settings that a sweep derives from `weights`, `split` and the images."""
 
 
@@ -52,6 +52,8 @@ class TrialConfig:
         split_id: identity of the groups (a hash of the audit's groups); "official" without groups.
         n_folds: parts of a grouped split.
         fold: the test part of a grouped split, from 0.
+        validation: `official`: the validation images are those of the folder validation. `drawn`:
+            they are drawn from the training images.
         validation_share: stratified share of the training images for validation, in (0, 1).
         split_seed: of the draw of the validation images and of the subsets below.
         train_images: maximum of images for training and validation, stratified; 0 is all.
@@ -87,6 +89,7 @@ class TrialConfig:
     split_id: str = "official"
     n_folds: Annotated[int, Ge(2), Lt(2**32)] = 5
     fold: Annotated[int, Ge(0), Lt(2**32)] = 0
+    validation: Literal["drawn", "official"] = "drawn"
     validation_share: Annotated[float, Gt(0), Lt(1)] = 0.2
     split_seed: Annotated[int, Ge(0), Lt(2**32)] = 0
     train_images: Annotated[int, Ge(0), Lt(2**32)] = 0

@@ -29,6 +29,10 @@ DEFECT_FOUND = 20
 class CastingTuneError(Exception):
     """An error that casting_tune reports in one line, without traceback.
 
+    Args:
+        message: the line.
+        details: lines below it, such as the possible names of an ambiguous one.
+
     Example:
         >>> from casting_tune import CastingTuneError, Store
         >>> try:
@@ -39,6 +43,10 @@ class CastingTuneError(Exception):
     """
 
     exit_code = 1
+
+    def __init__(self, message: str = "", *, details: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.details = tuple(details)
 
 
 class UsageError(CastingTuneError):

@@ -26,9 +26,8 @@ from casting_tune import files
 from casting_tune.analysis import operating_point, selection
 from casting_tune.analysis.operating_point import OperatingPoint, Scored
 from casting_tune.config import BASELINE, Epoch
-from casting_tune.deploy import model_card, onnx_graph, retrain
+from casting_tune.deploy import export_folder, model_card, onnx_graph, retrain
 from casting_tune.deploy.checks import NO_RULE, Checked, Rule
-from casting_tune.deploy.export_folder import VERSION
 from casting_tune.errors import CastingTuneError, StoreError, UsageError
 from casting_tune.models import build
 from casting_tune.store.completed import Cell
@@ -236,7 +235,7 @@ def decision(cell: Cell, *, threshold: float, rule: str) -> dict[str, Any]:
     mean, std = build.normalisation(config.backbone, config.weights)
     same_size = (cell.pack.sizes == np.array(shape[-2:])).all()
     return {
-        "version": VERSION,
+        "version": export_folder.version(cell.pack.pixels),
         "cell_id": cell.row["cell_id"],
         "dataset_id": cell.pack.dataset_id,
         "backbone": config.backbone,
@@ -249,6 +248,7 @@ def decision(cell: Cell, *, threshold: float, rule: str) -> dict[str, Any]:
         "colour": len(shape) == 3,
         "packed_px": list(shape[-2:]),
         "letterbox_px": None if same_size else shape[-1],
+        "pixels": cell.pack.pixels.record(),
         "threshold": threshold,
         "rule": rule,
         "defect": cell.pack.positive,
