@@ -54,7 +54,7 @@ def execute(
         >>> from pathlib import Path
         >>> from casting_tune import Options, execute, prepare
         >>> options = Options(sweep="tiny.toml", data=Path("castings"), inline=True)
-        >>> execute(prepare(options, say=print))  # cells without a result
+        >>> execute(prepare(options, say=lambda line: None))  # cells without a result
         0
     """
     store, sweep = prepared.store, prepared.sweep
