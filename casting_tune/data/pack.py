@@ -63,6 +63,7 @@ class Pack:
         split_made: whether casting_tune made the test split.
         skipped: (path, reason) of the files that could not be decoded.
         notes: sentences: how the images were read, what was skipped, which split was made.
+        root: the folder of the files; None for a pack that was opened without them.
         columns: [n] further columns of a list as JSON objects, "" without; None without a list.
     """
 
@@ -80,6 +81,7 @@ class Pack:
     split_made: bool
     skipped: tuple[tuple[str, str], ...]
     notes: tuple[str, ...] = ()
+    root: Path | None = None
     columns: tuple[str, ...] | None = None
 
 
@@ -131,7 +133,7 @@ def pack(
                 entry = _build(
                     listing,
                     draft,
-                    keep_split=reading.keep_split,
+                    reading=reading,
                     size_px=size_px,
                     skip_bad=skip_bad,
                     on_progress=on_progress,
@@ -150,6 +152,7 @@ def pack(
         opened,
         skipped=_pairs(entry["skipped"]),
         notes=(*listing.notes, *entry["notes"]),
+        root=listing.root,
         columns=tuple(columns[str(path)] for path in opened.paths)
         if any(columns.values())
         else None,
@@ -238,7 +241,7 @@ def _build(
     listing: Listing,
     draft: Path,
     *,
-    keep_split: bool,
+    reading: Reading,
     size_px: int | None,
     skip_bad: bool,
     on_progress: Callable[[int, int], None] | None,
@@ -258,7 +261,9 @@ def _build(
     usable = [pair for pair in decoded if not pair[1].reason]
     manifests.check_classes(listing, usable)
     splits = given_splits.resolve(
-        [file for file, _ in usable], [picture.sha256 for _, picture in usable], keep=keep_split
+        [file for file, _ in usable],
+        [picture.sha256 for _, picture in usable],
+        keep=reading.keep_split,
     )
     manifest = manifests.columns(listing, usable, splits.of)
     manifest |= {"shape": shape, "version": PACK_VERSION}
@@ -269,6 +274,8 @@ def _build(
         "split_made": splits.made,
         "skipped": bad,
         "notes": [*listing.notes, *splits.notes],
+        "group_pattern": reading.group_pattern,
+        "keep_split": reading.keep_split,
     }
     _write_json(draft / "manifest.json", manifest)
     content = manifests.content(listing, [picture.sha256 for picture in pictures])

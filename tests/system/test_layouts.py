@@ -392,7 +392,7 @@ def test_a_layout_is_trained_tabled_reported_exported_and_used(
     for words in (
         ("table", "tiny"),
         ("report", "tiny", "--out", tmp_path / "report.html"),
-        ("export", "best", "--sweep", "tiny", "--out", tmp_path / "line"),
+        ("export", "best", "--sweep", "tiny", "--out", tmp_path / "line", "--data", data),
     ):
         code, out, err = call(capsys, *words, *results)
         assert (code, err) == (0, ""), words
