@@ -112,7 +112,7 @@ class TrialConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Allowance:
-    """Limits of a trial, and the weights to keep; none of these is in the cell's key.
+    """Limits of a trial, what follows a failure, and weights to keep; none is in the cell's key.
 
     Attributes:
         max_seconds: limit of the whole trial, which then ends with status timeout. None: no limit.
@@ -123,6 +123,9 @@ class Allowance:
             the batch.
         keep: weights to keep after completion: "last", of the last epoch, which made the
             predictions; "best", of the epoch with the lowest validation loss.
+        retries: how often a trial that ends in an error runs again.
+        on_oom: "accumulate" runs a trial whose memory ran out again, with half as many images per
+            forward pass.
     """
 
     max_seconds: float | None = None
@@ -130,6 +133,8 @@ class Allowance:
     gpu_share: float = 1.0
     micro_batch: int | None = None
     keep: tuple[Literal["last", "best"], ...] = ()
+    retries: int = 0
+    on_oom: Literal["fail", "accumulate"] = "fail"
 
 
 UNLIMITED = Allowance()

@@ -6,7 +6,7 @@ Heavy libraries are imported inside the commands.
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,18 +16,24 @@ from casting_tune import text
 from casting_tune.cli import console, params
 from casting_tune.cli.params import (
     RESULTS,
+    Bits,
     DefectClass,
     DefectClasses,
     GoodClasses,
+    Gray,
     GroupPattern,
     Json,
     KeepSplit,
+    MaxMegapixels,
     NeededData,
     PackSize,
+    Resize,
     Results,
     SkipBad,
     make_folder,
+    pixel_rules,
 )
+from casting_tune.data.pixel_rules import RULES, PixelRules
 from casting_tune.errors import FLAWED_IMAGES, UsageError
 
 if TYPE_CHECKING:
@@ -45,22 +51,26 @@ class ImageFolder:
     results: str
     reading: Reading | None = None
     pack_size: int | None = None
+    pixels: PixelRules = RULES
     skip_bad: bool = False
 
     def pack(self, out: Console) -> Pack:
-        """Return the pack of the folder in the store, with a progress bar."""
+        """Return the pack of the folder in the store, with a progress bar and its notes."""
         from casting_tune.data import pack as packs
         from casting_tune.store.store import Store
 
         with console.progress(out) as on_progress:
-            return packs.pack(
+            packed = packs.pack(
                 self.data,
                 Store(self.results).root / "packs",
                 reading=self.reading or packs.DEFAULT_READING,
-                size_px=self.pack_size,
+                pixels=replace(self.pixels, size_px=self.pack_size),
                 skip_bad=self.skip_bad,
                 on_progress=lambda done, total: on_progress("packing images", done, total),
             )
+        for sentence in packed.pixel_notes:
+            console.say(out, sentence)
+        return packed
 
 
 def fetch(
@@ -137,6 +147,10 @@ def pack(
     group_pattern: GroupPattern = None,
     keep_split: KeepSplit = False,
     pack_size: PackSize = None,
+    bits: Bits = None,
+    resize: Resize = "letterbox",
+    max_megapixels: MaxMegapixels = 25,
+    gray: Gray = None,
     skip_bad: SkipBad = False,
     as_json: Json = False,
 ) -> None:
@@ -151,6 +165,7 @@ def pack(
             positive, good, defect, group_pattern=group_pattern, keep_split=keep_split
         ),
         pack_size=pack_size,
+        pixels=pixel_rules(bits, resize, max_megapixels, gray),
         skip_bad=skip_bad,
     ).pack(out)
     if as_json:
@@ -184,6 +199,7 @@ def _pack_record(packed: Pack) -> dict[str, Any]:
         "kind": "gray" if packed.images.ndim == 3 else "colour",
         "width_px": width,
         "height_px": height,
+        "pixels": asdict(packed.pixels),
         "counts": [
             {
                 "split": split,
@@ -194,7 +210,11 @@ def _pack_record(packed: Pack) -> dict[str, Any]:
             if split != "validation" or "validation" in packed.splits
             for kind in sorted(set(packed.kinds.tolist()), key=lambda kind: (not kind, kind))
         ],
-        "notes": [*packed.notes, *filter(None, [label_conflicts.group_note(packed)])],
+        "notes": [
+            *packed.notes,
+            *packed.pixel_notes,
+            *filter(None, [label_conflicts.group_note(packed)]),
+        ],
         "skipped": [{"path": path, "reason": reason} for path, reason in packed.skipped],
         "label_conflicts": label_conflicts.conflicts(packed),
     }
@@ -210,6 +230,10 @@ def audit(
     group_pattern: GroupPattern = None,
     keep_split: KeepSplit = False,
     pack_size: PackSize = None,
+    bits: Bits = None,
+    resize: Resize = "letterbox",
+    max_megapixels: MaxMegapixels = 25,
+    gray: Gray = None,
     skip_bad: SkipBad = False,
     accept_leakage: Annotated[
         bool, typer.Option("--accept-leakage", help="Exit with code 0 despite such files.")
@@ -228,6 +252,7 @@ def audit(
             positive, good, defect, group_pattern=group_pattern, keep_split=keep_split
         ),
         pack_size=pack_size,
+        pixels=pixel_rules(bits, resize, max_megapixels, gray),
         skip_bad=skip_bad,
     )
     record = print_audit(out, folder)
@@ -287,6 +312,10 @@ def preview(
     group_pattern: GroupPattern = None,
     keep_split: KeepSplit = False,
     pack_size: PackSize = None,
+    bits: Bits = None,
+    resize: Resize = "letterbox",
+    max_megapixels: MaxMegapixels = 25,
+    gray: Gray = None,
     skip_bad: SkipBad = False,
     as_json: Json = False,
 ) -> None:
@@ -302,6 +331,7 @@ def preview(
             positive, good, defect, group_pattern=group_pattern, keep_split=keep_split
         ),
         pack_size=pack_size,
+        pixels=pixel_rules(bits, resize, max_megapixels, gray),
         skip_bad=skip_bad,
     ).pack(console.console(as_json))
     make_folder(folder)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from casting_tune.cli import completion, console
+from casting_tune.data.pixel_rules import PixelRules
 from casting_tune.errors import UsageError, unknown
 
 if TYPE_CHECKING:
@@ -98,27 +99,47 @@ KeepSplit = Annotated[
 PackSize = Annotated[
     int | None, typer.Option("--pack-size", help="Longest side of the packed images in pixels.")
 ]
+Bits = Annotated[
+    int | None,
+    typer.Option(
+        "--bits", help="Bits in 16-bit files: 8, 10, 12, 14, 16. Default: found over all images."
+    ),
+]
+Resize = Annotated[
+    Literal["letterbox", "squash", "crop"],
+    typer.Option(
+        "--resize", metavar="HOW", help="letterbox, squash or crop: how images become square."
+    ),
+]
+MaxMegapixels = Annotated[
+    int, typer.Option("--max-megapixels", help="Larger images are refused before decoding.")
+]
+Gray = Annotated[
+    bool | None,
+    typer.Option(
+        "--gray/--colour",
+        show_default=False,
+        help="Convert coloured images to gray, or keep all colours. Default: ask if few have any.",
+    ),
+]
 SkipBad = Annotated[
     bool, typer.Option("--skip-bad", help="Skip and record files that cannot be decoded.")
 ]
 SweepName = Annotated[
     str, typer.Argument(help="Sweep name.", autocompletion=completion.stored_sweeps)
 ]
-CellId = Annotated[
-    str, typer.Argument(help="Cell id, or its first characters.", autocompletion=completion.cells)
-]
-CellOrBest = Annotated[
+CellName = Annotated[
     str,
     typer.Argument(
-        help="Cell id, its first characters, or 'best' with --sweep.",
+        help="A cell: its id, row label or a part of one; or 'best', the best of a sweep.",
         autocompletion=completion.cells,
     ),
 ]
-BestOf = Annotated[
+OfSweep = Annotated[
     str | None,
     typer.Option(
         "--sweep",
-        help="Sweep to take the best cell from.",
+        help="Sweep of the cell. Default: every sweep in the store.",
         autocompletion=completion.stored_sweeps,
     ),
 ]
@@ -158,6 +179,18 @@ Verbose = Annotated[
         is_eager=True,
     ),
 ]
+
+
+def pixel_rules(
+    bits: int | None, resize: Resize, max_megapixels: int, gray: bool | None
+) -> PixelRules:
+    """Return the rules of --bits, --resize, --max-megapixels and --gray/--colour."""
+    return PixelRules(
+        bits=bits,
+        resize=resize,
+        max_megapixels=max_megapixels,
+        colour="ask" if gray is None else "gray" if gray else "colour",
+    )
 
 
 def on_command_line(context: typer.Context, name: str) -> bool:

@@ -14,18 +14,23 @@ import typer
 from casting_tune.cli import completion, console, images, params, signals, sweep_plan, sweep_run
 from casting_tune.cli.params import (
     RESULTS,
+    Bits,
     Data,
     DefectClass,
     DefectClasses,
     GoodClasses,
+    Gray,
     GroupPattern,
     Json,
     KeepSplit,
+    MaxMegapixels,
     PackSize,
+    Resize,
     Results,
     SkipBad,
     Verbose,
     make_folder,
+    pixel_rules,
 )
 from casting_tune.errors import CastingTuneError, UsageError, unknown
 
@@ -70,6 +75,10 @@ def sweep(
     group_pattern: GroupPattern = None,
     keep_split: KeepSplit = False,
     pack_size: PackSize = None,
+    bits: Bits = None,
+    resize: Resize = "letterbox",
+    max_megapixels: MaxMegapixels = 25,
+    gray: Gray = None,
     skip_bad: SkipBad = False,
     inline: Annotated[
         bool,
@@ -167,6 +176,7 @@ def sweep(
             positive, good, defect, group_pattern=group_pattern, keep_split=keep_split
         ),
         pack_size=pack_size,
+        pixels=pixel_rules(bits, resize, max_megapixels, gray),
         skip_bad=skip_bad,
         inline=inline,
         address=address,

@@ -126,8 +126,9 @@ def _given(counts: Mapping[str, int], good: tuple[str, ...], defect: tuple[str, 
             f"Neither in --good nor in --defect: {counted({n: counts[n] for n in rest})}. Add "
             "each to one of them, or give only one of the options: the other classes are the rest."
         )
-    sides = (good or tuple(rest), defect or tuple(rest))
-    found = Roles(*(tuple(sorted(side)) for side in sides), inferred=False)
+    found = Roles(
+        good=tuple(sorted(good or rest)), defects=tuple(sorted(defect or rest)), inferred=False
+    )
     if not found.good or not found.defects:
         side = "good" if not found.good else "defective"
         raise ImagesError(

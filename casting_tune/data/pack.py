@@ -24,11 +24,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from casting_tune import files
-from casting_tune.data import decode, given_splits, image_folder, manifests, npy_writer
+from casting_tune import files, machine
+from casting_tune.data import (
+    decode,
+    given_splits,
+    image_folder,
+    manifests,
+    npy_writer,
+    pixel_record,
+)
 from casting_tune.data.decode import one_line
 from casting_tune.data.image_folder import Listing, Reading
-from casting_tune.errors import ImagesError, UsageError, unreadable
+from casting_tune.data.pixel_rules import RULES, PixelRules
+from casting_tune.errors import ImagesError, unreadable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -62,6 +70,8 @@ class Pack:
             no image has one.
         split_made: whether casting_tune made the test split.
         skipped: (path, reason) of the files that could not be decoded.
+        pixels: the rules by which files became pixels: those that applied.
+        pixel_notes: sentences about pixels that are not as usual, for the user.
         notes: sentences: how the images were read, what was skipped, which split was made.
         root: the folder of the files; None for a pack that was opened without them.
         columns: [n] further columns of a list as JSON objects, "" without; None without a list.
@@ -80,6 +90,8 @@ class Pack:
     groups: NDArray[np.str_] | None
     split_made: bool
     skipped: tuple[tuple[str, str], ...]
+    pixels: PixelRules
+    pixel_notes: tuple[str, ...]
     notes: tuple[str, ...] = ()
     root: Path | None = None
     columns: tuple[str, ...] | None = None
@@ -90,7 +102,7 @@ def pack(
     packs: Path,
     *,
     reading: Reading = DEFAULT_READING,
-    size_px: int | None = None,
+    pixels: PixelRules = RULES,
     skip_bad: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Pack:
@@ -102,23 +114,21 @@ def pack(
         root: the image folder.
         packs: folder of the packs, e.g. results/packs.
         reading: which classes are good, and other ways of reading the folder.
-        size_px: side of square packed images; the longest side is scaled to it and the rest is
-            black. None keeps images of one size unchanged, and scales mixed sizes to 512.
+        pixels: size, bits, resize, size limit and colour of the packed images.
         skip_bad: skip and record files that cannot be decoded; otherwise they are an error.
         on_progress: called with (images decoded, images in all).
 
     Raises:
-        UsageError: size_px is out of range, or `packs` is inside the image folder.
+        UsageError: a rule is out of range, or `packs` is inside the image folder.
         ImagesError: the folder has another layout, a file cannot be decoded, or the pack cannot be
             written.
     """
-    if size_px is not None and not 16 <= size_px <= 4096:
-        raise UsageError(f"The size of packed images must be 16 to 4096 pixels; got {size_px}.")
+    pixels.check()
     image_folder.check_outside(root, packs.parent, "--results")
     listing = image_folder.survey(root, reading)
-    key = image_folder.digest(
-        [str(root.resolve()), repr(reading), str(size_px), str(PACK_VERSION)]
-    )[:16]
+    key = image_folder.digest([str(root.resolve()), repr(reading), str(pixels), str(PACK_VERSION)])[
+        :16
+    ]
     note = packs / "index" / f"{key}.json"
     try:
         entry = _index_entry(note, listing, packs=packs, skip_bad=skip_bad)
@@ -134,7 +144,7 @@ def pack(
                     listing,
                     draft,
                     reading=reading,
-                    size_px=size_px,
+                    pixels=pixels,
                     skip_bad=skip_bad,
                     on_progress=on_progress,
                 )
@@ -151,6 +161,7 @@ def pack(
     return replace(
         opened,
         skipped=_pairs(entry["skipped"]),
+        pixel_notes=(*opened.pixel_notes, *pixel_record.without_effect(pixels, opened.pixels)),
         notes=(*listing.notes, *entry["notes"]),
         root=listing.root,
         columns=tuple(columns[str(path)] for path in opened.paths)
@@ -187,6 +198,8 @@ def open_pack(folder: Path) -> Pack:
             groups=_frozen(manifest["groups"], np.str_) if "groups" in manifest else None,
             split_made=manifest["split_made"],
             skipped=_pairs(manifest["skipped"]),
+            pixels=pixel_record.rules(manifest),
+            pixel_notes=pixel_record.notes(manifest),
             notes=tuple(manifest.get("notes", ())),
         )
         if [*pack.images.shape] != manifest["shape"] or pack.images.dtype != np.uint8:
@@ -214,7 +227,7 @@ def _index_entry(
         if not (packs / entry["dataset_id"]).is_dir() or (entry["skipped"] and not skip_bad):
             return None
         if entry["times"] != listing.times:
-            with ThreadPoolExecutor(os.cpu_count()) as threads:
+            with ThreadPoolExecutor(machine.cpus()) as threads:
                 hashes = list(
                     threads.map(
                         lambda file: decode.read(listing.root / file.path)[1], listing.files
@@ -242,18 +255,21 @@ def _build(
     draft: Path,
     *,
     reading: Reading,
-    size_px: int | None,
+    pixels: PixelRules,
     skip_bad: bool,
     on_progress: Callable[[int, int], None] | None,
 ) -> dict[str, Any]:
     """Write the pack into the folder `draft`; return the index entry of the listing."""
     paths = [listing.root / file.path for file in listing.files]
     with (draft / "castings.npy").open("w+b") as stream:
-        pictures, shape = npy_writer.write_images(
-            stream, paths, box=size_px, on_progress=on_progress
-        )
+        try:
+            written = npy_writer.write_images(stream, paths, rules=pixels, on_progress=on_progress)
+        except npy_writer.ColouredError as error:
+            coloured = [listing.files[i].path for i in error.indices]
+            raise pixel_record.mixed(listing.root, coloured, len(paths)) from error
         stream.flush()
         os.fsync(stream.fileno())
+    pictures = written.pictures
     decoded = list(zip(listing.files, pictures, strict=True))
     bad = [(file.path, picture.reason) for file, picture in decoded if picture.reason]
     if bad and not skip_bad:
@@ -266,7 +282,9 @@ def _build(
         keep=reading.keep_split,
     )
     manifest = manifests.columns(listing, usable, splits.of)
-    manifest |= {"shape": shape, "version": PACK_VERSION}
+    manifest |= {"shape": written.shape, "version": PACK_VERSION}
+    applied, counts = pixel_record.applied(written, pixels)
+    manifest |= {"pixels": applied} if applied else {}
     dataset_id = image_folder.digest([json.dumps(manifest, sort_keys=True)])[:16]
     manifest |= {
         "dataset_id": dataset_id,
@@ -276,6 +294,7 @@ def _build(
         "notes": [*listing.notes, *splits.notes],
         "group_pattern": reading.group_pattern,
         "keep_split": reading.keep_split,
+        "pixel_counts": counts,
     }
     _write_json(draft / "manifest.json", manifest)
     content = manifests.content(listing, [picture.sha256 for picture in pictures])

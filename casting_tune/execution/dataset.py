@@ -5,13 +5,12 @@ Input: Options, cells. Output: a Pack, the groups of its images, counts, notes. 
 
 from __future__ import annotations
 
-import shutil
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from casting_tune import files
 from casting_tune.config import TrialConfig
 from casting_tune.data import label_conflicts, pack, synthetic
 from casting_tune.data.pack import Pack
@@ -64,7 +63,7 @@ def packed(options: Options, store: Store, report: Reporter) -> Pack:
         folder,
         store.root / "packs",
         reading=options.reading,
-        size_px=options.pack_size,
+        pixels=replace(options.pixels, size_px=options.pack_size),
         skip_bad=options.skip_bad,
         on_progress=report.progress("packing images"),
     )
@@ -73,20 +72,17 @@ def packed(options: Options, store: Store, report: Reporter) -> Pack:
 
 def _draw(folder: Path, report: Reporter) -> None:
     """Generate synthetic castings in a new folder, which appears when it is complete."""
-    temporary = folder.with_name(f".drawing-{uuid.uuid4().hex}")
     try:
-        synthetic.draw(
-            temporary,
-            n_images=SYNTHETIC_IMAGES,
-            size_px=SYNTHETIC_PX,
-            on_progress=report.progress("drawing castings"),
-        )
-        temporary.rename(folder)
+        with files.new_folder(folder) as draft:
+            synthetic.draw(
+                draft,
+                n_images=SYNTHETIC_IMAGES,
+                size_px=SYNTHETIC_PX,
+                on_progress=report.progress("drawing castings"),
+            )
     except OSError:
         if not folder.is_dir():  # else another sweep of this store has just generated the same
             raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def groups(
@@ -140,7 +136,7 @@ def notes(
     cells: tuple[Cell, ...], images: Pack, device: Literal["cpu", "cuda"] | None
 ) -> tuple[str, ...]:
     """Return what a reader of the results must know; `device` None: the trials run elsewhere."""
-    notes = list(images.notes)
+    notes = [*images.notes, *images.pixel_notes]
     notes += list(precision.notes((cell.config for cell in cells), device)) if device else []
     if images.images.ndim == 3 and any("hue" in cell.config.toggles for cell in cells):
         notes.append("The images are gray: the toggle hue has no effect on them.")

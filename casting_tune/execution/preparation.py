@@ -14,8 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-import psutil
-
+from casting_tune import machine
 from casting_tune.config import TrialConfig, cell_id
 from casting_tune.data import image_folder
 from casting_tune.data.pack import Pack
@@ -71,7 +70,7 @@ def prepare(
     for note in checked.notes:
         say(note)
     made = _plan(checked)
-    free_bytes = psutil.virtual_memory().available  # before Ray takes its part
+    free_bytes = machine.free_bytes()  # before Ray takes its part
     if ahead is not None and _goes_to_ray(checked, made):
         ahead.start(nodes.slots(checked.resources, checked.place))
     if not options.plan:  # a plan must work without a network

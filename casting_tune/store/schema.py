@@ -48,6 +48,7 @@ TRIALS = _schema(
     ("train_images", _INT), ("test_images", _INT), ("base_lr", _REAL), ("weight_decay", _REAL),
     ("warmup_share", _REAL), ("lr_schedule", _TEXT), ("precision", _TEXT), ("layout", _TEXT),
     ("recipe", _INT), ("dataset_id", _TEXT), ("positive", _TEXT),
+    ("pixels", _TEXT),
     ("n_train", _INT), ("n_validation", _INT), ("n_test", _INT),
     *(
         (f"{split}_{name}", _REAL)
@@ -72,7 +73,8 @@ TRIALS = _schema(
 Metrics are shares in 0..1 at threshold 0.5, with the defect as the positive class; `test_*_ok` has
 ok_front as the positive class, as in the study. `test_leaked_*` counts test images with a
 byte-identical copy in training or validation. `latency_*` are medians. `host` is a hash of the
-machine's name. `resumed_from` is the last epoch of the previous attempt that this attempt
+machine's name. `pixels` has the rules of `data.pixel_rules` as JSON; NULL is the default.
+`resumed_from` is the last epoch of the previous attempt that this attempt
 continued, 0 from the start. `micro_batch` is the most images that passed through the network at
 once; NULL is the whole batch. `gpus` is the GPU share of the trial. `cuda_graph`: the steps were
 recorded and launched as one; NULL without a GPU and with fewer than three steps. `traceback` is the

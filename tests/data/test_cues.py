@@ -9,6 +9,7 @@ from PIL import Image
 from casting_tune.data.audit import audit
 from casting_tune.data.cues import auc_interval
 from casting_tune.data.pack import Pack, pack
+from casting_tune.data.pixel_rules import PixelRules
 
 RNG = np.random.default_rng(0)
 
@@ -64,7 +65,7 @@ def _set(root: Path, cue: str) -> Pack:
             quality = 40 if cue == "JPEG quality" and label else 95
             stem = f"cam{'b' if cue == 'folder or name pattern' and label else 'a'}_{i}"
             Image.fromarray(pixels).save(root / "D" / name / f"{stem}.jpg", quality=quality)
-    return pack(root / "D", root / "packs", size_px=32)
+    return pack(root / "D", root / "packs", pixels=PixelRules(size_px=32))
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from casting_tune.data import decode
 from casting_tune.data.image_folder import Reading
 from casting_tune.data.label_conflicts import conflicts
 from casting_tune.data.pack import Pack, open_pack, pack
+from casting_tune.data.pixel_rules import PixelRules
 from casting_tune.data.synthetic import draw
 from casting_tune.errors import ImagesError, UsageError
 
@@ -288,7 +289,7 @@ def test_a_disk_that_fills_while_a_picture_is_written_is_the_same_error(
         return n
 
     monkeypatch.setattr("casting_tune.data.pack.os.pwrite", filling)
-    monkeypatch.setattr("casting_tune.data.pack.os.cpu_count", lambda: 1)
+    monkeypatch.setattr("casting_tune.machine.cpus", lambda: 1)
     with pytest.raises(ImagesError, match=r"Cannot pack .*No space left"):
         pack(folder, tmp_path / "packs")
     assert list((tmp_path / "packs").iterdir()) == []
@@ -475,7 +476,7 @@ def test_a_size_asked_for_is_the_longest_side(tmp_path: Path) -> None:
     root = _around(
         tmp_path / "images", Image.fromarray(np.full((24, 32), 200, dtype=np.uint8)), "a.png"
     )
-    packed = pack(root, tmp_path / "packs", size_px=64)
+    packed = pack(root, tmp_path / "packs", pixels=PixelRules(size_px=64))
     row = list(packed.paths).index("train/def_front/a.png")
     assert packed.images.shape == (4, 64, 64)
     assert (packed.images[row, 8:56] == 200).all()
@@ -485,7 +486,7 @@ def test_a_size_asked_for_is_the_longest_side(tmp_path: Path) -> None:
 
 def test_the_own_size_asked_for_changes_no_pixel_and_no_id(folder: Path, tmp_path: Path) -> None:
     assert (
-        pack(folder, tmp_path / "packs", size_px=32).dataset_id
+        pack(folder, tmp_path / "packs", pixels=PixelRules(size_px=32)).dataset_id
         == pack(folder, tmp_path / "other").dataset_id
     )
 
@@ -493,7 +494,7 @@ def test_the_own_size_asked_for_changes_no_pixel_and_no_id(folder: Path, tmp_pat
 @pytest.mark.parametrize("size_px", [0, 15, 4097])
 def test_a_pack_size_out_of_range_is_refused(folder: Path, tmp_path: Path, size_px: int) -> None:
     with pytest.raises(UsageError, match=f"got {size_px}"):
-        pack(folder, tmp_path / "packs", size_px=size_px)
+        pack(folder, tmp_path / "packs", pixels=PixelRules(size_px=size_px))
 
 
 # The real images

@@ -262,7 +262,7 @@ UNHEEDED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "an export of a cell of a run": (
         ("export", "CELL", "--out", "OUT", "--run", "r"),
-        ("best --sweep NAME [--run",),
+        ("--run", "together with --sweep"),
     ),
     "two formats of a query": (
         ("query", "select 1", "--json", "--format", "csv"),
@@ -315,10 +315,6 @@ UNHEEDED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "a size of an export's images": (
         ("export", "CELL", "--out", "OUT/x", "--pack-size", "64"),
         ("requires --data",),
-    ),
-    "a sweep of an export of a cell": (
-        ("export", "CELL", "--out", "OUT/x", "--sweep", "tiny"),
-        ("best --sweep NAME",),
     ),
     "the end of no watch": (
         ("predict", "OUT", "OUT", "--idle", "1"),
