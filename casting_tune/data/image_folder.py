@@ -206,15 +206,17 @@ def _one_spelling(rows: Sequence[Row]) -> tuple[list[Row], str]:
 
 def _roles(source: Path, rows: Iterable[Row], reading: Reading, said: str) -> Roles:
     """Return which classes are good; what was skipped may explain why a class is missing."""
+    counts = Counter(row.name for row in rows)
     try:
         return class_names.roles(
-            Counter(row.name for row in rows),
+            counts,
             positive=reading.positive,
             good=reading.good,
             defect=reading.defect,
         )
     except ImagesError as error:
-        raise ImagesError(f"'{source}': {error} {said}".strip()) from error
+        reason = said if len(counts) < 2 else ""
+        raise ImagesError(f"'{source}': {error} {reason}".strip()) from error
 
 
 def _listing(
