@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from casting_tune.cli import completion, console
-from casting_tune.errors import UsageError, unknown
+from casting_tune.errors import UsageError
 
 RESULTS = "results"
 Results = Annotated[
@@ -98,7 +98,7 @@ ViewClass = Annotated[
     str,
     typer.Option(
         "--positive",
-        help="Positive class: def_front (or defective), or ok_front (or ok) as in the study.",
+        help="Positive class: defective, ok, or the name of a class or kind of defect.",
     ),
 ]
 Json = Annotated[
@@ -155,19 +155,3 @@ def make_folder(folder: Path) -> None:
         raise UsageError(
             f"Cannot write to '{folder}': {error.strerror}. Use another folder with --out."
         ) from error
-
-
-_VIEWS: dict[str, Literal["defective", "ok"]] = {
-    "def_front": "defective", "ok_front": "ok", "defective": "defective", "ok": "ok",
-}  # fmt: skip
-
-
-def view(positive: str) -> Literal["defective", "ok"]:
-    """Return the positive class of a table for a class folder or its short name.
-
-    Raises:
-        UsageError: the name is unknown.
-    """
-    if positive not in _VIEWS:
-        raise UsageError(unknown("positive class", positive, _VIEWS))
-    return _VIEWS[positive]

@@ -32,11 +32,11 @@ HEADINGS = {
     "p_holm": "p Holm", "study_accuracy": "study acc", "study_accuracy_sd": "study sd",
     "study_recall": "study rec", "study_f1": "study F1", "study_f1_sd": "study sd F1",
     "study_epoch_s": "study s/ep", "study_step_s": "study s/step", "n_at_once": "at once",
-    "n_threads": "threads",
+    "n_threads": "threads", "n_groups": "photographs", "escapes": "escaped",
 }  # fmt: skip
 NAMES = (
     "row", "other", "backbone", "augmentation", "batch", "n_at_once", "factor", "level",
-    "threshold", "seed", "fold",
+    "threshold", "seed", "fold", "kind",
 )  # fmt: skip
 WORDS = (
     "row",
@@ -48,9 +48,9 @@ WORDS = (
     "level",
     "about",
     "device",
+    "kind",
 )
 HIDDEN = (
-    "kind",
     "named",
     "best",
     "wilson_low",
@@ -102,6 +102,7 @@ def _redundant(frame: pd.DataFrame) -> set[str]:
     same = {name for name in IF_SEVERAL if name in frame and frame[name].nunique() <= 1}
     if "named" not in frame:
         return empty | same
+    same.add("kind")  # of a comparison: cell or baseline
     parts = [name for name in ("backbone", "augmentation", "batch") if frame[name].nunique() > 1]
     if not parts or frame["named"].any() or frame.duplicated(parts).any():
         # the names of the rows are sufficient

@@ -65,6 +65,7 @@ def stored_audit(
             "constant": made.constant.tolist(),
             "outlier": made.outlier.tolist(),
             "finding": findings[: len(pack.labels)],
+            "kind": pack.kinds.tolist(),
         }
         written = [
             {"dataset_id": pack.dataset_id, **dict(zip(columns, values, strict=True))}

@@ -26,7 +26,7 @@ from tests.cli.test_main import call
 from tests.conftest import HOSTILE
 
 SECTIONS = (
-    "rows", "threshold", "mistakes", "effects", "ranking", "speed", "training", "charts",
+    "rows", "threshold", "kinds", "mistakes", "effects", "ranking", "speed", "training", "charts",
     "images", "failures", "provenance", "words",
 )  # fmt: skip
 FIGURES = ("thresholds", "calibration", "roc", "precision-recall", "pareto", "training")
