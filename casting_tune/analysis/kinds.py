@@ -25,7 +25,7 @@ THRESHOLD = 0.5
 UNNAMED = "defect"
 """The kind of a defect if the store has neither its kind nor the name of its class."""
 
-COLUMNS = ["row", "kind", "n", "n_images", "n_groups", "escapes", "escape_rate", "escape_upper"]
+COLUMNS = ["row", "kind", "n", "escapes", "n_images", "n_groups", "escape_rate", "escape_upper"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,9 +48,9 @@ def table(
 ) -> Table:
     """Return the escapes of each row and kind of defect at threshold 0.5, the worst kind first.
 
-    Columns: row; kind; n (seeds with predictions); n_images, n_groups (images and photographs of
-    the kind), escapes and escape_upper (exact one-sided 95 % bound, images as independent) of the
-    seed with the highest bound; escape_rate, the mean over the seeds.
+    Columns: row; kind; n (seeds with predictions); escapes, n_images and n_groups (images and
+    photographs of the kind) and escape_upper (exact one-sided 95 % bound, images as independent)
+    of the seed with the highest bound; escape_rate, the mean over the seeds.
 
     Raises:
         UsageError: sweep or run not found in the store.
@@ -162,8 +162,8 @@ def _notes(run: RunResults, frame: pd.DataFrame) -> list[str]:
     bound = "the exact one-sided 95 % upper bound"
     if frame["n"].max() > 1:
         notes.append(
-            "Worst kind first. esc % is the mean over the trainings. escaped, images and esc <=, "
-            f"{bound}, are of the training with the highest bound."
+            "Worst kind first. esc % is the mean over the trainings. "
+            f"esc <= is {bound}: the highest of the trainings, with its escaped and images."
         )
     else:
         notes.append(f"Worst kind first. esc <= is {bound}.")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
-from casting_tune.analysis import class_names
+from casting_tune.analysis import class_view
 
 if TYPE_CHECKING:
     from casting_tune.analysis.run_results import RunResults
@@ -60,9 +60,10 @@ def _positive(run: RunResults, positive: Positive, *, is_study: bool) -> str:
         return f"Positive class: {run.kind}, against the good images; other defects do not count."
     if positive == "defective":
         return "Positive class: the defect."
+    name = class_view.of_run(run).negative
     return (
-        f"Positive class: {class_names.good_name(run)}{', as in the study' if is_study else ''}; "
-        "escape and overkill rates still refer to defects."
+        f"Positive class: {name}{', as in the study' if is_study else ''}; escape and overkill "
+        "rates still refer to defects."
     )
 
 

@@ -32,7 +32,7 @@ class RunResults:
         cells: one row per cell in the order of the sweep: the columns of `schema.CELLS`, and
             `figures`, the published figures as a dict.
         trials: the completed trials: the columns of `schema.TRIALS`, indexed by cell_id.
-        kind: of the defects, only those of this kind count; "" counts all. See `class_names.view`.
+        kind: of the defects, only those of this kind count; "" counts all. See `class_view.view`.
     """
 
     store: Store

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from casting_tune import metrics
 from casting_tune.analysis import (
     bootstrap,
-    class_names,
+    class_view,
     count_metrics,
     decisions,
     effects,
@@ -63,12 +63,12 @@ def comparison(
         store: the results.
         sweep: name of the sweep.
         run_id: the run; None: the last run of the sweep.
-        positive: "defective", "ok", or the name of a class or kind; see `class_names.view`.
+        positive: "defective", "ok", or the name of a class or kind; see `class_view.view`.
 
     Raises:
         UsageError: sweep, run or class not found in the store.
     """
-    run, view = class_names.view(run_results.load(store, sweep, run_id), positive)
+    run, view = class_view.view(run_results.load(store, sweep, run_id), positive)
     labelled = [
         (kind, row, cells) for kind in ("cell", "baseline") for row, cells in run.rows(kind)
     ]
@@ -93,7 +93,7 @@ def thresholds(
     Thresholds are on P(positive class): with `ok` a casting passes if P(good class) is above the
     threshold, as in the study.
     """
-    run, view = class_names.view(run_results.load(store, sweep, run_id), positive)
+    run, view = class_view.view(run_results.load(store, sweep, run_id), positive)
     counted = dict(
         zip(
             THRESHOLDS,
@@ -112,7 +112,7 @@ def thresholds(
             )
     return Table(
         title=f"{sweep}: test images at five thresholds on "
-        f"P({class_names.good_name(run) if view == 'ok' else 'defective'})",
+        f"P({class_view.of_run(run).negative if view == 'ok' else 'defective'})",
         notes=result_table.notes(run, view),
         frame=pd.DataFrame(rows),
     )
@@ -122,7 +122,7 @@ def trainings(
     store: Store, sweep: str, *, run_id: str | None = None, positive: str = "defective"
 ) -> Table:
     """Return each training at each of five thresholds, with the figures of the study's training."""
-    run, view = class_names.view(run_results.load(store, sweep, run_id), positive)
+    run, view = class_view.view(run_results.load(store, sweep, run_id), positive)
     counted = dict(
         zip(
             THRESHOLDS,

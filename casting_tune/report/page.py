@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from casting_tune.analysis import class_names, curves, kinds, run_results, tables, verdict
+from casting_tune.analysis import class_view, curves, kinds, run_results, tables, verdict
 from casting_tune.report import embedded_images, page_data, plotly_style
 from casting_tune.store.store import Store
 
@@ -30,7 +30,7 @@ class Request:
     Attributes:
         sweep: name of the sweep.
         run_id: the run; None: the last run of the sweep.
-        positive: positive class of the comparison; see `class_names.view`.
+        positive: positive class of the comparison; see `class_view.view`.
         max_escape: largest escape rate on validation for the threshold: "0.5%" or "0.005".
         question: the question of the sweep.
         command: the command that writes this page, without the run.
@@ -60,7 +60,7 @@ def page(
     """
     sweep, run_id = request.sweep, request.run_id
     results = run_results.load(store, sweep, run_id)
-    viewed, _ = class_names.view(results, request.positive)
+    viewed, _ = class_view.view(results, request.positive)
     compared = tables.comparison(store, sweep, run_id=run_id, positive=request.positive)
     best = curves.best_row(results)
     point, why_not = page_data.operating_point(store, best, request.max_escape)

@@ -235,7 +235,9 @@ def audit(results: RunResults) -> dict[str, Any] | None:
     Defects of several kinds are counted by kind.
     """
     rows: pd.DataFrame = results.store.read("images").to_pandas()
-    rows = rows[rows["dataset_id"] == results.cells["dataset_id"].iloc[0]].copy()
+    # rows without an audit, of a list of images, have no group
+    audited = rows["group_id"].notna()
+    rows = rows[audited & (rows["dataset_id"] == results.cells["dataset_id"].iloc[0])].copy()
     if rows.empty:
         return None
     flags = {

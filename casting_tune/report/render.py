@@ -177,8 +177,15 @@ def _text(table: Table, frame: pd.DataFrame, *, width: int, color: bool) -> str:
                 overflow="fold",
                 max_width=width // 3 - 3 if is_text else None,
             )
-        for values in frame[columns].itertuples(index=False):
-            grid.add_row(*(escape(plain(value)) for value in values))
+        texts = frame[columns].copy()
+        if "kind" in columns:  # several lines per row: the name of the row once, then a line
+            again = texts["row"].duplicated()
+            ends = ~texts["row"].duplicated(keep="last")
+            texts.loc[again, "row"] = ""
+        else:
+            ends = pd.Series(data=False, index=texts.index)
+        for values, is_last in zip(texts.itertuples(index=False), ends, strict=True):
+            grid.add_row(*(escape(plain(value)) for value in values), end_section=is_last)
         console.print()
         console.print(grid)
     if table.verdict:

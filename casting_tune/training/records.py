@@ -165,6 +165,7 @@ def describe(config: TrialConfig, pack: Pack, parts: Folds) -> dict[str, Any]:
         "dataset_id": pack.dataset_id,
         "positive": pack.positive,
         "negative": pack.negative,
+        "pixels": pack.pixels.text(),
         "n_train": len(parts.train),
         "n_validation": len(parts.validation),
         "n_test": len(parts.test),

@@ -11,7 +11,7 @@ import pytest
 from scipy.stats import beta
 
 from casting_tune.analysis import (
-    class_names,
+    class_view,
     kind_rates,
     kinds,
     run_results,
@@ -95,7 +95,7 @@ def test_of_two_seeds_the_rate_is_the_mean_and_the_bound_is_that_of_the_worst(tw
     assert frame["escape_rate"].tolist() == pytest.approx([8 / 24, 1 / 80])
     assert frame["escapes"].tolist() == [5, 1]
     assert frame["escape_upper"].tolist() == pytest.approx([bound(5, 12), bound(1, 40)])
-    assert any("training with the highest bound" in note for note in table.notes)
+    assert any("the highest of the trainings" in note for note in table.notes)
     assert "1 of 3 cells have no result: 1 not run." in table.notes
 
 
@@ -246,12 +246,12 @@ def test_an_unknown_class_is_answered_with_the_nearest_name(
     for words in (("table", "s"), ("plot", "s", "--out", tmp_path), ("report", "s")):
         code, _, err = call(capsys, *words, "--positive", "krack", "--results", one.root)
         assert code == 2
-        assert err == "error: Unknown positive class 'krack'. Did you mean 'crack'?\n"
+        assert err == "error: Unknown class 'krack'. Did you mean --positive crack?\n"
     code, _, err = call(capsys, "table", "s", "--positive", "xyz", "--results", one.root)
-    assert "Known: crack, defective, fine, hole, ok." in err
+    assert "The classes are 'crack', 'defective', 'fine', 'good', 'hole'" in err
 
 
 def test_a_store_of_before_finds_the_good_class_in_the_paths(one: Store) -> None:
     run = run_results.load(one, "s")
     run.trials["negative"] = pd.NA
-    assert class_names.of_run(run).good == {"fine"}
+    assert class_view.of_run(run).negative == "fine"

@@ -128,7 +128,7 @@ def test_the_table_has_the_view_of_the_study_and_json(
     )
     code, _, err = call(capsys, *words, "--positive", "okfront")
     assert code == 2
-    assert "Did you mean 'ok_front'?" in err
+    assert "Did you mean --positive ok_front?" in err
 
 
 def test_a_sweep_with_a_failed_cell_prints_its_table_and_exits_1(
@@ -220,6 +220,17 @@ def test_every_help_text_is_printed_whole_with_its_brackets(
     assert (
         brackets >= 2
     )  # `[quick]` of sweep and of study: without one of them this test would show nothing
+
+
+def test_without_a_command_a_short_page_names_commands_that_exist(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    code, out, err = call(capsys)
+    assert (code, err) == (0, "")
+    assert len(out.splitlines()) <= 10
+    named = re.findall(r"casting-tune ([a-z]+) ", out)
+    assert named
+    assert {*named} <= {*typer.main.get_command(main.app).commands}  # type: ignore[attr-defined]
 
 
 def test_the_backbones_are_listed_with_the_studys_counts(

@@ -65,7 +65,7 @@ def test_its_rows_have_no_kinds_and_its_defects_count_as_one(
     assert call(capsys, *words, "ok_front")[0] == 0
     code, _, err = call(capsys, *words, "ok_fornt")
     assert code == 2
-    assert "Did you mean 'ok_front'?" in err
+    assert "Did you mean --positive ok_front?" in err
 
 
 def test_training_its_cells_again_gives_its_scores(tiny: Path, drawn: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The names of the classes of a run, and the view of its results that a name selects.
+"""The view of a run's results that the name of a class selects.
 
 Input: the results of a run and a name. Output: the results, perhaps of one kind of defect only, and
 the positive class of their metrics.
@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from casting_tune.analysis import decisions
+from casting_tune.data import class_names
 from casting_tune.data import pack as packs
-from casting_tune.errors import UsageError, unknown
 from casting_tune.metrics import Counts
 
 if TYPE_CHECKING:
     from casting_tune.analysis.result_table import Positive
     from casting_tune.analysis.run_results import RunResults
 
-DEFECTIVE, OK = "defective", "ok"
-"""Names of the two sides that every dataset has."""
+STUDY: dict[str, Positive] = {"def_front": "defective", "ok_front": "ok"}
+"""The classes of the study: known for a sweep with its figures, whatever the images are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,34 +29,32 @@ class ClassNames:
     """The class names of a run.
 
     Attributes:
-        good: of the good images.
-        defects: of all defective images together.
+        positive: of all defects together, "defective" if unknown.
+        negative: of all good images together, "ok" if unknown.
         kinds: kinds of defects among the test images.
     """
 
-    good: frozenset[str]
-    defects: frozenset[str]
+    positive: str
+    negative: str
     kinds: tuple[str, ...]
 
 
 def of_run(run: RunResults) -> ClassNames:
     """Return the class names of a run, from its trials, its pack, or the paths of its images."""
-    kinds = tuple(sorted({str(kind) for kind in run.predictions["kind"].dropna().unique()} - {""}))
-    good, defects = (set(run.trials[name].dropna()) for name in ("negative", "positive"))
+    kinds = {str(kind) for kind in run.predictions["kind"].dropna().unique()} - {""}
+    known = [
+        str(run.trials[name].dropna().iloc[0]) if run.trials[name].notna().any() else ""
+        for name in ("positive", "negative")
+    ]
     folder = run.store.root / "packs" / run.dataset_id
-    if not good and folder.is_dir():
+    if not known[1] and folder.is_dir():
         pack = packs.open_pack(folder)
-        good, defects = {pack.negative}, {pack.positive}
-    elif not good:
-        good = _good_folders(run)
-    if any(run.cells["figures"]):  # a sweep of the study: the names of its classes
-        good, defects = good | {"ok_front"}, defects | {"def_front"}
-    return ClassNames(good=frozenset(good), defects=frozenset(defects), kinds=kinds)
-
-
-def good_name(run: RunResults) -> str:
-    """Return the name of the good class of a run for a reader; "ok" if it is unknown."""
-    return ", ".join(sorted(of_run(run).good)) or OK
+        known = [pack.positive, pack.negative]
+    return ClassNames(
+        positive=known[0] or "defective",
+        negative=known[1] or ", ".join(_good_folders(run)) or "ok",
+        kinds=tuple(sorted(kinds)),
+    )
 
 
 def view(run: RunResults, name: str) -> tuple[RunResults, Positive]:
@@ -73,17 +71,17 @@ def view(run: RunResults, name: str) -> tuple[RunResults, Positive]:
     Raises:
         UsageError: the dataset has no class of this name.
     """
-    if name in (DEFECTIVE, OK):
-        return run, "ok" if name == OK else "defective"
+    if name in ("defective", "ok"):
+        return run, "ok" if name == "ok" else "defective"
     names = of_run(run)
     if name in names.kinds and len(names.kinds) > 1:
         return _only(run, name), "defective"
-    if name in names.defects or name in names.kinds:
-        return run, "defective"
-    if name in names.good:
-        return run, "ok"
-    known = {DEFECTIVE, OK, *names.good, *names.defects, *names.kinds}
-    raise UsageError(unknown("positive class", name, known))
+    own = {names.positive, *names.negative.split(", "), *names.kinds}
+    if name in STUDY and name not in own and any(run.cells["figures"]):
+        return run, STUDY[name]
+    return run, class_names.view(
+        name, positive=names.positive, negative=names.negative, kinds=names.kinds
+    )
 
 
 def _only(run: RunResults, kind: str) -> RunResults:
@@ -101,9 +99,9 @@ def _only(run: RunResults, kind: str) -> RunResults:
     return replace(part, trials=trials)
 
 
-def _good_folders(run: RunResults) -> set[str]:
+def _good_folders(run: RunResults) -> list[str]:
     """Return the folders of the good test images: stores of 0.1 do not name the good class."""
     columns = ["path", "y_true"]
     rows = run.store.read("predictions", columns=columns, cell_ids=run.trials.index[:1]).to_pandas()
     paths = rows.loc[rows["y_true"] == 0, "path"].dropna()
-    return {path.split("/")[-2] for path in paths if path.count("/")}
+    return sorted({path.split("/")[-2] for path in paths if path.count("/")})
