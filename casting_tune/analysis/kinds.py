@@ -159,14 +159,15 @@ def _notes(run: RunResults, frame: pd.DataFrame) -> list[str]:
         )
     elif frame["kind"].nunique() == 1:
         notes.append(f"This dataset has one kind of defect: {frame['kind'].iloc[0]}.")
+    order = "Worst kind first. " if frame["kind"].nunique() > 1 else ""
     bound = "the exact one-sided 95 % upper bound"
     if frame["n"].max() > 1:
         notes.append(
-            "Worst kind first. esc % is the mean over the trainings. "
+            f"{order}esc % is the mean over the trainings. "
             f"esc <= is {bound}: the highest of the trainings, with its escaped and images."
         )
     else:
-        notes.append(f"Worst kind first. esc <= is {bound}.")
+        notes.append(f"{order}esc <= is {bound}.")
     if run.cells["fold"].nunique() > 1:
         notes.append("The folds of one seed are joined and count as one training.")
     notes.append(

@@ -88,6 +88,7 @@ def test_the_page_of_a_run_has_every_section_and_every_figure_with_its_numbers(
 ) -> None:
     assert set(SECTIONS) <= page.ids()
     assert page.drawn() == set(FIGURES)
+    assert "<details><summary>One kind of defect: def_front</summary>" in text
     assert text.count('<details class="numbers" open>') == len(FIGURES)
 
 
