@@ -95,6 +95,31 @@ def roles(
     return _inferred(counts)
 
 
+def view(
+    name: str, *, positive: str, negative: str, kinds: Iterable[str] = ()
+) -> Literal["defective", "ok"]:
+    """Return which side a class name is on: any name of a data set, "defective", "ok" or "good".
+
+    Args:
+        name: as the user writes it.
+        positive: the name of all defects together.
+        negative: the name of all good images together.
+        kinds: the names of the kinds of defects.
+
+    Raises:
+        UsageError: the name is unknown.
+    """
+    defects = {positive, "defective", *(kind for kind in kinds if kind)}
+    goods = {negative, *negative.split(", "), "ok", "good"}
+    defects |= {f"not {negative}"} - goods
+    goods |= {f"not {positive}"} - defects
+    if name in defects - {negative}:
+        return "defective"
+    if name in goods:
+        return "ok"
+    raise UsageError(_unknown("--positive", name, [*defects, *goods]))
+
+
 def counted(counts: Mapping[str, int]) -> str:
     """Return class names with their numbers of images as text."""
     return ", ".join(f"'{one_line(name)}' ({n})" for name, n in sorted(counts.items())) or "none"

@@ -164,6 +164,7 @@ def describe(config: TrialConfig, pack: Pack, parts: Folds) -> dict[str, Any]:
         "recipe": RECIPE,
         "dataset_id": pack.dataset_id,
         "positive": pack.positive,
+        "negative": pack.negative,
         "pixels": pack.pixels.text(),
         "n_train": len(parts.train),
         "n_validation": len(parts.validation),
@@ -225,6 +226,7 @@ def of_predictions(
             "leaked": bool(leaked),
             "y_true": int(y_true),
             "score": float(score),
+            "kind": str(pack.kinds[image]),
         }
         for image, split, leaked, y_true, score in zip(
             predicted.image,

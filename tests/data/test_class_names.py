@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from casting_tune.data.class_names import Roles, roles
+from casting_tune.data.class_names import Roles, roles, view
 from casting_tune.errors import ImagesError, UsageError
 
 TILES = ("MT_Blowhole", "MT_Break", "MT_Crack", "MT_Fray", "MT_Free", "MT_Uneven")
@@ -82,3 +82,20 @@ def test_the_names_of_both_sides_lead_back_to_the_same_roles() -> None:
         again = _of(*found.good, *found.defects, positive=found.positive)
         assert {*again.good} == {*found.good}
         assert {*again.defects} == {*found.defects}
+
+
+def test_every_name_of_a_set_is_understood_later() -> None:
+    def side(name: str) -> str:
+        return view(name, positive="not good", negative="good", kinds=["", "crack", "hole"])
+
+    for name in ("not good", "defective", "crack", "hole"):
+        assert side(name) == "defective"
+    for name in ("good", "ok"):
+        assert side(name) == "ok"
+    with pytest.raises(UsageError, match="Did you mean --positive crack"):
+        side("crak")
+
+
+def test_a_class_called_ok_front_may_be_the_defect() -> None:
+    assert view("ok_front", positive="ok_front", negative="def_front") == "defective"
+    assert view("def_front", positive="ok_front", negative="def_front") == "ok"

@@ -25,6 +25,7 @@ def test_a_dataset_is_audited_once_and_read_afterwards(
     np.testing.assert_array_equal(first.twin_in_train, second.twin_in_train)
     assert first.findings == second.findings
     assert len(first.findings) >= 2
+    assert store.read("images")["kind"].to_pylist() == packed.kinds.tolist()
 
 
 def test_two_sweeps_that_audit_the_same_images_at_once_both_go_on(
