@@ -66,7 +66,7 @@ TRIALS = _schema(
     ("python", _TEXT), ("torch", _TEXT), ("timm", _TEXT), ("kornia", _TEXT), ("ray", _TEXT),
     ("casting_tune", _TEXT),
     ("git_commit", _TEXT), ("started_at", _TIME), ("duration_s", _REAL), ("resumed_from", _INT),
-    ("micro_batch", _INT), ("cuda_graph", _FLAG), ("traceback", _TEXT),
+    ("micro_batch", _INT), ("cuda_graph", _FLAG), ("traceback", _TEXT), ("images_from", _TEXT),
     ("negative", _TEXT),
 )  # fmt: skip
 """One row per trial. NULL is unknown.
@@ -80,8 +80,9 @@ machine's name. `pixels` has the rules of `data.pixel_rules` as JSON; NULL is th
 `resumed_from` is the last epoch of the previous attempt that this attempt
 continued, 0 from the start. `micro_batch` is the most images that passed through the network at
 once; NULL is the whole batch. `gpus` is the GPU share of the trial. `cuda_graph`: the steps were
-recorded and launched as one; NULL without a GPU and with fewer than three steps. `traceback` is the
-end of a failed trial's traceback, or Ray's report of a lost process, without secrets.
+recorded and launched as one; NULL without a GPU and with fewer than three steps. `images_from` is
+device (all images were on the trial's device), memory or disk (read batch by batch). `traceback` is
+the end of a failed trial's traceback, or Ray's report of a lost process, without secrets.
 """
 
 SETTINGS = tuple(

@@ -20,6 +20,7 @@ from casting_tune import metrics
 from casting_tune.config import RECIPE, UNLIMITED, Allowance, Predictions, Status, TrialConfig
 from casting_tune.store.redact import scrub
 from casting_tune.toggles import TOGGLES, augmentation_name
+from casting_tune.training.memory import ImagesFrom
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -98,6 +99,7 @@ class Measured:
     n_parameters: int
     n_statistics: int
     resumed_from: int
+    images_from: ImagesFrom
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
