@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from casting_tune import metrics
-from casting_tune.analysis import statistics
+from casting_tune.analysis import kind_rates, statistics
+from casting_tune.analysis.kind_rates import KindRate
 from casting_tune.analysis.operating_sentences import FIXED, number, sentences
 from casting_tune.errors import UsageError
 from casting_tune.metrics import Counts
@@ -48,6 +49,8 @@ class OperatingPoint:
         n_groups_defective: different photographs among the test defects; None if unknown.
         group_escape_upper: `escape_upper` counted by photograph, each miss in a different one.
         sentences: the report in plain sentences.
+        validation_kinds, test_kinds: escapes by kind of defect, the worst kind first; () if the
+            kinds are unknown.
     """
 
     threshold: float
@@ -65,6 +68,8 @@ class OperatingPoint:
     n_groups_defective: int | None
     group_escape_upper: float | None
     sentences: tuple[str, ...]
+    validation_kinds: tuple[KindRate, ...] = ()
+    test_kinds: tuple[KindRate, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +80,17 @@ class Scored:
         y_true: [n] 1 is defective, 0 is ok.
         score: [n] P(defective) in 0..1.
         n_groups_defective: different photographs among the defects; None if unknown.
+        kinds: [n] name of the kind of defect, "" for good images; None if unknown.
     """
 
     y_true: ArrayLike
     score: ArrayLike
     n_groups_defective: int | None = None
+    kinds: ArrayLike | None = None
+
+    def rates(self, threshold: float) -> tuple[KindRate, ...]:
+        """Return the escapes of each kind of defect at a threshold, the worst kind first."""
+        return kind_rates.of_images(self.y_true, self.score, self.kinds, threshold=threshold)
 
 
 def at_most_escape(validation: Scored, test: Scored, *, max_escape: float) -> OperatingPoint:
@@ -110,7 +121,7 @@ def at_most_escape(validation: Scored, test: Scored, *, max_escape: float) -> Op
     ]
     at, counts = min(kept, key=lambda choice: (choice[1].fp, choice[1].fn))
     rule = f"escape rate at most {number(100 * max_escape)} % on validation"
-    return _report(at, counts, test, rule=rule, max_escape=max_escape)
+    return _report(at, counts, (validation, test), rule=rule, max_escape=max_escape)
 
 
 def least_cost(
@@ -159,7 +170,7 @@ def least_cost(
         f"least cost on validation: {number(cost_escape)} per escape, {number(cost_overkill)} per "
         f"overkill, prevalence {number(prevalence)}"
     )
-    return _report(at, counts, test, rule=rule)
+    return _report(at, counts, (validation, test), rule=rule)
 
 
 def fixed(validation: Scored, test: Scored, *, threshold: float) -> OperatingPoint:
@@ -170,7 +181,7 @@ def fixed(validation: Scored, test: Scored, *, threshold: float) -> OperatingPoi
     """
     counts = metrics.counts(*_checked(validation, name="validation"), threshold=threshold)
     rule = f"{FIXED} {number(threshold)}"
-    return _report(threshold, counts, test, rule=rule)
+    return _report(threshold, counts, (validation, test), rule=rule)
 
 
 def _choices(validation: Scored) -> list[tuple[float, Counts]]:
@@ -216,12 +227,21 @@ def _checked(scored: Scored, *, name: str) -> tuple[NDArray[np.uint8], NDArray[n
 def _report(
     threshold: float,
     validation: Counts,
-    test_set: Scored,
+    sets: tuple[Scored, Scored],
     *,
     rule: str,
     max_escape: float | None = None,
 ) -> OperatingPoint:
-    """Return the operating point of a threshold: its bounds on the test set and its sentences."""
+    """Return the operating point of a threshold: its bounds on the test set and its sentences.
+
+    Args:
+        threshold: the choice.
+        validation: counts of its decisions on validation.
+        sets: the validation images and the test images.
+        rule: the rule in words.
+        max_escape: the required escape rate, None if the rule has none.
+    """
+    validation_set, test_set = sets
     test = metrics.counts(*_checked(test_set, name="test"), threshold=threshold)
     n_defects, n_goods, groups = test.tp + test.fn, test.fp + test.tn, test_set.n_groups_defective
     if groups is not None and not min(1, n_defects) <= groups <= n_defects:
@@ -245,5 +265,7 @@ def _report(
         n_groups_defective=groups,
         group_escape_upper=None if groups is None else upper(min(test.fn, groups), groups),
         sentences=(),
+        validation_kinds=validation_set.rates(threshold),
+        test_kinds=test_set.rates(threshold),
     )
     return replace(point, sentences=sentences(point, max_escape=max_escape))

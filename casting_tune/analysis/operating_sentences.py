@@ -8,6 +8,8 @@ from __future__ import annotations
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 from typing import TYPE_CHECKING
 
+from casting_tune.analysis import kind_rates
+
 if TYPE_CHECKING:
     from casting_tune.analysis.operating_point import OperatingPoint
 
@@ -16,7 +18,7 @@ FIXED = "fixed at"
 
 
 def sentences(point: OperatingPoint, *, max_escape: float | None) -> tuple[str, ...]:
-    """Return the report of a point: the choice, the test result, what it shows, its assumption.
+    """Return the report of a point: choice, test result, kinds, what it shows, assumption.
 
     Args:
         point: the operating point.
@@ -25,6 +27,7 @@ def sentences(point: OperatingPoint, *, max_escape: float | None) -> tuple[str, 
     return (
         *_choice(point),
         *_test_result(point),
+        *_kinds(point),
         *_evidence(point, max_escape),
         _assumption(point, max_escape),
     )
@@ -70,6 +73,12 @@ def _test_result(point: OperatingPoint) -> list[str]:
             f"(exact one-sided 95 % bound{'s' if low else ''})."
         )
     return texts
+
+
+def _kinds(point: OperatingPoint) -> list[str]:
+    """Say which kinds of defects escape, if there are several."""
+    sides = (("test images", point.test_kinds), ("validation images", point.validation_kinds))
+    return [kind_rates.sentence(rates, images=images) for images, rates in sides if len(rates) > 1]
 
 
 def _evidence(point: OperatingPoint, max_escape: float | None) -> list[str]:

@@ -5,6 +5,9 @@ Input: a store, a cell's id, a rule as text. Output: an OperatingPoint. Trains n
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
 import pyarrow.compute as pc
 
 from casting_tune.analysis import cell_names, image_groups, operating_point
@@ -12,6 +15,9 @@ from casting_tune.analysis.operating_point import OperatingPoint, Scored
 from casting_tune.errors import UsageError
 from casting_tune.store import completed
 from casting_tune.store.store import Store
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 def threshold(
@@ -41,12 +47,9 @@ def threshold(
     sides = {name: predictions.filter(pc.field("split") == name) for name in ("validation", "test")}
     defects = sides["test"].filter(pc.field("y_true") == 1)["image"].to_pylist()
     n_groups = photographs(store, str(trial["dataset_id"]), set(defects))
-    validation, test = (
-        (sides[name]["y_true"].to_numpy(), sides[name]["score"].to_numpy()) for name in sides
-    )
     return choose(
-        Scored(*validation),
-        Scored(*test, n_groups_defective=n_groups),
+        _scored(sides["validation"]),
+        replace(_scored(sides["test"]), n_groups_defective=n_groups),
         max_escape=max_escape,
         cost_escape=cost_escape,
         cost_overkill=cost_overkill,
@@ -144,6 +147,13 @@ def named(
     if name == "best":
         return best(store, scope.sweep or cell_names.only_sweep(store), scope.run_id)
     return cell_names.find(store, name, scope), ()
+
+
+def _scored(rows: pa.Table) -> Scored:
+    """Return labels, scores and kinds of predictions; of older ones without kinds."""
+    columns = {name: rows[name].to_numpy() for name in ("y_true", "score")}
+    kinds = None if rows["kind"].null_count else rows["kind"].to_pylist()
+    return Scored(**columns, kinds=kinds)
 
 
 def photographs(store: Store, dataset_id: str, images: set[int]) -> int | None:

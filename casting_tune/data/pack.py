@@ -73,6 +73,7 @@ class Pack:
         pixels: the rules by which files became pixels: those that applied.
         pixel_notes: sentences about pixels that are not as usual, for the user.
         notes: sentences: how the images were read, what was skipped, which split was made.
+        root: the folder of the files; None for a pack that was opened without them.
         columns: [n] further columns of a list as JSON objects, "" without; None without a list.
     """
 
@@ -92,6 +93,7 @@ class Pack:
     pixels: PixelRules
     pixel_notes: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    root: Path | None = None
     columns: tuple[str, ...] | None = None
 
 
@@ -141,7 +143,7 @@ def pack(
                 entry = _build(
                     listing,
                     draft,
-                    keep_split=reading.keep_split,
+                    reading=reading,
                     pixels=pixels,
                     skip_bad=skip_bad,
                     on_progress=on_progress,
@@ -161,6 +163,7 @@ def pack(
         skipped=_pairs(entry["skipped"]),
         pixel_notes=(*opened.pixel_notes, *pixel_record.without_effect(pixels, opened.pixels)),
         notes=(*listing.notes, *entry["notes"]),
+        root=listing.root,
         columns=tuple(columns[str(path)] for path in opened.paths)
         if any(columns.values())
         else None,
@@ -257,7 +260,7 @@ def _build(
     listing: Listing,
     draft: Path,
     *,
-    keep_split: bool,
+    reading: Reading,
     pixels: PixelRules,
     skip_bad: bool,
     on_progress: Callable[[int, int], None] | None,
@@ -280,7 +283,9 @@ def _build(
     usable = [pair for pair in decoded if not pair[1].reason]
     manifests.check_classes(listing, usable)
     splits = given_splits.resolve(
-        [file for file, _ in usable], [picture.sha256 for _, picture in usable], keep=keep_split
+        [file for file, _ in usable],
+        [picture.sha256 for _, picture in usable],
+        keep=reading.keep_split,
     )
     manifest = manifests.columns(listing, usable, splits.of)
     manifest |= {"shape": written.shape, "version": PACK_VERSION}
@@ -293,6 +298,8 @@ def _build(
         "split_made": splits.made,
         "skipped": bad,
         "notes": [*listing.notes, *splits.notes],
+        "group_pattern": reading.group_pattern,
+        "keep_split": reading.keep_split,
         "pixel_counts": counts,
     }
     _write_json(draft / "manifest.json", manifest)

@@ -220,10 +220,12 @@ def _point(scored: _Scored, store: Store, rule: Rule) -> OperatingPoint:
     split, y_true = cell.predictions.split, cell.predictions.y_true
     defects = cell.predictions.image[(split == "test") & (y_true == 1)]
     groups = selection.photographs(store, cell.pack.dataset_id, set(defects.tolist()))
+    kinds = cell.pack.kinds[cell.predictions.image]
     validation, test = (
-        (y_true[split == name], scored.score[split == name]) for name in ("validation", "test")
+        Scored(y_true[split == name], scored.score[split == name], kinds=kinds[split == name])
+        for name in ("validation", "test")
     )
-    sides = Scored(*validation), Scored(*test, n_groups_defective=groups)
+    sides = validation, replace(test, n_groups_defective=groups)
     if rule == NO_RULE:
         return operating_point.fixed(*sides, threshold=0.5)
     return selection.choose(*sides, **asdict(rule))

@@ -56,6 +56,7 @@ def write(
         "\n".join(f"- {sentence}" for sentence in checked.point.sentences),
         "## Results of the exported network on the test images",
         _table(checked.point.test),
+        *_kinds(checked),
         _ranking(cell),
         "\n".join(f"- {sentence}" for sentence in _limits(cell, checked)),
         "## Training data",
@@ -113,6 +114,22 @@ def _table(counts: Counts) -> str:
         "a different casting. The bounds above are exact."
     )
     return "\n".join(lines)
+
+
+def _kinds(checked: Checked) -> Iterator[str]:
+    """Yield the table of the escapes by kind, if there are several kinds of defects."""
+    rates = checked.point.test_kinds
+    if len(rates) > 1:
+        yield "\n".join(
+            (
+                "| kind of defect | passed | of | at most (exact one-sided 95 %) |",
+                "| --- | --- | --- | --- |",
+                *(
+                    f"| {_text(one.kind)} | {one.escapes:,} | {one.n:,} | {one.at_most} |"
+                    for one in rates
+                ),
+            )
+        )
 
 
 def _ranking(cell: Cell) -> str:

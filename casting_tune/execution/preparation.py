@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from casting_tune import machine
-from casting_tune.config import TrialConfig, cell_id
+from casting_tune.config import Allowance, TrialConfig, cell_id
 from casting_tune.data import image_folder
 from casting_tune.data.pack import Pack
 from casting_tune.errors import UsageError
@@ -94,7 +94,7 @@ def prepare(
         store=checked.store,
         plan=made,
         costs=costs,
-        allowance=allowance(options, sweep, place, free_bytes=free_bytes),
+        allowance=_allowance(checked, made, place, free_bytes=free_bytes),
         resources=resources,
         place=place,
         groups=checked.groups,
@@ -285,6 +285,16 @@ def _asha_notes(asha: Asha | None) -> tuple[str, ...]:
         f"grace_epochs = {asha.grace_epochs} of {asha.max_epochs} epochs: "
         "no trial will be stopped.",
     )
+
+
+def _allowance(checked: _Checked, made: Plan, place: Place, *, free_bytes: int) -> Allowance:
+    """Return the limits of a trial, and report if its images do not fit them."""
+    limits = allowance(checked.options, checked.sweep, place, free_bytes=free_bytes)
+    configs = [planned.cell.config for planned in made.to_do]
+    note = dataset.streaming_note(configs, checked.counts, checked.images, limits)
+    if note and place.device == "cpu":
+        checked.report.say(note)
+    return limits
 
 
 def _costs(checked: _Checked, made: Plan) -> tuple[Costs, Resources, Place]:

@@ -63,6 +63,7 @@ class Event:
         traceback: of the error, if known; see `schema.TRIALS`.
         test_accuracy: share of correct test images, for a completed trial.
         duration_s: of the trial.
+        images_from: where the images of a completed training were; see `schema.TRIALS`.
         retried: the task runs again: the trial ended in an error, or ran out of memory and gets
             more of a GPU.
     """
@@ -75,6 +76,7 @@ class Event:
     traceback: str | None = None
     test_accuracy: float | None = None
     duration_s: float | None = None
+    images_from: str | None = None
     retried: bool = False
 
 
@@ -305,4 +307,5 @@ def ended(index: int, row: dict[str, Any]) -> Event:
         traceback=row.get("traceback"),
         test_accuracy=row.get("test_accuracy"),
         duration_s=row.get("duration_s"),
+        images_from=row.get("images_from"),
     )

@@ -10,6 +10,7 @@ import pytest
 
 from casting_tune.analysis import run_results, tables
 from casting_tune.data import synthetic
+from casting_tune.data.image_folder import Reading
 from casting_tune.errors import (
     CastingTuneError,
     ImagesError,
@@ -318,7 +319,7 @@ def test_test_images_that_stand_in_train_are_said_up_front(
     [
         ({"sweep": "backbone_gird"}, UsageError, "backbone_grid"),
         ({"data": Path("/nowhere")}, ImagesError, "Image folder not found"),
-        ({"positive": "def_frnt"}, ImagesError, "def_front"),
+        ({"reading": Reading(positive="def_frnt")}, ImagesError, "def_front"),
         (
             {"trials_at_once": 0, "inline": False},
             UsageError,

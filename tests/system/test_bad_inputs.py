@@ -519,7 +519,7 @@ BAD_IMAGES: dict[str, tuple[bytes, str]] = {
         b"\x00\x00\x00\x00" + _saved(GRAY)[4:],
         "not one of JPEG, PNG, BMP, TIFF, WEBP",
     ),
-    "a format that is not taken": (_saved(GRAY, "GIF"), "not one of JPEG, PNG, BMP, TIFF, WEBP"),
+    "a format that is not taken": (_saved(GRAY, "PCX"), "not one of JPEG, PNG, BMP, TIFF, WEBP"),
     "a web page": (
         b"<html><script>alert(1)</script></html>",
         "not one of JPEG, PNG, BMP, TIFF, WEBP",
@@ -594,12 +594,14 @@ def test_an_odd_image_is_packed_as_a_person_would_see_it(
     assert np.abs(pixels.astype(int) - expected()).max() <= 1
 
 
-def test_one_coloured_image_keeps_its_colour_and_makes_no_other_of_the_gray_ones(
+def test_one_coloured_image_among_gray_ones_is_asked_about_and_keeps_its_colour_on_request(
     castings: Path, tmp_path: Path, capsys: Say
 ) -> None:
     (castings / "train" / "ok_front" / "odd.png").write_bytes(_saved(COLOUR))
-    _, out, _ = call(capsys, "pack", castings, "--results", tmp_path / "r", "--json")
-    found = json.loads(out)
+    words = ("pack", castings, "--results", tmp_path / "r", "--json")
+    tells = ("1 of 21 images", "'train/ok_front/odd.png'. Convert them with --gray")
+    refused(capsys, *words, code=4, tells=tells, keeps=castings)
+    found = json.loads(call(capsys, *words, "--colour")[1])
     packed = open_pack(tmp_path / "r" / "packs" / found["dataset_id"])
     place = list(packed.paths).index("train/ok_front/odd.png")
     assert found["kind"] == "colour"
