@@ -69,8 +69,7 @@ def prepare(
         >>> from pathlib import Path
         >>> from casting_tune import Options, prepare
         >>> options = Options(sweep="tiny.toml", data=Path("castings"), inline=True)
-        >>> prepared = prepare(options, say=print)
-        Read as: train/test, 2 classes, good = ok_front, defective = def_front (by their names).
+        >>> prepared = prepare(options, say=lambda line: None)
         >>> len(prepared.plan.to_do)  # cells to train: this sweep has run before
         0
     """
