@@ -13,13 +13,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from casting_tune import text
-from casting_tune.cli import console
+from casting_tune.cli import console, params
 from casting_tune.cli.params import (
     RESULTS,
     Bits,
     DefectClass,
+    DefectClasses,
+    GoodClasses,
     Gray,
+    GroupPattern,
     Json,
+    KeepSplit,
     MaxMegapixels,
     NeededData,
     PackSize,
@@ -35,6 +39,7 @@ from casting_tune.errors import FLAWED_IMAGES, UsageError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from casting_tune.data.image_folder import Reading
     from casting_tune.data.pack import Pack
 
 
@@ -44,28 +49,25 @@ class ImageFolder:
 
     data: Path
     results: str
-    positive: str = "def_front"
+    reading: Reading | None = None
     pack_size: int | None = None
     pixels: PixelRules = RULES
     skip_bad: bool = False
 
     def pack(self, out: Console) -> Pack:
-        """Return the pack of the folder in the store, with a progress bar and its notes."""
+        """Return the pack of the folder in the store, with a progress bar."""
         from casting_tune.data import pack as packs
         from casting_tune.store.store import Store
 
         with console.progress(out) as on_progress:
-            packed = packs.pack(
+            return packs.pack(
                 self.data,
                 Store(self.results).root / "packs",
-                positive=self.positive,
+                reading=self.reading or packs.DEFAULT_READING,
                 pixels=replace(self.pixels, size_px=self.pack_size),
                 skip_bad=self.skip_bad,
                 on_progress=lambda done, total: on_progress("packing images", done, total),
             )
-        for sentence in packed.pixel_notes:
-            console.say(out, sentence)
-        return packed
 
 
 def fetch(
@@ -136,7 +138,11 @@ def pack(
     data: Annotated[Path, typer.Argument(envvar="CASTING_TUNE_DATA", help="Image folder.")],
     *,
     results: Results = RESULTS,
-    positive: DefectClass = "def_front",
+    positive: DefectClass = None,
+    good: GoodClasses = None,
+    defect: DefectClasses = None,
+    group_pattern: GroupPattern = None,
+    keep_split: KeepSplit = False,
     pack_size: PackSize = None,
     bits: Bits = None,
     resize: Resize = "letterbox",
@@ -152,7 +158,9 @@ def pack(
     packed = ImageFolder(
         data=data,
         results=results,
-        positive=positive,
+        reading=params.reading(
+            positive, good, defect, group_pattern=group_pattern, keep_split=keep_split
+        ),
         pack_size=pack_size,
         pixels=pixel_rules(bits, resize, max_megapixels, gray),
         skip_bad=skip_bad,
@@ -161,6 +169,8 @@ def pack(
         console.write_json(_pack_record(packed))
         return
     record = _pack_record(packed)
+    for note in record["notes"]:
+        console.say(out, note)
     console.grid(
         ["split", "class", "images"],
         [[str(value) for value in row.values()] for row in record["counts"]],
@@ -187,15 +197,19 @@ def _pack_record(packed: Pack) -> dict[str, Any]:
         "width_px": width,
         "height_px": height,
         "pixels": asdict(packed.pixels),
-        "notes": packed.pixel_notes,
         "counts": [
             {
                 "split": split,
-                "class": name,
-                "images": int(((packed.splits == split) & (packed.labels == label)).sum()),
+                "class": kind or packed.negative,
+                "images": int(((packed.splits == split) & (packed.kinds == kind)).sum()),
             }
-            for split in ("train", "test")
-            for label, name in ((1, packed.positive), (0, packed.negative))
+            for split in ("train", "validation", "test")
+            if split != "validation" or "validation" in packed.splits
+            for kind in sorted(set(packed.kinds.tolist()), key=lambda kind: (not kind, kind))
+        ],
+        "notes": [
+            *packed.notes,
+            *filter(None, [label_conflicts.group_note(packed)]),
         ],
         "skipped": [{"path": path, "reason": reason} for path, reason in packed.skipped],
         "label_conflicts": label_conflicts.conflicts(packed),
@@ -206,7 +220,11 @@ def audit(
     data: NeededData,
     *,
     results: Results = RESULTS,
-    positive: DefectClass = "def_front",
+    positive: DefectClass = None,
+    good: GoodClasses = None,
+    defect: DefectClasses = None,
+    group_pattern: GroupPattern = None,
+    keep_split: KeepSplit = False,
     pack_size: PackSize = None,
     bits: Bits = None,
     resize: Resize = "letterbox",
@@ -226,7 +244,9 @@ def audit(
     folder = ImageFolder(
         data=data,
         results=results,
-        positive=positive,
+        reading=params.reading(
+            positive, good, defect, group_pattern=group_pattern, keep_split=keep_split
+        ),
         pack_size=pack_size,
         pixels=pixel_rules(bits, resize, max_megapixels, gray),
         skip_bad=skip_bad,
@@ -260,13 +280,15 @@ def print_audit(out: Console, folder: ImageFolder) -> dict[str, Any]:
             Store(folder.results),
             on_progress=lambda done, total: on_progress("comparing images", done, total),
         )
-    for sentence in result.findings:
+    kept = audits.keep_columns(packed, Store(folder.results))
+    for sentence in filter(None, (*packed.notes, kept, *result.findings)):
         console.say(out, sentence)
     conflicts = label_conflicts.conflicts(packed)
     for bad, good in conflicts:
         console.say(out, f"same file in both classes: '{text.plain(bad)}' = '{text.plain(good)}'")
     return {
         "dataset_id": packed.dataset_id,
+        "notes": packed.notes,
         "findings": result.findings,
         "n_test_copies_in_train": int((result.copy_in_train & (packed.splits == "test")).sum()),
         "label_conflicts": conflicts,
@@ -280,7 +302,11 @@ def preview(
         "preview"
     ),
     results: Results = RESULTS,
-    positive: DefectClass = "def_front",
+    positive: DefectClass = None,
+    good: GoodClasses = None,
+    defect: DefectClasses = None,
+    group_pattern: GroupPattern = None,
+    keep_split: KeepSplit = False,
     pack_size: PackSize = None,
     bits: Bits = None,
     resize: Resize = "letterbox",
@@ -297,7 +323,9 @@ def preview(
     packed = ImageFolder(
         data=data,
         results=results,
-        positive=positive,
+        reading=params.reading(
+            positive, good, defect, group_pattern=group_pattern, keep_split=keep_split
+        ),
         pack_size=pack_size,
         pixels=pixel_rules(bits, resize, max_megapixels, gray),
         skip_bad=skip_bad,

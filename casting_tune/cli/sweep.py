@@ -11,14 +11,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from casting_tune.cli import completion, console, images, signals, sweep_plan, sweep_run
+from casting_tune.cli import completion, console, images, params, signals, sweep_plan, sweep_run
 from casting_tune.cli.params import (
     RESULTS,
     Bits,
     Data,
     DefectClass,
+    DefectClasses,
+    GoodClasses,
     Gray,
+    GroupPattern,
     Json,
+    KeepSplit,
     MaxMegapixels,
     PackSize,
     Resize,
@@ -65,7 +69,11 @@ def sweep(
             "--set", metavar="S=V", help="setting=value: replace a fixed setting of the sweep."
         ),
     ] = None,
-    positive: DefectClass = "def_front",
+    positive: DefectClass = None,
+    good: GoodClasses = None,
+    defect: DefectClasses = None,
+    group_pattern: GroupPattern = None,
+    keep_split: KeepSplit = False,
     pack_size: PackSize = None,
     bits: Bits = None,
     resize: Resize = "letterbox",
@@ -164,7 +172,9 @@ def sweep(
         quick=quick,
         only=tuple(only or ()),
         overrides=tuple(override or ()),
-        positive=positive,
+        reading=params.reading(
+            positive, good, defect, group_pattern=group_pattern, keep_split=keep_split
+        ),
         pack_size=pack_size,
         pixels=pixel_rules(bits, resize, max_megapixels, gray),
         skip_bad=skip_bad,

@@ -1,9 +1,11 @@
-"""Files with the same bytes and different labels, and a warning about them.
+"""Warnings about images that contradict or leak: the same bytes twice, a group on both sides.
 
-Input: a Pack. Output: pairs of paths, a sentence. Reads no pixels.
+Input: a Pack. Output: pairs of paths, sentences. Reads no pixels.
 """
 
 from __future__ import annotations
+
+import numpy as np
 
 from casting_tune.data.decode import one_line
 from casting_tune.data.pack import Pack
@@ -39,4 +41,20 @@ def conflict_note(pack: Pack) -> str:
     return (
         f"{n} files have the same bytes in both classes, so one of their labels is wrong: "
         f"{shown}{more}. Correct the labels or remove these files."
+    )
+
+
+def group_note(pack: Pack) -> str:
+    """Return a warning about test images whose given group is also in train; "" without any."""
+    if pack.groups is None:
+        return ""
+    test = pack.splits == "test"
+    learned = set(pack.groups[~test].tolist()) - {""}
+    leaked = np.isin(pack.groups[test], sorted(learned))
+    if not leaked.any():
+        return ""
+    example = one_line(str(pack.groups[test][leaked][0]))
+    return (
+        f"{int(leaked.sum())} of {int(test.sum())} test images are of a group that is also in "
+        f"training (such as '{example}'): scores look too good. Use split = \"grouped\"."
     )

@@ -16,6 +16,7 @@ from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
+from casting_tune import machine
 from casting_tune.data import decode, deep_levels
 from casting_tune.data.decode import Picture
 from casting_tune.data.pixel_rules import PixelRules
@@ -187,7 +188,7 @@ def _fill(
         return replace(picture, pixels=None)
 
     pictures: list[Picture] = []
-    threads = ThreadPoolExecutor(os.cpu_count())
+    threads = ThreadPoolExecutor(machine.cpus())
     try:
         for picture in threads.map(work, range(len(files))):
             if picture.pixels is not None:

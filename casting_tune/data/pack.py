@@ -1,6 +1,6 @@
 """Packs an image folder once into a uint8 array with a manifest, and opens such packs.
 
-Input: a folder with train/ and test/, each with one folder per class, or with two class folders.
+Input: an image folder in one of the layouts of `layouts`.
 Output: a Pack in packs/<dataset_id>/: castings.npy (memory-mapped, never copied) and manifest.json.
 packs/index/ stores which pack belongs to a folder, under a hash of the folder's path, so that a
 second call decodes nothing. Knows no networks, trials or augmentation. No written file contains
@@ -24,10 +24,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from casting_tune import files
-from casting_tune.data import decode, image_folder, npy_writer, pixel_record
-from casting_tune.data.decode import Picture, one_line
-from casting_tune.data.image_folder import File, Folder
+from casting_tune import files, machine
+from casting_tune.data import (
+    decode,
+    given_splits,
+    image_folder,
+    manifests,
+    npy_writer,
+    pixel_record,
+)
+from casting_tune.data.decode import one_line
+from casting_tune.data.image_folder import Listing, Reading
 from casting_tune.data.pixel_rules import RULES, PixelRules
 from casting_tune.errors import ImagesError, unreadable
 
@@ -35,11 +42,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LOG = logging.getLogger(__name__)
+DEFAULT_READING = Reading()
 PACK_VERSION = 1
 """Version of the decoding. Raise it when the same files would give another array."""
 
 _DAY_S = 86_400
-_SHOWN = 10  # bad files in an error message, which is one line
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,15 +63,17 @@ class Pack:
         sizes: [n, 2] int32, (height, width) in the file, after its EXIF rotation.
         dataset_id: 16 hexadecimal digits over all of the above and the positive class, without the
             folder's name and the files' times.
-        positive: folder name of the defect class.
-        negative: folder name of the other class.
+        positive: name of all defects together: the defect class, or `not GOOD` for several.
+        negative: name of all good images together: the names of their classes.
         kinds: [n] name of the kind of defect, "" for good images.
         groups: [n] name of the given group (part, photograph, lot), "" if none was given; None if
             no image has one.
-        split_made: whether casting_tune made the test split because the folder had none.
-        skipped: (path, reason) of the skipped files.
+        split_made: whether casting_tune made the test split.
+        skipped: (path, reason) of the files that could not be decoded.
         pixels: the rules by which files became pixels: those that applied.
-        pixel_notes: sentences about pixels that are not as usual, for the user.
+        notes: sentences: how the images were read, what was skipped, which split was made, and
+            what is not as usual about their pixels.
+        columns: [n] further columns of a list as JSON objects, "" without; None without a list.
     """
 
     images: NDArray[np.uint8]
@@ -81,14 +90,15 @@ class Pack:
     split_made: bool
     skipped: tuple[tuple[str, str], ...]
     pixels: PixelRules
-    pixel_notes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    columns: tuple[str, ...] | None = None
 
 
 def pack(
     root: Path,
     packs: Path,
     *,
-    positive: str = "def_front",
+    reading: Reading = DEFAULT_READING,
     pixels: PixelRules = RULES,
     skip_bad: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
@@ -98,9 +108,9 @@ def pack(
     A folder is unchanged if the sizes and times of its files are unchanged, or else their hashes.
 
     Args:
-        root: contains train/ and test/ with two class folders each, or the two class folders.
+        root: the image folder.
         packs: folder of the packs, e.g. results/packs.
-        positive: folder name of the defect class.
+        reading: which classes are good, and other ways of reading the folder.
         pixels: size, bits, resize, size limit and colour of the packed images.
         skip_bad: skip and record files that cannot be decoded; otherwise they are an error.
         on_progress: called with (images decoded, images in all).
@@ -112,13 +122,15 @@ def pack(
     """
     pixels.check()
     image_folder.check_outside(root, packs.parent, "--results")
-    folder = image_folder.survey(root, positive)
-    key = image_folder.digest([str(root.resolve()), positive, str(pixels), str(PACK_VERSION)])[:16]
+    listing = image_folder.survey(root, reading)
+    key = image_folder.digest([str(root.resolve()), repr(reading), str(pixels), str(PACK_VERSION)])[
+        :16
+    ]
     note = packs / "index" / f"{key}.json"
     try:
-        entry = _index_entry(note, root, folder=folder, packs=packs, skip_bad=skip_bad)
+        entry = _index_entry(note, listing, packs=packs, skip_bad=skip_bad)
         state = "already packed" if entry else "packing started"
-        LOG.info("%s: %d image files, %s", root, len(folder.files), state)
+        LOG.info("%s: %d image files, %s", root, len(listing.files), state)
         if entry is None:
             packs.mkdir(parents=True, exist_ok=True)
             _remove_old_drafts(packs)
@@ -126,9 +138,9 @@ def pack(
                 draft = Path(scratch) / "pack"
                 draft.mkdir()
                 entry = _build(
-                    root,
+                    listing,
                     draft,
-                    folder=folder,
+                    keep_split=reading.keep_split,
                     pixels=pixels,
                     skip_bad=skip_bad,
                     on_progress=on_progress,
@@ -141,11 +153,19 @@ def pack(
             "Free disk space or use another folder."
         ) from error
     LOG.info("pack %s in %s", entry["dataset_id"], packs)
-    found = open_pack(packs / entry["dataset_id"])
+    opened = open_pack(packs / entry["dataset_id"])
+    columns = {file.path: file.columns for file in listing.files}
     return replace(
-        found,
+        opened,
         skipped=_pairs(entry["skipped"]),
-        pixel_notes=(*found.pixel_notes, *pixel_record.without_effect(pixels, found.pixels)),
+        notes=(
+            *listing.notes,
+            *entry["notes"],
+            *pixel_record.without_effect(pixels, opened.pixels),
+        ),
+        columns=tuple(columns[str(path)] for path in opened.paths)
+        if any(columns.values())
+        else None,
     )
 
 
@@ -173,12 +193,12 @@ def open_pack(folder: Path) -> Pack:
             dataset_id=manifest["dataset_id"],
             positive=manifest["positive"],
             negative=manifest["negative"],
-            kinds=_kinds(manifest),
+            kinds=_frozen(manifests.kinds(manifest), np.str_),
             groups=_frozen(manifest["groups"], np.str_) if "groups" in manifest else None,
             split_made=manifest["split_made"],
             skipped=_pairs(manifest["skipped"]),
             pixels=pixel_record.rules(manifest),
-            pixel_notes=pixel_record.notes(manifest),
+            notes=tuple(manifest.get("notes", ())),
         )
         if [*pack.images.shape] != manifest["shape"] or pack.images.dtype != np.uint8:
             raise ValueError("castings.npy does not match manifest.json")
@@ -197,21 +217,23 @@ def open_pack(folder: Path) -> Pack:
 
 
 def _index_entry(
-    note: Path, root: Path, *, folder: Folder, packs: Path, skip_bad: bool
+    note: Path, listing: Listing, *, packs: Path, skip_bad: bool
 ) -> dict[str, Any] | None:
-    """Return the index entry of a folder if the folder is unchanged and its pack exists."""
+    """Return the index entry of a listing if it is unchanged and its pack exists."""
     try:
         entry: dict[str, Any] = json.loads(note.read_text(encoding="utf-8"))
         if not (packs / entry["dataset_id"]).is_dir() or (entry["skipped"] and not skip_bad):
             return None
-        if entry["times"] != folder.times:
-            with ThreadPoolExecutor(os.cpu_count()) as threads:
+        if entry["times"] != listing.times:
+            with ThreadPoolExecutor(machine.cpus()) as threads:
                 hashes = list(
-                    threads.map(lambda file: decode.read(root / file.path)[1], folder.files)
+                    threads.map(
+                        lambda file: decode.read(listing.root / file.path)[1], listing.files
+                    )
                 )
-            if entry["content"] != _content(folder, hashes):
+            if entry["content"] != manifests.content(listing, hashes):
                 return None
-            entry["times"] = folder.times
+            entry["times"] = listing.times
             _write_json(note, entry)
     except (OSError, ValueError, KeyError, TypeError):
         return None  # missing or invalid: decoding again takes seconds and is always correct
@@ -227,85 +249,56 @@ def _remove_old_drafts(packs: Path) -> None:
 
 
 def _build(
-    root: Path,
+    listing: Listing,
     draft: Path,
     *,
-    folder: Folder,
+    keep_split: bool,
     pixels: PixelRules,
     skip_bad: bool,
     on_progress: Callable[[int, int], None] | None,
 ) -> dict[str, Any]:
-    """Write the pack into the folder `draft`; return the index entry of the image folder."""
-    paths = [root / file.path for file in folder.files]
+    """Write the pack into the folder `draft`; return the index entry of the listing."""
+    paths = [listing.root / file.path for file in listing.files]
     with (draft / "castings.npy").open("w+b") as stream:
         try:
             written = npy_writer.write_images(stream, paths, rules=pixels, on_progress=on_progress)
         except npy_writer.ColouredError as error:
-            coloured = [folder.files[i].path for i in error.indices]
-            raise pixel_record.mixed(root, coloured, len(paths)) from error
+            coloured = [listing.files[i].path for i in error.indices]
+            raise pixel_record.mixed(listing.root, coloured, len(paths)) from error
         stream.flush()
         os.fsync(stream.fileno())
     pictures = written.pictures
-    decoded = list(zip(folder.files, pictures, strict=True))
+    decoded = list(zip(listing.files, pictures, strict=True))
     bad = [(file.path, picture.reason) for file, picture in decoded if picture.reason]
     if bad and not skip_bad:
-        raise _unusable(root, bad, len(pictures))
-    manifest = _manifest(root, folder, [pair for pair in decoded if not pair[1].reason])
+        raise manifests.unusable(listing.root, bad, len(pictures))
+    usable = [pair for pair in decoded if not pair[1].reason]
+    manifests.check_classes(listing, usable)
+    splits = given_splits.resolve(
+        [file for file, _ in usable], [picture.sha256 for _, picture in usable], keep=keep_split
+    )
+    manifest = manifests.columns(listing, usable, splits.of)
     manifest |= {"shape": written.shape, "version": PACK_VERSION}
     applied, counts = pixel_record.applied(written, pixels)
     manifest |= {"pixels": applied} if applied else {}
+    notes = [*splits.notes, *pixel_record.notes(manifest, counts)]
     dataset_id = image_folder.digest([json.dumps(manifest, sort_keys=True)])[:16]
     manifest |= {
         "dataset_id": dataset_id,
-        "negative": folder.negative,
-        "split_made": _has_no_split(folder),
+        "negative": listing.negative,
+        "split_made": splits.made,
         "skipped": bad,
-        "pixel_counts": counts,
+        "notes": [*listing.notes, *notes],
     }
     _write_json(draft / "manifest.json", manifest)
-    content = _content(folder, [picture.sha256 for picture in pictures])
-    return {"times": folder.times, "content": content, "dataset_id": dataset_id, "skipped": bad}
-
-
-def _manifest(root: Path, folder: Folder, usable: Sequence[tuple[File, Picture]]) -> dict[str, Any]:
-    """Return the columns of a manifest that the dataset_id depends on.
-
-    Raises:
-        ImagesError: a class has no usable image in train or in test.
-    """
-    labels, sha256 = [file.label for file, _ in usable], [picture.sha256 for _, picture in usable]
-    splits = (
-        image_folder.made_split(labels, sha256)
-        if _has_no_split(folder)
-        else [file.split for file, _ in usable]
-    )
-    for split in ("train", "test"):
-        for label, name in enumerate((folder.negative, folder.positive)):
-            if (split, label) not in zip(splits, labels, strict=True):
-                raise ImagesError(
-                    f"No usable {split} image of class '{name}' in '{root}'. Add or repair some."
-                )
+    content = manifests.content(listing, [picture.sha256 for picture in pictures])
     return {
-        "positive": folder.positive,
-        "paths": [file.path for file, _ in usable],
-        "labels": labels,
-        "splits": splits,
-        "sha256": sha256,
-        "sizes": [picture.size for _, picture in usable],
+        "times": listing.times,
+        "content": content,
+        "dataset_id": dataset_id,
+        "skipped": bad,
+        "notes": notes,
     }
-
-
-def _has_no_split(folder: Folder) -> bool:
-    return not folder.files[0].split
-
-
-def _unusable(root: Path, bad: Sequence[tuple[str, str]], n_files: int) -> ImagesError:
-    shown = "; ".join(f"{one_line(path)}: {reason}" for path, reason in bad[:_SHOWN])
-    more = f"; and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
-    return ImagesError(
-        f"{len(bad)} of {n_files} files in '{root}' cannot be used. Repair or remove them, or skip "
-        f"them with --skip-bad, which lists them all: {shown}{more}."
-    )
 
 
 def _publish(draft: Path, folder: Path) -> None:
@@ -322,24 +315,10 @@ def _write_json(file: Path, value: dict[str, Any]) -> None:
         draft.write_text(json.dumps(value), encoding="utf-8")
 
 
-def _content(folder: Folder, hashes: Sequence[str]) -> str:
-    """Return a hash of all paths and the content of their files."""
-    return image_folder.digest(
-        [f"{file.path}\0{sha256}" for file, sha256 in zip(folder.files, hashes, strict=True)]
-    )
-
-
 def _frozen(values: list[Any], dtype: type) -> NDArray[Any]:
     array: NDArray[Any] = np.array(values, dtype=dtype)
     array.setflags(write=False)
     return array
-
-
-def _kinds(manifest: dict[str, Any]) -> NDArray[np.str_]:
-    """Return the kinds; a manifest without them has one kind, the defect class."""
-    labels = manifest["labels"]
-    kinds = manifest.get("kinds") or [manifest["positive"] if label else "" for label in labels]
-    return _frozen(kinds, np.str_)
 
 
 def _pairs(skipped: Sequence[Sequence[str]]) -> tuple[tuple[str, str], ...]:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
+from casting_tune import files
 from casting_tune.analysis import operating_point, selection
 from casting_tune.analysis.operating_point import OperatingPoint, Scored
 from casting_tune.config import BASELINE, Epoch
@@ -125,12 +125,8 @@ def export(
         kept=kept,
     )
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
-            draft = Path(scratch) / "export"
-            draft.mkdir()
+        with files.new_folder(folder) as draft:
             checked = _write(scored, checked, draft, card)
-            draft.replace(folder)  # replaces an empty folder
     except OSError as error:
         raise UsageError(
             f"Cannot write '{folder}': {error.strerror or error}. Use another folder with --out."
@@ -288,6 +284,8 @@ def _save_json(file: Path, value: dict[str, Any]) -> None:
 
 
 def _save_sums(folder: Path) -> None:
-    files = sorted(folder.iterdir())
-    sums = [f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in files]
+    sums = [
+        f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n"
+        for file in sorted(folder.iterdir())
+    ]
     (folder / "SHA256SUMS").write_text("".join(sums), encoding="utf-8")

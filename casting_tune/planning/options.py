@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from casting_tune.data.image_folder import Reading
+from casting_tune.data.pack import DEFAULT_READING
 from casting_tune.data.pixel_rules import RULES, PixelRules
 from casting_tune.errors import UsageError
 from casting_tune.planning.cells import Sweep
@@ -26,7 +28,7 @@ class Options:
     quick: bool = False
     only: tuple[str, ...] = ()
     overrides: tuple[str, ...] = ()
-    positive: str = "def_front"
+    reading: Reading = DEFAULT_READING
     pack_size: int | None = None
     pixels: PixelRules = RULES
     skip_bad: bool = False

@@ -44,7 +44,7 @@ TRIALS = _schema(
     ("image_px", _INT), ("in_channels", _INT), ("batch_size", _INT), ("epochs", _INT),
     ("seed", _INT),
     ("split", _TEXT), ("split_id", _TEXT), ("n_folds", _INT), ("fold", _INT),
-    ("validation_share", _REAL), ("split_seed", _INT),
+    ("validation", _TEXT), ("validation_share", _REAL), ("split_seed", _INT),
     ("train_images", _INT), ("test_images", _INT), ("base_lr", _REAL), ("weight_decay", _REAL),
     ("warmup_share", _REAL), ("lr_schedule", _TEXT), ("precision", _TEXT), ("layout", _TEXT),
     ("recipe", _INT), ("dataset_id", _TEXT), ("positive", _TEXT),
@@ -105,8 +105,10 @@ IMAGES = _schema(
     ("dataset_id", _TEXT), ("image", _INT), ("path", _TEXT), ("sha256", _TEXT), ("split", _TEXT),
     ("y_true", pa.uint8()), ("group_id", _INT), ("copy_in_train", _FLAG), ("twin_in_train", _FLAG),
     ("conflict", _FLAG), ("constant", _FLAG), ("outlier", _FLAG), ("finding", _TEXT),
+    ("columns", _TEXT),
 )  # fmt: skip
-"""One row per image, written by an audit. `group_id` is the number of the group (one photograph).
+"""One row per image, written by an audit, or for a list with further columns. `columns` is a JSON
+object of these, NULL without any. `group_id` is the number of the group (one photograph).
 The audit's findings are in `finding` of its first rows.
 """
 
