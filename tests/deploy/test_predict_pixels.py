@@ -20,6 +20,11 @@ from tests.data.odd_files import png16, tiff
 LEVELS = np.linspace(0, 4095, 16 * 24).round().astype("<u2").reshape(16, 24)
 
 
+@pytest.fixture(autouse=True)
+def _own_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CASTING_TUNE_DATA", raising=False)
+
+
 class Session:
     """A session that keeps what it is given, and finds no defect."""
 
