@@ -71,8 +71,8 @@ class Pack:
         split_made: whether casting_tune made the test split.
         skipped: (path, reason) of the files that could not be decoded.
         pixels: the rules by which files became pixels: those that applied.
-        pixel_notes: sentences about pixels that are not as usual, for the user.
-        notes: sentences: how the images were read, what was skipped, which split was made.
+        notes: sentences: how the images were read, what was skipped, which split was made, and
+            what is not as usual about their pixels.
         root: the folder of the files; None for a pack that was opened without them.
         columns: [n] further columns of a list as JSON objects, "" without; None without a list.
     """
@@ -91,7 +91,6 @@ class Pack:
     split_made: bool
     skipped: tuple[tuple[str, str], ...]
     pixels: PixelRules
-    pixel_notes: tuple[str, ...]
     notes: tuple[str, ...] = ()
     root: Path | None = None
     columns: tuple[str, ...] | None = None
@@ -161,8 +160,11 @@ def pack(
     return replace(
         opened,
         skipped=_pairs(entry["skipped"]),
-        pixel_notes=(*opened.pixel_notes, *pixel_record.without_effect(pixels, opened.pixels)),
-        notes=(*listing.notes, *entry["notes"]),
+        notes=(
+            *listing.notes,
+            *entry["notes"],
+            *pixel_record.without_effect(pixels, opened.pixels),
+        ),
         root=listing.root,
         columns=tuple(columns[str(path)] for path in opened.paths)
         if any(columns.values())
@@ -205,7 +207,6 @@ def open_pack(folder: Path) -> Pack:
             split_made=manifest["split_made"],
             skipped=_pairs(manifest["skipped"]),
             pixels=pixel_record.rules(manifest),
-            pixel_notes=pixel_record.notes(manifest),
             notes=tuple(manifest.get("notes", ())),
         )
         if [*pack.images.shape] != manifest["shape"] or pack.images.dtype != np.uint8:
@@ -291,16 +292,16 @@ def _build(
     manifest |= {"shape": written.shape, "version": PACK_VERSION}
     applied, counts = pixel_record.applied(written, pixels)
     manifest |= {"pixels": applied} if applied else {}
+    notes = [*splits.notes, *pixel_record.notes(manifest, counts)]
     dataset_id = image_folder.digest([json.dumps(manifest, sort_keys=True)])[:16]
     manifest |= {
         "dataset_id": dataset_id,
         "negative": listing.negative,
         "split_made": splits.made,
         "skipped": bad,
-        "notes": [*listing.notes, *splits.notes],
+        "notes": [*listing.notes, *notes],
         "group_pattern": reading.group_pattern,
         "keep_split": reading.keep_split,
-        "pixel_counts": counts,
     }
     _write_json(draft / "manifest.json", manifest)
     content = manifests.content(listing, [picture.sha256 for picture in pictures])
@@ -309,7 +310,7 @@ def _build(
         "content": content,
         "dataset_id": dataset_id,
         "skipped": bad,
-        "notes": splits.notes,
+        "notes": notes,
     }
 
 

@@ -162,7 +162,7 @@ def notes(
     cells: tuple[Cell, ...], images: Pack, device: Literal["cpu", "cuda"] | None
 ) -> tuple[str, ...]:
     """Return what a reader of the results must know; `device` None: the trials run elsewhere."""
-    notes = [*images.notes, *images.pixel_notes]
+    notes = [*images.notes]
     notes += list(precision.notes((cell.config for cell in cells), device)) if device else []
     if images.images.ndim == 3 and any("hue" in cell.config.toggles for cell in cells):
         notes.append("The images are gray: the toggle hue has no effect on them.")

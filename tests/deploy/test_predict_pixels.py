@@ -20,6 +20,11 @@ from tests.data.odd_files import png16, tiff
 LEVELS = np.linspace(0, 4095, 16 * 24).round().astype("<u2").reshape(16, 24)
 
 
+@pytest.fixture(autouse=True)
+def _own_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CASTING_TUNE_DATA", raising=False)
+
+
 class Session:
     """A session that keeps what it is given, and finds no defect."""
 
@@ -163,15 +168,21 @@ def test_12_bits_and_a_crop_go_from_the_images_to_decisions(
     (tmp_path / "tiny.toml").write_text(TINY)
     store = ("--results", results)
     words = ("sweep", tmp_path / "tiny.toml", "--data", data, *store, "--inline", "--no-baselines")
-    code, out, err = call(capsys, *words, "--pack-size", "32", "--resize", "crop")
+    words = (*words, "--pack-size", "32", "--resize", "crop")
+    code, out, err = call(capsys, *words, "--plan")
+    assert (code, err) == (0, "")
+    assert "16-bit files hold 12 bits: read as 0..4095 (--bits)." in out
+    code, out, err = call(capsys, *words)
     assert (code, err) == (0, "")
     assert "16-bit files hold 12 bits: read as 0..4095 (--bits)." in out
     assert "cropped to a square in the middle, then resized to 32 px (crop)." in out
-    assert call(capsys, "table", "tiny", *store)[0] == 0
+    code, _, err = call(capsys, "table", "tiny", *store)
+    assert code == 0, err
     (row,) = Store(results).read("trials").to_pylist()
     assert json.loads(row["pixels"]) == {"bits": 12, "resize": "crop"}
 
-    assert call(capsys, "export", "best", "--sweep", "tiny", "--out", line, *store)[0] == 0
+    code, _, err = call(capsys, "export", "best", "--sweep", "tiny", "--out", line, *store)
+    assert code == 0, err
     settings = json.loads((line / "decision.json").read_text())
     assert (settings["version"], settings["pixels"]) == (2, {"bits": 12, "resize": "crop"})
     card = (line / "README.md").read_text()
