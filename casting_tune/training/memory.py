@@ -10,13 +10,13 @@ import contextlib
 import errno
 import gc
 import math
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import psutil
 
+from casting_tune import machine
 from casting_tune.config import Allowance
 
 if TYPE_CHECKING:
@@ -123,9 +123,8 @@ def free(device: torch.device, *, gpu_share: float = 1.0, n_at_once: int = 1) ->
         return int(max(0, min(available + unused, own if gpu_share < 1 else math.inf)))
     left = _left_of_limits()
     if left is None:
-        here = min(n_at_once, os.cpu_count() or 1)
-        return psutil.virtual_memory().available // here
-    return min(left, psutil.virtual_memory().available)
+        return machine.free_bytes() // min(n_at_once, machine.cpus())
+    return min(left, machine.free_bytes())
 
 
 def _left_of_limits() -> int | None:
