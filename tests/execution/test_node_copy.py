@@ -10,7 +10,7 @@ import pytest
 from casting_tune.data.pack import Pack
 from casting_tune.data.pixel_source import file_of
 from casting_tune.errors import ResourcesError
-from casting_tune.execution import node_copy, nodes
+from casting_tune.execution import node_copy, nodes, ray_cluster
 from casting_tune.execution.node_copy import PackFile, Read, Source
 
 
@@ -172,3 +172,12 @@ def test_images_without_a_file_that_do_not_fit_the_object_store_are_refused(pack
     assert nodes.sendable(Cluster(unfiled.images.nbytes), unfiled, here=True) is unfiled
     with pytest.raises(ResourcesError, match="object store holds"):
         nodes.sendable(Cluster(unfiled.images.nbytes - 1), unfiled, here=True)
+
+
+@pytest.mark.slow
+def test_a_task_on_the_node_of_the_driver_reads_any_part_of_its_file(driver: Path) -> None:
+    with ray_cluster.running(None, n_slots=1) as ray:
+        node = ray.get_runtime_context().get_node_id()
+        read = node_copy._driver_reader(replace(source_of(driver), node=node))
+        assert read(100, 300_000) == driver.read_bytes()[100:300_100]
+        assert read(300_000, 2**20) == driver.read_bytes()[300_000:]

@@ -176,10 +176,8 @@ def test_trials_at_once_share_the_free_memory_of_a_machine_without_limits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(memory, "_left_of_limits", lambda: None)
-    monkeypatch.setattr("os.cpu_count", lambda: 8)
-    monkeypatch.setattr(
-        "psutil.virtual_memory", lambda: type("Memory", (), {"available": 16 * GIB})
-    )
+    monkeypatch.setattr("casting_tune.machine.cpus", lambda: 8)
+    monkeypatch.setattr("casting_tune.machine.free_bytes", lambda: 16 * GIB)
     cpu = torch.device("cpu")
     assert memory.free(cpu, n_at_once=4) == 4 * GIB
     assert memory.free(cpu, n_at_once=1000) == 2 * GIB  # a cluster; 8 of them at most are here
