@@ -39,7 +39,7 @@ def draw(folder: Path, *, n_images: int, size_px: int) -> None:
 
     kinds = (None, "blow_hole")
     drawn = [
-        synthetic.casting(np.random.default_rng(i), size_px=size_px, defect=kinds[i % 2])  # type: ignore[arg-type]
+        synthetic.casting(np.random.default_rng(i), size_px=size_px, defect=kinds[i % 2])
         for i in range(N_DRAWN)
     ]
     for i in range(n_images):
