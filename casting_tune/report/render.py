@@ -53,8 +53,7 @@ HIDDEN = (
     "kind",
     "named",
     "best",
-    "wilson_low",
-    "wilson_high",
+    "escape_basis",
     "n_leaked",
     "validation_accuracy",
     "low",
@@ -91,7 +90,13 @@ def shown(table: Table) -> pd.DataFrame:
             f"{name} *" if best else name
             for name, best in zip(text[kept[0]], frame["best"], strict=True)
         ]
-    return text.rename(columns=HEADINGS)
+    return text.rename(columns=HEADINGS | _with_basis(frame))
+
+
+def _with_basis(frame: pd.DataFrame) -> dict[str, str]:
+    """Return the heading of the bound of the escape rate: what it counts, if equal in all rows."""
+    basis = frame["escape_basis"].dropna().unique() if "escape_basis" in frame else ()
+    return {"escape_upper": f"esc <= ({basis[0]})"} if len(basis) == 1 else {}
 
 
 def _redundant(frame: pd.DataFrame) -> set[str]:
