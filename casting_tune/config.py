@@ -27,7 +27,7 @@ BASELINE = "baseline:"
 Status = Literal["completed", "stopped", "error", "oom", "timeout", "diverged"]
 
 
-RESOLVED = ("weights_id", "split_id")
+RESOLVED = ("weights_id", "split_id", "validation")
 """Settings that a sweep derives from `weights`, `split` and the images."""
 
 
@@ -52,6 +52,8 @@ class TrialConfig:
         split_id: identity of the groups (a hash of the audit's groups); "official" without groups.
         n_folds: parts of a grouped split.
         fold: the test part of a grouped split, from 0.
+        validation: `official`: the validation images are those of the folder validation. `drawn`:
+            they are drawn from the training images.
         validation_share: stratified share of the training images for validation, in (0, 1).
         split_seed: of the draw of the validation images and of the subsets below.
         train_images: maximum of images for training and validation, stratified; 0 is all.
@@ -87,6 +89,7 @@ class TrialConfig:
     split_id: str = "official"
     n_folds: Annotated[int, Ge(2), Lt(2**32)] = 5
     fold: Annotated[int, Ge(0), Lt(2**32)] = 0
+    validation: Literal["drawn", "official"] = "drawn"
     validation_share: Annotated[float, Gt(0), Lt(1)] = 0.2
     split_seed: Annotated[int, Ge(0), Lt(2**32)] = 0
     train_images: Annotated[int, Ge(0), Lt(2**32)] = 0
@@ -109,7 +112,7 @@ class TrialConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Allowance:
-    """Limits of a trial, and the weights to keep; none of these is in the cell's key.
+    """Limits of a trial, what follows a failure, and weights to keep; none is in the cell's key.
 
     Attributes:
         max_seconds: limit of the whole trial, which then ends with status timeout. None: no limit.
@@ -120,6 +123,9 @@ class Allowance:
             the batch.
         keep: weights to keep after completion: "last", of the last epoch, which made the
             predictions; "best", of the epoch with the lowest validation loss.
+        retries: how often a trial that ends in an error runs again.
+        on_oom: "accumulate" runs a trial whose memory ran out again, with half as many images per
+            forward pass.
     """
 
     max_seconds: float | None = None
@@ -127,6 +133,8 @@ class Allowance:
     gpu_share: float = 1.0
     micro_batch: int | None = None
     keep: tuple[Literal["last", "best"], ...] = ()
+    retries: int = 0
+    on_oom: Literal["fail", "accumulate"] = "fail"
 
 
 UNLIMITED = Allowance()

@@ -27,9 +27,18 @@ DEFECT_FOUND = 20
 
 
 class CastingTuneError(Exception):
-    """An error that casting_tune reports in one line, without traceback."""
+    """An error that casting_tune reports in one line, without traceback.
+
+    Args:
+        message: the line.
+        details: lines below it, such as the possible names of an ambiguous one.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str = "", *, details: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.details = tuple(details)
 
 
 class UsageError(CastingTuneError):

@@ -1,9 +1,10 @@
-"""Write a file whole: a reader sees the old content or all of the new content, never a part."""
+"""Write a file or a folder whole: a reader sees the old or all of the new, never a part."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,26 @@ def replacing(file: Path) -> Iterator[Path]:
         draft.replace(file)
     finally:
         draft.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Yield an empty draft folder beside `folder`; then rename it to `folder`.
+
+    The parent folder is created if necessary, and an empty `folder` is replaced. After an error the
+    draft is removed.
+
+    Raises:
+        OSError: the parent cannot be written, or `folder` has files.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = draft_of(folder)
+    draft.mkdir()
+    try:
+        yield draft
+        draft.replace(folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def draft_of(file: Path) -> Path:

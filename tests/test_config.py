@@ -15,6 +15,7 @@ OTHER = {
     "precision": "bf16", "layout": "contiguous", "split": "grouped", "split_id": "x", "n_folds": 3,
     "hue_turns": 0.1, "contrast_low": 0.5, "contrast_high": 2.0, "shift_share": 0.2,
     "rotation_deg": 10.0, "brightness_share": 0.2, "shear_deg": 1.0, "zoom_share": 0.2,
+    "validation": "official",
 }  # fmt: skip
 
 
@@ -56,5 +57,5 @@ def test_a_changed_default_is_noticed_since_keys_leave_defaults_out() -> None:
         "base_lr": 1e-3, "weight_decay": 0.01, "warmup_share": 0.1, "lr_schedule": "cosine",
         "precision": "auto", "layout": "channels_last", "hue_turns": 0.5, "contrast_low": 0.75,
         "contrast_high": 1.5, "shift_share": 0.1, "rotation_deg": 45.0, "brightness_share": 0.1,
-        "shear_deg": 5.0, "zoom_share": 0.1,
+        "shear_deg": 5.0, "zoom_share": 0.1, "validation": "drawn",
     }  # fmt: skip

@@ -35,3 +35,24 @@ def test_an_error_keeps_the_old_file_and_removes_the_draft(tmp_path: Path) -> No
         fail()
     assert file.read_text() == "old"
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_folder_appears_when_it_is_complete_and_not_after_an_error(tmp_path: Path) -> None:
+    folder = tmp_path / "above" / "export"
+
+    def fail() -> None:
+        with files.new_folder(folder) as draft:
+            (draft / "a").write_text("1")
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        fail()
+    assert list((tmp_path / "above").iterdir()) == []
+    folder.mkdir()  # an empty one is replaced
+    with files.new_folder(folder) as draft:
+        (draft / "a").write_text("2")
+        assert list(folder.iterdir()) == []
+    assert (folder / "a").read_text() == "2"
+    with pytest.raises(OSError, match="not empty"), files.new_folder(folder):
+        pass
+    assert [path.name for path in (tmp_path / "above").iterdir()] == ["export"]

@@ -13,7 +13,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from casting_tune.analysis import decisions, lookup, paired_tests, run_results, statistics
+from casting_tune.analysis import (
+    cell_names,
+    decisions,
+    lookup,
+    paired_tests,
+    run_results,
+    statistics,
+)
 from casting_tune.errors import UsageError, unknown
 from casting_tune.store.store import Store
 
@@ -57,12 +64,12 @@ class Versus:
 
 
 def cells(store: Store, a: str, b: str) -> Versus:
-    """Compare two cells, named by the first characters of their ids, on their common test images.
+    """Compare two cells, named as in `cell_names.find`, on their common test images.
 
     Raises:
         UsageError: cell not found or not completed, or no test image in common.
     """
-    names = [lookup.find(store, prefix) for prefix in (a, b)]
+    names = [cell_names.find(store, name) for name in (a, b)]
     rows = [lookup.predictions(store, name) for name in names]
     datasets = [
         store.read("trials", columns=["dataset_id"], cell_ids=[name])[0][0].as_py()

@@ -37,4 +37,5 @@ def train_folder(store: Store, dataset_id: str) -> frozenset[int]:
 
 def _rows(store: Store, dataset_id: str, column: str) -> pa.Table:
     rows = store.read("images", columns=["dataset_id", "image", column])
-    return rows.filter(pc.field("dataset_id") == dataset_id)
+    # rows without an audit, of a list of images, have no values
+    return rows.filter((pc.field("dataset_id") == dataset_id) & pc.field(column).is_valid())

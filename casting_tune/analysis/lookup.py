@@ -1,6 +1,6 @@
 """The contents of a store: its runs, and everything about one cell.
 
-Input: a store, perhaps the first characters of a cell's id. Output: plain values. Trains nothing.
+Input: a store, perhaps the name of a cell. Output: plain values. Trains nothing.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.compute as pc
 
-from casting_tune.analysis import bootstrap, image_groups, run_results
+from casting_tune.analysis import bootstrap, cell_names, image_groups, run_results
 from casting_tune.analysis.run_results import RunResults
 from casting_tune.errors import UsageError, unknown
 from casting_tune.store import schema
@@ -119,38 +119,27 @@ def runs(store: Store, sweep: str | None = None) -> pd.DataFrame:
     return pd.DataFrame(rows).sort_values("asked_at", ignore_index=True)
 
 
-def find(store: Store, prefix: str) -> str:
-    """Return the id of the one cell, trained or not, that begins with these characters.
+def cells(store: Store, sweep: str, run_id: str | None = None) -> pd.DataFrame:
+    """Return one row per cell of a run: cell_id, label, status, validation_accuracy.
 
     Raises:
-        UsageError: no cell or several cells match.
+        UsageError: sweep or run not found in the store.
     """
-    known: set[str] = {
-        cell
-        for table in ("trials", "cells")
-        for cell in store.read(table, columns=["cell_id"])[0].to_pylist()
-    }
-    matching = sorted(cell for cell in known if cell.startswith(prefix))
-    if len(matching) == 1:
-        return matching[0]
-    if matching:
-        raise UsageError(
-            f"'{prefix}' matches {len(matching)} cells; give more characters: "
-            f"{', '.join(matching[:5])}."
-        )
-    if not known:
-        raise UsageError(f"No cells in '{store.address}'. Set another store with --results.")
-    near = unknown("cell", prefix, known)
-    raise UsageError(
-        near
-        if "Did you" in near
-        else f"Unknown cell '{prefix}'. 'casting-tune list' shows the runs."
-    )
+    run = run_results.load(store, sweep, run_id)
+    listed = run.cells[["cell_id", "label"]].reset_index(drop=True)
+    failed = store.failed()
+    done = run.trials["validation_accuracy"]
+    listed["status"] = [
+        "completed" if cell in done.index else failed.get(cell, "not run")
+        for cell in listed["cell_id"]
+    ]
+    listed["validation_accuracy"] = listed["cell_id"].map(done).astype(float)
+    return listed
 
 
-def show(store: Store, prefix: str) -> Shown:
-    """Return everything about the cell that `find` finds; raise UsageError as `find` does."""
-    cell = find(store, prefix)
+def show(store: Store, name: str) -> Shown:
+    """Return everything about a cell; see `cell_names.find` for names and errors."""
+    cell = cell_names.find(store, name)
     trials = sorted(
         store.read("trials", cell_ids=[cell]).to_pylist(), key=lambda trial: trial["attempt"]
     )
@@ -212,18 +201,18 @@ def measured(store: Store, trial: dict[str, Any]) -> tuple[Measured, ...]:
     return tuple(rates)
 
 
-def predictions(store: Store, prefix: str, *, attempt: int | None = None) -> pd.DataFrame:
+def predictions(store: Store, name: str, *, attempt: int | None = None) -> pd.DataFrame:
     """Return the predictions of a completed cell, one row per image: split, path, y_true, score.
 
     Args:
         store: holds the predictions.
-        prefix: the cell's id, or its first characters.
+        name: of the cell; see `cell_names.find`.
         attempt: of the cell; by default the last completed one.
 
     Raises:
         UsageError: cell not found or not completed.
     """
-    cell = find(store, prefix)
+    cell = cell_names.find(store, name)
     if attempt is None:
         trials = store.read("trials", columns=["attempt", "status"], cell_ids=[cell]).to_pylist()
         done = [int(trial["attempt"]) for trial in trials if trial["status"] == "completed"]

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pyarrow.compute as pc
 
-from casting_tune.analysis import image_groups, operating_point
+from casting_tune.analysis import cell_names, image_groups, operating_point
 from casting_tune.analysis.operating_point import OperatingPoint, Scored
 from casting_tune.errors import UsageError
 from casting_tune.store import completed
@@ -139,16 +139,23 @@ def best(store: Store, sweep: str, run_id: str | None = None) -> tuple[str, tupl
 
 
 def named(
-    store: Store, cell: str, sweep: str | None, run_id: str | None
+    store: Store, name: str, scope: cell_names.Scope = cell_names.COMPLETED
 ) -> tuple[str, tuple[str, ...]]:
-    """Return the named cell; for the name 'best' the best cell of a sweep and how it was chosen.
+    """Return the id of the cell with a name; for "best" also sentences about the choice.
+
+    Args:
+        store: holds the cell.
+        name: "best", or as in `cell_names.find`.
+        scope: where the name is looked up; "best" without a sweep is of the only sweep.
 
     Raises:
-        UsageError: 'best' without a sweep, or a sweep or run without 'best'; or as `best`.
+        UsageError: no cell or several cells match; a run without a sweep; or as `best`.
     """
-    if (cell == "best") != (sweep is not None) or (run_id is not None and sweep is None):
-        raise UsageError("'best' requires the name of a sweep: best --sweep NAME [--run ID].")
-    return (cell, ()) if sweep is None else best(store, sweep, run_id)
+    if scope.run_id is not None and scope.sweep is None:
+        raise UsageError("--run selects a run of a sweep: use it together with --sweep.")
+    if name == "best":
+        return best(store, scope.sweep or cell_names.only_sweep(store), scope.run_id)
+    return cell_names.find(store, name, scope), ()
 
 
 def photographs(store: Store, dataset_id: str, images: Sequence[int]) -> list[int] | None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from casting_tune.cli import completion, console
-from casting_tune.cli.params import RESULTS, CellId, Json, Results, Run, one_format
+from casting_tune.cli.params import RESULTS, CellName, Json, OfSweep, Results, Run, one_format
 from casting_tune.errors import UsageError
 
 if TYPE_CHECKING:
@@ -76,12 +76,21 @@ def list_runs(
     ] = None,
     *,
     results: Results = RESULTS,
+    run: Run = None,
+    cells: Annotated[bool, typer.Option("--cells", help="List the cells of the sweep.")] = False,
     as_json: Json = False,
 ) -> None:
     """List the runs in a store with their cell counts, time and best row on validation."""
     from casting_tune.analysis import lookup, run_results
     from casting_tune.store.store import Store
 
+    if run is not None and not cells:
+        raise UsageError("--run selects the run for --cells: use both, or drop --run.")
+    if cells:
+        if sweep is None:
+            raise UsageError("--cells lists the cells of one sweep: give its name.")
+        _list_cells(lookup.cells(Store(results), sweep, run), as_json)
+        return
     runs = lookup.runs(Store(results), sweep)
     if as_json:
         console.write_json(runs)
@@ -99,12 +108,32 @@ def list_runs(
     console.grid(["sweep", "run", "time (UTC)", *states, "best row", "val"], rows)
 
 
-def show(cell: CellId, *, results: Results = RESULTS, as_json: Json = False) -> None:
+def _list_cells(cells: pd.DataFrame, as_json: bool) -> None:
+    from casting_tune.analysis import run_results
+
+    if as_json:
+        console.write_json(cells)
+        return
+    rows = [
+        [
+            cell["cell_id"], cell["label"], cell["status"],
+            "-" if cell["validation_accuracy"] is None else f"{cell['validation_accuracy']:.2%}",
+        ]
+        for cell in run_results.records(cells)
+    ]  # fmt: skip
+    console.grid(["cell", "label", "status", "val"], rows)
+
+
+def show(
+    cell: CellName, *, results: Results = RESULTS, sweep: OfSweep = None, as_json: Json = False
+) -> None:
     """Show all data of a cell: settings, attempts, epochs, metrics with intervals, files."""
-    from casting_tune.analysis import lookup
+    from casting_tune.analysis import cell_names, lookup, selection
     from casting_tune.store.store import Store
 
-    record = lookup.show(Store(results), cell)
+    store = Store(results)
+    cell, _ = selection.named(store, cell, cell_names.Scope(sweep=sweep))
+    record = lookup.show(store, cell)
     if as_json:
         console.write_json(record)
         return
@@ -159,7 +188,7 @@ def compare(
     a: Annotated[
         str,
         typer.Argument(
-            help="Cell id or its first characters; with --sweep: (unique part of) a row label.",
+            help="A cell: its id, label or a part of one; with --sweep: a row of its table.",
             autocompletion=completion.cells,
         ),
     ],

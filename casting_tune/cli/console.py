@@ -12,7 +12,7 @@ import logging
 import math
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
@@ -37,9 +37,11 @@ def say(out: Console, line: str) -> None:
     out.print(Text(plain(line)), soft_wrap=not out.is_terminal)
 
 
-def complain(line: str) -> None:
-    """Write an error to stderr on one line."""
-    Console(stderr=True, highlight=False).print(Text(f"error: {plain(line)}"), soft_wrap=True)
+def complain(line: str, details: Iterable[str] = ()) -> None:
+    """Write an error to stderr on one line, then its details on a line each."""
+    out = Console(stderr=True, highlight=False)
+    for text in (f"error: {plain(line)}", *(f"  {plain(detail)}" for detail in details)):
+        out.print(Text(text), soft_wrap=True)
 
 
 class _Stderr(logging.Handler):
@@ -92,7 +94,10 @@ def json_text(value: Any) -> str:
 
 
 def _jsonable(value: Any) -> Any:
-    """Return a value of JSON types. Methods identify frames, arrays and numpy scalars."""
+    """Return a value of JSON types. Methods identify frames, arrays and numpy scalars.
+
+    pydantic_core.to_jsonable_python 2.50 fails on NaT, and writes the time zone +00:00 as Z.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     elif hasattr(value, "to_dict"):

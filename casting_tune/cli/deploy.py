@@ -16,14 +16,13 @@ import typer
 from casting_tune.cli import completion, console
 from casting_tune.cli.params import (
     RESULTS,
-    BestOf,
     CellData,
-    CellId,
-    CellOrBest,
+    CellName,
     CostEscape,
     CostOverkill,
     Json,
     MaxEscape,
+    OfSweep,
     PackSize,
     Prevalence,
     Results,
@@ -75,7 +74,7 @@ def _training_progress(out: Console, cell: Cell) -> Iterator[Callable[[Epoch], N
 
 
 def export(
-    cell: CellOrBest,
+    cell: CellName,
     out: Annotated[Path, typer.Option("--out", help="New or empty folder for the export.")],
     *,
     results: Results = RESULTS,
@@ -83,7 +82,7 @@ def export(
     weights_dir: WeightsDir = None,
     pack_size: PackSize = None,
     skip_bad: SkipBad = False,
-    sweep: BestOf = None,
+    sweep: OfSweep = None,
     run: Run = None,
     max_escape: MaxEscape = None,
     cost_escape: CostEscape = None,
@@ -95,7 +94,7 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Export a trained network that runs without torch: ONNX, weights, threshold, model card."""
-    from casting_tune.analysis import selection
+    from casting_tune.analysis import cell_names, selection
     from casting_tune.data import image_folder
     from casting_tune.deploy import export as exports
     from casting_tune.deploy import onnx_graph
@@ -105,7 +104,8 @@ def export(
     image_folder.check_outside(data, out, "--out")
     onnx_graph.check_libraries()
     messages, store = console.console(as_json), Store(results)
-    cell, selected = selection.named(store, cell, sweep, run)
+    scope = cell_names.Scope(sweep=sweep, run_id=run, completed=True)
+    cell, selected = selection.named(store, cell, scope)
     for sentence in selected:
         console.say(messages, sentence)
     files = _CellFiles(data=data, weights_dir=weights_dir, pack_size=pack_size, skip_bad=skip_bad)
@@ -160,6 +160,12 @@ def predict(
         float | None,
         typer.Option("--idle", help="With --watch: stop after so many seconds without new images."),
     ] = None,
+    max_megapixels: Annotated[
+        int | None,
+        typer.Option(
+            "--max-megapixels", help="Larger images get no decision. Default: as in training."
+        ),
+    ] = None,
     threads: Annotated[
         int, typer.Option("--threads", min=0, help="CPU threads; 0: all cores.")
     ] = 0,
@@ -174,12 +180,14 @@ def predict(
 
     _check_watch(images, watch=watch, idle=idle, fail_on_defect=fail_on_defect)
     decision_rows.check_out(out, watched=watch)
-    network = predictor.open_network(folder, n_threads=threads)
+    network = predictor.open_network(folder, n_threads=threads, max_megapixels=max_megapixels)
     messages, tally = console.console(as_json), decision_rows.Tally()
     decisions = (
         predictor.watch(network, images, idle_s=idle)
         if watch
-        else predictor.decide_all(network, image_files.find(images))
+        else predictor.decide_all(
+            network, image_files.find(images, say=lambda line: console.say(messages, line))
+        )
     )
     started, interrupted, kept = time.perf_counter(), False, []
     with decision_rows.writer(out) as write:
@@ -227,7 +235,7 @@ def explain(
         str,
         typer.Argument(
             metavar="DIR|CELL",
-            help="Export folder, or cell id.",
+            help="Export folder, or a cell: its id, row label or a part of one; or 'best'.",
             autocompletion=completion.cells,
         ),
     ],
@@ -235,6 +243,7 @@ def explain(
     out: Annotated[Path, typer.Option("--out", help="Folder for the PNG files.")],
     *,
     results: Results = RESULTS,
+    sweep: OfSweep = None,
     data: CellData = None,
     weights_dir: WeightsDir = None,
     pack_size: PackSize = None,
@@ -242,14 +251,16 @@ def explain(
     as_json: Json = False,
 ) -> None:
     """Write Grad-CAM heat maps of the regions that point to a defect (needs torch)."""
+    from casting_tune.analysis import cell_names, selection
     from casting_tune.data import image_folder
     from casting_tune.deploy import grad_cam, image_files
     from casting_tune.store.store import Store
 
     image_folder.check_outside(data, out, "--out")
-    paths, messages = image_files.find(images), console.console(as_json)
+    messages = console.console(as_json)
+    paths = image_files.find(images, say=lambda line: console.say(messages, line))
     if Path(network).is_dir():
-        for name in ("results", "data", "weights_dir", "pack_size", "skip_bad"):
+        for name in ("results", "sweep", "data", "weights_dir", "pack_size", "skip_bad"):
             if on_command_line(context, name):
                 option = name.replace("_", "-")
                 raise UsageError(
@@ -258,10 +269,11 @@ def explain(
         decider, settings = grad_cam.open_export(Path(network))
     else:
         store = Store(results)
+        cell, _ = selection.named(store, network, cell_names.Scope(sweep=sweep, completed=True))
         files = _CellFiles(
             data=data, weights_dir=weights_dir, pack_size=pack_size, skip_bad=skip_bad
         )
-        decider, settings = grad_cam.open_cell(files.load(messages, store, network), store)
+        decider, settings = grad_cam.open_cell(files.load(messages, store, cell), store)
     done = []
     for explained in grad_cam.explain(decider, settings, paths, out):
         done.append(explained)
@@ -278,9 +290,10 @@ def explain(
 
 
 def reproduce(
-    cell: CellId,
+    cell: CellName,
     *,
     results: Results = RESULTS,
+    sweep: OfSweep = None,
     data: CellData = None,
     weights_dir: WeightsDir = None,
     pack_size: PackSize = None,
@@ -291,12 +304,14 @@ def reproduce(
 
     Exit code 1: a prediction differs.
     """
+    from casting_tune.analysis import cell_names, selection
     from casting_tune.deploy import retrain
     from casting_tune.store.store import Store
 
-    messages = console.console(as_json)
+    messages, store = console.console(as_json), Store(results)
+    cell, _ = selection.named(store, cell, cell_names.Scope(sweep=sweep, completed=True))
     files = _CellFiles(data=data, weights_dir=weights_dir, pack_size=pack_size, skip_bad=skip_bad)
-    loaded = files.load(messages, Store(results), cell)
+    loaded = files.load(messages, store, cell)
     with _training_progress(messages, loaded) as on_epoch:
         result = retrain.reproduce(loaded, on_epoch=on_epoch)
     for note in result.notes:

@@ -6,29 +6,40 @@ Heavy libraries are imported inside the commands.
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from casting_tune import text
-from casting_tune.cli import console
+from casting_tune.cli import console, params
 from casting_tune.cli.params import (
     RESULTS,
+    Bits,
     DefectClass,
+    DefectClasses,
+    GoodClasses,
+    Gray,
+    GroupPattern,
     Json,
+    KeepSplit,
+    MaxMegapixels,
     NeededData,
     PackSize,
+    Resize,
     Results,
     SkipBad,
     make_folder,
+    pixel_rules,
 )
+from casting_tune.data.pixel_rules import RULES, PixelRules
 from casting_tune.errors import FLAWED_IMAGES, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from casting_tune.data.image_folder import Reading
     from casting_tune.data.pack import Pack
 
 
@@ -38,24 +49,28 @@ class ImageFolder:
 
     data: Path
     results: str
-    positive: str = "def_front"
+    reading: Reading | None = None
     pack_size: int | None = None
+    pixels: PixelRules = RULES
     skip_bad: bool = False
 
     def pack(self, out: Console) -> Pack:
-        """Return the pack of the folder in the store, with a progress bar."""
+        """Return the pack of the folder in the store, with a progress bar and its notes."""
         from casting_tune.data import pack as packs
         from casting_tune.store.store import Store
 
         with console.progress(out) as on_progress:
-            return packs.pack(
+            packed = packs.pack(
                 self.data,
                 Store(self.results).root / "packs",
-                positive=self.positive,
-                size_px=self.pack_size,
+                reading=self.reading or packs.DEFAULT_READING,
+                pixels=replace(self.pixels, size_px=self.pack_size),
                 skip_bad=self.skip_bad,
                 on_progress=lambda done, total: on_progress("packing images", done, total),
             )
+        for sentence in packed.pixel_notes:
+            console.say(out, sentence)
+        return packed
 
 
 def fetch(
@@ -126,22 +141,39 @@ def pack(
     data: Annotated[Path, typer.Argument(envvar="CASTING_TUNE_DATA", help="Image folder.")],
     *,
     results: Results = RESULTS,
-    positive: DefectClass = "def_front",
+    positive: DefectClass = None,
+    good: GoodClasses = None,
+    defect: DefectClasses = None,
+    group_pattern: GroupPattern = None,
+    keep_split: KeepSplit = False,
     pack_size: PackSize = None,
+    bits: Bits = None,
+    resize: Resize = "letterbox",
+    max_megapixels: MaxMegapixels = 25,
+    gray: Gray = None,
     skip_bad: SkipBad = False,
     as_json: Json = False,
 ) -> None:
     """Decode an image folder once into a pack, and print its contents."""
-    from casting_tune.data import pack as packs
+    from casting_tune.data import label_conflicts
 
     out = console.console(as_json)
     packed = ImageFolder(
-        data=data, results=results, positive=positive, pack_size=pack_size, skip_bad=skip_bad
+        data=data,
+        results=results,
+        reading=params.reading(
+            positive, good, defect, group_pattern=group_pattern, keep_split=keep_split
+        ),
+        pack_size=pack_size,
+        pixels=pixel_rules(bits, resize, max_megapixels, gray),
+        skip_bad=skip_bad,
     ).pack(out)
     if as_json:
         console.write_json(_pack_record(packed))
         return
     record = _pack_record(packed)
+    for note in record["notes"]:
+        console.say(out, note)
     console.grid(
         ["split", "class", "images"],
         [[str(value) for value in row.values()] for row in record["counts"]],
@@ -152,13 +184,13 @@ def pack(
     )
     for path, reason in packed.skipped:
         console.say(out, f"skipped {path}: {reason}")
-    if conflict := packs.conflict_note(packed):
+    if conflict := label_conflicts.conflict_note(packed):
         console.say(out, conflict)
 
 
 def _pack_record(packed: Pack) -> dict[str, Any]:
     """Return the contents of a pack as `pack --json` prints them."""
-    from casting_tune.data import pack as packs
+    from casting_tune.data import label_conflicts
 
     height, width = packed.images.shape[-2:]
     return {
@@ -167,17 +199,24 @@ def _pack_record(packed: Pack) -> dict[str, Any]:
         "kind": "gray" if packed.images.ndim == 3 else "colour",
         "width_px": width,
         "height_px": height,
+        "pixels": asdict(packed.pixels),
         "counts": [
             {
                 "split": split,
-                "class": name,
-                "images": int(((packed.splits == split) & (packed.labels == label)).sum()),
+                "class": kind or packed.negative,
+                "images": int(((packed.splits == split) & (packed.kinds == kind)).sum()),
             }
-            for split in ("train", "test")
-            for label, name in ((1, packed.positive), (0, packed.negative))
+            for split in ("train", "validation", "test")
+            if split != "validation" or "validation" in packed.splits
+            for kind in sorted(set(packed.kinds.tolist()), key=lambda kind: (not kind, kind))
+        ],
+        "notes": [
+            *packed.notes,
+            *packed.pixel_notes,
+            *filter(None, [label_conflicts.group_note(packed)]),
         ],
         "skipped": [{"path": path, "reason": reason} for path, reason in packed.skipped],
-        "label_conflicts": packs.conflicts(packed),
+        "label_conflicts": label_conflicts.conflicts(packed),
     }
 
 
@@ -185,8 +224,16 @@ def audit(
     data: NeededData,
     *,
     results: Results = RESULTS,
-    positive: DefectClass = "def_front",
+    positive: DefectClass = None,
+    good: GoodClasses = None,
+    defect: DefectClasses = None,
+    group_pattern: GroupPattern = None,
+    keep_split: KeepSplit = False,
     pack_size: PackSize = None,
+    bits: Bits = None,
+    resize: Resize = "letterbox",
+    max_megapixels: MaxMegapixels = 25,
+    gray: Gray = None,
     skip_bad: SkipBad = False,
     accept_leakage: Annotated[
         bool, typer.Option("--accept-leakage", help="Exit with code 0 despite such files.")
@@ -199,7 +246,14 @@ def audit(
     """
     out = console.console(as_json)
     folder = ImageFolder(
-        data=data, results=results, positive=positive, pack_size=pack_size, skip_bad=skip_bad
+        data=data,
+        results=results,
+        reading=params.reading(
+            positive, good, defect, group_pattern=group_pattern, keep_split=keep_split
+        ),
+        pack_size=pack_size,
+        pixels=pixel_rules(bits, resize, max_megapixels, gray),
+        skip_bad=skip_bad,
     )
     record = print_audit(out, folder)
     if as_json:
@@ -219,7 +273,7 @@ def audit(
 
 def print_audit(out: Console, folder: ImageFolder) -> dict[str, Any]:
     """Print the audit of an image folder with all files in both classes; return it for JSON."""
-    from casting_tune.data import pack as packs
+    from casting_tune.data import label_conflicts
     from casting_tune.store import audits
     from casting_tune.store.store import Store
 
@@ -230,13 +284,15 @@ def print_audit(out: Console, folder: ImageFolder) -> dict[str, Any]:
             Store(folder.results),
             on_progress=lambda done, total: on_progress("comparing images", done, total),
         )
-    for sentence in result.findings:
+    kept = audits.keep_columns(packed, Store(folder.results))
+    for sentence in filter(None, (*packed.notes, kept, *result.findings)):
         console.say(out, sentence)
-    conflicts = packs.conflicts(packed)
+    conflicts = label_conflicts.conflicts(packed)
     for bad, good in conflicts:
         console.say(out, f"same file in both classes: '{text.plain(bad)}' = '{text.plain(good)}'")
     return {
         "dataset_id": packed.dataset_id,
+        "notes": packed.notes,
         "findings": result.findings,
         "n_test_copies_in_train": int((result.copy_in_train & (packed.splits == "test")).sum()),
         "label_conflicts": conflicts,
@@ -250,8 +306,16 @@ def preview(
         "preview"
     ),
     results: Results = RESULTS,
-    positive: DefectClass = "def_front",
+    positive: DefectClass = None,
+    good: GoodClasses = None,
+    defect: DefectClasses = None,
+    group_pattern: GroupPattern = None,
+    keep_split: KeepSplit = False,
     pack_size: PackSize = None,
+    bits: Bits = None,
+    resize: Resize = "letterbox",
+    max_megapixels: MaxMegapixels = 25,
+    gray: Gray = None,
     skip_bad: SkipBad = False,
     as_json: Json = False,
 ) -> None:
@@ -261,7 +325,14 @@ def preview(
 
     image_folder.check_outside(data, folder, "--out")
     packed = ImageFolder(
-        data=data, results=results, positive=positive, pack_size=pack_size, skip_bad=skip_bad
+        data=data,
+        results=results,
+        reading=params.reading(
+            positive, good, defect, group_pattern=group_pattern, keep_split=keep_split
+        ),
+        pack_size=pack_size,
+        pixels=pixel_rules(bits, resize, max_megapixels, gray),
+        skip_bad=skip_bad,
     ).pack(console.console(as_json))
     make_folder(folder)
     files = [

@@ -29,33 +29,47 @@ from casting_tune.cli.params import Verbose
 from casting_tune.errors import CastingTuneError, StoreError, UsageError, unknown
 from casting_tune.execution import ray_cluster
 
-COMMANDS = (
-    sweep.sweep, sweep.study, sweep.sweeps,
-    results.table, results.threshold, results.plot, results.report,
-    results.export_optuna,
-    cells.list_runs, cells.show, cells.compare, cells.query,
-    images.fetch, images.synthetic, images.pack, images.audit,
-    images.preview,
-    models.backbones, models.summary,
-    deploy.export, deploy.predict, deploy.explain, deploy.reproduce,
-    store.doctor,
-)  # fmt: skip
-"""All commands, in the order of --help."""
+GROUPS = {
+    "Train": (sweep.sweep, sweep.study, sweep.sweeps),
+    "Results": (
+        cells.list_runs, results.table, results.report, results.threshold, cells.show,
+        cells.compare, cells.query, results.plot, results.export_optuna,
+    ),
+    "Images": (images.audit, images.pack, images.preview, images.synthetic, images.fetch),
+    "Deploy": (deploy.export, deploy.predict, deploy.explain, deploy.reproduce),
+    "Networks and machine": (models.backbones, models.summary, store.doctor),
+}  # fmt: skip
+"""All commands, by their panel of --help and in its order."""
+
+COMMANDS = tuple(command for commands in GROUPS.values() for command in commands)
+
+START = """\
+casting_tune {version}: which network, which augmentations and which threshold find the defects.
+
+  python -m casting_tune.sweep backbone_grid --quick      train on generated castings, in minutes
+  casting-tune audit --data DIR                           check your own images for data leaks
+  python -m casting_tune.sweep backbone_grid --data DIR   train on your own images
+  casting-tune list                                       what the results store holds
+
+All commands: casting-tune --help. Options of one: casting-tune COMMAND --help.
+"""
 
 app = typer.Typer(
     help="Compare networks, augmentations and batch sizes for the visual inspection of castings.",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=True,
 )
-for _command in COMMANDS:
-    app.command("list" if _command is cells.list_runs else None)(_command)
-app.add_typer(cluster.app, name="cluster")
-app.add_typer(store.app, name="store")
+for _panel, _commands in GROUPS.items():
+    for _command in _commands:
+        _name = "list" if _command is cells.list_runs else None
+        app.command(_name, rich_help_panel=_panel)(_command)
+app.add_typer(cluster.app, name="cluster", rich_help_panel="Store and cluster")
+app.add_typer(store.app, name="store", rich_help_panel="Store and cluster")
 
 
 @app.callback(invoke_without_command=True)
 def _top(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
     verbose: Verbose = False,
 ) -> None:
@@ -63,6 +77,8 @@ def _top(
     if version:
         console.write(f"casting_tune {casting_tune.__version__}\n")
         raise typer.Exit
+    if context.invoked_subcommand is None:
+        console.write(START.format(version=casting_tune.__version__))
 
 
 def main() -> None:
@@ -86,7 +102,7 @@ def _run(app: typer.Typer, name: str) -> None:
     try:
         code = escape_help(typer.main.get_command(app))(prog_name=name, standalone_mode=False)
     except CastingTuneError as error:
-        console.complain(str(error))
+        console.complain(str(error), error.details)
         sys.exit(error.exit_code)
     except _InvalidUsage as usage:
         if type(usage).__name__ == "NoArgsIsHelpError":

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from casting_tune.cli import completion, console
+from casting_tune.data.pixel_rules import PixelRules
 from casting_tune.errors import UsageError, unknown
+
+if TYPE_CHECKING:
+    from casting_tune.data.image_folder import Reading
 
 RESULTS = "results"
 Results = Annotated[
@@ -27,12 +31,17 @@ Data = Annotated[
         "--data",
         metavar="DIR",
         envvar="CASTING_TUNE_DATA",
-        help="Image folder. Default: generate synthetic castings.",
+        help="Image folder, or a list of images. Default: generate synthetic castings.",
     ),
 ]
 NeededData = Annotated[
     Path,
-    typer.Option("--data", metavar="DIR", envvar="CASTING_TUNE_DATA", help="Image folder."),
+    typer.Option(
+        "--data",
+        metavar="DIR",
+        envvar="CASTING_TUNE_DATA",
+        help="Image folder, or a list of images.",
+    ),
 ]
 CellData = Annotated[
     Path | None,
@@ -59,10 +68,59 @@ Prevalence = Annotated[
     float | None, typer.Option("--prevalence", help="Share of defective castings, 0 to 1.")
 ]
 DefectClass = Annotated[
-    str, typer.Option("--positive", help="Name of the class folder with the defects.")
+    str | None, typer.Option("--positive", help="Name of the class with the defects.")
+]
+GoodClasses = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--good",
+        metavar="NAME[,NAME]",
+        help="Good classes; all others are kinds of defects. Default: by the names.",
+    ),
+]
+DefectClasses = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--defect", metavar="NAME[,NAME]", help="Kinds of defects; all other classes are good."
+    ),
+]
+GroupPattern = Annotated[
+    str | None,
+    typer.Option(
+        "--group-pattern",
+        metavar="REGEX",
+        help="Finds the part, lot or camera in a path, as 'part([0-9]+)_': it stays on one side.",
+    ),
+]
+KeepSplit = Annotated[
+    bool,
+    typer.Option("--keep-split", help="Keep the split although train has one class only."),
 ]
 PackSize = Annotated[
     int | None, typer.Option("--pack-size", help="Longest side of the packed images in pixels.")
+]
+Bits = Annotated[
+    int | None,
+    typer.Option(
+        "--bits", help="Bits in 16-bit files: 8, 10, 12, 14, 16. Default: found over all images."
+    ),
+]
+Resize = Annotated[
+    Literal["letterbox", "squash", "crop"],
+    typer.Option(
+        "--resize", metavar="HOW", help="letterbox, squash or crop: how images become square."
+    ),
+]
+MaxMegapixels = Annotated[
+    int, typer.Option("--max-megapixels", help="Larger images are refused before decoding.")
+]
+Gray = Annotated[
+    bool | None,
+    typer.Option(
+        "--gray/--colour",
+        show_default=False,
+        help="Convert coloured images to gray, or keep all colours. Default: ask if few have any.",
+    ),
 ]
 SkipBad = Annotated[
     bool, typer.Option("--skip-bad", help="Skip and record files that cannot be decoded.")
@@ -70,21 +128,18 @@ SkipBad = Annotated[
 SweepName = Annotated[
     str, typer.Argument(help="Sweep name.", autocompletion=completion.stored_sweeps)
 ]
-CellId = Annotated[
-    str, typer.Argument(help="Cell id, or its first characters.", autocompletion=completion.cells)
-]
-CellOrBest = Annotated[
+CellName = Annotated[
     str,
     typer.Argument(
-        help="Cell id, its first characters, or 'best' with --sweep.",
+        help="A cell: its id, row label or a part of one; or 'best', the best of a sweep.",
         autocompletion=completion.cells,
     ),
 ]
-BestOf = Annotated[
+OfSweep = Annotated[
     str | None,
     typer.Option(
         "--sweep",
-        help="Sweep to take the best cell from.",
+        help="Sweep of the cell. Default: every sweep in the store.",
         autocompletion=completion.stored_sweeps,
     ),
 ]
@@ -126,6 +181,18 @@ Verbose = Annotated[
 ]
 
 
+def pixel_rules(
+    bits: int | None, resize: Resize, max_megapixels: int, gray: bool | None
+) -> PixelRules:
+    """Return the rules of --bits, --resize, --max-megapixels and --gray/--colour."""
+    return PixelRules(
+        bits=bits,
+        resize=resize,
+        max_megapixels=max_megapixels,
+        colour="ask" if gray is None else "gray" if gray else "colour",
+    )
+
+
 def on_command_line(context: typer.Context, name: str) -> bool:
     """Return whether an option is on the command line, not only in an environment variable."""
     source = context.get_parameter_source(name)
@@ -141,6 +208,32 @@ def one_format(context: typer.Context, form: str, as_json: bool) -> str:
     if as_json and form != "json" and on_command_line(context, "form"):
         raise UsageError(f"--json and --format {form} are different formats: drop one.")
     return "json" if as_json else form
+
+
+def reading(
+    positive: str | None,
+    good: list[str] | None,
+    defect: list[str] | None,
+    *,
+    group_pattern: str | None,
+    keep_split: bool,
+) -> Reading:
+    """Return how the options say that the images are read."""
+    from casting_tune.data.image_folder import Reading
+
+    return Reading(
+        positive=positive,
+        good=_names(good),
+        defect=_names(defect),
+        group_pattern=group_pattern,
+        keep_split=keep_split,
+    )
+
+
+def _names(given: list[str] | None) -> tuple[str, ...]:
+    """Return the names of an option that is repeated or has several names with commas."""
+    names = (name.strip() for text in given or [] for name in text.split(","))
+    return tuple(dict.fromkeys(name for name in names if name))
 
 
 def make_folder(folder: Path) -> None:

@@ -14,12 +14,12 @@ import typer
 from casting_tune.cli import completion, console, params
 from casting_tune.cli.params import (
     RESULTS,
-    BestOf,
-    CellOrBest,
+    CellName,
     CostEscape,
     CostOverkill,
     Json,
     MaxEscape,
+    OfSweep,
     Prevalence,
     Results,
     Run,
@@ -87,10 +87,10 @@ def table(
 
 
 def threshold(
-    cell: CellOrBest,
+    cell: CellName,
     *,
     results: Results = RESULTS,
-    sweep: BestOf = None,
+    sweep: OfSweep = None,
     run: Run = None,
     max_escape: MaxEscape = None,
     cost_escape: CostEscape = None,
@@ -99,11 +99,12 @@ def threshold(
     as_json: Json = False,
 ) -> None:
     """Choose a threshold on validation images and report its results on test images."""
-    from casting_tune.analysis import selection
+    from casting_tune.analysis import cell_names, selection
     from casting_tune.store.store import Store
 
     store, out = Store(results), console.console(as_json)
-    cell, selected = selection.named(store, cell, sweep, run)
+    scope = cell_names.Scope(sweep=sweep, run_id=run, completed=True)
+    cell, selected = selection.named(store, cell, scope)
     for sentence in selected:
         console.say(out, sentence)
     point = selection.threshold(
@@ -232,6 +233,8 @@ def _packed(
     """
     from casting_tune.analysis import run_results
     from casting_tune.data import pack as packs
+    from casting_tune.data import pixel_rules
+    from casting_tune.data.image_folder import Reading
 
     run_data = run_results.load(store, sweep, run)
     dataset = str(run_data.cells["dataset_id"].iloc[0])
@@ -245,9 +248,15 @@ def _packed(
             f"--with-images: dataset {dataset} not found in {store.address}. "
             "Give its image folder with --data."
         )
-    # the defect folder of the run
-    defects = [*run_data.trials["positive"].dropna(), "def_front"]
-    packed = packs.pack(data, store.root / "packs", positive=defects[0])
+    # the defects of the run
+    defects = [*run_data.trials["positive"].dropna(), None]
+    rules = [*run_data.trials["pixels"].dropna(), None]
+    packed = packs.pack(
+        data,
+        store.root / "packs",
+        reading=Reading(positive=defects[0]),
+        pixels=pixel_rules.from_text(rules[0]),
+    )
     if packed.dataset_id != dataset:
         raise UsageError(
             f"'{data}' contains dataset {packed.dataset_id}; the run used {dataset}. "

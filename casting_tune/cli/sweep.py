@@ -11,17 +11,26 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from casting_tune.cli import completion, console, images, signals, sweep_plan, sweep_run
+from casting_tune.cli import completion, console, images, params, signals, sweep_plan, sweep_run
 from casting_tune.cli.params import (
     RESULTS,
+    Bits,
     Data,
     DefectClass,
+    DefectClasses,
+    GoodClasses,
+    Gray,
+    GroupPattern,
     Json,
+    KeepSplit,
+    MaxMegapixels,
     PackSize,
+    Resize,
     Results,
     SkipBad,
     Verbose,
     make_folder,
+    pixel_rules,
 )
 from casting_tune.errors import CastingTuneError, UsageError, unknown
 
@@ -60,8 +69,16 @@ def sweep(
             "--set", metavar="S=V", help="setting=value: replace a fixed setting of the sweep."
         ),
     ] = None,
-    positive: DefectClass = "def_front",
+    positive: DefectClass = None,
+    good: GoodClasses = None,
+    defect: DefectClasses = None,
+    group_pattern: GroupPattern = None,
+    keep_split: KeepSplit = False,
     pack_size: PackSize = None,
+    bits: Bits = None,
+    resize: Resize = "letterbox",
+    max_megapixels: MaxMegapixels = 25,
+    gray: Gray = None,
     skip_bad: SkipBad = False,
     inline: Annotated[
         bool,
@@ -155,8 +172,11 @@ def sweep(
         quick=quick,
         only=tuple(only or ()),
         overrides=tuple(override or ()),
-        positive=positive,
+        reading=params.reading(
+            positive, good, defect, group_pattern=group_pattern, keep_split=keep_split
+        ),
         pack_size=pack_size,
+        pixels=pixel_rules(bits, resize, max_megapixels, gray),
         skip_bad=skip_bad,
         inline=inline,
         address=address,

@@ -14,6 +14,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from casting_tune.data import photo_groups
+from casting_tune.data.groups import joined
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -38,11 +39,11 @@ class Audit:
 
     Attributes:
         dataset_id: of the pack.
-        group: [n] int64, the same number for images of one photograph (rotated or mirrored) and for
-            byte copies.
+        group: [n] int64, the same number for images of one photograph (rotated or mirrored), for
+            byte copies and for images of one given group (part, lot, camera).
         copy_in_train: [n] train has another file with the same bytes.
         twin_in_train: [n] train has another image of the same group.
-        conflict: [n] its group has both labels.
+        conflict: [n] its photograph has both labels.
         constant: [n] all pixels are equal or nearly equal.
         outlier: [n] brightness, contrast, grain and gray levels by distance from the middle differ
             from the rest.
@@ -86,12 +87,15 @@ def audit(pack: Pack, *, on_progress: Callable[[int, int], None] | None = None) 
     labels_of = np.zeros((int(photographs.group.max()) + 1, 2), dtype=np.bool_)
     labels_of[photographs.group, pack.labels] = True
     conflicted = np.asarray(labels_of.all(axis=1))
+    group = photographs.group
+    if pack.groups is not None:
+        group = joined(group, pack.groups)
     brightness = measures[:, 0]
     result = Audit(
         dataset_id=pack.dataset_id,
-        group=photographs.group,
+        group=group,
         copy_in_train=_another_in_train(copies, pack.splits),
-        twin_in_train=_another_in_train(photographs.group, pack.splits),
+        twin_in_train=_another_in_train(group, pack.splits),
         conflict=conflicted[photographs.group],
         constant=constant,
         outlier=_is_outlier(measures, ~constant),
@@ -116,7 +120,7 @@ def _findings(result: Audit, pack: Pack, photographs: Photographs) -> Iterator[s
             "chains of different photographs."
         )
     if n := int(result.conflict.sum()):
-        n_groups = len(np.unique(result.group[result.conflict]))
+        n_groups = len(np.unique(photographs.group[result.conflict]))
         n_bad = int(pack.labels[result.conflict].sum())
         yield (
             f"{n_groups} {_plural('photograph has', 'photographs have', n_groups)} both labels: "
@@ -146,24 +150,28 @@ def _leak(result: Audit, pack: Pack) -> str:
     test = pack.splits == "test"
     n, n_twins = int(test.sum()), int(result.twin_in_train[test].sum())
     n_copies = int(result.copy_in_train[test].sum())
+    what = "a photograph" if pack.groups is None else "a photograph or given group"
     if not n_twins:
-        return (
-            f"None of the {n} test images shows a photograph that is also in train: no leak found."
-        )
+        return f"None of the {n} test images shows {what} that is also in train: no leak found."
     return (
-        f"{n_twins} of the {n} test images show a photograph that is also in train ({n_copies} "
+        f"{n_twins} of the {n} test images show {what} that is also in train ({n_copies} "
         "byte for byte), so a score on this test set is too high for new castings: split by group."
     )
 
 
 def _number_of_photographs(result: Audit, pack: Pack, photographs: Photographs) -> str:
     """Return the sentence about the number of photographs and the threshold."""
-    by_label = [len(np.unique(result.group[pack.labels == label])) for label in (0, 1)]
+    by_label = [len(np.unique(photographs.group[pack.labels == label])) for label in (0, 1)]
+    given = (
+        f" With the given groups they are {int(result.group.max()) + 1} separate groups."
+        if pack.groups is not None
+        else ""
+    )
     return (
-        f"The {len(result.group)} images come from {int(result.group.max()) + 1} photographs "
+        f"The {len(result.group)} images come from {int(photographs.group.max()) + 1} photographs "
         f"({by_label[0]} {pack.negative}, {by_label[1]} {pack.positive}), rotated or mirrored. Two "
         f"images count as one photograph above a similarity of {photographs.threshold:.2f}; the "
-        f"best similarity of different photographs is {photographs.strangers:.2f} (median)."
+        f"best similarity of different photographs is {photographs.strangers:.2f} (median).{given}"
     )
 
 

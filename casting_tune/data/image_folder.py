@@ -1,82 +1,124 @@
-"""An image folder: its files, classes and splits.
+"""Reads a set of images: which files, with which class, kind, split and group.
 
-Input: a folder with train/ and test/, each with one folder per class, or with two class folders.
-Output: its files by path, each with split and label; a split is made if the folder has none. Opens
-no file and knows no pixels.
+Input: a folder or a list, and the names that the user gives. Output: a Listing. Opens no image and
+knows no pixels. `layouts` understands folders, `image_list` lists, `class_names` good and defective
+classes.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
+import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from casting_tune.data import class_names, image_list, layouts, walk
+from casting_tune.data.class_names import Roles
 from casting_tune.data.decode import SUFFIXES, one_line
+from casting_tune.data.groups import joined
+from casting_tune.data.image_list import Row
+from casting_tune.data.walk import Skipped
 from casting_tune.errors import ImagesError, UsageError
 
-_TEST_SHARE = 0.1
-_SPLIT_SEED = 0
+_NO_KIND = {"", "none", "-", "ok", "good", "normal"}
 
 
-@dataclass(frozen=True, slots=True)
-class File:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """How the user says that a set of images is read.
+
+    Attributes:
+        positive: the defect class, or the name that a pack has for all defects; None: by the names.
+        good: the good classes; all others are kinds of defects.
+        defect: the kinds of defects; all other classes are good.
+        group_pattern: regular expression that finds the name of the group in a path: its groups,
+            or the whole match.
+        keep_split: keep the folder's split although its train images have one class only.
+    """
+
+    positive: str | None = None
+    good: tuple[str, ...] = ()
+    defect: tuple[str, ...] = ()
+    group_pattern: str | None = None
+    keep_split: bool = False
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """All class names that the user gives."""
+        return (*self.good, *self.defect, *((self.positive,) if self.positive else ()))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageFile:
     """One image file.
 
     Attributes:
-        path: relative to the image folder.
-        split: "train", "test", or "" if the folder has no splits.
+        path: relative to the root of the listing.
+        split: "train", "validation", "test", or "" if the set has no splits.
         label: 1 is defective.
+        kind: the kind of the defect, "" for a good image.
         stamp: text of size and time.
+        group: name of its part, photograph or lot; "" without one.
+        columns: further columns of a list as a JSON object; "" without any.
     """
 
     path: str
     split: str
     label: int
+    kind: str
     stamp: str
+    group: str = ""
+    columns: str = ""
+
+    @property
+    def facts(self) -> str:
+        """All that is known without its content and time."""
+        return "\0".join((self.path, self.split, str(self.label), self.kind, self.group))
 
 
-@dataclass(frozen=True, slots=True)
-class Folder:
-    """The files of an image folder, its two classes, and a hash of paths, sizes and times."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """The images of a set.
 
-    files: list[File]
+    Attributes:
+        root: the folder that contains the paths.
+        files: in the order of their paths.
+        positive: name of all defects together.
+        negative: name of all good images together.
+        times: hash of paths, sizes and times.
+        notes: how the set was read, and what was skipped.
+    """
+
+    root: Path
+    files: list[ImageFile]
     positive: str
     negative: str
     times: str
+    notes: tuple[str, ...]
 
 
-def survey(root: Path, positive: str) -> Folder:
-    """List the image files under `root` and check the layout."""
+def survey(source: Path, reading: Reading) -> Listing:
+    """Return the images of a folder or list.
+
+    Raises:
+        ImagesError: the folder or list cannot be read or understood.
+        UsageError: options of `reading` are invalid.
+    """
     try:
-        if not root.is_dir():
+        if source.is_dir():
+            return _of_folder(source, reading)
+        if not (source.is_file() and image_list.is_list(source)):
             raise ImagesError(
-                f"Image folder not found: '{root}'. Give a folder with train/ and test/."
+                f"Image folder not found: '{source}'. Give a folder of images, or a list "
+                f"({', '.join(image_list.LISTS)}), with --data."
             )
-        top = _subfolders(root)
-        splits = [name for name in top if name in ("train", "test")]
-        if splits and top != ["test", "train"]:
-            raise ImagesError(
-                f"An image folder must contain only train/ and test/, or two class folders; "
-                f"'{root}' contains {_listed(top)}."
-            )
-        classes = {split: _subfolders(root / split) for split in splits or [""]}
-        negative = _negative(root, classes, positive=positive)
-        files = [
-            file
-            for split in classes
-            for label, name in enumerate((negative, positive))
-            for file in _listing(root, split, name, label=label)
-        ]
+        return _of_list(source, reading)
     except OSError as error:
         raise ImagesError(
             f"Cannot read '{error.filename}': {error.strerror}. Use a readable folder."
         ) from error
-    files.sort(key=lambda file: file.path)
-    return Folder(
-        files, positive, negative, digest([f"{file.path}\0{file.stamp}" for file in files])
-    )
 
 
 def check_outside(root: Path | None, folder: Path, option: str) -> None:
@@ -93,91 +135,145 @@ def check_outside(root: Path | None, folder: Path, option: str) -> None:
         )
 
 
-def made_split(labels: Sequence[int], sha256: Sequence[str]) -> list[str]:
-    """Return "train" or "test" per file: 10 % of each class is test; exact copies stay together.
-
-    The order is that of a seeded hash of the contents, so names and other files do not matter.
-    """
-    files: dict[str, list[int]] = {}
-    for i, content in enumerate(sha256):
-        files.setdefault(content, []).append(i)
-    missing = [max(1, round(labels.count(label) * _TEST_SHARE)) for label in (0, 1)]
-    splits = ["train"] * len(labels)
-    for content in sorted(files, key=lambda content: digest([str(_SPLIT_SEED), content])):
-        left = [
-            missing[label] - sum(labels[i] == label for i in files[content]) for label in (0, 1)
-        ]
-        if min(left) >= 0:
-            missing = left
-            for i in files[content]:
-                splits[i] = "test"
-    return splits
-
-
 def digest(parts: Sequence[str]) -> str:
     """Return the SHA-256 of texts in their order."""
     return hashlib.sha256("\n".join(parts).encode(errors="surrogateescape")).hexdigest()
 
 
-def _negative(root: Path, classes: dict[str, list[str]], *, positive: str) -> str:
-    """Return the other class; check that each split has the same two, one positive."""
-    found = sorted({name for names in classes.values() for name in names})
-    if not found:
-        raise ImagesError(
-            f"'{root}' has no class folders. Two are required: '{positive}' and one other."
-        )
-    for split, names in classes.items():
-        if names != found:
-            missing = _listed(set(found) - set(names))
+def _of_folder(root: Path, reading: Reading) -> Listing:
+    walked = walk.walk(root, named=reading.named)
+    if not walked.files:
+        said = walk.sentence(walked.skipped)
+        raise ImagesError(f"'{root}' has no images ({', '.join(SUFFIXES)}). {said}".strip())
+    for file in walked.files:
+        if file.path.encode(errors="ignore").decode() != file.path:
             raise ImagesError(
-                f"train/ and test/ must have the same classes; missing in '{root / split}': "
-                f"{missing}."
+                f"The file name '{one_line(file.path)}' is not valid UTF-8. Rename the file."
             )
-    if len(found) != 2:
-        raise ImagesError(
-            f"Exactly two class folders are required, one of them defective; '{root}' has "
-            f"{_listed(found)}."
+    layout = layouts.read([file.path for file in walked.files], str(root))
+    skipped = list(walked.skipped)
+    if layout.outside:
+        skipped.append(
+            Skipped("image outside the class folders", len(layout.outside), layout.outside[0])
         )
-    if positive not in found:
+    base = f"{layout.base}/" if layout.base else ""
+    stamps = {file.path: file.stamp for file in walked.files}
+    rows = [
+        Row(path=place.path, split=place.split, name=place.name, stamp=stamps[base + place.path])
+        for place in layout.places
+    ]
+    splits = "/".join(one_line(name) for name in layout.folders) or "class folders without a split"
+    read_as = f"{splits} in '{one_line(layout.base)}'" if layout.base else splits
+    said = walk.sentence(skipped)
+    roles = _roles(root, rows, reading, said)
+    return _listing(root / layout.base, rows, roles, reading, read_as=read_as, skipped=said)
+
+
+def _of_list(file: Path, reading: Reading) -> Listing:
+    root, rows = image_list.read(file)
+    roles = _roles(file, rows, reading, "")
+    wrong = [
+        f"'{one_line(row.path)}' has kind '{one_line(row.kind)}'"
+        for row in rows
+        if row.name in roles.good and row.kind.lower() not in {*_NO_KIND, row.name.lower()}
+    ]
+    if wrong:
         raise ImagesError(
-            f"Unknown positive class '{positive}'. The classes of '{root}' are {_listed(found)}. "
-            "Set the defect folder with --positive NAME."
+            f"'{file}': {len(wrong)} good images have a kind of defect: {'; '.join(wrong[:50])}. "
+            "Correct label or kind."
         )
-    return next(name for name in found if name != positive)
+    splits = [name for name in ("train", "validation", "test") if name in {r.split for r in rows}]
+    read_as = f"list of {len(rows)} images with {'/'.join(splits) if splits else 'no split'}"
+    return _listing(root, rows, roles, reading, read_as=read_as, skipped="")
 
 
-def _subfolders(folder: Path) -> list[str]:
-    """Return the sorted names of the subfolders, without hidden ones."""
-    with os.scandir(folder) as entries:
-        return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith((".", "__")))
+def _roles(source: Path, rows: Iterable[Row], reading: Reading, skipped: str) -> Roles:
+    """Return which classes are good; what was skipped may explain why a class is missing."""
+    try:
+        return class_names.roles(
+            Counter(row.name for row in rows),
+            positive=reading.positive,
+            good=reading.good,
+            defect=reading.defect,
+        )
+    except ImagesError as error:
+        raise ImagesError(f"'{source}': {error} {skipped}".strip()) from error
 
 
-def _listing(root: Path, split: str, name: str, *, label: int) -> list[File]:
-    """Return the image files of one class folder."""
-    inside = Path(split, name).as_posix()
-    files = []
-    with os.scandir(root / inside) as entries:
-        for entry in entries:
-            if entry.name.startswith((".", "__")):
-                continue
-            if entry.is_dir():
-                raise ImagesError(
-                    f"A class folder must contain images only; '{root / inside}' contains the "
-                    f"folder '{one_line(entry.name)}'. Move its images up, or move it away."
-                )
-            if entry.name.rpartition(".")[2].lower() not in SUFFIXES:
-                continue
-            path = f"{inside}/{entry.name}"
-            if path.encode(errors="ignore").decode() != path:
-                raise ImagesError(
-                    f"The file name '{one_line(path)}' is not valid UTF-8. Rename the file."
-                )
-            stat = entry.stat()
-            files.append(File(path, split, label, f"{stat.st_size}\0{stat.st_mtime_ns}"))
-    if not files:
-        raise ImagesError(f"The class folder '{root / inside}' has no {', '.join(SUFFIXES)} file.")
-    return files
+def _listing(
+    root: Path, rows: Sequence[Row], roles: Roles, reading: Reading, *, read_as: str, skipped: str
+) -> Listing:
+    """Return the images with their roles and groups, and sentences about how they were read."""
+    rows = sorted(rows, key=lambda row: row.path)
+    groups, grouping = _groups(rows, reading.group_pattern)
+    defects = set(roles.defects)
+    files = [
+        ImageFile(
+            path=row.path,
+            split=row.split,
+            label=int(row.name in defects),
+            kind=(row.kind or row.name) if row.name in defects else "",
+            stamp=row.stamp,
+            group=group,
+            columns=row.columns,
+        )
+        for row, group in zip(rows, groups, strict=True)
+    ]
+    n_classes = len(roles.good) + len(roles.defects)
+    by_name = " (by their names)" if roles.inferred else ""
+    notes = (
+        f"Read as: {read_as}, {n_classes} classes, {roles.sentence()}{by_name}.",
+        skipped,
+        grouping,
+    )
+    return Listing(
+        root=root,
+        files=files,
+        positive=roles.positive,
+        negative=roles.negative,
+        times=digest([f"{file.facts}\0{file.columns}\0{file.stamp}" for file in files]),
+        notes=tuple(note for note in notes if note),
+    )
 
 
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(f"'{one_line(name)}'" for name in sorted(names)) or "none"
+def _groups(rows: Sequence[Row], pattern: str | None) -> tuple[list[str], str]:
+    """Return the group of each image by the list and the pattern, and a sentence about them."""
+    names = [row.group for row in rows]
+    if pattern is not None:
+        found = _matched(rows, pattern)
+        if any(names):
+            together = joined(names, found).tolist()
+            names = [
+                str(number) if name or match else ""
+                for number, name, match in zip(together, names, found, strict=True)
+            ]
+        else:
+            names = found
+    if not any(names):
+        return names, ""
+    alone = [row.path for row, name in zip(rows, names, strict=True) if not name]
+    rest = f"; {len(alone)} images without one (such as '{one_line(alone[0])}')" if alone else ""
+    return names, f"Groups: {len({*names} - {''})} given{rest}."
+
+
+def _matched(rows: Iterable[Row], pattern: str) -> list[str]:
+    """Return what the pattern finds in each path, "" where it does not match."""
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise UsageError(
+            f"--group-pattern is not a regular expression: '{pattern}' ({error}). Correct it, for "
+            r"example --group-pattern 'part(\d+)_'."
+        ) from error
+    names, example = [], ""
+    for row in rows:
+        match = compiled.search(row.path)
+        example = example or row.path
+        parts = (match.groups("") or (match[0],)) if match else ()
+        names.append("/".join(parts) if any(parts) else "")
+    if not any(names):
+        raise UsageError(
+            f"--group-pattern '{pattern}' matches no path, for example '{one_line(example)}'. "
+            "Correct it."
+        )
+    return names

@@ -16,14 +16,19 @@ from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
-from casting_tune.data import decode
+from casting_tune import machine
+from casting_tune.data import decode, deep_levels
 from casting_tune.data.decode import Picture
+from casting_tune.data.pixel_rules import PixelRules
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MIXED_PX = 512
 """Side of the packed images if the images have several sizes and no size is given."""
+
+FEW = 0.1
+"""Coloured images among gray ones are suspect if their share is below this."""
 
 _SYNCED = 1000  # images between two calls of fsync: 90 MB at 300 px
 
@@ -58,75 +63,136 @@ class _Array:
         _write_header(self.stream, len(indices), self.shape)
 
 
+class ColouredError(Exception):
+    """A few images are coloured, the others gray; `indices` are those of the coloured files."""
+
+    def __init__(self, indices: Sequence[int]) -> None:
+        super().__init__(f"{len(indices)} coloured images among gray ones")
+        self.indices = indices
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """What was written.
+
+    Attributes:
+        pictures: one per file, without pixels.
+        shape: of the array.
+        bits: range of the 16-bit files; 16 if there are none.
+    """
+
+    pictures: list[Picture]
+    shape: tuple[int, ...]
+    bits: int
+
+
 def write_images(
     stream: IO[bytes],
     files: Sequence[Path],
     *,
-    box: int | None,
-    n_channels: int = 1,
+    rules: PixelRules,
     on_progress: Callable[[int, int], None] | None,
-) -> tuple[list[Picture], tuple[int, ...]]:
+) -> Written:
     """Write all usable images to an .npy file.
 
-    The first attempt assumes gray images of one size. If an image differs, writing starts again,
-    at most twice: a folder of equal images is decoded once.
+    Size, colour and range of the first image are assumed for all. If one differs, writing starts
+    again: a folder of equal images is decoded once, another one mostly twice.
 
     Args:
         stream: the file, open for reading and writing.
         files: in the order of the array.
-        box: side of square images; None keeps the size if all images have the same size.
-        n_channels: 1 or 3, of the array.
+        rules: as the user gives them.
         on_progress: called with (images decoded, images in all).
 
-    Returns:
-        One Picture per file, without pixels, and the shape of the array.
+    Raises:
+        ColouredError: a few images are coloured, and `rules` ask.
     """
-    decoded = (decode.decode(file, box=box).pixels for file in files)
+    decoded = (decode.decode(file, box=rules.size_px, rules=rules) for file in files)
+    first = next((picture for picture in decoded if picture.pixels is not None), Picture(""))
+    plan = _suited([first], rules, _Plan(replace(rules, bits=rules.bits or 16), 1))
+    while True:  # ends: a full turn knows the range, and a size or colour is found only once
+        array = _array(stream, files, plan)
+        pictures, are_mixed = _fill(array, files, rules=plan.rules, on_progress=on_progress)
+        if are_mixed:
+            plan = replace(plan, rules=replace(plan.rules, size_px=MIXED_PX))
+            continue
+        found = _suited(pictures, rules, plan)
+        if found == plan:
+            break
+        plan = found
+    usable = [i for i, picture in enumerate(pictures) if not picture.reason]
+    array.keep(usable)
+    return Written(pictures=pictures, shape=(len(usable), *array.shape), bits=plan.rules.bits or 16)
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What one turn over the files assumes: resolved rules, and the channels of the array."""
+
+    rules: PixelRules
+    n_channels: int
+
+
+def _suited(pictures: Sequence[Picture], given: PixelRules, plan: _Plan) -> _Plan:
+    """Return the plan that suits all pictures; a new range goes first, since it makes some usable.
+
+    Raises:
+        ColouredError: a few are coloured, and the given rules ask.
+    """
+    level = max(picture.level for picture in pictures)
+    bits = deep_levels.needed(level) if level and given.bits is None else plan.rules.bits
+    if bits != plan.rules.bits and len(pictures) > 1:
+        return replace(plan, rules=replace(plan.rules, bits=bits))
+    rules = replace(plan.rules, bits=bits)
+    kinds = ("colour", "nearly gray") if given.colour == "colour" else ("colour",)
+    coloured = [i for i, picture in enumerate(pictures) if picture.colour in kinds]
+    if not coloured or given.colour == "gray":
+        return _Plan(rules, 1)
+    if given.colour == "ask" and len(coloured) < FEW * sum(not p.reason for p in pictures):
+        raise ColouredError(coloured)
+    return _Plan(replace(rules, colour="colour"), 3)
+
+
+def _array(stream: IO[bytes], files: Sequence[Path], plan: _Plan) -> _Array:
+    """Return an empty array for images as the first usable file gives them."""
+    rules = plan.rules
+    decoded = (decode.decode(file, box=rules.size_px, rules=rules).pixels for file in files)
     first = next((pixels for pixels in decoded if pixels is not None), np.empty((0, 0), np.uint8))
-    shape = first.shape[-2:] if n_channels == 1 else (n_channels, *first.shape[-2:])
+    shape = first.shape[-2:] if plan.n_channels == 1 else (plan.n_channels, *first.shape[-2:])
     stream.truncate(0)
     _write_header(stream, len(files), shape)
     stream.flush()
-    array = _Array(stream, shape, stream.tell())
-    pictures, misfit = _fill(array, files, box=box, on_progress=on_progress)
-    if misfit is not None:
-        colour = misfit.ndim > len(shape)
-        return write_images(
-            stream,
-            files,
-            box=box if colour else MIXED_PX,
-            n_channels=3 if colour else n_channels,
-            on_progress=on_progress,
-        )
-    usable = [i for i, picture in enumerate(pictures) if not picture.reason]
-    array.keep(usable)
-    return pictures, (len(usable), *shape)
+    return _Array(stream, shape, stream.tell())
 
 
 def _fill(
     array: _Array,
     files: Sequence[Path],
     *,
-    box: int | None,
+    rules: PixelRules,
     on_progress: Callable[[int, int], None] | None,
-) -> tuple[list[Picture], NDArray[np.uint8] | None]:
-    """Decode files into the array; return the pictures, and the first misfit if any."""
+) -> tuple[list[Picture], bool]:
+    """Decode files into the array; return the pictures, and whether one has another size.
+
+    A coloured image that does not fit into a gray array is not written.
+    """
     shape = array.shape
 
     def work(i: int) -> Picture:
-        picture = decode.decode(files[i], box=box)
+        picture = decode.decode(files[i], box=rules.size_px, rules=rules)
         pixels = picture.pixels
-        if pixels is None or pixels.ndim > len(shape) or pixels.shape[-2:] != shape[-2:]:
+        if pixels is not None and pixels.shape[-2:] != shape[-2:]:
             return picture
-        array.put(i, pixels)
+        if pixels is not None and pixels.ndim <= len(shape):
+            array.put(i, pixels)
         return replace(picture, pixels=None)
 
     pictures: list[Picture] = []
-    threads = ThreadPoolExecutor(os.cpu_count())
+    threads = ThreadPoolExecutor(machine.cpus())
     try:
         for picture in threads.map(work, range(len(files))):
             if picture.pixels is not None:
-                return pictures, picture.pixels
+                return pictures, True
             pictures.append(picture)
             if len(pictures) % _SYNCED == 0:
                 os.fsync(array.stream.fileno())  # one fsync at the end took 0.3 s more
@@ -134,7 +200,7 @@ def _fill(
                 on_progress(len(pictures), len(files))
     finally:
         threads.shutdown(cancel_futures=True)
-    return pictures, None
+    return pictures, False
 
 
 def _write_at(descriptor: int, content: memoryview, offset: int) -> None:

@@ -1,6 +1,6 @@
 """Packs an image folder once into a uint8 array with a manifest, and opens such packs.
 
-Input: a folder with train/ and test/, each with one folder per class, or with two class folders.
+Input: an image folder in one of the layouts of `layouts`.
 Output: a Pack in packs/<dataset_id>/: castings.npy (memory-mapped, never copied) and manifest.json.
 packs/index/ stores which pack belongs to a folder, under a hash of the folder's path, so that a
 second call decodes nothing. Knows no networks, trials or augmentation. No written file contains
@@ -24,22 +24,29 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from casting_tune import files
-from casting_tune.data import decode, image_folder, npy_writer
-from casting_tune.data.decode import Picture, one_line
-from casting_tune.data.image_folder import File, Folder
-from casting_tune.errors import ImagesError, UsageError, unreadable
+from casting_tune import files, machine
+from casting_tune.data import (
+    decode,
+    given_splits,
+    image_folder,
+    manifests,
+    npy_writer,
+    pixel_record,
+)
+from casting_tune.data.decode import one_line
+from casting_tune.data.image_folder import Listing, Reading
+from casting_tune.data.pixel_rules import RULES, PixelRules
+from casting_tune.errors import ImagesError, unreadable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LOG = logging.getLogger(__name__)
+DEFAULT_READING = Reading()
 PACK_VERSION = 1
 """Version of the decoding. Raise it when the same files would give another array."""
 
 _DAY_S = 86_400
-_SHOWN = 10  # bad files in an error message, which is one line
-_SHOWN_PAIRS = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,16 +57,23 @@ class Pack:
         images: [n, h, w] uint8 if every image is exactly gray, else [n, 3, h, w]; memory-mapped,
             read-only.
         labels: [n] uint8, 1 is defective (the positive class).
-        splits: [n] "train" or "test".
+        splits: [n] "train", "validation" or "test".
         sha256: [n] of the file's bytes.
         paths: [n] posix paths relative to the folder.
         sizes: [n, 2] int32, (height, width) in the file, after its EXIF rotation.
         dataset_id: 16 hexadecimal digits over all of the above and the positive class, without the
             folder's name and the files' times.
-        positive: folder name of the defect class.
-        negative: folder name of the other class.
-        split_made: whether casting_tune made the test split because the folder had none.
-        skipped: (path, reason) of the skipped files.
+        positive: name of all defects together: the defect class, or `not GOOD` for several.
+        negative: name of all good images together: the names of their classes.
+        kinds: [n] name of the kind of defect, "" for good images.
+        groups: [n] name of the given group (part, photograph, lot), "" if none was given; None if
+            no image has one.
+        split_made: whether casting_tune made the test split.
+        skipped: (path, reason) of the files that could not be decoded.
+        pixels: the rules by which files became pixels: those that applied.
+        pixel_notes: sentences about pixels that are not as usual, for the user.
+        notes: sentences: how the images were read, what was skipped, which split was made.
+        columns: [n] further columns of a list as JSON objects, "" without; None without a list.
     """
 
     images: NDArray[np.uint8]
@@ -71,16 +85,22 @@ class Pack:
     dataset_id: str
     positive: str
     negative: str
+    kinds: NDArray[np.str_]
+    groups: NDArray[np.str_] | None
     split_made: bool
     skipped: tuple[tuple[str, str], ...]
+    pixels: PixelRules
+    pixel_notes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    columns: tuple[str, ...] | None = None
 
 
 def pack(
     root: Path,
     packs: Path,
     *,
-    positive: str = "def_front",
-    size_px: int | None = None,
+    reading: Reading = DEFAULT_READING,
+    pixels: PixelRules = RULES,
     skip_bad: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Pack:
@@ -89,29 +109,29 @@ def pack(
     A folder is unchanged if the sizes and times of its files are unchanged, or else their hashes.
 
     Args:
-        root: contains train/ and test/ with two class folders each, or the two class folders.
+        root: the image folder.
         packs: folder of the packs, e.g. results/packs.
-        positive: folder name of the defect class.
-        size_px: side of square packed images; the longest side is scaled to it and the rest is
-            black. None keeps images of one size unchanged, and scales mixed sizes to 512.
+        reading: which classes are good, and other ways of reading the folder.
+        pixels: size, bits, resize, size limit and colour of the packed images.
         skip_bad: skip and record files that cannot be decoded; otherwise they are an error.
         on_progress: called with (images decoded, images in all).
 
     Raises:
-        UsageError: size_px is out of range, or `packs` is inside the image folder.
+        UsageError: a rule is out of range, or `packs` is inside the image folder.
         ImagesError: the folder has another layout, a file cannot be decoded, or the pack cannot be
             written.
     """
-    if size_px is not None and not 16 <= size_px <= 4096:
-        raise UsageError(f"The size of packed images must be 16 to 4096 pixels; got {size_px}.")
+    pixels.check()
     image_folder.check_outside(root, packs.parent, "--results")
-    folder = image_folder.survey(root, positive)
-    key = image_folder.digest([str(root.resolve()), positive, str(size_px), str(PACK_VERSION)])[:16]
+    listing = image_folder.survey(root, reading)
+    key = image_folder.digest([str(root.resolve()), repr(reading), str(pixels), str(PACK_VERSION)])[
+        :16
+    ]
     note = packs / "index" / f"{key}.json"
     try:
-        entry = _index_entry(note, root, folder=folder, packs=packs, skip_bad=skip_bad)
+        entry = _index_entry(note, listing, packs=packs, skip_bad=skip_bad)
         state = "already packed" if entry else "packing started"
-        LOG.info("%s: %d image files, %s", root, len(folder.files), state)
+        LOG.info("%s: %d image files, %s", root, len(listing.files), state)
         if entry is None:
             packs.mkdir(parents=True, exist_ok=True)
             _remove_old_drafts(packs)
@@ -119,10 +139,10 @@ def pack(
                 draft = Path(scratch) / "pack"
                 draft.mkdir()
                 entry = _build(
-                    root,
+                    listing,
                     draft,
-                    folder=folder,
-                    size_px=size_px,
+                    keep_split=reading.keep_split,
+                    pixels=pixels,
                     skip_bad=skip_bad,
                     on_progress=on_progress,
                 )
@@ -134,7 +154,17 @@ def pack(
             "Free disk space or use another folder."
         ) from error
     LOG.info("pack %s in %s", entry["dataset_id"], packs)
-    return replace(open_pack(packs / entry["dataset_id"]), skipped=_pairs(entry["skipped"]))
+    opened = open_pack(packs / entry["dataset_id"])
+    columns = {file.path: file.columns for file in listing.files}
+    return replace(
+        opened,
+        skipped=_pairs(entry["skipped"]),
+        pixel_notes=(*opened.pixel_notes, *pixel_record.without_effect(pixels, opened.pixels)),
+        notes=(*listing.notes, *entry["notes"]),
+        columns=tuple(columns[str(path)] for path in opened.paths)
+        if any(columns.values())
+        else None,
+    )
 
 
 def open_pack(folder: Path) -> Pack:
@@ -161,8 +191,13 @@ def open_pack(folder: Path) -> Pack:
             dataset_id=manifest["dataset_id"],
             positive=manifest["positive"],
             negative=manifest["negative"],
+            kinds=_frozen(manifests.kinds(manifest), np.str_),
+            groups=_frozen(manifest["groups"], np.str_) if "groups" in manifest else None,
             split_made=manifest["split_made"],
             skipped=_pairs(manifest["skipped"]),
+            pixels=pixel_record.rules(manifest),
+            pixel_notes=pixel_record.notes(manifest),
+            notes=tuple(manifest.get("notes", ())),
         )
         if [*pack.images.shape] != manifest["shape"] or pack.images.dtype != np.uint8:
             raise ValueError("castings.npy does not match manifest.json")
@@ -180,53 +215,24 @@ def open_pack(folder: Path) -> Pack:
     return pack
 
 
-def conflicts(pack: Pack) -> list[tuple[str, str]]:
-    """Return (defective, good) paths of files with the same bytes and different labels.
-
-    Each such file is in at least one pair.
-    """
-    pairs = []
-    both = set(pack.sha256[pack.labels == 1]) & set(pack.sha256[pack.labels == 0])
-    for content in sorted(both):
-        same = pack.sha256 == content
-        bad, good = (pack.paths[same & (pack.labels == label)].tolist() for label in (1, 0))
-        pairs += [(bad[i % len(bad)], good[i % len(good)]) for i in range(max(len(bad), len(good)))]
-    return sorted(pairs)
-
-
-def conflict_note(pack: Pack) -> str:
-    """Return a warning about files with the same bytes and different labels; "" without any."""
-    pairs = conflicts(pack)
-    if not pairs:
-        return ""
-    shown = "; ".join(
-        f"'{one_line(bad)}' = '{one_line(good)}'" for bad, good in pairs[:_SHOWN_PAIRS]
-    )
-    n_more = len(pairs) - _SHOWN_PAIRS
-    more = f"; and {n_more} more (casting-tune audit)" if n_more > 0 else ""
-    n = len({path for pair in pairs for path in pair})
-    return (
-        f"{n} files have the same bytes in both classes, so one of their labels is wrong: "
-        f"{shown}{more}. Correct the labels or remove these files."
-    )
-
-
 def _index_entry(
-    note: Path, root: Path, *, folder: Folder, packs: Path, skip_bad: bool
+    note: Path, listing: Listing, *, packs: Path, skip_bad: bool
 ) -> dict[str, Any] | None:
-    """Return the index entry of a folder if the folder is unchanged and its pack exists."""
+    """Return the index entry of a listing if it is unchanged and its pack exists."""
     try:
         entry: dict[str, Any] = json.loads(note.read_text(encoding="utf-8"))
         if not (packs / entry["dataset_id"]).is_dir() or (entry["skipped"] and not skip_bad):
             return None
-        if entry["times"] != folder.times:
-            with ThreadPoolExecutor(os.cpu_count()) as threads:
+        if entry["times"] != listing.times:
+            with ThreadPoolExecutor(machine.cpus()) as threads:
                 hashes = list(
-                    threads.map(lambda file: decode.read(root / file.path)[1], folder.files)
+                    threads.map(
+                        lambda file: decode.read(listing.root / file.path)[1], listing.files
+                    )
                 )
-            if entry["content"] != _content(folder, hashes):
+            if entry["content"] != manifests.content(listing, hashes):
                 return None
-            entry["times"] = folder.times
+            entry["times"] = listing.times
             _write_json(note, entry)
     except (OSError, ValueError, KeyError, TypeError):
         return None  # missing or invalid: decoding again takes seconds and is always correct
@@ -242,79 +248,56 @@ def _remove_old_drafts(packs: Path) -> None:
 
 
 def _build(
-    root: Path,
+    listing: Listing,
     draft: Path,
     *,
-    folder: Folder,
-    size_px: int | None,
+    keep_split: bool,
+    pixels: PixelRules,
     skip_bad: bool,
     on_progress: Callable[[int, int], None] | None,
 ) -> dict[str, Any]:
-    """Write the pack into the folder `draft`; return the index entry of the image folder."""
-    paths = [root / file.path for file in folder.files]
+    """Write the pack into the folder `draft`; return the index entry of the listing."""
+    paths = [listing.root / file.path for file in listing.files]
     with (draft / "castings.npy").open("w+b") as stream:
-        pictures, shape = npy_writer.write_images(
-            stream, paths, box=size_px, on_progress=on_progress
-        )
+        try:
+            written = npy_writer.write_images(stream, paths, rules=pixels, on_progress=on_progress)
+        except npy_writer.ColouredError as error:
+            coloured = [listing.files[i].path for i in error.indices]
+            raise pixel_record.mixed(listing.root, coloured, len(paths)) from error
         stream.flush()
         os.fsync(stream.fileno())
-    decoded = list(zip(folder.files, pictures, strict=True))
+    pictures = written.pictures
+    decoded = list(zip(listing.files, pictures, strict=True))
     bad = [(file.path, picture.reason) for file, picture in decoded if picture.reason]
     if bad and not skip_bad:
-        raise _unusable(root, bad, len(pictures))
-    manifest = _manifest(root, folder, [pair for pair in decoded if not pair[1].reason])
-    manifest |= {"shape": shape, "version": PACK_VERSION}
+        raise manifests.unusable(listing.root, bad, len(pictures))
+    usable = [pair for pair in decoded if not pair[1].reason]
+    manifests.check_classes(listing, usable)
+    splits = given_splits.resolve(
+        [file for file, _ in usable], [picture.sha256 for _, picture in usable], keep=keep_split
+    )
+    manifest = manifests.columns(listing, usable, splits.of)
+    manifest |= {"shape": written.shape, "version": PACK_VERSION}
+    applied, counts = pixel_record.applied(written, pixels)
+    manifest |= {"pixels": applied} if applied else {}
     dataset_id = image_folder.digest([json.dumps(manifest, sort_keys=True)])[:16]
     manifest |= {
         "dataset_id": dataset_id,
-        "negative": folder.negative,
-        "split_made": _has_no_split(folder),
+        "negative": listing.negative,
+        "split_made": splits.made,
         "skipped": bad,
+        "notes": [*listing.notes, *splits.notes],
+        "pixel_counts": counts,
     }
     _write_json(draft / "manifest.json", manifest)
-    content = _content(folder, [picture.sha256 for picture in pictures])
-    return {"times": folder.times, "content": content, "dataset_id": dataset_id, "skipped": bad}
-
-
-def _manifest(root: Path, folder: Folder, usable: Sequence[tuple[File, Picture]]) -> dict[str, Any]:
-    """Return the columns of a manifest that the dataset_id depends on.
-
-    Raises:
-        ImagesError: a class has no usable image in train or in test.
-    """
-    labels, sha256 = [file.label for file, _ in usable], [picture.sha256 for _, picture in usable]
-    splits = (
-        image_folder.made_split(labels, sha256)
-        if _has_no_split(folder)
-        else [file.split for file, _ in usable]
-    )
-    for split in ("train", "test"):
-        for label, name in enumerate((folder.negative, folder.positive)):
-            if (split, label) not in zip(splits, labels, strict=True):
-                raise ImagesError(
-                    f"No usable {split} image of class '{name}' in '{root}'. Add or repair some."
-                )
+    content = manifests.content(listing, [picture.sha256 for picture in pictures])
     return {
-        "positive": folder.positive,
-        "paths": [file.path for file, _ in usable],
-        "labels": labels,
-        "splits": splits,
-        "sha256": sha256,
-        "sizes": [picture.size for _, picture in usable],
+        "times": listing.times,
+        "content": content,
+        "dataset_id": dataset_id,
+        "skipped": bad,
+        "notes": splits.notes,
     }
-
-
-def _has_no_split(folder: Folder) -> bool:
-    return not folder.files[0].split
-
-
-def _unusable(root: Path, bad: Sequence[tuple[str, str]], n_files: int) -> ImagesError:
-    shown = "; ".join(f"{one_line(path)}: {reason}" for path, reason in bad[:_SHOWN])
-    more = f"; and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
-    return ImagesError(
-        f"{len(bad)} of {n_files} files in '{root}' cannot be used. Repair or remove them, or skip "
-        f"them with --skip-bad, which lists them all: {shown}{more}."
-    )
 
 
 def _publish(draft: Path, folder: Path) -> None:
@@ -329,13 +312,6 @@ def _publish(draft: Path, folder: Path) -> None:
 def _write_json(file: Path, value: dict[str, Any]) -> None:
     with files.replacing(file) as draft:
         draft.write_text(json.dumps(value), encoding="utf-8")
-
-
-def _content(folder: Folder, hashes: Sequence[str]) -> str:
-    """Return a hash of all paths and the content of their files."""
-    return image_folder.digest(
-        [f"{file.path}\0{sha256}" for file, sha256 in zip(folder.files, hashes, strict=True)]
-    )
 
 
 def _frozen(values: list[Any], dtype: type) -> NDArray[Any]:

@@ -12,7 +12,6 @@ photograph, which is right for a split into train and test.
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from casting_tune import machine
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -153,7 +154,7 @@ def unwrap(
             smooth, [y + side * down, x + side * right], output=maps[i], order=1, mode="nearest"
         )
 
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
+    with ThreadPoolExecutor(machine.cpus()) as threads:
         deque(threads.map(work, range(len(wanted))), maxlen=0)
     return maps
 
@@ -262,7 +263,7 @@ def _linked(
         pairs = np.stack(np.nonzero(np.concatenate(scores, axis=1))) + start
         return start + len(these), pairs[:, pairs[0] < pairs[1]]
 
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
+    with ThreadPoolExecutor(machine.cpus()) as threads:
         yield from threads.map(work, range(0, n, _STEP))
 
 

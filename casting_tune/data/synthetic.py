@@ -9,7 +9,6 @@ image, and knows no packs or networks.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageFilter
 
+from casting_tune import machine
 from casting_tune.data.synthetic_marks import DEFECT_MARKS, Part, apply_mark, wear
 from casting_tune.errors import ImagesError, UsageError
 
@@ -78,7 +78,7 @@ def draw(
             name = f"{defect or 'good'}_{i:05d}.png"
             Image.fromarray(image).save(folder / parent / name, compress_level=3)
 
-        with ThreadPoolExecutor(os.cpu_count()) as threads:
+        with ThreadPoolExecutor(machine.cpus()) as threads:
             for n_done, _ in enumerate(threads.map(write, range(n_images)), start=1):
                 if on_progress is not None:
                     on_progress(n_done, n_images)

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import astuple, dataclass, field, fields
 from pathlib import Path
 
+from casting_tune import files
 from casting_tune.errors import UsageError
 from casting_tune.text import in_csv
 
@@ -132,8 +133,8 @@ def writer(out: Path | None) -> Iterator[Callable[[Decision], None]]:
 
                 yield write
             if rows != out:
-                _to_parquet(rows, Path(scratch) / "rows.parquet")
-                (Path(scratch) / "rows.parquet").replace(out)
+                with files.replacing(out) as draft:
+                    _to_parquet(rows, draft)
     except OSError as error:
         raise UsageError(
             f"Cannot write '{out}': {error.strerror or error}. Use another file with --out."

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,12 +22,12 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
+from casting_tune import files
 from casting_tune.analysis import operating_point, selection
 from casting_tune.analysis.operating_point import OperatingPoint, Scored
 from casting_tune.config import BASELINE, Epoch
-from casting_tune.deploy import model_card, onnx_graph, retrain
+from casting_tune.deploy import export_folder, model_card, onnx_graph, retrain
 from casting_tune.deploy.checks import NO_RULE, Checked, Rule
-from casting_tune.deploy.export_folder import VERSION
 from casting_tune.errors import CastingTuneError, StoreError, UsageError
 from casting_tune.models import build
 from casting_tune.store.completed import Cell
@@ -126,12 +125,8 @@ def export(
         kept=kept,
     )
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
-            draft = Path(scratch) / "export"
-            draft.mkdir()
+        with files.new_folder(folder) as draft:
             checked = _write(scored, checked, draft, card)
-            draft.replace(folder)  # replaces an empty folder
     except OSError as error:
         raise UsageError(
             f"Cannot write '{folder}': {error.strerror or error}. Use another folder with --out."
@@ -249,7 +244,7 @@ def decision(cell: Cell, *, threshold: float, rule: str) -> dict[str, Any]:
     mean, std = build.normalisation(config.backbone, config.weights)
     same_size = (cell.pack.sizes == np.array(shape[-2:])).all()
     return {
-        "version": VERSION,
+        "version": export_folder.version(cell.pack.pixels),
         "cell_id": cell.row["cell_id"],
         "dataset_id": cell.pack.dataset_id,
         "backbone": config.backbone,
@@ -262,6 +257,7 @@ def decision(cell: Cell, *, threshold: float, rule: str) -> dict[str, Any]:
         "colour": len(shape) == 3,
         "packed_px": list(shape[-2:]),
         "letterbox_px": None if same_size else shape[-1],
+        "pixels": cell.pack.pixels.record(),
         "threshold": threshold,
         "rule": rule,
         "defect": cell.pack.positive,
@@ -297,6 +293,8 @@ def _save_json(file: Path, value: dict[str, Any]) -> None:
 
 
 def _save_sums(folder: Path) -> None:
-    files = sorted(folder.iterdir())
-    sums = [f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in files]
+    sums = [
+        f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n"
+        for file in sorted(folder.iterdir())
+    ]
     (folder / "SHA256SUMS").write_text("".join(sums), encoding="utf-8")

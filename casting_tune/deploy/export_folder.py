@@ -7,10 +7,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+from casting_tune.data import pixel_rules
+from casting_tune.data.pixel_rules import PixelRules
 from casting_tune.errors import StoreError, UsageError, unreadable
 
-VERSION = 1
-"""Format version of an export folder; raise it when an older predict cannot run the export."""
+VERSION = 2
+"""Format version of an export folder; raise it when an older predict cannot run the export.
+
+1: images become pixels by the default rules. 2: by the rules in `pixels` of decision.json.
+"""
 
 _REQUIRED = {"network.onnx", "decision.json", "model.safetensors", "head.safetensors"}
 
@@ -57,6 +62,12 @@ def _check_sum(folder: Path, name: str, expected: str) -> None:
         )
 
 
+def version(pixels: PixelRules) -> int:
+    """Return the lowest version that decodes images by these rules."""
+    is_default = (pixels.bits, pixels.resize) == (None, "letterbox") and pixels.colour != "gray"
+    return 1 if is_default else VERSION
+
+
 def read_decision(folder: Path) -> dict[str, Any]:
     """Return the contents of decision.json.
 
@@ -66,13 +77,15 @@ def read_decision(folder: Path) -> dict[str, Any]:
     try:
         settings: dict[str, Any] = json.loads((folder / "decision.json").read_text("utf-8"))
         version = settings["version"]
+        pixel_rules.from_record(settings.get("pixels", {}))
     except OSError as error:
         raise StoreError(unreadable(folder / "decision.json", error)) from error
     except (ValueError, KeyError, TypeError) as error:
         raise StoreError(f"Invalid decision.json in '{folder}'. Export the cell again.") from error
-    if version != VERSION:
+    if version not in range(1, VERSION + 1):
         raise StoreError(
-            f"'{folder}' is an export of version {version}; this casting_tune supports {VERSION}. "
+            f"'{folder}' is an export of version {version}; this casting_tune supports 1 to "
+            f"{VERSION}. "
             "Export the cell again, or install the casting_tune version that exported it."
         )
     return settings

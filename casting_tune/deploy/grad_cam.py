@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from casting_tune.config import BASELINE
-from casting_tune.data import decode
 from casting_tune.deploy import export, export_folder, onnx_graph, predict, retrain
 from casting_tune.errors import StoreError, UsageError, unreadable
 from casting_tune.models import build
@@ -101,7 +100,7 @@ def explain(
 
     Args:
         decider: the network with its threshold.
-        settings: as in decision.json: `letterbox_px`, `colour`, `packed_px`.
+        settings: as in decision.json: `letterbox_px`, `pixels`, `colour`, `packed_px`.
         files: images; one that cannot be used is yielded with a reason.
         folder: folder for the PNGs, numbered in the order of the images.
 
@@ -109,7 +108,7 @@ def explain(
         UsageError: the network has no feature maps, or the folder cannot be written.
     """
     for number, file in enumerate(files, start=1):
-        picture = decode.decode(file, box=settings["letterbox_px"])
+        picture = predict.opened(file, settings)
         reason = predict.unfit(picture, settings)
         if reason or picture.pixels is None:
             yield Explained(image=file, file=None, score=None, reason=reason)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from casting_tune.data import decode
+from casting_tune.data import decode, walk
 from casting_tune.errors import ImagesError, unreadable
 
 
-def find(paths: Sequence[Path]) -> list[Path]:
+def find(paths: Sequence[Path], *, say: Callable[[str], None] | None = None) -> list[Path]:
     """Return the images of files and folders; those of a folder and its subfolders by name.
+
+    Args:
+        paths: files and folders.
+        say: called with a sentence about the files of a folder that are skipped.
 
     Raises:
         ImagesError: a path does not exist or cannot be read, or there is no image.
@@ -20,7 +23,10 @@ def find(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         try:
             if path.is_dir():
-                files += below(path, on_error=_raise)
+                walked = walk.walk(path)
+                files += [path / file.path for file in walked.files]
+                if say is not None and walked.skipped:
+                    say(f"{path}: {walk.sentence(walked.skipped)}")
             elif path.exists():
                 files.append(path)
             else:
@@ -33,24 +39,13 @@ def find(paths: Sequence[Path]) -> list[Path]:
     return files
 
 
-def below(folder: Path, *, on_error: Callable[[OSError], None] | None = None) -> list[Path]:
-    """Return the sorted image files of a folder and its subfolders.
+def below(folder: Path) -> list[Path]:
+    """Return the image files of a folder and its subfolders; unreadable folders are skipped.
 
-    Args:
-        folder: where to search.
-        on_error: called for a folder that cannot be read; None skips it.
+    Files that look like masks are included: what a file is must not change when another arrives.
     """
-    suffixes = {f".{suffix}" for suffix in decode.SUFFIXES}
-    files = (
-        Path(parent, name)
-        for parent, _, names in os.walk(folder, onerror=on_error)
-        for name in names
-    )
-    return sorted(
-        file
-        for file in files
-        if file.suffix.lower() in suffixes and not file.name.startswith(".") and file.is_file()
-    )
+    walked = walk.walk(folder, with_masks=True, on_error=lambda _: None)
+    return [folder / file.path for file in walked.files]
 
 
 def stamp(file: Path) -> tuple[int, ...] | None:
@@ -60,7 +55,3 @@ def stamp(file: Path) -> tuple[int, ...] | None:
     except OSError:
         return None
     return status.st_size, status.st_mtime_ns, status.st_ino
-
-
-def _raise(error: OSError) -> None:
-    raise error

@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 import numpy as np
 
 from casting_tune import metrics
+from casting_tune.data import pixel_record
+from casting_tune.deploy import export_folder
 from casting_tune.deploy.checks import Checked
 from casting_tune.metrics import Counts
 from casting_tune.store.completed import Cell
@@ -66,9 +68,10 @@ def write(
 def _contract(cell: Cell) -> str:
     shape = cell.pack.images.shape[1:]
     sides = "height, width" if len(shape) == 2 else "3, height, width"
-    letterbox = (
-        "" if (cell.pack.sizes == np.array(shape[-2:])).all() else ", padded with black to a square"
-    )
+    pixels = cell.pack.pixels
+    is_padded = pixels.resize == "letterbox" and (cell.pack.sizes != np.array(shape[-2:])).any()
+    letterbox = ", padded with black to a square" if is_padded else ""
+    rules = "".join(f" {sentence}" for sentence in _pixel_sentences(cell))
     return (
         f"`network.onnx` takes `images`, uint8 [n, {sides}], "
         f"{'gray' if len(shape) == 2 else 'colour'}, any n. It was trained and checked at "
@@ -76,7 +79,21 @@ def _contract(cell: Cell) -> str:
         "threshold. It returns `score`, float32 [n], P(defective), and `defective`, bool [n]. "
         "`model.safetensors` and `config.json` are the backbone for timm's `local-dir:`; "
         "`head.safetensors` is the head."
+        f"{rules}"
     )
+
+
+def _pixel_sentences(cell: Cell) -> Iterator[str]:
+    """Yield what `predict` does before the network, if it is not as usual."""
+    pixels = cell.pack.pixels
+    yield from pixel_record.rule_sentences(pixels, cell.pack.images.shape[-2:])
+    if pixels.colour == "gray":
+        yield "Coloured images are converted to gray."
+    if export_folder.version(pixels) > 1:
+        yield (
+            "`predict` does the same; a file with a level outside the range gets no decision. "
+            "Other programs must prepare images in this way before the network."
+        )
 
 
 def _table(counts: Counts) -> str:

@@ -22,7 +22,7 @@ from casting_tune.errors import UsageError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-SMALLEST_PX, LARGEST_PX = 16, 8192
+SMALLEST_PX, LARGEST_PX = 16, 65_536
 """Smallest and largest side of an image for the graph."""
 
 _BATCH = 32

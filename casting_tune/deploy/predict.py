@@ -10,13 +10,14 @@ import importlib.util
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from casting_tune.data import decode
+from casting_tune.data import decode, pixel_rules
+from casting_tune.data.pixel_rules import PixelRules
 from casting_tune.deploy import export_folder, image_files
 from casting_tune.deploy.decisions import Decision
 from casting_tune.errors import UsageError
@@ -41,8 +42,13 @@ class Network:
     session: Any
 
 
-def open_network(folder: Path, *, n_threads: int = 0) -> Network:
-    """Open an export after a check of every file against SHA256SUMS; 0 threads: all cores.
+def open_network(folder: Path, *, n_threads: int = 0, max_megapixels: int | None = None) -> Network:
+    """Open an export after a check of every file against SHA256SUMS.
+
+    Args:
+        folder: the export.
+        n_threads: CPU threads; 0: all cores.
+        max_megapixels: larger images get no decision; None: the limit of the training.
 
     Raises:
         UsageError: the folder is not an export, or onnxruntime is missing or too old.
@@ -53,6 +59,9 @@ def open_network(folder: Path, *, n_threads: int = 0) -> Network:
     check_onnxruntime()
     export_folder.check_sums(folder)
     settings = export_folder.read_decision(folder)
+    if max_megapixels is not None:
+        settings["pixels"] = settings.get("pixels", {}) | {"max_megapixels": max_megapixels}
+        rules_of(settings).check()
     return Network(settings, open_session(folder / "network.onnx", n_threads=n_threads))
 
 
@@ -81,7 +90,7 @@ def check_onnxruntime() -> None:
 def decide(network: Network, file: Path) -> Decision:
     """Classify one image. A file that cannot be used gives a Decision with a reason."""
     started = time.perf_counter()
-    picture = decode.decode(file, box=network.settings["letterbox_px"])
+    picture = opened(file, network.settings)
     path = os.fsencode(file).decode("utf-8", "replace")
     reason = picture.reason or unfit(picture, network.settings)
     if reason or picture.pixels is None:
@@ -151,6 +160,17 @@ def _stamps(folders: Sequence[Path]) -> dict[Path, tuple[int, ...]]:
         for file in image_files.below(folder)
         if (stamp := image_files.stamp(file))
     }
+
+
+def opened(file: Path, settings: dict[str, Any]) -> decode.Picture:
+    """Decode an image by the rules of the training."""
+    return decode.decode(file, box=settings["letterbox_px"], rules=rules_of(settings))
+
+
+def rules_of(settings: dict[str, Any]) -> PixelRules:
+    """Return the rules of decision.json; an export before version 2 has the default ones."""
+    rules = pixel_rules.from_record(settings.get("pixels", {}))
+    return replace(rules, colour="colour") if settings["colour"] else rules
 
 
 def unfit(picture: decode.Picture, settings: dict[str, Any]) -> str:

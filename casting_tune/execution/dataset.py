@@ -5,15 +5,14 @@ Input: Options, cells. Output: a Pack, the groups of its images, counts, notes. 
 
 from __future__ import annotations
 
-import shutil
-import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from casting_tune import files
 from casting_tune.config import TrialConfig
-from casting_tune.data import pack, synthetic
+from casting_tune.data import label_conflicts, pack, synthetic
 from casting_tune.data.pack import Pack
 from casting_tune.planning import estimate
 from casting_tune.planning.cells import Cell
@@ -60,32 +59,30 @@ def packed(options: Options, store: Store, report: Reporter) -> Pack:
         )
         if not folder.is_dir():
             _draw(folder, report)
-    return pack.pack(
+    images = pack.pack(
         folder,
         store.root / "packs",
-        positive=options.positive,
-        size_px=options.pack_size,
+        reading=options.reading,
+        pixels=replace(options.pixels, size_px=options.pack_size),
         skip_bad=options.skip_bad,
         on_progress=report.progress("packing images"),
     )
+    return images if options.data is not None else replace(images, notes=())
 
 
 def _draw(folder: Path, report: Reporter) -> None:
     """Generate synthetic castings in a new folder, which appears when it is complete."""
-    temporary = folder.with_name(f".drawing-{uuid.uuid4().hex}")
     try:
-        synthetic.draw(
-            temporary,
-            n_images=SYNTHETIC_IMAGES,
-            size_px=SYNTHETIC_PX,
-            on_progress=report.progress("drawing castings"),
-        )
-        temporary.rename(folder)
+        with files.new_folder(folder) as draft:
+            synthetic.draw(
+                draft,
+                n_images=SYNTHETIC_IMAGES,
+                size_px=SYNTHETIC_PX,
+                on_progress=report.progress("drawing castings"),
+            )
     except OSError:
         if not folder.is_dir():  # else another sweep of this store has just generated the same
             raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def groups(
@@ -94,7 +91,10 @@ def groups(
     """Return [n] group numbers of the images if a split needs them, from the store or an audit."""
     if all(cell.config.split != "grouped" for cell in cells):
         return None
-    report.say('split = "grouped": the groups of the images come from the audit of this dataset.')
+    given = "" if images.groups is None else " and from the groups given"
+    report.say(
+        f'split = "grouped": the groups of the images come from the audit of this dataset{given}.'
+    )
     return audits.stored_audit(images, store, on_progress=report.progress("comparing images")).group
 
 
@@ -106,7 +106,7 @@ def _needs(config: TrialConfig) -> Needs:
     """Return the settings that determine the train, validation and test images of a cell."""
     return (
         config.in_channels, config.validation_share, config.split_seed, config.train_images,
-        config.test_images, config.split, config.n_folds, config.fold,
+        config.test_images, config.split, config.n_folds, config.fold, config.validation,
     )  # fmt: skip
 
 
@@ -136,7 +136,8 @@ def notes(
     cells: tuple[Cell, ...], images: Pack, device: Literal["cpu", "cuda"] | None
 ) -> tuple[str, ...]:
     """Return what a reader of the results must know; `device` None: the trials run elsewhere."""
-    notes = list(precision.notes((cell.config for cell in cells), device)) if device else []
+    notes = [*images.notes, *images.pixel_notes]
+    notes += list(precision.notes((cell.config for cell in cells), device)) if device else []
     if images.images.ndim == 3 and any("hue" in cell.config.toggles for cell in cells):
         notes.append("The images are gray: the toggle hue has no effect on them.")
     in_train = set(images.sha256[images.splits == "train"])
@@ -147,14 +148,12 @@ def notes(
             f"{copies} of {n_test} test images are byte-for-byte copies of training images: "
             "scores look too good."
         )
-    if conflict := pack.conflict_note(images):
+    if leak := label_conflicts.group_note(images):
+        notes.append(leak)
+    if conflict := label_conflicts.conflict_note(images):
         notes.append(conflict)
     if images.skipped:
         notes.append(
             f"{len(images.skipped)} files could not be decoded and were skipped (see the pack)."
-        )
-    if images.split_made:
-        notes.append(
-            "The folder has no test images: a stratified 10 % was selected (see the pack)."
         )
     return tuple(notes)

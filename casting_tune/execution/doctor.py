@@ -20,6 +20,7 @@ from typing import Literal
 import psutil
 from packaging.requirements import Requirement
 
+from casting_tune import machine
 from casting_tune.errors import StoreError
 
 IMPORTED = (
@@ -113,29 +114,15 @@ def _imports() -> Finding:
 
 
 def _cpus() -> Finding:
-    from casting_tune.execution import ray_cluster
-
-    mine, all_of_them, granted = (
-        ray_cluster.cpus_here(),
-        psutil.cpu_count() or 1,
-        _quota(Path("/sys/fs/cgroup/cpu.max")),
-    )
-    seen = f"{mine} of {all_of_them} for this process; the sweep sets the threads of a trial"
-    if granted is not None and granted < mine:
-        way_out = f"Use --trials-at-once {max(1, int(granted))}, or give the container more CPUs."
-        return Finding(
-            about="CPUs",
-            state="warn",
-            seen=f"{seen}; the limit of its container is {granted:g}",
-            way_out=way_out,
-        )
-    return Finding(about="CPUs", state="ok", seen=seen)
+    mine, limits = machine.cpus(), machine.cpu_limits()
+    limited = sorted(name for name, n_cpus in limits.items() if n_cpus < limits["affinity"])
+    by = f", limited by {' and '.join(limited)}" if limited else ""
+    seen = f"{mine} of {psutil.cpu_count() or 1} for this process{by}"
+    return Finding(about="CPUs", state="ok", seen=f"{seen}; the sweep sets the threads of a trial")
 
 
 def _gpu() -> Finding:
-    from casting_tune.execution import ray_cluster
-
-    if not ray_cluster.shows_gpu():
+    if not machine.has_gpu_device():
         return Finding(about="GPU", state="ok", seen="none here: trials train on the CPU")
     try:
         import torch
@@ -163,20 +150,16 @@ def _gpu() -> Finding:
 
 
 def _bf16() -> Finding:
-    from casting_tune.training import precision
-
-    has = precision.cpu_has_bf16()
     seen = (
         "available: networks that gain use bf16 on the CPU"
-        if has
+        if machine.cpu_has_bf16()
         else "not available: the CPU uses fp32"
     )
     return Finding(about="bf16 instructions", state="ok", seen=seen)
 
 
 def _memory() -> Finding:
-    free, granted = psutil.virtual_memory().available, _quota(Path("/sys/fs/cgroup/memory.max"))
-    free_gib = min(free, granted or free) / GIB
+    free_gib = machine.free_bytes() / GIB
     seen = f"{free_gib:.1f} GiB free of {psutil.virtual_memory().total / GIB:.1f}"
     if free_gib >= TIGHT_GIB:
         return Finding(about="memory", state="ok", seen=seen)
@@ -304,15 +287,6 @@ def _unmet(required: list[Requirement]) -> list[str]:
         if not wanted.specifier.contains(version, prereleases=True):
             lines.append(f"{wanted.name} is {version}, not {wanted.specifier}")
     return lines
-
-
-def _quota(file: Path) -> float | None:
-    """Return the limit of a container: CPUs of cpu.max, bytes of memory.max; None: no limit."""
-    try:
-        words = file.read_text().split()
-        return int(words[0]) / (int(words[1]) if len(words) > 1 else 1)
-    except (OSError, ValueError):  # no such file, or "max"
-        return None
 
 
 def _line(error: Exception) -> str:

@@ -6,13 +6,13 @@ says what is missing.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from casting_tune import machine
 from casting_tune.config import TrialConfig
 from casting_tune.data.pack import Pack
 from casting_tune.errors import ResourcesError
@@ -52,13 +52,12 @@ class Resources:
 def capacity(address: str | None, *, inline: bool) -> tuple[int, float]:
     """Return the numbers of CPUs and GPUs of the cluster at `address`, or of this machine."""
     if address is None or inline:
-        if not ray_cluster.shows_gpu():
-            return ray_cluster.cpus_here(), 0
+        if not machine.has_gpu_device():
+            return machine.cpus(), 0
         import torch
 
-        return ray_cluster.cpus_here(), torch.cuda.device_count()
+        return machine.cpus(), torch.cuda.device_count()
     with ray_cluster.running(address, n_slots=0) as ray:
-        _check_answers(ray, address)
         nodes = each(ray, wait=True)
         return int(sum(node.get("CPU", 0) for node in nodes)), sum(
             node.get("GPU", 0) for node in nodes
@@ -148,14 +147,14 @@ def slots(resources: Resources, place: Place) -> int:
     Ray starts one worker per CPU at once, and each imports the modules of a trial (0.3 GiB). A
     machine has many more CPUs than a GPU has trials. As many trials without a GPU may run as well.
     """
-    return resources.n_at_once or min(ray_cluster.cpus_here(), 2 * place.n_at_once)
+    return resources.n_at_once or min(machine.cpus(), 2 * place.n_at_once)
 
 
 def check_resources(ray: Any, resources: Resources) -> None:
     """Raise ResourcesError if no node can ever run a trial: Ray would wait forever."""
     nodes = each(ray, wait=False)
     if resources.address is None:  # see `slots`
-        nodes = [node | {"CPU": ray_cluster.cpus_here()} for node in nodes]
+        nodes = [node | {"CPU": machine.cpus()} for node in nodes]
     for kind, needed in (("CPU", resources.cpus), ("GPU", resources.gpus)):
         most = max((node.get(kind, 0) for node in nodes), default=0)
         if needed > most:
@@ -188,32 +187,6 @@ def check_object_store(ray: Any, pack: Pack) -> None:
             f"enlarge the store: 'ray start --object-store-memory {int(1.2 * needed)}' on a "
             "cluster, RAY_DEFAULT_OBJECT_STORE_MEMORY_PROPORTION=0.6 on this machine."
         )
-
-
-def _check_answers(ray: Any, address: str) -> None:
-    """Raise ResourcesError if a cluster accepts the connection but does not run our tasks.
-
-    Ray 2.60 does so if it requires no token and we send one. A cluster that requires a token
-    accepts no connection without it. A cluster without free resources is no error:
-    it answers later.
-    """
-    if os.environ.get("RAY_AUTH_MODE") != "token":
-        return
-
-    class Probe:
-        def answer(self) -> bool:
-            return True
-
-    try:
-        ray.get(ray.remote(num_cpus=0)(Probe).remote().answer.remote(), timeout=STARTING_S)
-    except ray.exceptions.RayActorError as error:
-        raise ResourcesError(
-            f"Connected, but the Ray cluster at '{address}' does not run our tasks: it requires no "
-            "token, and this machine sends one (RAY_AUTH_MODE=token or ~/.ray/auth_token). Start "
-            "its nodes with RAY_AUTH_MODE=token and that token, or set RAY_AUTH_MODE=disabled here."
-        ) from error
-    except ray.exceptions.GetTimeoutError:
-        return
 
 
 def each(ray: Any, *, wait: bool) -> list[dict[str, float]]:

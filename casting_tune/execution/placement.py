@@ -6,12 +6,10 @@ trial.
 
 from __future__ import annotations
 
-import importlib.resources
-import subprocess
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
+from casting_tune import machine
 from casting_tune.config import Allowance, TrialConfig
 from casting_tune.errors import ResourcesError, UsageError
 from casting_tune.execution import nodes, ray_cluster
@@ -37,7 +35,7 @@ def decide(options: Options, n_cells: int) -> tuple[Resources, Place]:
         raise UsageError(
             "--max-memory limits trials on the CPU; these train on a GPU. Omit the option."
         )
-    cpus = ray_cluster.cpus_here()
+    cpus = machine.cpus()
     at_once = options.trials_at_once
     if options.inline:
         at_once = 1
@@ -50,7 +48,7 @@ def decide(options: Options, n_cells: int) -> tuple[Resources, Place]:
         n_at_once=at_once or max(1, int(n_gpus / gpus) if gpus else n_cpus),
         gpus=gpus,
         ray=None if options.inline else ray_cluster.ray_version(),
-        git_commit=git_commit(),
+        git_commit=machine.git_commit(),
     )
     fitting = min(share, cpus / at_once) if at_once else share
     return Resources(cpus=fitting, gpus=gpus, n_at_once=at_once, address=options.address), place
@@ -89,22 +87,6 @@ def allowance(options: Options, sweep: Sweep, place: Place, *, free_bytes: int) 
         max_seconds=options.max_seconds or sweep.limits.max_seconds,
         memory_bytes=int(gib * 2**30) if gib else int(share) if options.address is None else None,
         keep=options.keep,
+        retries=options.retries,
+        on_oom=options.on_oom or sweep.limits.on_oom,
     )
-
-
-def git_commit() -> str | None:
-    """Return the commit of the checkout of casting_tune; None: installed without one."""
-    here = Path(str(importlib.resources.files("casting_tune")))
-    if not (here.parent / ".git").exists():
-        return None
-    try:
-        result = subprocess.run(
-            ["git", "-C", str(here), "rev-parse", "HEAD"],
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=5,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return result.stdout.strip()

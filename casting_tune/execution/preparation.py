@@ -14,8 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-import psutil
-
+from casting_tune import machine
 from casting_tune.config import TrialConfig, cell_id
 from casting_tune.data import image_folder
 from casting_tune.data.pack import Pack
@@ -38,6 +37,7 @@ from casting_tune.planning.plan import Costs, Plan
 from casting_tune.store import audits
 from casting_tune.store.store import Store
 from casting_tune.training import precision
+from casting_tune.training.image_split import validation_of
 from casting_tune.training.records import Place
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def prepare(
     for note in checked.notes:
         say(note)
     made = _plan(checked)
-    free_bytes = psutil.virtual_memory().available  # before Ray takes its part
+    free_bytes = machine.free_bytes()  # before Ray takes its part
     if ahead is not None and _goes_to_ray(checked, made):
         ahead.start(nodes.slots(checked.resources, checked.place))
     if not options.plan:  # a plan must work without a network
@@ -132,7 +132,9 @@ def _check(options: Options, report: Reporter) -> _Checked:
     resources, place = decide(options, sweep.n_cells)
     images = dataset.packed(options, store, report)
     groups = dataset.groups(wanted, images, store, report)
-    finish = _finisher(place, groups)
+    if not options.plan and (note := audits.keep_columns(images, store)):
+        report.say(note)
+    finish = _finisher(place, images, groups)
     wanted = tuple(finish(cell) for cell in wanted)
     past, asha = _past(sweep, store, images, finish), _asha(sweep, wanted)
     cells = wanted if sweep.search is None else tuple(choice.cell for choice in past.chosen)
@@ -237,7 +239,9 @@ def _goes_to_ray(checked: _Checked, made: Plan) -> bool:
     return any(planned.cell.kind != "timing" for planned in made.to_do)
 
 
-def _finisher(place: Place, groups: NDArray[np.int64] | None) -> Callable[[Cell], Cell]:
+def _finisher(
+    place: Place, images: Pack, groups: NDArray[np.int64] | None
+) -> Callable[[Cell], Cell]:
     """Return a function that adds to a cell what depends on the machine and the images."""
     identified = functools.cache(build.expected_weights_id)
     split_id = "official" if groups is None else audits.split_id(groups)
@@ -247,6 +251,7 @@ def _finisher(place: Place, groups: NDArray[np.int64] | None) -> Callable[[Cell]
             cell,
             weights_id=identified(cell.config.backbone, cell.config.weights),
             split_id=split_id,
+            validation=validation_of(cell.config, images),
             precision=precision.resolve(cell.config, place.device),
         )
 

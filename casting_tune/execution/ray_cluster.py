@@ -11,7 +11,6 @@ import importlib.metadata
 import logging
 import os
 import signal
-import sys
 import tempfile
 import threading
 import time
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from casting_tune.errors import ResourcesError
-from casting_tune.execution import ray_failures, ray_private
+from casting_tune.execution import ray_failures, ray_head, ray_private
 
 LOG = logging.getLogger(__name__)
 MALLOC = (
@@ -289,7 +288,8 @@ def _join(ray: Any, address: str) -> None:
         if not (host and port.isdigit()) or "/" in host:
             raise ValueError("not host:port")
         host, _, port = ray_private.resolve(named).rpartition(":")
-        ray_failures.check_answers(host.strip("[]"), int(port))
+        ray_head.check_answers(host.strip("[]"), int(port))
+        _check_token(named, host.strip("[]"), int(port))
         ray.init(address, **QUIET)
         LOG.info("joined the Ray cluster at %s", named)
     except (OSError, ValueError, OverflowError) as error:
@@ -303,6 +303,21 @@ def _join(ray: Any, address: str) -> None:
         raise ResourcesError(
             f"Cannot join the Ray cluster at '{named}' (from {origin}): {reason}"
         ) from error
+
+
+def _check_token(named: str, host: str, port: int) -> None:
+    """Raise ResourcesError if this machine sends a token to a cluster that requires none.
+
+    Ray 2.60 connects, and then ends our actors: the head asks this process about them without a
+    token, is refused, and takes this process for dead. It may do so before or after an actor's
+    first answer, so running one proves nothing.
+    """
+    if os.environ.get("RAY_AUTH_MODE") == "token" and not ray_head.requires_token(host, port):
+        raise ResourcesError(
+            f"Connected, but the Ray cluster at '{named}' does not run our tasks: it requires no "
+            "token, and this machine sends one (RAY_AUTH_MODE=token or ~/.ray/auth_token). Start "
+            "its nodes with RAY_AUTH_MODE=token and that token, or set RAY_AUTH_MODE=disabled here."
+        )
 
 
 def _start(ray: Any, n_slots: int, scratch: str, *, over: threading.Event) -> None:
@@ -331,17 +346,6 @@ def _start(ray: Any, n_slots: int, scratch: str, *, over: threading.Event) -> No
                 raise ray_failures.not_started(error, Path(scratch)) from error
 
 
-def shows_gpu() -> bool:
-    """Return whether this machine may have a GPU; a Linux without a device file has none."""
-    devices = ("nvidia[0-9]*", "dxg", "kfd")  # of CUDA, of WSL, of ROCm
-    return sys.platform != "linux" or any(any(Path("/dev").glob(name)) for name in devices)
-
-
 def ray_version() -> str:
     """Return the version of Ray that schedules."""
     return importlib.metadata.version("ray")
-
-
-def cpus_here() -> int:
-    """Return how many CPUs this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

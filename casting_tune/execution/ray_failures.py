@@ -1,15 +1,13 @@
-"""The reason why a Ray did not start, and whether a cluster answers at an address.
+"""The reason why a Ray did not start.
 
-Input: the text of Ray's error and facts about this machine, or an address. Output: one sentence of
-advice, or an OSError within seconds. Imports no Ray.
+Input: the text of Ray's error and facts about this machine. Output: one sentence of advice. Imports
+no Ray.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import socket
 import sys
 import tempfile
 import traceback
@@ -18,9 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from casting_tune.errors import ResourcesError
-
-ANSWER_S = 5.0
-"""Time limit for an answer of a cluster's head; Ray 2.60 itself tries for up to 13 minutes."""
 
 LITTLE_BYTES = 64 * 2**20
 """A folder with less free space counts as full: a start of Ray writes a few MiB."""
@@ -172,18 +167,3 @@ def report(failure: BaseException | None) -> str:
 def reason(error: Exception) -> str:
     """Return the first line of an error's text, without a full stop."""
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-
-
-def check_answers(host: str, port: int) -> None:
-    """Raise OSError within seconds if no head of a Ray cluster answers at an address.
-
-    The head speaks gRPC, which is HTTP/2: a server answers the client's preface with its settings,
-    a frame of type 4 (RFC 9113, 3.4). With RAY_USE_TLS=1 it only has to accept the connection.
-    """
-    with socket.create_connection((host, port), timeout=ANSWER_S) as connection:
-        if os.environ.get("RAY_USE_TLS", "0") != "0":
-            return
-        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0)))
-        answer = connection.recv(4, socket.MSG_WAITALL)
-    if answer[3:] != b"\x04":
-        raise ConnectionError("not a Ray head; the port of 'ray start' is usually 6379")

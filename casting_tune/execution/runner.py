@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from casting_tune.execution import ray_cluster
+from casting_tune import machine
 from casting_tune.execution.inline import run_inline
 from casting_tune.execution.preparation import prepare
 from casting_tune.execution.prepared import Prepared
@@ -116,16 +116,13 @@ def _tasks(prepared: Prepared) -> tuple[tuple[Task, ...], tuple[Task, ...]]:
 
 
 def _work(prepared: Prepared, tasks: tuple[Task, ...]) -> Work:
-    options, sweep = prepared.options, prepared.sweep
     return Work(
         tasks=tasks,
         store=prepared.store,
-        sweep=sweep.name,
+        sweep=prepared.sweep.name,
         place=prepared.place,
-        retries=options.retries,
         groups=prepared.groups,
         allowance=prepared.allowance,
-        on_oom=options.on_oom or sweep.limits.on_oom,
         asha=prepared.asha,
     )
 
@@ -153,7 +150,7 @@ def _run_timing(
     halt: Halt,
 ) -> None:
     """Run the timing passes after all other tasks, one at a time with all CPUs or the GPU."""
-    place = replace(prepared.place, n_at_once=1, n_threads=ray_cluster.cpus_here(), ray=None)
+    place = replace(prepared.place, n_at_once=1, n_threads=machine.cpus(), ray=None)
     if place.device == "cuda":
         place = replace(place, gpus=1)
     first = len(work.tasks)

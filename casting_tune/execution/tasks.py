@@ -118,11 +118,8 @@ class Work:
         store: takes the rows.
         sweep: name of the sweep.
         place: where trials run.
-        retries: how often a trial that ends in an error runs again.
         groups: [n] group number of each image, or None.
-        allowance: limits of a trial.
-        on_oom: "accumulate" runs a trial whose memory ran out again, with half as many images per
-            forward pass.
+        allowance: limits of a trial, and what follows a failure.
         hang_s: a trial that has not ended so long after its time limit loses its process.
         trial: has the signature of `training.trial.run_trial` and writes the trial's rows.
         source: hands out `tasks`, which are its own; None: they run in their order.
@@ -134,10 +131,8 @@ class Work:
     store: Store
     sweep: str
     place: Place
-    retries: int
     groups: NDArray[np.int64] | None = None
     allowance: Allowance = UNLIMITED
-    on_oom: Literal["fail", "accumulate"] = "fail"
     hang_s: float = HANG_S
     trial: Callable[..., dict[str, Any]] = run_trial
     source: Source | None = None
@@ -197,13 +192,13 @@ def run_task(
     n_errors = sum(row["status"] == "error" for row in before)
     last = before[-1]["status"] if before else None
     if last in ("completed", "diverged", "timeout") or (
-        last == "error" and n_errors > work.retries
+        last == "error" and n_errors > work.allowance.retries
     ):  # its process was lost after its row was written, by the watchdog or by chance
         event = ended(index, before[-1])
     else:
         row = _run(work, pack, index, task, before=before, on_event=on_event)
         # attempts of earlier runs of the sweep do not count against this one
-        retried = row["status"] == "error" and n_errors < work.retries
+        retried = row["status"] == "error" and n_errors < work.allowance.retries
         event = replace(ended(index, row), retried=retried)
         if event.status == "oom" and task.may_have_more:
             error = f"out of memory with {task.gpus:.2g} of a GPU: it runs again with more"
@@ -268,7 +263,7 @@ def _after_oom(work: Work, task: Task, before: Sequence[dict[str, Any]]) -> Allo
         for row in before
         if row["status"] == "oom" and (task.gpus is None or row.get("gpus") in (None, task.gpus))
     ]
-    if work.on_oom == "fail" or not out:
+    if work.allowance.on_oom == "fail" or not out:
         return work.allowance
     least = min(row.get("micro_batch") or task.config.batch_size for row in out)
     half = halved(task.config, least)

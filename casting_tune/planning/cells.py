@@ -78,7 +78,12 @@ class Sweep:
 
 
 def resolve(
-    cell: Cell, *, weights_id: str, split_id: str, precision: Literal["fp32", "bf16"]
+    cell: Cell,
+    *,
+    weights_id: str,
+    split_id: str,
+    validation: Literal["drawn", "official"],
+    precision: Literal["fp32", "bf16"],
 ) -> Cell:
     """Return the cell with the values that depend on machine and images.
 
@@ -86,6 +91,7 @@ def resolve(
         cell: as the sweep file describes it.
         weights_id: the exact pretrained weights.
         split_id: the exact groups of a grouped split.
+        validation: whether the images have a validation split that the cell uses.
         precision: what `auto` means on this device.
     """
     config = cell.config
@@ -95,6 +101,7 @@ def resolve(
             config,
             weights_id=weights_id,
             split_id=split_id if config.split == "grouped" else config.split_id,
+            validation=validation,
             precision=precision if config.precision == "auto" else config.precision,
         ),
     )

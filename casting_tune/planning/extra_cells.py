@@ -25,6 +25,7 @@ def baselines(cells: Sequence[Cell]) -> tuple[Cell, ...]:
             split_id=config.split_id,
             n_folds=config.n_folds,
             fold=config.fold,
+            validation=config.validation,
             validation_share=config.validation_share,
             split_seed=config.split_seed,
             train_images=config.train_images,
@@ -62,6 +63,7 @@ def timings(cells: Sequence[Cell]) -> tuple[Cell, ...]:
             fold=0,
             split="official",
             split_id="official",
+            validation="drawn",
         )
         timed = replace(short, toggles=())
         passes.setdefault(

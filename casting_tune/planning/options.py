@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from casting_tune.data.image_folder import Reading
+from casting_tune.data.pack import DEFAULT_READING
+from casting_tune.data.pixel_rules import RULES, PixelRules
 from casting_tune.errors import UsageError
 from casting_tune.planning.cells import Sweep
 
@@ -25,8 +28,9 @@ class Options:
     quick: bool = False
     only: tuple[str, ...] = ()
     overrides: tuple[str, ...] = ()
-    positive: str = "def_front"
+    reading: Reading = DEFAULT_READING
     pack_size: int | None = None
+    pixels: PixelRules = RULES
     skip_bad: bool = False
     inline: bool = False
     address: str | None = None
@@ -55,6 +59,7 @@ def check(options: Options, sweep: Sweep) -> None:
     run that it describes.
     """
     _check_ranges(options)
+    options.pixels.check()
     for is_invalid, message in (*_without_effect(options), *_conflicts(options, sweep)):
         if is_invalid:
             raise UsageError(message)
@@ -92,6 +97,11 @@ def _without_effect(options: Options) -> Iterator[tuple[bool, str]]:
     yield (
         options.skip_bad and options.data is None,
         "--skip-bad requires --data. Add it, or remove --skip-bad.",
+    )
+    yield (
+        options.pixels != RULES and options.data is None,
+        "--bits, --resize, --max-megapixels, --gray and --colour require --data. "
+        "Add it, or remove them.",
     )
 
 

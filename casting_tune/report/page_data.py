@@ -217,7 +217,9 @@ def failures(results: RunResults) -> list[dict[str, Any]]:
 def audit(results: RunResults) -> dict[str, Any] | None:
     """Return the findings of the audit and its counts by split and class; None without an audit."""
     rows: pd.DataFrame = results.store.read("images").to_pandas()
-    rows = rows[rows["dataset_id"] == results.cells["dataset_id"].iloc[0]]
+    # rows without an audit, of a list of images, have no group
+    audited = rows["group_id"].notna()
+    rows = rows[audited & (rows["dataset_id"] == results.cells["dataset_id"].iloc[0])]
     if rows.empty:
         return None
     flags = {

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow.compute as pc
 
 from casting_tune.data.pack import Pack
 from casting_tune.errors import StoreError
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LOG = logging.getLogger(__name__)
+LISTED = 0
+"""Version of rows without an audit: those of a list with further columns."""
+
 VERSION = 1
 """Version of the audit.
 
@@ -52,12 +56,7 @@ def stored_audit(
         LOG.info("audit of dataset %s started", pack.dataset_id)
         made = audit(pack, on_progress=on_progress)
         findings = [*made.findings, *[None] * (len(pack.labels) - len(made.findings))]
-        columns: dict[str, Any] = {
-            "image": range(len(pack.labels)),
-            "path": pack.paths.tolist(),
-            "sha256": pack.sha256.tolist(),
-            "split": pack.splits.tolist(),
-            "y_true": pack.labels.tolist(),
+        columns = _of_pack(pack) | {
             "group_id": made.group.tolist(),
             "copy_in_train": made.copy_in_train.tolist(),
             "twin_in_train": made.twin_in_train.tolist(),
@@ -66,12 +65,8 @@ def stored_audit(
             "outlier": made.outlier.tolist(),
             "finding": findings[: len(pack.labels)],
         }
-        written = [
-            {"dataset_id": pack.dataset_id, **dict(zip(columns, values, strict=True))}
-            for values in zip(*columns.values(), strict=True)
-        ]
         try:
-            store.write("images", pack.dataset_id, f"audit-{VERSION}", written)
+            _write(store, pack, VERSION, columns)
         except StoreError:
             if _read(store, pack.dataset_id) is None:
                 raise
@@ -84,6 +79,47 @@ def stored_audit(
     }
     texts = (text for text in rows["finding"].to_pylist() if text is not None)
     return StoredAudit(group=rows["group_id"].to_numpy(), findings=tuple(texts), **flags)
+
+
+def keep_columns(pack: Pack, store: Store) -> str:
+    """Write the further columns of a list into `images`, until an audit writes them too.
+
+    Returns:
+        A sentence if the store has other values of this dataset; "" otherwise.
+    """
+    if pack.columns is None:
+        return ""
+    written = store.read("images", columns=["dataset_id", "image", "columns"])
+    written = written.filter(pc.field("dataset_id") == pack.dataset_id).sort_by("image")
+    if not written.num_rows:
+        _write(store, pack, LISTED, _of_pack(pack))
+    elif [text or "" for text in written["columns"].to_pylist()] != [*pack.columns]:
+        return (
+            "The further columns of the list differ from those that the store has for these images "
+            "(table images), which stay as they are."
+        )
+    return ""
+
+
+def _of_pack(pack: Pack) -> dict[str, Any]:
+    """Return the columns of `images` that a pack has, by name."""
+    columns = pack.columns or [""] * len(pack.labels)
+    return {
+        "image": range(len(pack.labels)),
+        "path": pack.paths.tolist(),
+        "sha256": pack.sha256.tolist(),
+        "split": pack.splits.tolist(),
+        "y_true": pack.labels.tolist(),
+        "columns": [text or None for text in columns],
+    }
+
+
+def _write(store: Store, pack: Pack, version: int, columns: dict[str, Any]) -> None:
+    rows = [
+        {"dataset_id": pack.dataset_id, **dict(zip(columns, values, strict=True))}
+        for values in zip(*columns.values(), strict=True)
+    ]
+    store.write("images", pack.dataset_id, f"audit-{version}", rows)
 
 
 def split_id(groups: NDArray[np.int64]) -> str:

@@ -8,6 +8,8 @@ schemas or trials.
 from __future__ import annotations
 
 import contextlib
+import errno
+import logging
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +20,10 @@ import pyarrow as pa
 
 from casting_tune import files
 from casting_tune.failpoints import step
+
+LOG = logging.getLogger(__name__)
+_NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK}
+"""Errors of flock(2) on a file system without locks."""
 
 
 class Locked(Exception):
@@ -103,6 +109,12 @@ class Folder:
     def lock(self, name: str, owner: str, on_lost: Callable[[], object]) -> Iterator[None]:
         """Lock a name; the operating system unlocks it when the process ends, and not before.
 
+        A file system without locks (Lustre mounted without flock, some FUSE) locks nothing, and a
+        warning says so: two processes may then train a cell twice, but no file is overwritten.
+
+        filelock is not used: from 3.16 on a process that waits empties the file, which names the
+        owner, and the file of every cell would stay.
+
         Raises:
             Locked: another process has the lock.
         """
@@ -117,6 +129,14 @@ class Folder:
                 except BlockingIOError as error:
                     opened.seek(0)
                     raise Locked(opened.read()) from error
+                except OSError as error:
+                    if error.errno not in _NO_LOCKS:
+                        raise
+                    LOG.warning(
+                        "The file system of '%s' has no locks. Do not run the same sweep twice at "
+                        "the same time.",
+                        self.root,
+                    )
                 if not _is_same(opened.fileno(), file):
                     continue  # its last owner removed it between open and lock
                 opened.truncate(0)

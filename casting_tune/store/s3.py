@@ -45,9 +45,10 @@ class LockLost(Exception):
 class Bucket:
     """A prefix of an S3 bucket, with a folder of this machine for files that are no tables.
 
-    An object is written in one request and read in one. pyarrow does not support S3's conditional
-    write (apache/arrow#44281): the name is checked first, and two processes must not use the same
-    name (`lock` ensures that).
+    An object is written in one request and read in one. pyarrow 26 does not support conditional
+    writes (apache/arrow#44281), and boto3, which does, would be a second client with its own keys,
+    endpoint and retries in every installation. So the name is checked first, and two processes
+    must not use the same name (`lock` ensures that).
     """
 
     def __init__(self, address: str) -> None:

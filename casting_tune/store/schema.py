@@ -44,10 +44,11 @@ TRIALS = _schema(
     ("image_px", _INT), ("in_channels", _INT), ("batch_size", _INT), ("epochs", _INT),
     ("seed", _INT),
     ("split", _TEXT), ("split_id", _TEXT), ("n_folds", _INT), ("fold", _INT),
-    ("validation_share", _REAL), ("split_seed", _INT),
+    ("validation", _TEXT), ("validation_share", _REAL), ("split_seed", _INT),
     ("train_images", _INT), ("test_images", _INT), ("base_lr", _REAL), ("weight_decay", _REAL),
     ("warmup_share", _REAL), ("lr_schedule", _TEXT), ("precision", _TEXT), ("layout", _TEXT),
     ("recipe", _INT), ("dataset_id", _TEXT), ("positive", _TEXT),
+    ("pixels", _TEXT),
     ("n_train", _INT), ("n_validation", _INT), ("n_test", _INT),
     *(
         (f"{split}_{name}", _REAL)
@@ -72,7 +73,8 @@ TRIALS = _schema(
 Metrics are shares in 0..1 at threshold 0.5, with the defect as the positive class; `test_*_ok` has
 ok_front as the positive class, as in the study. `test_leaked_*` counts test images with a
 byte-identical copy in training or validation. `latency_*` are medians. `host` is a hash of the
-machine's name. `resumed_from` is the last epoch of the previous attempt that this attempt
+machine's name. `pixels` has the rules of `data.pixel_rules` as JSON; NULL is the default.
+`resumed_from` is the last epoch of the previous attempt that this attempt
 continued, 0 from the start. `micro_batch` is the most images that passed through the network at
 once; NULL is the whole batch. `gpus` is the GPU share of the trial. `cuda_graph`: the steps were
 recorded and launched as one; NULL without a GPU and with fewer than three steps. `traceback` is the
@@ -103,8 +105,10 @@ IMAGES = _schema(
     ("dataset_id", _TEXT), ("image", _INT), ("path", _TEXT), ("sha256", _TEXT), ("split", _TEXT),
     ("y_true", pa.uint8()), ("group_id", _INT), ("copy_in_train", _FLAG), ("twin_in_train", _FLAG),
     ("conflict", _FLAG), ("constant", _FLAG), ("outlier", _FLAG), ("finding", _TEXT),
+    ("columns", _TEXT),
 )  # fmt: skip
-"""One row per image, written by an audit. `group_id` is the number of the group (one photograph).
+"""One row per image, written by an audit, or for a list with further columns. `columns` is a JSON
+object of these, NULL without any. `group_id` is the number of the group (one photograph).
 The audit's findings are in `finding` of its first rows.
 """
 

@@ -8,7 +8,6 @@ cannot access files or the network.
 from __future__ import annotations
 
 import io
-import os
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ import pyarrow.csv
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
+from casting_tune import machine
 from casting_tune.errors import StoreError, UsageError, unknown
 from casting_tune.store.schema import SCHEMA_VERSION, SCHEMAS
 from casting_tune.store.store import Store
@@ -132,7 +132,7 @@ def _rows(store: Store, table: str) -> Any:
     form = ds.ParquetFileFormat(default_fragment_scan_options=checked)
     dataset = ds.dataset([str(file) for file in files], schema=SCHEMAS[table], format=form)
     fragments = list(dataset.get_fragments())
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
+    with ThreadPoolExecutor(machine.cpus()) as threads:
         schemas = threads.map(lambda fragment: fragment.physical_schema, fragments)
         for fragment, schema in zip(fragments, schemas, strict=True):
             try:

@@ -15,7 +15,6 @@ not accept waits in a spool on this machine. Knows no torch, Ray or pandas.
 from __future__ import annotations
 
 import logging
-import os
 import re
 import uuid
 from collections.abc import Iterable, Sequence
@@ -26,6 +25,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from casting_tune import machine
 from casting_tune.errors import StoreError, unreadable
 from casting_tune.store import (
     artifacts,
@@ -208,7 +208,7 @@ class Store:
                 names=files,
                 schema=whole,
                 read_file=self.read_file,
-                n_threads=os.cpu_count() or 1 if is_folder else 16,  # a bucket: mostly waiting
+                n_threads=machine.cpus() if is_folder else 16,  # a bucket: mostly waiting
             ),
             wanted,
             pa.schema(fields),

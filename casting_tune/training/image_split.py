@@ -6,10 +6,11 @@ Trains nothing.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from casting_tune.config import TrialConfig
 from casting_tune.data import splits
+from casting_tune.data.groups import joined
 from casting_tune.data.pack import Pack
 from casting_tune.errors import UsageError
 
@@ -32,6 +33,8 @@ def split_images(
         UsageError: a grouped split without groups, or too few images.
     """
     parts, kept_together = pack.splits, cast("NDArray[Any]", pack.sha256)
+    if pack.groups is not None:
+        kept_together = joined(pack.sha256, pack.groups)
     if config.split == "grouped":
         if groups is None:
             raise UsageError(
@@ -39,7 +42,12 @@ def split_images(
             )
         kept_together = groups
         parts = splits.grouped(
-            pack.labels, groups, n_folds=config.n_folds, fold=config.fold, seed=config.split_seed
+            pack.labels,
+            groups,
+            n_folds=config.n_folds,
+            fold=config.fold,
+            seed=config.split_seed,
+            kinds=pack.kinds,
         )
     return splits.split(
         pack.labels,
@@ -50,8 +58,19 @@ def split_images(
             seed=config.split_seed,
             train_images=config.train_images,
             test_images=config.test_images,
+            draw_validation=config.validation == "drawn",
         ),
+        kinds=pack.kinds,
     )
+
+
+def validation_of(config: TrialConfig, pack: Pack) -> Literal["drawn", "official"]:
+    """Return whether the validation images are those of the pack, or drawn from train.
+
+    A grouped split divides all images again, so its validation images are drawn.
+    """
+    has_own = config.split == "official" and "validation" in pack.splits
+    return "official" if has_own else "drawn"
 
 
 def count_images(

@@ -50,6 +50,7 @@ def probe(
         epochs=n_epochs,
         train_images=n_images,
         test_images=inputs.EVALUATION_BATCH,
+        validation="drawn",
         weights="none",
     )
     parts, epochs = split_images(small, pack, groups), list[Epoch]()

@@ -164,6 +164,7 @@ def describe(config: TrialConfig, pack: Pack, parts: Folds) -> dict[str, Any]:
         "recipe": RECIPE,
         "dataset_id": pack.dataset_id,
         "positive": pack.positive,
+        "pixels": pack.pixels.text(),
         "n_train": len(parts.train),
         "n_validation": len(parts.validation),
         "n_test": len(parts.test),

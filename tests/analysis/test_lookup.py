@@ -198,17 +198,6 @@ def test_of_a_cell_that_was_trained_again_the_newest_training_counts(filled: Sto
     assert (run["best"], run["best_validation"]) == ("one", 0.99)
 
 
-def test_a_cell_is_found_by_the_beginning_of_its_id(filled: Store) -> None:
-    assert lookup.find(filled, "c") == C
-    assert lookup.find(filled, "ab") == B
-    with pytest.raises(UsageError, match="matches 2 cells; give more characters"):
-        lookup.find(filled, "a")
-    with pytest.raises(UsageError, match="Did you mean"):
-        lookup.find(filled, "c" * 15 + "d")
-    with pytest.raises(UsageError, match="Unknown cell 'x'"):
-        lookup.find(filled, "x")
-
-
 def test_a_cell_is_shown_with_its_attempts_epochs_files_and_intervals(filled: Store) -> None:
     found = lookup.show(filled, B)
     assert (found.status, found.label, found.sweeps) == ("completed", "two", ("s",))

@@ -180,10 +180,17 @@ def test_a_tie_is_told_with_how_it_was_decided(store: Store) -> None:
     assert said[1] in " ".join(tables.comparison(store, "s").notes)
 
 
-def test_best_needs_the_name_of_a_sweep(scored: Store, capsys: pytest.CaptureFixture[str]) -> None:
-    for words in (("best",), ("abc1", "--sweep", "s"), ("abc1", "--run", "r")):
-        code, _, err = call(
-            capsys, "threshold", *words, "--max-escape", "1%", "--results", scored.root
-        )
-        assert code == 2
-        assert "best --sweep NAME [--run ID]" in err
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("best",), "No cells in"),
+        (("abc1", "--sweep", "s"), "No runs in"),
+        (("abc1", "--run", "r"), "use it together with --sweep"),
+    ],
+)
+def test_a_run_needs_a_sweep_and_a_sweep_must_be_in_the_store(
+    scored: Store, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], message: str
+) -> None:
+    code, _, err = call(capsys, "threshold", *words, "--max-escape", "1%", "--results", scored.root)
+    assert code == 2
+    assert message in err

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from casting_tune import machine
 from casting_tune.data import synthetic
-from casting_tune.execution import ray_cluster
 from casting_tune.store.store import Store
 from tests.benchmarks import figures
 
@@ -123,7 +123,7 @@ def main(words: Sequence[str] | None = None) -> None:
         for (name, seconds), aim in zip(measured.items(), aims, strict=True)
     ]
     told = f"{asked.repeats} fresh processes each, the images' files in the system's cache, "
-    told += f"{ray_cluster.cpus_here()} threads. {figures.conditions('torch', 'pillow', 'ray')}"
+    told += f"{machine.cpus()} threads. {figures.conditions('torch', 'pillow', 'ray')}"
     text = f"{figures.table(('what', 's: median (min to max)', 'aimed at, under'), rows)}\n\n{told}"
     figures.publish("cold", text, write_docs=asked.write_docs)
 

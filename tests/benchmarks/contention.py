@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from casting_tune import machine
 from casting_tune.execution import ray_cluster
 from tests.benchmarks import figures, precision
 
@@ -24,7 +25,7 @@ def main(words: Sequence[str] | None = None) -> None:
     """Measure in turn and print a table."""
     parser = figures.parser(__doc__, repeats=5)
     parser.add_argument("--seconds", type=float, default=4.0)
-    parser.add_argument("--threads", type=int, default=ray_cluster.cpus_here())
+    parser.add_argument("--threads", type=int, default=machine.cpus())
     asked = parser.parse_args(words)
     told: dict[str, float] = {"n_threads": asked.threads, "seconds": asked.seconds}
     rates: dict[tuple[str, int, int, int], list[list[float]]] = {case: [[], []] for case in CASES}

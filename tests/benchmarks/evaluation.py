@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch.utils.benchmark import Timer
 
+from casting_tune import machine
 from casting_tune.config import TrialConfig
-from casting_tune.execution import ray_cluster
 from casting_tune.models import build
 from casting_tune.training import loop
 from casting_tune.training.precision import resolve
@@ -34,7 +34,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--px", type=int, help="one size for both networks, to try the script")
     parser.add_argument("--seconds", type=float, default=2.0)
     asked = parser.parse_args(words)
-    torch.set_num_threads(ray_cluster.cpus_here())
+    torch.set_num_threads(machine.cpus())
     rows: list[Sequence[Any]] = []
     for backbone, px in training.SETTINGS:
         config = TrialConfig(backbone=backbone, image_px=asked.px or px, batch_size=32)
@@ -81,7 +81,7 @@ def main(words: Sequence[str] | None = None) -> None:
         "of a trial's time",
     )
     told = (
-        f"{asked.repeats} turns, {ray_cluster.cpus_here()} threads; "
+        f"{asked.repeats} turns, {machine.cpus()} threads; "
         f"the trial is {EPOCHS} epochs of 5,307 images. "
     )
     text = f"{figures.table(header, rows)}\n\n{told}{figures.conditions('torch', 'timm')}"

@@ -16,6 +16,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from casting_tune import machine
+
 ROOT = Path(__file__).parent.parent.parent
 PAGE = ROOT / "docs" / "benchmarks.md"
 
@@ -61,9 +63,8 @@ def conditions(*packages: str) -> str:
         if hasattr(os, "getloadavg")
         else ""
     )
-    return (
-        f"{_cores()} cores, {_processor()}, Python {platform.python_version()}, {versions}{beside}."
-    )
+    here = f"{machine.cpus()} cores, {_processor()}, Python {platform.python_version()}"
+    return f"{here}, {versions}{beside}."
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -94,10 +95,6 @@ def placed(page: str, name: str, text: str) -> str:
     before, _, rest = page.partition(begin)
     _, _, after = rest.partition(end)
     return f"{before}{begin}{text.strip()}\n{end}{after}"
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _processor() -> str:

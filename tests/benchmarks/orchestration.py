@@ -71,7 +71,6 @@ def ours(packed: pack.Pack, n_trials: int) -> tuple[float, float]:
             store=Store(Path(folder)),
             sweep="bench",
             place=Place(n_at_once=WORKERS),
-            retries=0,
             trial=sleeping_trial,
         )
         called = time.time()

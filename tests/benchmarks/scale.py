@@ -28,11 +28,11 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from casting_tune import metrics
+from casting_tune import machine, metrics
 from casting_tune.config import Epoch, Predictions, TrialConfig, cell_id
 from casting_tune.data.pack import Pack
 from casting_tune.data.splits import Folds
-from casting_tune.execution import ray_cluster, runner
+from casting_tune.execution import runner
 from casting_tune.execution.tasks import Event, Work
 from casting_tune.planning.options import Options
 from casting_tune.store import schema
@@ -167,7 +167,7 @@ def run(folder: Path, n_cells: int, n_workers: int) -> dict[str, float]:
             ends.append((time.perf_counter(), time.process_time()))
 
     with (
-        mock.patch.object(ray_cluster, "cpus_here", return_value=n_workers),
+        mock.patch.object(machine, "cpus", return_value=n_workers),
         mock.patch.object(runner, "Work", partial(Work, trial=millisecond_trial)),
     ):
         before = time.process_time()

@@ -21,10 +21,10 @@ from typing import Any
 
 import torch
 
+from casting_tune import machine
 from casting_tune.config import Epoch, TrialConfig
 from casting_tune.data import pack, synthetic
 from casting_tune.data.pack import Pack
-from casting_tune.execution import ray_cluster
 from casting_tune.models import build
 from casting_tune.store.store import Store
 from casting_tune.toggles import TOGGLES
@@ -96,7 +96,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, nargs="+", default=[32, 4])
     parser.add_argument("--px", type=int, help="one size for both networks, to try the script")
     asked = parser.parse_args(words)
-    n_threads = ray_cluster.cpus_here()
+    n_threads = machine.cpus()
     torch.set_num_threads(n_threads)
     rows: list[Sequence[Any]] = []
     with tempfile.TemporaryDirectory() as folder:

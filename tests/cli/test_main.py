@@ -220,6 +220,17 @@ def test_every_help_text_is_printed_whole_with_its_brackets(
     )  # `[quick]` of sweep and of study: without one of them this test would show nothing
 
 
+def test_without_a_command_a_short_page_names_commands_that_exist(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    code, out, err = call(capsys)
+    assert (code, err) == (0, "")
+    assert len(out.splitlines()) <= 10
+    named = re.findall(r"casting-tune ([a-z]+) ", out)
+    assert named
+    assert {*named} <= {*typer.main.get_command(main.app).commands}  # type: ignore[attr-defined]
+
+
 def test_the_backbones_are_listed_with_the_studys_counts(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

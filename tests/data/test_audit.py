@@ -11,6 +11,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from casting_tune.data import pack, synthetic
 from casting_tune.data.audit import Audit, audit
 from casting_tune.data.pack import Pack
+from casting_tune.data.pixel_rules import PixelRules
 
 
 def _save(file: Path, image: Image.Image) -> None:
@@ -192,7 +193,7 @@ def test_a_black_frame_around_the_content_is_not_measured(tmp_path: Path) -> Non
             np.uint8
         )  # [64, 32]
         _save(tmp_path / "images" / split / label / f"{i}.png", Image.fromarray(image))
-    packed = pack.pack(tmp_path / "images", tmp_path / "packs", size_px=64)
+    packed = pack.pack(tmp_path / "images", tmp_path / "packs", pixels=PixelRules(size_px=64))
     assert packed.images[0].mean() == pytest.approx(50)  # half of the square is frame
     assert audit(packed).brightness_mean == pytest.approx({"def_front": 100, "ok_front": 100})
 

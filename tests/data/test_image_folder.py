@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from casting_tune.data.image_folder import survey
+from casting_tune.data.image_folder import Reading, survey
 from casting_tune.data.synthetic import draw
 from casting_tune.errors import ImagesError
 
@@ -18,9 +18,9 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "images"
 
 
-def _refused(root: Path, match: str) -> None:
+def _refused(root: Path, match: str, reading: Reading | None = None) -> None:
     with pytest.raises(ImagesError, match=match):
-        survey(root, "def_front")
+        survey(root, reading or Reading())
 
 
 def test_a_name_that_is_not_utf_8_is_refused(folder: Path) -> None:
@@ -28,13 +28,20 @@ def test_a_name_that_is_not_utf_8_is_refused(folder: Path) -> None:
     _refused(folder, r"file name '.*gu\?\.png' is not valid UTF-8")
 
 
-def test_other_and_hidden_files_are_passed_over(folder: Path) -> None:
+def test_skipped_files_are_counted_by_reason_with_an_example(folder: Path) -> None:
     inside = folder / "train" / "ok_front"
-    for name in ("Thumbs.db", "notes.txt", ".hidden.png", "._casting.png"):
+    for name in ("Thumbs.db", "notes.txt", "more.txt", ".hidden.png", "._casting.png"):
         (inside / name).write_bytes(b"x")
-    (folder / ".cache").mkdir()
-    (folder / "__MACOSX").mkdir()
-    assert len(survey(folder, "def_front").files) == 20
+    for name in ("@eaDir", ".cache", "__MACOSX", "ground_truth"):
+        (folder / name).mkdir()
+        (folder / name / "a.png").write_bytes(b"x")
+    found = survey(folder, Reading())
+    assert len(found.files) == 20
+    assert found.notes[1] == (
+        "Skipped files: 3 hidden (such as '.cache/a.png'); 2 not an image file (.txt) (such as "
+        "'train/ok_front/more.txt'); 2 thumbnail or resource folder (such as '@eaDir/a.png'); 1 "
+        "mask (such as 'ground_truth/a.png'); 1 system file (such as 'train/ok_front/Thumbs.db')."
+    )
 
 
 def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
@@ -43,50 +50,60 @@ def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    _refused(tmp_path / "empty", "has no class folders")
+    _refused(tmp_path / "empty", "has no images")
 
 
 def test_an_unknown_positive_class_is_refused_with_the_classes(folder: Path) -> None:
-    with pytest.raises(
-        ImagesError, match=r"Unknown positive class 'defect'.*'def_front', 'ok_front'"
-    ):
-        survey(folder, "defect")
+    _refused(
+        folder,
+        r"Unknown class 'scratch'. The classes are 'def_front', 'ok_front'",
+        Reading(positive="scratch"),
+    )
 
 
 def test_a_single_class_is_refused(folder: Path) -> None:
     for split in ("train", "test"):
         shutil.rmtree(folder / split / "ok_front")
-    _refused(folder, "Exactly two class folders.*'def_front'")
+    _refused(folder, r"Two classes are required.*found 'def_front' \(")
 
 
-def test_a_third_class_is_refused(folder: Path) -> None:
+def test_a_third_class_of_no_clear_side_is_asked_for(folder: Path) -> None:
     for split in ("train", "test"):
         shutil.copytree(folder / split / "ok_front", folder / split / "unsure")
-    _refused(folder, "Exactly two class folders.*'unsure'")
+    _refused(folder, r"Which of these 3 classes are good\?.*'unsure'")
 
 
-def test_a_class_that_test_lacks_is_refused(folder: Path) -> None:
-    shutil.rmtree(folder / "test" / "ok_front")
-    _refused(folder, "missing in .*: 'ok_front'")
+def test_images_outside_the_class_folders_are_said(folder: Path) -> None:
+    (folder / "extra").mkdir()
+    shutil.copy(next((folder / "test" / "ok_front").iterdir()), folder / "extra" / "a.png")
+    assert (
+        "1 image outside the class folders (such as 'extra/a.png')"
+        in (survey(folder, Reading()).notes[1])
+    )
 
 
-def test_a_class_folder_without_images_is_refused(folder: Path) -> None:
-    for file in (folder / "test" / "ok_front").iterdir():
-        file.rename(file.with_suffix(".txt"))
-    _refused(folder, "has no .* file")
+def test_a_folder_inside_a_class_folder_belongs_to_the_class(folder: Path) -> None:
+    inside = folder / "train" / "ok_front" / "more"
+    inside.mkdir()
+    shutil.copy(next((folder / "test" / "ok_front").iterdir()), inside / "a.png")
+    (file,) = (f for f in survey(folder, Reading()).files if "more" in f.path)
+    assert (file.path, file.split, file.label) == ("train/ok_front/more/a.png", "train", 0)
 
 
-@pytest.mark.parametrize("extra", ["valid", "def_front"])
-def test_a_folder_beside_train_and_test_is_refused(folder: Path, extra: str) -> None:
-    (folder / extra).mkdir()
-    _refused(folder, f"contains .*'{extra}'")
+def test_test_without_train_is_refused(folder: Path) -> None:
+    shutil.rmtree(folder / "train")
+    _refused(folder, r"no train/ next to 'test'")
 
 
-def test_a_folder_inside_a_class_folder_is_refused(folder: Path) -> None:
-    (folder / "train" / "ok_front" / "more").mkdir()
-    _refused(folder, r"images only.*'more'")
+def test_a_linked_folder_is_read_once(folder: Path) -> None:
+    (folder / "train" / "ok_front" / "loop").symlink_to(folder / "train")
+    (folder / "train" / "again").symlink_to(folder / "train" / "def_front")
+    found = survey(folder, Reading())
+    assert len(found.files) == 20
+    assert "2 linked folder already read" in found.notes[1]
 
 
-def test_train_without_test_is_refused(folder: Path) -> None:
-    shutil.rmtree(folder / "test")
-    _refused(folder, r"contains 'train'\.")
+def test_a_link_to_another_folder_is_followed(folder: Path, tmp_path: Path) -> None:
+    shutil.move(folder / "test", tmp_path / "elsewhere")
+    (folder / "test").symlink_to(tmp_path / "elsewhere")
+    assert len(survey(folder, Reading()).files) == 20

@@ -13,7 +13,10 @@ import pytest
 from PIL import Image
 
 from casting_tune.data import decode
-from casting_tune.data.pack import Pack, conflicts, open_pack, pack
+from casting_tune.data.image_folder import Reading
+from casting_tune.data.label_conflicts import conflicts
+from casting_tune.data.pack import Pack, open_pack, pack
+from casting_tune.data.pixel_rules import PixelRules
 from casting_tune.data.synthetic import draw
 from casting_tune.errors import ImagesError, UsageError
 
@@ -78,7 +81,7 @@ def test_nothing_of_a_pack_can_be_written_to(folder: Path, tmp_path: Path) -> No
 def test_the_other_class_can_be_the_positive_one(folder: Path, tmp_path: Path) -> None:
     usual, turned = (
         pack(folder, tmp_path / "packs"),
-        pack(folder, tmp_path / "packs", positive="ok_front"),
+        pack(folder, tmp_path / "packs", reading=Reading(positive="ok_front")),
     )
     assert np.array_equal(turned.labels, 1 - usual.labels)
     assert (turned.positive, turned.negative) == ("ok_front", "def_front")
@@ -251,7 +254,9 @@ def test_files_lie_in_the_order_of_their_paths_where_class_names_would_sort_othe
                 Image.fromarray(GRAY ^ np.uint8(i + 10 * (name == "bad"))),
                 tmp_path / "all" / name / f"{i}.png",
             )
-    paths = pack(tmp_path / "all", tmp_path / "packs", positive="bad").paths.tolist()
+    paths = pack(
+        tmp_path / "all", tmp_path / "packs", reading=Reading(positive="bad")
+    ).paths.tolist()
     assert paths == sorted(paths)
     assert paths[0] == "bad not/0.png"  # a space comes before a slash
 
@@ -283,7 +288,7 @@ def test_a_disk_that_fills_while_a_picture_is_written_is_the_same_error(
         return n
 
     monkeypatch.setattr("casting_tune.data.pack.os.pwrite", filling)
-    monkeypatch.setattr("casting_tune.data.pack.os.cpu_count", lambda: 1)
+    monkeypatch.setattr("casting_tune.machine.cpus", lambda: 1)
     with pytest.raises(ImagesError, match=r"Cannot pack .*No space left"):
         pack(folder, tmp_path / "packs")
     assert list((tmp_path / "packs").iterdir()) == []
@@ -402,10 +407,18 @@ def test_what_was_left_out_once_is_an_error_again_without_skip_bad(
 
 
 def test_a_class_of_bad_files_only_is_refused(folder: Path, tmp_path: Path) -> None:
-    for file in (folder / "test" / "ok_front").iterdir():
-        file.write_bytes(b"x")
-    with pytest.raises(ImagesError, match="No usable test image of class 'ok_front'"):
+    for split in ("test", "train"):
+        for file in (folder / split / "ok_front").iterdir():
+            file.write_bytes(b"x")
+    with pytest.raises(ImagesError, match="No usable image of class 'ok_front'"):
         pack(folder, tmp_path / "packs", skip_bad=True)
+
+
+def test_a_test_split_of_one_class_is_packed_and_said(folder: Path, tmp_path: Path) -> None:
+    shutil.rmtree(folder / "test" / "ok_front")
+    packed = pack(folder, tmp_path / "packs")
+    assert set(packed.labels[packed.splits == "test"].tolist()) == {1}
+    assert packed.notes[-1] == "The test images have no good ones: they give no overkill rate."
 
 
 def test_control_characters_of_a_file_name_do_not_reach_the_message(
@@ -462,7 +475,7 @@ def test_a_size_asked_for_is_the_longest_side(tmp_path: Path) -> None:
     root = _around(
         tmp_path / "images", Image.fromarray(np.full((24, 32), 200, dtype=np.uint8)), "a.png"
     )
-    packed = pack(root, tmp_path / "packs", size_px=64)
+    packed = pack(root, tmp_path / "packs", pixels=PixelRules(size_px=64))
     row = list(packed.paths).index("train/def_front/a.png")
     assert packed.images.shape == (4, 64, 64)
     assert (packed.images[row, 8:56] == 200).all()
@@ -472,7 +485,7 @@ def test_a_size_asked_for_is_the_longest_side(tmp_path: Path) -> None:
 
 def test_the_own_size_asked_for_changes_no_pixel_and_no_id(folder: Path, tmp_path: Path) -> None:
     assert (
-        pack(folder, tmp_path / "packs", size_px=32).dataset_id
+        pack(folder, tmp_path / "packs", pixels=PixelRules(size_px=32)).dataset_id
         == pack(folder, tmp_path / "other").dataset_id
     )
 
@@ -480,7 +493,7 @@ def test_the_own_size_asked_for_changes_no_pixel_and_no_id(folder: Path, tmp_pat
 @pytest.mark.parametrize("size_px", [0, 15, 4097])
 def test_a_pack_size_out_of_range_is_refused(folder: Path, tmp_path: Path, size_px: int) -> None:
     with pytest.raises(UsageError, match=f"got {size_px}"):
-        pack(folder, tmp_path / "packs", size_px=size_px)
+        pack(folder, tmp_path / "packs", pixels=PixelRules(size_px=size_px))
 
 
 # The real images

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from casting_tune.data.splits import Folds, SplitSettings, split
+from casting_tune.data.splits import Folds, SplitSettings, grouped, split
 from casting_tune.errors import UsageError
 
 LABELS = np.array([1] * 60 + [0] * 40 + [1] * 12 + [0] * 8, dtype=np.uint8)
@@ -151,9 +151,12 @@ def test_one_training_image_of_a_class_is_refused() -> None:
         split(labels, splits, np.arange(6), SplitSettings(validation_share=0.5, seed=0))
 
 
-def test_a_test_side_without_one_class_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"test side requires at least 1 good .* got 0"):
-        split(LABELS[:112], SPLITS[:112], ALONE[:112], SplitSettings(validation_share=0.2, seed=0))
+def test_a_test_side_of_one_class_is_accepted_and_an_empty_one_refused() -> None:
+    settings = SplitSettings(validation_share=0.2, seed=0)
+    folds = split(LABELS[:112], SPLITS[:112], ALONE[:112], settings)
+    assert LABELS[folds.test].tolist() == [1] * 12
+    with pytest.raises(UsageError, match="test side requires at least 1 image; got 0"):
+        split(LABELS[:100], SPLITS[:100], ALONE[:100], settings)
 
 
 def test_a_class_of_a_single_group_is_refused() -> None:
@@ -161,3 +164,62 @@ def test_a_class_of_a_single_group_is_refused() -> None:
     groups[60:100] = 999  # all good training images are one photograph
     with pytest.raises(UsageError, match="smaller groups"):
         split(LABELS, SPLITS, groups, SplitSettings(validation_share=0.2, seed=0))
+
+
+KINDS = np.array(
+    ["scratch"] * 30 + ["dent"] * 20 + ["hole"] * 10 + [""] * 40 + ["dent"] * 12 + [""] * 8
+)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_validation_takes_its_share_of_each_kind(seed: int) -> None:
+    folds = split(
+        LABELS, SPLITS, ALONE, SplitSettings(validation_share=0.2, seed=seed), kinds=KINDS
+    )
+    kinds, counts = np.unique(KINDS[folds.validation], return_counts=True)
+    assert dict(zip(kinds.tolist(), counts.tolist(), strict=True)) == {
+        "": 8, "scratch": 6, "dent": 4, "hole": 2,
+    }  # fmt: skip
+
+
+def test_a_subset_has_the_kinds_in_proportion_and_lies_inside_a_larger_one() -> None:
+    def learned(n: int) -> set[int]:
+        settings = SplitSettings(validation_share=0.2, seed=3, train_images=n)
+        folds = split(LABELS, SPLITS, ALONE, settings, kinds=KINDS)
+        return {*folds.train.tolist(), *folds.validation.tolist()}
+
+    kinds, counts = np.unique(KINDS[sorted(learned(50))], return_counts=True)
+    assert dict(zip(kinds.tolist(), counts.tolist(), strict=True)) == {
+        "": 20, "scratch": 15, "dent": 10, "hole": 5,
+    }  # fmt: skip
+    assert learned(20) < learned(50) < learned(80)
+
+
+def test_one_defect_in_a_thousand_stays_on_every_side() -> None:
+    labels = np.zeros(6000, dtype=np.uint8)
+    labels[::1000] = 1
+    splits = np.array(["train"] * 4000 + ["test"] * 2000)
+    for subset in (0, 100):
+        settings = SplitSettings(
+            validation_share=0.2, seed=0, train_images=subset, test_images=subset
+        )
+        folds = split(labels, splits, np.arange(6000), settings)
+        assert all(labels[rows].any() for rows in (folds.train, folds.validation, folds.test))
+
+
+def test_an_own_validation_split_is_kept() -> None:
+    splits = SPLITS.astype("U10")
+    splits[50:70] = "validation"
+    settings = SplitSettings(validation_share=0.5, seed=0, draw_validation=False)
+    folds = split(LABELS, splits, ALONE, settings)
+    assert folds.validation.tolist() == list(range(50, 70))
+    assert folds.test.tolist() == list(range(100, 120))
+    assert len(folds.train) == 80
+
+
+def test_folds_hold_every_kind_in_proportion() -> None:
+    kinds = np.array(["a"] * 30 + ["b"] * 10 + ["rare"] * 2 + [""] * 58)
+    labels = (kinds != "").astype(np.uint8)
+    for fold in range(5):
+        test = grouped(labels, np.arange(100), n_folds=5, fold=fold, seed=0, kinds=kinds) == "test"
+        assert [int((kinds[test] == kind).sum()) for kind in "ab"] in ([6, 2], [7, 2], [5, 2])

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from casting_tune.execution import doctor, ray_cluster
+from casting_tune import machine
+from casting_tune.execution import doctor
 from casting_tune.execution.doctor import Finding
 from casting_tune.models import build
 from tests.cli.test_main import call
@@ -101,25 +102,32 @@ def test_little_shared_memory_and_a_full_disk_are_warnings_with_a_way_out(
         assert (found.state, way_out in found.way_out) == ("warn", True)
 
 
-def test_a_containers_limits_are_read_as_linux_writes_them(tmp_path: Path) -> None:
-    for text, expected in (
-        ("150000 100000", 1.5),
-        ("max 100000", None),
-        ("max", None),
-        ("1073741824\n", 2**30),
-    ):
-        (tmp_path / "limit").write_text(text)
-        assert doctor._quota(tmp_path / "limit") == expected
-    assert doctor._quota(tmp_path / "absent") is None
+@pytest.mark.parametrize(
+    ("limits", "seen"),
+    [
+        ({"affinity": 8}, "8 of 8 for this process;"),
+        ({"affinity": 8, "container": 2.5}, "2 of 8 for this process, limited by container;"),
+        (
+            {"affinity": 8, "container": 4.0, "Slurm": 3},
+            "3 of 8 for this process, limited by Slurm and container;",
+        ),
+    ],
+)
+def test_cpus_are_shown_with_the_rules_that_limit_them(
+    limits: dict[str, float], seen: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("psutil.cpu_count", lambda: 8)
+    monkeypatch.setattr(machine, "cpu_limits", lambda root=None: limits)
+    assert finding(tmp_path, "CPUs").seen.startswith(seen)
 
 
 def test_a_gpu_device_that_torch_does_not_see_is_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ray_cluster, "shows_gpu", lambda: True)
+    monkeypatch.setattr(machine, "has_gpu_device", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     assert finding(tmp_path, "GPU").state == "warn"
-    monkeypatch.setattr(ray_cluster, "shows_gpu", lambda: False)
+    monkeypatch.setattr(machine, "has_gpu_device", lambda: False)
     assert finding(tmp_path, "GPU").state == "ok"
 
 

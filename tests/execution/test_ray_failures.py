@@ -1,10 +1,5 @@
 from __future__ import annotations
 
-import contextlib
-import socket
-import threading
-import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -103,54 +98,3 @@ def test_the_error_has_rays_first_line_and_names_the_kept_logs_only_if_the_cause
     told = str(ray_failures.not_started(Exception("Broken."), tmp_path))
     assert "A port of Ray is already in use" in told
     assert "logs" not in told
-
-
-@contextlib.contextmanager
-def listening(answer: bytes | None) -> Iterator[int]:
-    """A port that accepts connections and answers each with a few bytes, or never."""
-    over = threading.Event()
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        server.settimeout(0.05)
-
-        def serve() -> None:
-            held = []
-            while not over.is_set():
-                with contextlib.suppress(TimeoutError):
-                    held.append(server.accept()[0])
-                    if answer is not None:
-                        held[-1].recv(100)
-                        held[-1].sendall(answer)
-            for connection in held:
-                connection.close()
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        try:
-            yield server.getsockname()[1]
-        finally:
-            over.set()
-            thread.join()
-
-
-def test_a_head_that_answers_is_told_from_other_servers_and_from_silence(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(ray_failures, "ANSWER_S", 0.3)
-    with listening(
-        b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
-    ) as port:  # the settings of an HTTP/2 server
-        ray_failures.check_answers("127.0.0.1", port)
-    with (
-        listening(b"HTTP/1.1 400 Bad Request\r\n") as port,
-        pytest.raises(ConnectionError, match="not a Ray head"),
-    ):
-        ray_failures.check_answers("127.0.0.1", port)
-    started = time.monotonic()
-    with listening(None) as port:
-        with pytest.raises(TimeoutError):
-            ray_failures.check_answers("127.0.0.1", port)
-        monkeypatch.setenv("RAY_USE_TLS", "1")
-        ray_failures.check_answers("127.0.0.1", port)
-    assert time.monotonic() - started < 3
-    with pytest.raises(ConnectionRefusedError):
-        ray_failures.check_answers("127.0.0.1", port)

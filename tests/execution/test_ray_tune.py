@@ -25,7 +25,7 @@ import pytest
 from casting_tune.config import Allowance, TrialConfig, cell_id
 from casting_tune.data.pack import Pack
 from casting_tune.errors import ResourcesError, StoreError
-from casting_tune.execution import nodes, ray_cluster, ray_failures, ray_private, ray_tune
+from casting_tune.execution import nodes, ray_cluster, ray_failures, ray_head, ray_private, ray_tune
 from casting_tune.execution.claims import Claimed
 from casting_tune.execution.inline import run_inline
 from casting_tune.execution.nodes import Resources
@@ -50,7 +50,13 @@ TWO = Resources(cpus=1, gpus=0, n_at_once=2)
 
 def work(store: Store, configs: list[TrialConfig], retries: int = 0) -> Work:
     tasks = tuple(Task(config=config, label=f"cell {i}") for i, config in enumerate(configs))
-    return Work(tasks=tasks, store=store, sweep="s", place=Place(n_at_once=2), retries=retries)
+    return Work(
+        tasks=tasks,
+        store=store,
+        sweep="s",
+        place=Place(n_at_once=2),
+        allowance=Allowance(retries=retries),
+    )
 
 
 def endings(events: list[Event]) -> dict[int, list[str | None]]:
@@ -703,7 +709,7 @@ def test_an_address_is_checked_within_seconds_wherever_it_comes_from(
     def no_init(*_: object, **__: object) -> None:
         pytest.fail("Ray would wait for minutes")
 
-    monkeypatch.setattr(ray_failures, "ANSWER_S", 0.3)
+    monkeypatch.setattr(ray_head, "ANSWER_S", 0.3)
     monkeypatch.setattr("ray.init", no_init)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with socket.create_server(
@@ -732,7 +738,8 @@ def test_a_cluster_of_another_ray_or_python_is_named_in_one_line(
             "Version mismatch: The cluster was started with:\n    Ray: 2.9.0\n    Python: 3.12.1"
         )
 
-    monkeypatch.setattr(ray_failures, "check_answers", lambda *_: None)
+    monkeypatch.setattr(ray_head, "check_answers", lambda *_: None)
+    monkeypatch.setattr(ray_head, "requires_token", lambda *_: True)
     monkeypatch.setattr("ray.init", mismatch)
     with pytest.raises(ResourcesError) as refused, ray_cluster.running("127.0.0.1:1", n_slots=1):
         pass

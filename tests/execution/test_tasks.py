@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from casting_tune.config import Status, TrialConfig, cell_id
+from casting_tune.config import Allowance, Status, TrialConfig, cell_id
 from casting_tune.data.pack import Pack
 from casting_tune.errors import StoreError
 from casting_tune.execution.inline import run_inline
@@ -28,10 +28,12 @@ CONFIG = TrialConfig(
     test_images=10,
 )
 
+ACCUMULATE = Allowance(on_oom="accumulate")
+
 
 def work(store: Store, *configs: TrialConfig, sweep: str = "s", **more: Any) -> Work:
     tasks = tuple(Task(config=config, label=f"cell {i}") for i, config in enumerate(configs))
-    return Work(tasks=tasks, store=store, sweep=sweep, place=Place(), retries=0, **more)
+    return Work(tasks=tasks, store=store, sweep=sweep, place=Place(), **more)
 
 
 def endings(events: list[Event]) -> list[tuple[int, str | None, bool]]:
@@ -61,7 +63,7 @@ def test_with_accumulate_the_same_batch_goes_through_in_halves_until_it_fits_and
     packed: Pack, store: Store
 ) -> None:
     events: list[Event] = []
-    asked = work(store, CONFIG, trial=short_of_memory, on_oom="accumulate")
+    asked = work(store, CONFIG, trial=short_of_memory, allowance=ACCUMULATE)
     run_inline(asked, packed, on_event=events.append)
     assert endings(events) == [(0, "oom", True), (0, "oom", True), (0, "completed", False)]
     trials = store.read("trials").sort_by("attempt").to_pandas()
@@ -80,7 +82,7 @@ def test_accumulation_gives_up_at_one_image_at_a_time(packed: Pack, store: Store
     events: list[Event] = []
     wide = replace(CONFIG, image_px=64)  # 2 x 2 maps: batch normalisation takes one image
     run_inline(
-        work(store, wide, trial=never_fits, on_oom="accumulate"), packed, on_event=events.append
+        work(store, wide, trial=never_fits, allowance=ACCUMULATE), packed, on_event=events.append
     )
     assert [status for _, status, _ in endings(events)] == ["oom"] * 5  # 16, 8, 4, 2, 1
     assert endings(events)[-1] == (0, "oom", False)
@@ -90,7 +92,7 @@ def test_accumulation_gives_up_at_the_fewest_images_that_can_be_trained_with(
     packed: Pack, store: Store
 ) -> None:
     events: list[Event] = []
-    asked = work(store, replace(CONFIG, batch_size=8), trial=never_fits, on_oom="accumulate")
+    asked = work(store, replace(CONFIG, batch_size=8), trial=never_fits, allowance=ACCUMULATE)
     run_inline(asked, packed, on_event=events.append)
     assert endings(events) == [
         (0, "oom", True),

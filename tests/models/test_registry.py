@@ -309,7 +309,7 @@ def test_the_known_identity_of_weights_is_timms_own_name_of_them(name: str) -> N
 def test_a_plan_of_imagenet_weights_needs_neither_torch_nor_timm() -> None:
     code = (
         "import sys; from casting_tune.models import build, registry; "
-        "from casting_tune.execution import ray_cluster; ray_cluster.shows_gpu(); "
+        "from casting_tune.execution import nodes; nodes.machine.has_gpu_device(); "
         "[build.expected_weights_id(name, 'imagenet') "
         "for name, known in registry.BACKBONES.items() if known.weights]; "
         "print({'torch', 'timm'} & set(sys.modules))"

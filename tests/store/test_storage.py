@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import socket
 import threading
 import time
@@ -148,6 +150,34 @@ def test_a_lock_is_one_holders_and_the_other_is_told_whose(place: Folder | Bucke
         with place.lock("another", "process 8 on oven", print):
             pass
     with place.lock("s", "process 8 on oven", print):
+        pass
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK])
+def test_a_file_system_without_locks_is_reported_and_locks_nothing(
+    code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def without(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("fcntl.flock", without)
+    with Store(tmp_path).sweep_lock("s"), Store(tmp_path).sweep_lock("s"):
+        pass
+    assert caplog.messages[0].startswith(f"The file system of '{tmp_path}' has no locks.")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_any_other_error_of_a_lock_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("fcntl.flock", denied)
+    with (
+        pytest.raises(StoreError, match=r"Cannot lock sweep 's' in .*Permission denied"),
+        Store(tmp_path).sweep_lock("s"),
+    ):
         pass
 
 

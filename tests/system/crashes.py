@@ -27,9 +27,9 @@ import pyarrow.parquet as pq
 import torch
 from torch import nn
 
-from casting_tune import failpoints
+from casting_tune import failpoints, machine
 from casting_tune.data import synthetic
-from casting_tune.execution import placement, ray_cluster, runner
+from casting_tune.execution import runner
 from casting_tune.models import build
 from casting_tune.planning.options import Options
 from casting_tune.store import verify
@@ -184,8 +184,8 @@ def unique(root: Path) -> None:
 
 def main(folder: Path, stride: int, kinds: tuple[str, ...]) -> None:
     torch.set_num_threads(1)
-    ray_cluster.cpus_here = lambda: 1
-    placement.git_commit = lambda: None
+    machine.cpus = lambda root=None: 1
+    machine.git_commit = lambda: None
     build.model = build_model  # type: ignore[assignment]
     (folder / "crash.toml").write_text(SWEEP)
     synthetic.draw(folder / "castings", n_images=40, size_px=32, seed=1)

@@ -223,7 +223,6 @@ def main() -> None:
                 store=store,
                 sweep="nodes",
                 place=Place(n_at_once=WORKERS),
-                retries=0,
                 trial=marked_trial,
             )
             n_kills = min(KILLS_A_SWEEP, asked.kills - len(kills))

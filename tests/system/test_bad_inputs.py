@@ -262,7 +262,7 @@ UNHEEDED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "an export of a cell of a run": (
         ("export", "CELL", "--out", "OUT", "--run", "r"),
-        ("best --sweep NAME [--run",),
+        ("--run", "together with --sweep"),
     ),
     "two formats of a query": (
         ("query", "select 1", "--json", "--format", "csv"),
@@ -315,10 +315,6 @@ UNHEEDED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "a size of an export's images": (
         ("export", "CELL", "--out", "OUT/x", "--pack-size", "64"),
         ("requires --data",),
-    ),
-    "a sweep of an export of a cell": (
-        ("export", "CELL", "--out", "OUT/x", "--sweep", "tiny"),
-        ("best --sweep NAME",),
     ),
     "the end of no watch": (
         ("predict", "OUT", "OUT", "--idle", "1"),
@@ -629,28 +625,23 @@ FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda root: (_remove(root), root.write_bytes(b"x")),
         "Image folder not found",
     ),
-    "an empty folder": (_empty, "has no class folders. Two are required: 'def_front'"),
-    "test/ missing": (lambda root: _remove(root / "test"), "contains 'train'."),
-    "a folder beside train/ and test/": (
-        lambda root: (root / "valid").mkdir(),
-        "'test', 'train', 'valid'",
-    ),
-    "a missing class": (lambda root: _remove(root / "test" / "ok_front"), "missing in"),
-    "an empty class": (lambda root: _empty(root / "test" / "ok_front"), "test/ok_front' has no"),
-    "an extra class": (
+    "an empty folder": (_empty, "has no images"),
+    "train/ missing": (lambda root: _remove(root / "train"), "has no train/ next to 'test'"),
+    "doubtful classes": (
         lambda root: [
-            shutil.copytree(root / s / "ok_front", root / s / "[/foo]\x1b\n")
+            shutil.copytree(root / s / "ok_front", root / s / "[/foo]\x1b\n unsure")
             for s in ("train", "test")
         ],
-        "Exactly two class folders are required, one of them defective; ",
+        "Which of these 3 classes are good? '[/foo]?? unsure' (",
     ),
     "a single class": (
         lambda root: [_remove(root / s / "ok_front") for s in ("train", "test")],
-        "Exactly two class",
+        "Two classes are required, a good and a defective one; found 'def_front' (",
     ),
-    "a folder in a class": (
-        lambda root: (root / "test" / "ok_front" / "more\n").mkdir(),
-        "'more?'",
+    "two places for train/": (
+        lambda root: [shutil.copytree(root / "train", root / "more" / s / "train") for s in "ab"]
+        + [_remove(root / s) for s in ("train", "test")],
+        "train/ and test/ lie in ",
     ),
     "a file that points nowhere": (
         lambda root: (root / "test" / "ok_front" / "gone.png").symlink_to(root / "nowhere"),

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import torch
 
-from casting_tune.config import TrialConfig, cell_id
+from casting_tune.config import Allowance, TrialConfig, cell_id
 from casting_tune.data.pack import Pack
 from casting_tune.errors import ResourcesError, UsageError
 from casting_tune.execution import nodes, preparation, ray_cluster, ray_tune, runner, tasks
@@ -64,7 +64,7 @@ def share(config: TrialConfig) -> float:
 
 def work(store: Store, configs: list[TrialConfig], **more: Any) -> Work:
     asked = tuple(Task(config=config, label=f"cell {i}") for i, config in enumerate(configs))
-    return Work(tasks=asked, store=store, sweep="s", place=Place(n_at_once=8), retries=0, **more)
+    return Work(tasks=asked, store=store, sweep="s", place=Place(n_at_once=8), **more)
 
 
 def holds(config: TrialConfig, packed: Pack, store: Store, **more: Any) -> dict[str, Any]:
@@ -175,7 +175,8 @@ def test_memory_that_runs_out_on_a_share_doubles_it_and_only_on_a_whole_gpu_does
 
 
 def test_a_batch_is_halved_only_once_a_trial_has_a_whole_gpu(packed: Pack, store: Store) -> None:
-    asked = work(store, [replace(CONFIG, seed=9)], trial=needs_half, on_oom="accumulate")
+    accumulate = Allowance(on_oom="accumulate")
+    asked = work(store, [replace(CONFIG, seed=9)], trial=needs_half, allowance=accumulate)
     events: list[Event] = []
     (task,) = asked.tasks
     for gpus in (0.5, 1.0):

@@ -1,4 +1,4 @@
-"""Checks what import-linter cannot: printing, what an import loads, frames to records."""
+"""Checks what import-linter and ruff cannot: what an import loads, frames to records, length."""
 
 from __future__ import annotations
 
@@ -17,13 +17,10 @@ def text_of(module: str) -> str:
     return (PACKAGE / f"{module}.py").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("module", MODULES)
+@pytest.mark.parametrize("module", [m for m in MODULES if m != "cli/console"])
 def test_only_the_console_writes_to_the_terminal(module: str) -> None:
-    calls = [
-        node.func for node in ast.walk(ast.parse(text_of(module))) if isinstance(node, ast.Call)
-    ]
-    assert "print" not in {call.id for call in calls if isinstance(call, ast.Name)}
-    assert module == "cli/console" or ".stdout.write" not in text_of(module)
+    """ruff forbids `print` (T20)."""
+    assert ".stdout.write" not in text_of(module)
 
 
 @pytest.mark.parametrize(
@@ -37,11 +34,8 @@ def test_rows_of_a_frame_become_records_in_one_place(module: str) -> None:
 
 @pytest.mark.parametrize("module", [m for m in MODULES if m != "execution/ray_private"])
 def test_private_parts_of_ray_are_used_in_one_module_only(module: str) -> None:
-    assert not [
-        name
-        for name in ("ray._", "class_cache", "run_metadata", "pickled_error")
-        if name in text_of(module)
-    ]
+    """ruff forbids the modules (TID251); these are attributes."""
+    assert not [name for name in ("run_metadata", "pickled_error") if name in text_of(module)]
 
 
 @pytest.mark.parametrize("module", MODULES)

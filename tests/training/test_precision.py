@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import pytest
 
+from casting_tune import machine
 from casting_tune.config import TrialConfig
 from casting_tune.planning import expand, sweep_file
 from casting_tune.store.store import Store
@@ -34,7 +35,7 @@ def test_auto_takes_bf16_only_where_it_was_measured_to_be_faster(
     has_bf16: bool,
     resolved: str,
 ) -> None:
-    monkeypatch.setattr(precision, "cpu_has_bf16", lambda: has_bf16)
+    monkeypatch.setattr(machine, "cpu_has_bf16", lambda: has_bf16)
     assert precision.resolve(TrialConfig(backbone=backbone), device) == resolved
     for asked in ("fp32", "bf16"):  # what a person says stands
         assert precision.resolve(TrialConfig(backbone=backbone, precision=asked), device) == asked
@@ -58,7 +59,7 @@ def test_whoever_asks_for_bf16_on_a_cpu_without_it_is_told_up_front(
         (False, (), False),
         (True, ("--set", "precision=bf16"), False),
     ):
-        monkeypatch.setattr(precision, "cpu_has_bf16", lambda has=has_bf16: has)
+        monkeypatch.setattr(machine, "cpu_has_bf16", lambda has=has_bf16: has)
         code, out, err = call(capsys, *asked, "--results", store.root, *words)
         assert code == 0, err
         assert ("without bf16 instructions" in " ".join((out + err).split())) == told
