@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from casting_tune.analysis.group_sums import (
+    few_groups,
     group,
     has_too_few,
     images_of_unseen,
@@ -34,10 +35,8 @@ def rate_bounds(
 ) -> tuple[Floats, Floats]:
     """Return low and high bounds of error rates, each with confidence 1 - tail.
 
-    With few or unequal groups the tail is smaller (Hesterberg 2015, Am. Stat. 69, 371-386), by
-    Student's t with Satterthwaite's degrees of freedom for groups whose images are all alike, and
-    by the ratio of the jackknife's variance to the plain one (Bell & McCaffrey 2002, Survey
-    Methodology 28, 169-181).
+    With few or unequal groups the tail is smaller, by Student's t (Hesterberg 2015, Am. Stat. 69,
+    371-386) and `group_sums.few_groups`.
 
     Args:
         wrong: [n, n_groups] wrong images of each group; a mean over seeds need not be whole.
@@ -64,10 +63,8 @@ def rate_bounds(
             for half in (wrong[: len(wrong) // 2], wrong[len(wrong) // 2 :])
         ]
         return np.concatenate([x for x, _ in halves]), np.concatenate([y for _, y in halves])
-    share, squares = sizes / n_images, np.square(sizes)
-    freedom = squares.sum() ** 2 / np.square(squares).sum() - 1
-    jackknife = np.square(share / (1 - share)).sum() / np.square(share).sum()
-    tail = float(ndtr(math.sqrt(jackknife) * stdtrit(freedom, tail)))
+    freedom, factor = few_groups(sizes)
+    tail = float(ndtr(math.sqrt(factor) * stdtrit(freedom, tail)))
     rng = np.random.default_rng(0)
     added = rng.exponential(size=n_draws)
     errors, images = np.zeros((len(wrong), n_draws)), np.zeros(n_draws)

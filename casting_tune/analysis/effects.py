@@ -175,7 +175,7 @@ def _effect(
         influence = np.bincount(position, weights=np.concatenate(parts)) * len(shown)
         codes, sizes = group_sums.group(run.groups(shown))
         found = paired_tests.gaps(
-            np.bincount(codes, weights=influence + np.mean(each))[None],
+            np.bincount(codes, weights=influence + np.mean(each))[None].astype(np.float64),
             sizes,
             extra=np.array([np.var(each, ddof=1) / n]),
             extra_freedom=n - 1,

@@ -58,6 +58,18 @@ def effective_groups(sizes: Floats) -> float:
     return float(sizes.sum() ** 2 / (sizes @ sizes))
 
 
+def few_groups(sizes: Floats) -> tuple[float, float]:
+    """Return the degrees of freedom of groups, and the factor on their variance, for intervals.
+
+    The first are Satterthwaite's (1946) for groups whose images are all alike, so that the largest
+    groups count most: (sum m^2)^2 / sum m^4 - 1. The second is the ratio of the jackknife's
+    variance to the plain one (Bell & McCaffrey 2002, Survey Methodology 28, 169-181).
+    """
+    share, squares = sizes / sizes.sum(), np.square(sizes)
+    freedom = squares.sum() ** 2 / np.square(squares).sum() - 1
+    return float(freedom), float(np.square(share / (1 - share)).sum() / np.square(share).sum())
+
+
 def has_too_few(sizes: Floats) -> bool:
     """Return whether the groups are too few, or one too large, for a statement on new castings."""
     return effective_groups(sizes) < FEWEST_GROUPS

@@ -271,7 +271,7 @@ def _report(
 
 @dataclass(frozen=True, slots=True)
 class _Side:
-    """The images of one class: whether each is decided wrongly [n] bool, and its group [n]."""
+    """The images of one class: whether each is misclassified [n] bool, and its group [n]."""
 
     wrong: NDArray[np.bool_]
     groups: NDArray[Any]

@@ -35,6 +35,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from casting_tune.analysis.group_sums import (
     effective_groups,
+    few_groups,
     group,
     has_too_few,
     images_of_unseen,
@@ -196,16 +197,18 @@ def gaps(
     if has_too_few(sizes):
         unknown = np.full(len(mean), np.nan)
         return Gap(difference=mean, low=unknown, high=unknown, p=unknown)
-    squares = np.square(differences - mean[:, None] * sizes).sum(axis=1) * n / (n - 1)
-    of_groups = (squares + 2) / n_images**2
+    squares = np.square(differences - mean[:, None] * sizes).sum(axis=1)
+    of_groups = (squares * n / (n - 1) + 2) / n_images**2
     variance = of_groups + extra
     freedom = variance**2 / (of_groups**2 / (n - 1) + extra**2 / max(extra_freedom, 1))
     p = 2 * stdtr(freedom, -np.abs(mean) / np.sqrt(variance))
     n_different = (np.abs(differences) > 1e-9).sum(axis=1)  # sums of effects are not exact
     unseen = images_of_unseen(sizes) ** 2 + np.square(differences).sum(axis=1)
     unseen /= 1 + n_different
+    wide, factor = few_groups(sizes)  # never wide > n - 1, nor factor < n / (n - 1)
+    freedom = variance**2 / (of_groups**2 / wide + extra**2 / max(extra_freedom, 1))
     half = stdtrit(freedom, (1 + confidence) / 2) * np.sqrt(
-        (squares + 2 * np.maximum(unseen, 1)) / n_images**2 + extra
+        (squares * factor + 2 * np.maximum(unseen, 1)) / n_images**2 + extra
     )
     low, high = np.maximum(mean - half, -1), np.minimum(mean + half, 1)
     is_sure = p < 1 - confidence

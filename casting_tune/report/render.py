@@ -94,9 +94,12 @@ def shown(table: Table) -> pd.DataFrame:
 
 
 def _with_basis(frame: pd.DataFrame) -> dict[str, str]:
-    """Return the heading of the bound of the escape rate: what it counts, if equal in all rows."""
-    basis = frame["escape_basis"].dropna().unique() if "escape_basis" in frame else ()
-    return {"escape_upper": f"esc <= ({basis[0]})"} if len(basis) == 1 else {}
+    """Return the heading of the bound of the escape rate: of which seed, and what it counts."""
+    if "escape_basis" not in frame:
+        return {}
+    basis = frame["escape_basis"].dropna().unique()
+    which = "worst esc <=" if frame["n"].max() > 1 else "esc <="
+    return {"escape_upper": f"{which} ({basis[0]})" if len(basis) == 1 else which}
 
 
 def _redundant(frame: pd.DataFrame) -> set[str]:

@@ -156,7 +156,8 @@ def test_the_interval_of_an_effect_contains_castings_and_matched_cells(store: St
     unseen = (1 + (gaps**2).sum()) / (1 + 8)  # not above one image
     assert unseen < 1
     freedom = ((castings + 2) / 1e4 + 1e-4) ** 2 / (((castings + 2) / 1e4) ** 2 / 99 + 1e-4**2 / 1)
-    half = peer.t.ppf(0.975, freedom) * math.sqrt((castings + 2) / 1e4 + 1e-4)
+    # equal groups: the jackknife's factor is (100 / 99)^2
+    half = peer.t.ppf(0.975, freedom) * math.sqrt((castings * 100 / 99 + 2) / 1e4 + 1e-4)
     assert (flip["low"], flip["high"]) == pytest.approx((0.07 - half, 0.07 + half), rel=1e-9)
 
 
