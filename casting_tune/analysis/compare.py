@@ -39,7 +39,7 @@ class Versus:
         n_images, n_groups: tested by both; photographs, or different images without an audit.
         accuracy: of each side on these images, over its trainings.
         difference, low, high, p: accuracy of a minus accuracy of b, its 95 % interval and p
-            (`paired_tests.paired_bootstrap`).
+            (`paired_tests.pair`); NaN if the groups are too few.
         counts: images that both classify correctly, that only a or only b, or both misclassify.
         mcnemar_p: exact, on images; valid only if every image shows a different casting.
         disagreements: path, y_true, share of wrong trainings of each side; largest gap first.
@@ -112,9 +112,10 @@ def rows(store: Store, sweep: str, a: str, b: str, *, run_id: str | None = None)
     run = run_results.load(store, sweep, run_id)
     labelled = dict(run.rows() + run.rows("baseline"))
     a, b = (_row(name, labelled) for name in (a, b))
-    sides = [decisions.correct(run, labelled[name]) for name in (a, b)]
-    for name, (tested, _) in zip((a, b), sides, strict=True):
-        if not len(tested):
+    tested = {name: decisions.correct(run, cells) for name, cells in labelled.items()}
+    sides = [tested[name] for name in (a, b)]
+    for name, (shown, _) in zip((a, b), sides, strict=True):
+        if not len(shown):
             raise UsageError(f"Row '{name}' has no complete training with predictions yet.")
     if not np.array_equal(sides[0][0], sides[1][0]):
         raise UsageError("These rows were tested on different images and cannot be compared.")
@@ -124,7 +125,13 @@ def rows(store: Store, sweep: str, a: str, b: str, *, run_id: str | None = None)
     ).to_pandas()
     of_run["path"] = paths.drop_duplicates("image").set_index("image")["path"]
     images = of_run.loc[sides[0][0]].reset_index()
-    correct = [right for _, right in sides]
+    # the variance between seeds is that of the whole table, so that p is that of the table
+    others = [
+        right
+        for name, (shown, right) in tested.items()
+        if name not in (a, b) and np.array_equal(shown, sides[0][0])
+    ]
+    correct = [*(right for _, right in sides), *others]
     return _versus(store, (a, b), correct, images, dataset_id=run.dataset_id, notes=())
 
 
@@ -159,8 +166,8 @@ def _versus(
     notes: tuple[str, ...],
 ) -> Versus:
     kind, groups = lookup.photographs(store, dataset_id, images)
-    difference, low, high, p = paired_tests.paired_bootstrap(right[0], right[1], groups)
-    share = [1 - side.mean(axis=0) for side in right]  # [n] of wrong trainings
+    difference, low, high, p = paired_tests.pair(right[0], right[1], groups, others=right[2:])
+    share = [1 - side.mean(axis=0) for side in right[:2]]  # [n] of wrong trainings
     wrong_a, wrong_b = (side >= 0.5 for side in share)
     table = images[["path", "y_true"]].assign(wrong_a=share[0], wrong_b=share[1])
     if len(right[0]) == len(right[1]) == 1:

@@ -26,12 +26,14 @@ class Comparable:
         correct: of each row [n_seeds, n] bool.
         groups: [n] the photograph that each image shows.
         images: [n] ascending.
+        defective: [n] whether the image shows a defect.
     """
 
     indices: list[int]
     correct: list[NDArray[np.bool_]]
     groups: NDArray[np.int64]
     images: NDArray[np.int64]
+    defective: NDArray[np.bool_]
 
 
 def count(
@@ -147,6 +149,15 @@ def comparable(
             correct=[of_rows[i][1] for i in indices],
             groups=run.groups(of_rows[indices[0]][0]),
             images=of_rows[indices[0]][0],
+            defective=_defective(run, rows[indices[0]], of_rows[indices[0]][0]),
         )
         for indices in sets.values()
     ], notes if n_lost else ()
+
+
+def _defective(
+    run: RunResults, cells: pd.DataFrame, images: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Return whether images that some cells tested show a defect: [n]."""
+    tested = [run.tested(cell) for cell in cells["cell_id"]]
+    return np.isin(images, np.concatenate([one["image"][one["y_true"] == 1] for one in tested]))

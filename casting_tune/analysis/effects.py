@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from casting_tune.analysis import decisions, paired_tests, result_table, run_results, statistics
+from casting_tune.analysis import decisions, group_sums, paired_tests, result_table, run_results
 from casting_tune.analysis.result_table import Positive, Table
+from casting_tune.analysis.run_results import RunResults
 from casting_tune.store.schema import SETTINGS
 from casting_tune.store.store import Store
 from casting_tune.toggles import TOGGLES
@@ -45,8 +46,9 @@ def all_pairs(
         title=f"{sweep}: all pairs, difference of accuracy on the test images",
         notes=(
             *result_table.notes(run, positive),
-            "p is for one pair, p Holm is corrected for all pairs. 'trainings': one seed each, so "
-            "the result may differ with another seed.",
+            "p is for one pair, p Holm is corrected for all pairs. The interval is for one pair: "
+            "it contains 0 exactly if p is at least .05. 'trainings': one seed each, so the result "
+            "may differ with another seed.",
             *lost,
         ),
         frame=pd.concat(parts, ignore_index=True)
@@ -63,35 +65,51 @@ def effects(
     Matched cells differ in nothing else. A toggle: accuracy with it minus without it; its strength
     counts as part of it. A backbone: its accuracy minus the mean of all backbones at the same
     settings; image size, weights and precision count as part of it if each backbone has only one
-    value. The interval is Student's t over the matched cells (`statistics.paired_effect`).
+    value. The interval is for new castings and new trainings: it contains the variance over matched
+    cells and the variance over groups of test images (`paired_tests.gaps`).
     """
     run = run_results.load(store, sweep, run_id)
     trials = run.completed(run.cells[run.cells["kind"] == "cell"])
-    rows = [_toggle_effect(trials, toggle) for toggle in TOGGLES] + _backbone_effects(trials)
+    contrasts = [
+        ("toggle", toggle, *_toggle_contrast(trials, toggle)) for toggle in TOGGLES
+    ] + _backbone_contrasts(trials)
     return Table(
         title=f"{sweep}: paired effects on test accuracy",
         notes=(
             *result_table.notes(run, positive),
             "Effect of a toggle = accuracy with minus accuracy without. Effect of a backbone = its "
             "accuracy minus the mean of all backbones. Over cells that differ in nothing else; "
-            "95 % intervals.",
+            "95 % intervals for new castings and new trainings.",
         ),
         frame=pd.DataFrame(
-            [row for row in rows if row["n"]],
+            [
+                _effect(run, factor, level, each, weights)
+                for factor, level, each, weights in contrasts
+                if len(each)
+            ],
             columns=["factor", "level", "effect", "low", "high", "n"],
         ),
     )
 
 
-def _toggle_effect(trials: pd.DataFrame, toggle: str) -> dict[str, Any]:
+Weights = dict[str, float]
+"""The weight of the accuracy of each cell_id in an effect."""
+
+
+def _toggle_contrast(trials: pd.DataFrame, toggle: str) -> tuple[list[float], Weights]:
+    """Return the differences over matched cells, and the weights of the cells in their mean."""
     block = _matched(trials, free=(toggle, *TOGGLES[toggle].magnitudes))
     # NULL is neither
-    on, off = (_means(trials[trials[toggle].eq(value)], block) for value in (True, False))
-    both = on.index.intersection(off.index)
-    return _effect("toggle", toggle, on[both].tolist(), off[both].tolist())
+    on, off = (trials[trials[toggle].eq(value)] for value in (True, False))
+    both = sorted(set(block[on.index]) & set(block[off.index]))
+    weights = _weights(on, block, both) | {
+        cell: -weight for cell, weight in _weights(off, block, both).items()
+    }
+    each = _means(on, block)[both] - _means(off, block)[both]
+    return each.tolist(), weights
 
 
-def _backbone_effects(trials: pd.DataFrame) -> list[dict[str, Any]]:
+def _backbone_contrasts(trials: pd.DataFrame) -> list[tuple[str, str, list[float], Weights]]:
     follows = {
         "image_px": ["backbone"],
         "weights": ["backbone"],
@@ -101,11 +119,24 @@ def _backbone_effects(trials: pd.DataFrame) -> list[dict[str, Any]]:
     follow = [name for name, by in follows.items() if trials.groupby(by)[name].nunique().max() <= 1]
     block = _matched(trials, free=("backbone", *follow))
     varied = trials[trials["backbone"].groupby(block).transform("nunique") > 1]
-    of_all, effects = _means(varied, block), []
+    of_all, contrasts = _means(varied, block), []
     for backbone in dict.fromkeys(trials["backbone"]):
-        own = _means(varied[varied["backbone"] == backbone], block)
-        effects.append(_effect("backbone", str(backbone), own.tolist(), of_all[own.index].tolist()))
-    return effects
+        own = varied[varied["backbone"] == backbone]
+        blocks = sorted(set(block[own.index]))
+        weights = _weights(own, block, blocks)
+        for cell, weight in _weights(varied, block, blocks).items():
+            weights[cell] = weights.get(cell, 0.0) - weight
+        each = (_means(own, block) - of_all)[blocks]
+        contrasts.append(("backbone", str(backbone), each.tolist(), weights))
+    return contrasts
+
+
+def _weights(trials: pd.DataFrame, block: pd.Series, blocks: list[int]) -> Weights:
+    """Return the weight of each trial in the mean over some blocks of the means in the blocks."""
+    own = block[trials.index]
+    own = own[own.isin(blocks)]
+    n_in_block = own.map(own.value_counts())
+    return dict(zip(own.index, (1 / n_in_block / len(blocks)).tolist(), strict=True))
 
 
 def _matched(trials: pd.DataFrame, *, free: tuple[str, ...]) -> pd.Series:
@@ -120,6 +151,37 @@ def _means(trials: pd.DataFrame, block: pd.Series) -> pd.Series:
     return trials["test_accuracy"].groupby(block[trials.index]).mean()
 
 
-def _effect(factor: str, level: str, on: list[float], off: list[float]) -> dict[str, Any]:
-    effect, low, high, n = statistics.paired_effect(on, off) if on else (np.nan, None, None, 0)
-    return {"factor": factor, "level": level, "effect": effect, "low": low, "high": high, "n": n}
+def _effect(
+    run: RunResults, factor: str, level: str, each: list[float], weights: Weights
+) -> dict[str, Any]:
+    """Return an effect with its interval, which needs two matched cells and the predictions.
+
+    Args:
+        run: holds the predictions.
+        factor, level: names.
+        each: the difference in each pair of matched cells.
+        weights: of the accuracy of each cell.
+    """
+    low = high = np.nan
+    n, images, parts = len(each), [], []
+    for cell, weight in weights.items():
+        tested = run.tested(cell)
+        right = (tested["score"] >= np.float32(0.5)) == (tested["y_true"] == 1)
+        images.append(tested["image"])
+        # influence on the effect: folds have other images, so each cell has its own mean
+        parts.append(weight * (right - right.mean()) / len(right) if len(right) else right * 0.0)
+    if n > 1 and all(len(part) for part in parts):
+        shown, position = np.unique(np.concatenate(images), return_inverse=True)
+        influence = np.bincount(position, weights=np.concatenate(parts)) * len(shown)
+        codes, sizes = group_sums.group(run.groups(shown))
+        found = paired_tests.gaps(
+            np.bincount(codes, weights=influence + np.mean(each))[None].astype(np.float64),
+            sizes,
+            extra=np.array([np.var(each, ddof=1) / n]),
+            extra_freedom=n - 1,
+        )
+        low, high = float(found.low[0]), float(found.high[0])
+    return {
+        "factor": factor, "level": level, "effect": float(np.mean(each)), "low": low, "high": high,
+        "n": n,
+    }  # fmt: skip

@@ -29,6 +29,12 @@ def twins(store: Store, dataset_id: str) -> frozenset[int]:
     return frozenset(rows.filter(pc.field("twin_in_train"))["image"].to_pylist())
 
 
+def train_folder(store: Store, dataset_id: str) -> frozenset[int]:
+    """Return the images of the train folder of an audited dataset."""
+    rows = _rows(store, dataset_id, "split")
+    return frozenset(rows.filter(pc.field("split") == "train")["image"].to_pylist())
+
+
 def _rows(store: Store, dataset_id: str, column: str) -> pa.Table:
     rows = store.read("images", columns=["dataset_id", "image", column])
     # rows without an audit, of a list of images, have no values

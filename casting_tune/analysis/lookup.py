@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.compute as pc
 
-from casting_tune.analysis import bootstrap, cell_names, image_groups, run_results, statistics
+from casting_tune.analysis import bootstrap, cell_names, image_groups, run_results
 from casting_tune.analysis.run_results import RunResults
 from casting_tune.errors import UsageError, unknown
 from casting_tune.store import schema
@@ -46,8 +46,8 @@ FOLDERS = ("trials", "predictions", "epochs", "weights", "checkpoints")
 class Measured:
     """A rate of a completed cell: k of n, and its 95 % interval.
 
-    `interval` is its method: over photographs, over different images, or exact for independent
-    castings.
+    `interval` is what it counts: photographs, or different images. Low and high are NaN if they are
+    too few.
     """
 
     split: str
@@ -181,36 +181,27 @@ def measured(store: Store, trial: dict[str, Any]) -> tuple[Measured, ...]:
     rates = []
     for split in ("validation", "test"):
         part = rows[rows["split"] == split]
-        wrong = (part["score"] >= 0.5) != (part["y_true"] == 1)
         if part.empty:
             continue
         kind, groups = photographs(store, str(trial["dataset_id"]), part)
-        low, high = bootstrap.bootstrap_interval(~wrong.to_numpy()[None, :], groups)
-        right = int((~wrong).sum())
-        rates.append(
-            Measured(
-                split=split,
-                name="accuracy",
-                k=right,
-                n=len(part),
-                low=low,
-                high=high,
-                interval=f"over {kind}",
-            )
-        )
-        for name, label in (("escape rate", 1), ("overkill rate", 0)):
-            of_class = wrong[part["y_true"] == label]
-            k, n = int(of_class.sum()), len(of_class)
-            low, high = statistics.clopper_pearson(k, n) if n else (0.0, 1.0)
+        defective = (part["y_true"] == 1).to_numpy()
+        wrong = (part["score"] >= 0.5).to_numpy() != defective
+        counted = {
+            "accuracy": (~wrong, groups),
+            "escape rate": (wrong[defective], groups[defective]),
+            "overkill rate": (wrong[~defective], groups[~defective]),
+        }
+        for name, (hits, own) in counted.items():
+            low, high = bootstrap.row_interval(hits[None], own) if hits.size else (0.0, 1.0)
             rates.append(
                 Measured(
                     split=split,
                     name=name,
-                    k=k,
-                    n=n,
+                    k=int(hits.sum()),
+                    n=hits.size,
                     low=low,
                     high=high,
-                    interval="exact, independent",
+                    interval=f"over {len(np.unique(own))} {kind}",
                 )
             )
     return tuple(rates)

@@ -1,4 +1,4 @@
-"""The operating point: a threshold, the rule that chose it, and its exact error bounds.
+"""The operating point: a threshold, the rule that chose it, and the bounds of its errors.
 
 Input: labels and scores of the validation and test images of one training. Output: an
 OperatingPoint. The threshold comes from the validation images only: test images change the report,
@@ -10,12 +10,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from casting_tune import metrics
-from casting_tune.analysis import kind_rates, statistics
+from casting_tune.analysis import bootstrap, group_sums, kind_rates, statistics
 from casting_tune.analysis.kind_rates import KindRate
 from casting_tune.analysis.operating_sentences import FIXED, number, sentences
 from casting_tune.errors import UsageError
@@ -32,22 +33,29 @@ _PASS_ALL = float(np.nextafter(np.float32(1), np.float32(2)))
 class OperatingPoint:
     """A threshold, the rule that chose it on validation, and its result on the test images.
 
-    Rates are shares in 0..1. Bounds are exact one-sided 95 % bounds (Clopper & Pearson), so low and
-    upper together are a 90 % interval.
+    Rates are shares in 0..1. Bounds are one-sided 95 % bounds for new castings over the groups of
+    the images (`bootstrap.rate_bounds`), so low and upper together are a 90 % interval. Without
+    groups, each image counts as a different casting, and they are the exact bounds of Clopper &
+    Pearson. NaN if the groups are too few.
 
     Attributes:
         threshold: defective when score >= threshold.
         rule: the rule in words.
         validation, test: counts of the decisions, the defect as the positive class.
         escape_rate: share of the test defects that are passed; None without a test defect.
-        escape_low, escape_upper: its bounds, valid if every image shows a different casting.
+        escape_low, escape_upper: its bounds.
         overkill_rate: share of the good test castings that are rejected; None without one.
-        overkill_low, overkill_upper: its bounds, likewise.
+        overkill_low, overkill_upper: its bounds.
         resolution: the best upper bound of this test set: with all its defects detected.
-        n_defects_needed: test defects, all detected, that show the required escape rate; None if
-            no rate or 0 is required.
-        n_groups_defective: different photographs among the test defects; None if unknown.
-        group_escape_upper: `escape_upper` counted by photograph, each miss in a different one.
+        n_defects_needed: defects of different castings, all detected, that show the required escape
+            rate; None if no rate or 0 is required.
+        n_groups_defective, n_groups_good: different photographs among the test images; None if
+            unknown.
+        promised_escape, promised_overkill: upper bounds by the validation images alone. The
+            threshold was chosen on them, so they promise at most this.
+        n_validation_groups: different photographs among the defective and the good validation
+            images; None if unknown.
+        n_validation_leaked: validation images whose photograph is also in training.
         sentences: the report in plain sentences.
         validation_kinds, test_kinds: escapes by kind of defect, the worst kind first; () if the
             kinds are unknown.
@@ -66,7 +74,11 @@ class OperatingPoint:
     resolution: float
     n_defects_needed: int | None
     n_groups_defective: int | None
-    group_escape_upper: float | None
+    n_groups_good: int | None
+    promised_escape: float
+    promised_overkill: float
+    n_validation_groups: tuple[int, int] | None
+    n_validation_leaked: int
     sentences: tuple[str, ...]
     validation_kinds: tuple[KindRate, ...] = ()
     test_kinds: tuple[KindRate, ...] = ()
@@ -79,13 +91,15 @@ class Scored:
     Attributes:
         y_true: [n] 1 is defective, 0 is ok.
         score: [n] P(defective) in 0..1.
-        n_groups_defective: different photographs among the defects; None if unknown.
+        groups: [n] the photograph that each image shows; None if unknown.
+        n_leaked: images whose photograph is also in training.
         kinds: [n] name of the kind of defect, "" for good images; None if unknown.
     """
 
     y_true: ArrayLike
     score: ArrayLike
-    n_groups_defective: int | None = None
+    groups: ArrayLike | None = None
+    n_leaked: int = 0
     kinds: ArrayLike | None = None
 
     def rates(self, threshold: float) -> tuple[KindRate, ...]:
@@ -119,9 +133,9 @@ def at_most_escape(validation: Scored, test: Scored, *, max_escape: float) -> Op
     kept = [
         (at, counts) for at, counts in choices if counts.fn / (counts.tp + counts.fn) <= max_escape
     ]
-    at, counts = min(kept, key=lambda choice: (choice[1].fp, choice[1].fn))
+    at, _ = min(kept, key=lambda choice: (choice[1].fp, choice[1].fn))
     rule = f"escape rate at most {number(100 * max_escape)} % on validation"
-    return _report(at, counts, (validation, test), rule=rule, max_escape=max_escape)
+    return _report(at, validation, test, rule=rule, max_escape=max_escape)
 
 
 def least_cost(
@@ -159,7 +173,7 @@ def least_cost(
     _, all_rejected = choices[0]
     per_escape = share * of_escape / all_rejected.tp
     per_overkill = (1 - share) * of_overkill / all_rejected.fp
-    at, counts = min(
+    at, _ = min(
         choices,
         key=lambda choice: (
             per_escape * choice[1].fn + per_overkill * choice[1].fp,
@@ -170,7 +184,7 @@ def least_cost(
         f"least cost on validation: {number(cost_escape)} per escape, {number(cost_overkill)} per "
         f"overkill, prevalence {number(prevalence)}"
     )
-    return _report(at, counts, (validation, test), rule=rule)
+    return _report(at, validation, test, rule=rule)
 
 
 def fixed(validation: Scored, test: Scored, *, threshold: float) -> OperatingPoint:
@@ -179,9 +193,7 @@ def fixed(validation: Scored, test: Scored, *, threshold: float) -> OperatingPoi
     Raises:
         UsageError: a score is not a probability.
     """
-    counts = metrics.counts(*_checked(validation, name="validation"), threshold=threshold)
-    rule = f"{FIXED} {number(threshold)}"
-    return _report(threshold, counts, (validation, test), rule=rule)
+    return _report(threshold, validation, test, rule=f"{FIXED} {number(threshold)}")
 
 
 def _choices(validation: Scored) -> list[tuple[float, Counts]]:
@@ -226,46 +238,73 @@ def _checked(scored: Scored, *, name: str) -> tuple[NDArray[np.uint8], NDArray[n
 
 def _report(
     threshold: float,
-    validation: Counts,
-    sets: tuple[Scored, Scored],
+    validation: Scored,
+    test: Scored,
     *,
     rule: str,
     max_escape: float | None = None,
 ) -> OperatingPoint:
-    """Return the operating point of a threshold: its bounds on the test set and its sentences.
-
-    Args:
-        threshold: the choice.
-        validation: counts of its decisions on validation.
-        sets: the validation images and the test images.
-        rule: the rule in words.
-        max_escape: the required escape rate, None if the rule has none.
-    """
-    validation_set, test_set = sets
-    test = metrics.counts(*_checked(test_set, name="test"), threshold=threshold)
-    n_defects, n_goods, groups = test.tp + test.fn, test.fp + test.tn, test_set.n_groups_defective
-    if groups is not None and not min(1, n_defects) <= groups <= n_defects:
-        raise UsageError(
-            f"{n_defects} defective test images cannot come from {groups} photographs."
-        )
-    upper = statistics.upper_bound
+    """Return the operating point of a threshold: its bounds on the test set and its sentences."""
+    chosen = metrics.counts(*_checked(validation, name="validation"), threshold=threshold)
+    tested = metrics.counts(*_checked(test, name="test"), threshold=threshold)
+    sides = {
+        (name, label): _Side.of(scored, label, threshold)
+        for name, scored in (("validation", validation), ("test", test))
+        for label in (1, 0)
+    }
+    defects, goods = sides["test", 1], sides["test", 0]
+    escape_low, escape_upper = defects.bounds()
+    overkill_low, overkill_upper = goods.bounds()
+    groups = sides["validation", 1].n_groups, sides["validation", 0].n_groups
     point = OperatingPoint(
         threshold=threshold,
         rule=rule,
-        validation=validation,
-        test=test,
-        escape_rate=metrics.METRICS["escape_rate"](test),
-        escape_low=1 - upper(test.tp, n_defects),
-        escape_upper=upper(test.fn, n_defects),
-        overkill_rate=metrics.METRICS["overkill_rate"](test),
-        overkill_low=1 - upper(test.tn, n_goods),
-        overkill_upper=upper(test.fp, n_goods),
-        resolution=upper(0, n_defects),
+        validation=chosen,
+        test=tested,
+        escape_rate=metrics.METRICS["escape_rate"](tested),
+        escape_low=escape_low,
+        escape_upper=escape_upper,
+        overkill_rate=metrics.METRICS["overkill_rate"](tested),
+        overkill_low=overkill_low,
+        overkill_upper=overkill_upper,
+        resolution=replace(defects, wrong=np.zeros_like(defects.wrong)).bounds()[1],
         n_defects_needed=statistics.defects_needed(max_escape) if max_escape else None,
-        n_groups_defective=groups,
-        group_escape_upper=None if groups is None else upper(min(test.fn, groups), groups),
+        n_groups_defective=None if test.groups is None else defects.n_groups,
+        n_groups_good=None if test.groups is None else goods.n_groups,
+        promised_escape=sides["validation", 1].bounds()[1],
+        promised_overkill=sides["validation", 0].bounds()[1],
+        n_validation_groups=None if validation.groups is None else groups,
+        n_validation_leaked=validation.n_leaked,
         sentences=(),
-        validation_kinds=validation_set.rates(threshold),
-        test_kinds=test_set.rates(threshold),
+        validation_kinds=validation.rates(threshold),
+        test_kinds=test.rates(threshold),
     )
     return replace(point, sentences=sentences(point, max_escape=max_escape))
+
+
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """The images of one class: whether each is misclassified [n] bool, and its group [n]."""
+
+    wrong: NDArray[np.bool_]
+    groups: NDArray[Any]
+
+    @classmethod
+    def of(cls, scored: Scored, label: int, threshold: float) -> _Side:
+        y, score = np.asarray(scored.y_true), np.asarray(scored.score, np.float32)
+        own = y == label
+        groups = np.arange(len(y)) if scored.groups is None else np.asarray(scored.groups)
+        return cls(((score >= np.float32(threshold)) != (y == 1))[own], groups[own])
+
+    @property
+    def n_groups(self) -> int:
+        return len(np.unique(self.groups))
+
+    def bounds(self) -> tuple[float, float]:
+        """Return the one-sided 95 % bounds of the share of wrong images; 0 and 1 without any."""
+        if not self.wrong.size:
+            return 0.0, 1.0
+        codes, sizes = group_sums.group(self.groups)
+        wrong = group_sums.sums(self.wrong[None], codes, sizes=sizes)
+        low, high = bootstrap.rate_bounds(wrong, sizes, tail=0.05)
+        return float(low[0]), float(high[0])

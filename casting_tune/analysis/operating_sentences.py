@@ -5,6 +5,7 @@ Input: an OperatingPoint without sentences. Output: plain and exact sentences. C
 
 from __future__ import annotations
 
+import math
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 from typing import TYPE_CHECKING
 
@@ -26,10 +27,11 @@ def sentences(point: OperatingPoint, *, max_escape: float | None) -> tuple[str, 
     """
     return (
         *_choice(point),
+        *_promise(point, max_escape),
         *_test_result(point),
         *_kinds(point),
         *_evidence(point, max_escape),
-        _assumption(point, max_escape),
+        _assumption(point),
     )
 
 
@@ -53,6 +55,39 @@ def _choice(point: OperatingPoint) -> list[str]:
     return texts
 
 
+def _promise(point: OperatingPoint, max_escape: float | None) -> list[str]:
+    """Say what the validation images can promise for new castings, and whether they are leaked."""
+    if point.rule.startswith(FIXED):
+        return []
+    counts, texts = point.validation, []
+    if point.n_validation_leaked:
+        n = counts.tp + counts.fp + counts.tn + counts.fn
+        texts.append(
+            f"{point.n_validation_leaked:,} of the {n:,} validation images show photographs that "
+            "are also in training: their scores are too good, so expect more escapes and more "
+            "overkill on new castings."
+        )
+    defective, good = point.n_validation_groups or (counts.tp + counts.fn, counts.fp + counts.tn)
+    noun = "images" if point.n_validation_groups is None else "photographs"
+    rates = (
+        ("an escape rate", point.promised_escape),
+        ("an overkill rate", point.promised_overkill),
+    )
+    parts = [
+        f"no bound of {rate[3:]} (too few {noun})"
+        if math.isnan(bound)
+        else f"{rate} of at most {_per_cent(bound, ROUND_CEILING)}"
+        for rate, bound in rates
+    ]
+    text = (
+        f"The {defective:,} {noun} of defects and {good:,} of good castings in validation support "
+        f"{' and '.join(parts)} for new castings."
+    )
+    if max_escape is not None and not point.promised_escape <= max_escape:
+        text += f" They cannot promise {number(100 * max_escape)} %."
+    return [*texts, text]
+
+
 def _test_result(point: OperatingPoint) -> list[str]:
     test = point.test
     rates = (
@@ -66,11 +101,18 @@ def _test_result(point: OperatingPoint) -> list[str]:
         if n == 0:
             texts.append(f"The test set has no {castings}, so the {rate} is unknown.")
             continue
+        if math.isnan(upper):
+            texts.append(
+                f"Test: {k:,} of {n:,} {event} ({_per_cent(k / n)}). They show too few photographs "
+                f"for a bound of the {rate}."
+            )
+            continue
         at_least = f"at least {_per_cent(low, ROUND_FLOOR)} and " if low else ""
         texts.append(
             f"Test: {k:,} of {n:,} {event} ({_per_cent(k / n)}). The true {rate} is {at_least}"
             f"at most {_per_cent(upper, ROUND_CEILING)} "
-            f"(exact one-sided 95 % bound{'s' if low else ''})."
+            f"({'' if point.n_groups_defective else 'exact '}one-sided 95 % "
+            f"bound{'s' if low else ''})."
         )
     return texts
 
@@ -87,40 +129,42 @@ def _evidence(point: OperatingPoint, max_escape: float | None) -> list[str]:
     best = (
         "The best bound that this test set can show is "
         f"{_per_cent(point.resolution, ROUND_CEILING)} (0 of {n_defects:,} defects missed)."
+        if not math.isnan(point.resolution)
+        else "This test set shows too few photographs of defects for any bound."
     )
     if max_escape is None:
         return [best] if n_defects else []
     required = f"{number(100 * max_escape)} %"
+    of_castings = " of different castings" if point.n_groups_defective else ""
     if point.n_defects_needed is None:
         needed = "No number of test defects can show 0 %."
     else:
         needed = (
-            f"{point.n_defects_needed:,} test defects, all detected, are needed to show {required}."
+            f"{point.n_defects_needed:,} test defects{of_castings}, all detected, are needed to "
+            f"show {required}."
         )
     if not n_defects:
         return [needed]
     if point.escape_upper <= max_escape:
         return [f"This shows the required escape rate of at most {required}."]
-    if point.resolution > max_escape:
+    if not point.resolution <= max_escape:
         return [f"{best} {needed}"]
     return [f"This does not show the required escape rate of at most {required}. {best}"]
 
 
-def _assumption(point: OperatingPoint, max_escape: float | None) -> str:
-    """Say what the bounds assume, and the bound by photograph if the photographs are known."""
-    valid = "These bounds are valid only if every test image shows a different casting"
-    groups, upper = point.n_groups_defective, point.group_escape_upper
-    if not groups or upper is None:
-        return f"{valid}; copies of one photograph do not."
-    n_defects, missed = point.test.tp + point.test.fn, min(point.test.fn, groups)
-    text = (
-        f"{valid}, but the {n_defects:,} defects come from {groups:,} photographs. Counted by "
-        f"photograph, with {'at most ' if missed else ''}{missed:,} of {groups:,} missed, the "
-        f"escape rate is at most {_per_cent(upper, ROUND_CEILING)}."
+def _assumption(point: OperatingPoint) -> str:
+    """Say what the bounds count and assume."""
+    if not point.n_groups_defective:
+        return (
+            "These bounds are valid only if every test image shows a different casting; copies of "
+            "one photograph do not."
+        )
+    return (
+        f"These bounds count {point.n_groups_defective:,} photographs of defects and "
+        f"{point.n_groups_good or 0:,} of good castings, not images. They are valid for new "
+        "castings like these, if at most half of the other images of a photograph are wrong when "
+        "one is."
     )
-    if max_escape is not None and point.escape_upper <= max_escape < upper:
-        text += f" This does not show {number(100 * max_escape)} %."
-    return text
 
 
 def _per_cent(share: float, rounding: str = ROUND_HALF_EVEN) -> str:

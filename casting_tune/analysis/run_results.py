@@ -99,13 +99,39 @@ class RunResults:
 
     @cached_property
     def columns(self) -> dict[str, NDArray[Any]]:
-        """The columns of `predictions` as arrays: image, y_true, score, leaked."""
+        """The columns of `predictions` as arrays: image, y_true, score, leaked.
+
+        An image is leaked if train has a byte copy of it or, once the dataset is audited, another
+        image of its photograph.
+        """
         return {
             "image": self.predictions["image"].to_numpy(np.int64),
             "y_true": self.predictions["y_true"].to_numpy(np.uint8),
             "score": self.predictions["score"].to_numpy(np.float32),
-            "leaked": self.predictions["leaked"].fillna(value=False).to_numpy(np.bool_),
+            "leaked": self._copied | self._has_sibling,
         }
+
+    @cached_property
+    def _copied(self) -> NDArray[np.bool_]:
+        return self.predictions["leaked"].fillna(value=False).to_numpy(np.bool_)
+
+    @cached_property
+    def _has_sibling(self) -> NDArray[np.bool_]:
+        """Whether the photograph of each prediction is also in train; grouped splits have none."""
+        official = self.trials["split"] == "official"
+        cells = self.predictions["cell_id"].cat
+        is_official = official.reindex(cells.categories, fill_value=False).to_numpy(np.bool_)
+        if not (self.twins and is_official.any()):
+            return np.zeros(len(self.predictions), np.bool_)
+        of_twins = np.isin(self.predictions["image"].to_numpy(np.int64), sorted(self.twins))
+        return is_official[cells.codes] & of_twins
+
+    @cached_property
+    def n_leaked(self) -> tuple[int, int]:
+        """The leaked test images of this run, and those of them with a byte copy in train."""
+        leaked, copied = self.columns["leaked"], self._copied
+        image = self.columns["image"]
+        return len(np.unique(image[leaked])), len(np.unique(image[copied]))
 
     def tested(self, cell_id: str) -> dict[str, NDArray[Any]]:
         """Return the test predictions of a cell as arrays [n]: image, y_true, score, leaked."""

@@ -5,6 +5,7 @@ Input: a store, a cell's id, a rule as text. Output: an OperatingPoint. Trains n
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -45,11 +46,20 @@ def threshold(
     trial = completed.find(store, cell)
     predictions = completed.predictions(store, trial)
     sides = {name: predictions.filter(pc.field("split") == name) for name in ("validation", "test")}
-    defects = sides["test"].filter(pc.field("y_true") == 1)["image"].to_pylist()
-    n_groups = photographs(store, str(trial["dataset_id"]), set(defects))
+    dataset_id = str(trial["dataset_id"])
+    validation, test = (
+        _scored(sides[name], photographs(store, dataset_id, sides[name]["image"].to_pylist()))
+        for name in sides
+    )
+    n_leaked = leaked(
+        store,
+        dataset_id,
+        sides["validation"]["image"].to_pylist(),
+        split=str(trial["split"]),
+    )
     return choose(
-        _scored(sides["validation"]),
-        replace(_scored(sides["test"]), n_groups_defective=n_groups),
+        replace(validation, n_leaked=n_leaked),
+        test,
         max_escape=max_escape,
         cost_escape=cost_escape,
         cost_overkill=cost_overkill,
@@ -149,17 +159,32 @@ def named(
     return cell_names.find(store, name, scope), ()
 
 
-def _scored(rows: pa.Table) -> Scored:
-    """Return labels, scores and kinds of predictions; of older ones without kinds."""
+def _scored(rows: pa.Table, groups: Sequence[int] | None) -> Scored:
+    """Return labels, scores, kinds and photographs of predictions; of older ones without kinds."""
     columns = {name: rows[name].to_numpy() for name in ("y_true", "score")}
     kinds = None if rows["kind"].null_count else rows["kind"].to_pylist()
-    return Scored(**columns, kinds=kinds)
+    return Scored(**columns, kinds=kinds, groups=groups)
 
 
-def photographs(store: Store, dataset_id: str, images: set[int]) -> int | None:
-    """Return the number of photographs that images show, None if the dataset was not audited."""
+def photographs(store: Store, dataset_id: str, images: Sequence[int]) -> list[int] | None:
+    """Return the photograph that each image shows, None if the dataset was not audited."""
     groups = image_groups.photo_groups(store, dataset_id)
-    return None if groups is None else len({groups[image] for image in images})
+    return None if groups is None else [groups[image] for image in images]
+
+
+def leaked(store: Store, dataset_id: str, validation: Sequence[int], *, split: str) -> int:
+    """Return how many validation images show a photograph that is also in training.
+
+    0 if the dataset was not audited, and for grouped splits, which keep photographs together.
+    """
+    groups = image_groups.photo_groups(store, dataset_id)
+    if groups is None or split != "official":
+        return 0
+    trained = {
+        groups[image]
+        for image in image_groups.train_folder(store, dataset_id) - frozenset(validation)
+    }
+    return sum(groups[image] in trained for image in validation)
 
 
 def _share(text: str) -> float:

@@ -15,16 +15,15 @@ from numpy.typing import NDArray
 
 from casting_tune import metrics
 from casting_tune.analysis import (
-    bootstrap,
     class_view,
     count_metrics,
     decisions,
     effects,
+    group_sums,
     kinds,
-    paired_tests,
     result_table,
+    row_bounds,
     run_results,
-    statistics,
     timings,
     verdict,
 )
@@ -37,7 +36,7 @@ from casting_tune.models.registry import BACKBONES
 from casting_tune.store.store import Store
 
 READ = (
-    *(f"{prefix}_{name}" for prefix in ("test", "test_leaked") for name in COUNTED),
+    *(f"test_{name}" for name in COUNTED),
     "validation_accuracy",
     "epoch_s",
 )
@@ -52,11 +51,11 @@ def comparison(
 
     Columns: row; named (whether the label is a name and not made of settings); backbone,
     augmentation, batch, px, weights; n (trainings); accuracy (mean over trainings), its sd, its
-    interval low..high (`bootstrap.bootstrap_interval`: over seeds and groups of copies), letters
+    interval low..high (`bootstrap.row_intervals`: over seeds and groups of copies), letters
     (`paired_tests.all_pairs`: rows with the same letter do not differ significantly); the other
-    metrics of SHOWN; escape_upper, the exact one-sided 95 % bound of the training with the most
-    escapes; wilson_low and wilson_high of the mean accuracy over the images; clean and leaked
-    accuracy (without and with a byte-identical copy in train); validation_accuracy and best
+    metrics of SHOWN; escape_upper, the one-sided 95 % bound of the seed with the most escapes
+    (`bootstrap.rate_bounds`), and escape_basis, the number of photographs or images behind it;
+    clean and leaked accuracy (`RunResults.columns`); validation_accuracy and best
     (`RunResults.best`); epoch_s; study_accuracy, study_recall, study_f1.
 
     Args:
@@ -78,9 +77,15 @@ def comparison(
     labelled = [
         (kind, row, cells) for kind in ("cell", "baseline") for row, cells in run.rows(kind)
     ]
-    frame = pd.DataFrame([_row(run, kind, row, cells, view) for kind, row, cells in labelled])
+    leaked = decisions.count(run, [0.5])[0] if run.n_leaked[0] else {}
+    frame = pd.DataFrame(
+        [_row(run, kind, row, cells, view, leaked) for kind, row, cells in labelled]
+    )
     sets, lost = decisions.comparable(run, [cells for _, _, cells in labelled])
-    frame["low"], frame["high"], frame["letters"] = _intervals(frame, sets)
+    frame["low"], frame["high"], frame["letters"] = row_bounds.intervals(len(frame), sets)
+    frame["escape_upper"], frame["escape_basis"] = row_bounds.escapes(
+        len(frame), sets, noun=_noun(run)
+    )
     best = run.best
     frame["best"] = (frame["kind"] == "cell") & (frame["row"] == (best.row if best else None))
     return Table(
@@ -174,26 +179,24 @@ VIEWED = ("comparison", "thresholds", "trainings")
 
 
 def _row(
-    run: RunResults, kind: str, row: str, cells: pd.DataFrame, positive: Positive
+    run: RunResults,
+    kind: str,
+    row: str,
+    cells: pd.DataFrame,
+    positive: Positive,
+    leaks: dict[str, tuple[CountTuple, CountTuple]],
 ) -> dict[str, Any]:
     first, done = cells.iloc[0], run.numbers(cells, READ)
-    counted, of_leaked = (count_metrics.from_columns(done[:, at : at + 4]) for at in (0, 4))
+    counted = count_metrics.from_columns(done[:, :4])
+    of_leaked = [Counts(*leaks[cell][1]) for cell in cells["cell_id"] if cell in leaks]
     measured = [count_metrics.shown(counts, positive) for counts in counted]
     shown = {
         name: _known(np.array([values[name] for values in measured], np.float64)) for name in SHOWN
     }
-    validation, epoch_s = _known(done[:, 8]), _known(done[:, 9])
+    validation, epoch_s = _known(done[:, 4]), _known(done[:, 5])
     leaked = count_metrics.total(of_leaked)
     whole = count_metrics.total(counted)
     clean = count_metrics.minus(whole, leaked)
-    low, high = (
-        statistics.wilson(
-            round((whole.tp + whole.tn) / len(done)),
-            round(sum(count_metrics.values(whole)) / len(done)),
-        )
-        if counted
-        else (None, None)
-    )
     return {
         "kind": kind,
         "row": row,
@@ -206,12 +209,8 @@ def _row(
         "high": np.nan,
         "letters": "",
         **{name: _mean(shown[name]) for name in SHOWN if name != "accuracy"},
-        "escape_upper": max(
-            (statistics.upper_bound(c.fn, c.tp + c.fn) for c in counted if c.tp + c.fn),
-            default=np.nan,
-        ),
-        "wilson_low": low,
-        "wilson_high": high,
+        "escape_upper": np.nan,
+        "escape_basis": None,
         "clean_accuracy": metrics.METRICS["accuracy"](clean),
         "leaked_accuracy": metrics.METRICS["accuracy"](leaked),
         "n_leaked": round(sum(count_metrics.values(leaked)) / len(done)) if len(done) else 0,
@@ -243,23 +242,8 @@ def _mean(values: NDArray[np.float64]) -> float:
     return float(values.mean()) if len(values) else np.nan
 
 
-def _intervals(
-    frame: pd.DataFrame, sets: list[Comparable]
-) -> tuple[list[float], list[float], list[str]]:
-    """Return the interval and the letters of each row.
-
-    Letters compare rows on the same images: small ones in the first set, capitals in the second.
-    """
-    low, high, letters = [np.nan] * len(frame), [np.nan] * len(frame), [""] * len(frame)
-    for position, rows in enumerate(sets):
-        intervals = bootstrap.bootstrap_intervals(rows.correct, rows.groups)
-        for i, bounds in zip(rows.indices, intervals, strict=True):
-            low[i], high[i] = bounds
-        if len(rows.indices) > 1 and position < 2:
-            letters_of_set = paired_tests.letters(rows.correct, rows.groups)
-            for i, letter in zip(rows.indices, letters_of_set, strict=True):
-                letters[i] = letter.upper() if position else letter
-    return low, high, letters
+def _noun(run: RunResults) -> str:
+    return "photographs" if run.photo_groups is not None else "different images"
 
 
 def _finished(run: RunResults, cells: pd.DataFrame) -> pd.DataFrame:
@@ -312,9 +296,12 @@ def _published(figures: dict[str, float], threshold: float) -> dict[str, float |
 def _test_notes(run: RunResults, frame: pd.DataFrame, sets: list[Comparable]) -> tuple[str, ...]:
     """Return notes about what the figures can and cannot show."""
     notes = []
-    noun = "photographs" if run.photo_groups is not None else "different images"
-    if any(len(rows.indices) > 1 for rows in sets):
-        counts = " and ".join(f"{len(np.unique(rows.groups))}" for rows in sets[:2])
+    noun = _noun(run)
+    sizes = [group_sums.group(rows.groups)[1] for rows in sets]
+    for few in filter(group_sums.has_too_few, sizes[:1]):
+        notes.append(group_sums.refusal(few, noun))
+    if any(len(rows.indices) > 1 for rows in sets) and not notes:
+        counts = " and ".join(f"{one.size}" for one in sizes[:2])
         notes.append(
             "Rows with the same letter do not differ significantly "
             f"(5 %, Holm-corrected, {counts} {noun})."
@@ -324,12 +311,20 @@ def _test_notes(run: RunResults, frame: pd.DataFrame, sets: list[Comparable]) ->
             "Rows with capital letters were tested on other images than rows with small letters: "
             "compare only within a set."
         )
+    if frame["escape_upper"].notna().any():
+        seeds = " of the seed with the most escapes" if frame["n"].max() > 1 else ""
+        notes.append(f"esc <=: 95 % upper bound of the escape rate{seeds}, for new castings.")
     if frame["n"].max() == 1:
         notes.append(verdict.ONE_SEED)
-    if frame["n_leaked"].max() > 0:
+    n_leaked, n_copies = run.n_leaked
+    if n_leaked > n_copies:
         notes.append(
-            f"{frame['n_leaked'].max()} test images are byte-identical to training images: see "
-            "clean and leaked."
+            f"{n_leaked} test images show a photograph that is also in training ({n_copies} byte "
+            "for byte): see clean and leaked."
+        )
+    elif n_leaked:
+        notes.append(
+            f"{n_leaked} test images are byte-identical to training images: see clean and leaked."
         )
     if run.best is not None:
         notes.append(" ".join((f"* is the best on validation: {run.best.row}.", *run.best.ties)))

@@ -5,6 +5,7 @@ Heavy libraries are imported inside the commands.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -174,7 +175,7 @@ def _print_metrics(record: Shown) -> None:
             metric.name,
             f"{metric.k} of {metric.n}",
             f"{metric.k / metric.n:.2%}" if metric.n else "-",
-            f"{metric.low:.2%} to {metric.high:.2%}",
+            "too few" if math.isnan(metric.low) else f"{metric.low:.2%} to {metric.high:.2%}",
             metric.interval,
         ]
         for metric in record.metrics
@@ -242,13 +243,20 @@ def _print_comparison(out: Console, result: Versus, listed: pd.DataFrame) -> Non
             out, f"{name}: {side}: {accuracy:.2%} of {result.n_images} test images, {trainings}"
         )
     low, high = 100 * result.low, 100 * result.high
+    test = (
+        f"too few {result.groups} for an interval"
+        if math.isnan(result.p)
+        else f"95 % {low:+.2f} to {high:+.2f}, p = {result.p:.3g}"
+    )
     console.say(
         out,
-        f"a - b: {100 * result.difference:+.2f} points, 95 % {low:+.2f} to {high:+.2f}, "
-        f"p = {result.p:.3g} ({result.n_groups} {result.groups})",
+        f"a - b: {100 * result.difference:+.2f} points, {test} ({result.n_groups} {result.groups})",
     )
     counts = ", ".join(f"{name} {n}" for name, n in result.counts.items())
-    console.say(out, f"Images: {counts}; McNemar's exact p = {result.mcnemar_p:.3g}.")
+    console.say(
+        out,
+        f"Images: {counts}; McNemar's exact p = {result.mcnemar_p:.3g} if images were independent.",
+    )
     for note in result.notes:
         console.say(out, note)
     rows = [

@@ -20,8 +20,9 @@ def backbones(head: Head = "", *, as_json: Json = False) -> None:
     dense, _ = layer_table.parse_head(head)
     columns = {
         "name": "name", "timm_name": "timm name", "n_parameters": "parameters",
-        "n_with_head": "with head", "n_statistics": "statistics", "input_px": "px",
-        "min_px": "min px", "weights": "weights", "likeness": "like Keras'",
+        "n_keras": "Keras'", "n_with_head": "with head", "n_statistics": "statistics",
+        "input_px": "px", "min_px": "min px", "weights": "weights", "likeness": "like Keras'",
+        "reason": "difference",
     }  # fmt: skip
     rows = registry.listing(dense=dense)
     if as_json:

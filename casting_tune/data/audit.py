@@ -174,7 +174,11 @@ def _number_of_photographs(result: Audit, pack: Pack, photographs: Photographs) 
         f"The {len(result.group)} images come from {int(photographs.group.max()) + 1} photographs "
         f"({by_label[0]} {pack.negative}, {by_label[1]} {pack.positive}), rotated or mirrored. Two "
         f"images count as one photograph above a similarity of {photographs.threshold:.2f}; the "
-        f"best similarity of different photographs is {photographs.strangers:.2f} (median).{given}"
+        f"best similarity of different photographs is {photographs.strangers:.2f} (median).{given} "
+        f"How sure: a similarity from {photographs.threshold - photo_groups.UNSURE:.2f} to "
+        f"{photographs.threshold + photo_groups.UNSURE:.2f} is undecided; there are "
+        f"{photographs.n_merged} photographs if all such pairs show one, and "
+        f"{photographs.n_separate} if none does."
     )
 
 

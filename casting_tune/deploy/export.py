@@ -218,14 +218,23 @@ def _point(scored: _Scored, store: Store, rule: Rule) -> OperatingPoint:
     """Choose the threshold on the validation scores of the exported network."""
     cell = scored.cell
     split, y_true = cell.predictions.split, cell.predictions.y_true
-    defects = cell.predictions.image[(split == "test") & (y_true == 1)]
-    groups = selection.photographs(store, cell.pack.dataset_id, set(defects.tolist()))
+    images = {
+        name: cell.predictions.image[split == name].tolist() for name in ("validation", "test")
+    }
     kinds = cell.pack.kinds[cell.predictions.image]
     validation, test = (
-        Scored(y_true[split == name], scored.score[split == name], kinds=kinds[split == name])
-        for name in ("validation", "test")
+        Scored(
+            y_true[split == name],
+            scored.score[split == name],
+            groups=selection.photographs(store, cell.pack.dataset_id, images[name]),
+            kinds=kinds[split == name],
+        )
+        for name in images
     )
-    sides = validation, replace(test, n_groups_defective=groups)
+    n_leaked = selection.leaked(
+        store, cell.pack.dataset_id, images["validation"], split=cell.config.split
+    )
+    sides = replace(validation, n_leaked=n_leaked), test
     if rule == NO_RULE:
         return operating_point.fixed(*sides, threshold=0.5)
     return selection.choose(*sides, **asdict(rule))

@@ -1,6 +1,6 @@
 """The model card of an export in Markdown, for quality managers and maintainers.
 
-Computes only confidence intervals of shares; reads and writes no files.
+Computes only shares; reads and writes no files.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 import numpy as np
 
 from casting_tune import metrics
-from casting_tune.analysis import statistics
 from casting_tune.data import pixel_record
 from casting_tune.deploy import export_folder
 from casting_tune.deploy.checks import Checked
@@ -99,19 +98,14 @@ def _pixel_sentences(cell: Cell) -> Iterator[str]:
 
 
 def _table(counts: Counts) -> str:
-    lines = ["| share | of | value | 95 % interval |", "| --- | --- | --- | --- |"]
+    lines = ["| share | of | value |", "| --- | --- | --- |"]
     for name, (meaning, count) in _SHARES.items():
         k, n = count(counts)
-        low, high = statistics.wilson(k, n)
-        value = (
-            f"{100 * k / n:.2f} % | {100 * low:.2f} to {100 * high:.2f} %" if n else "none | none"
-        )
+        value = f"{100 * k / n:.2f} %" if n else "none"
         lines.append(f"| {name}: {meaning} | {k:,} of {n:,} | {value} |")
     lines.append(
         f"\n{counts.tp:,} defects rejected, {counts.fn:,} passed; {counts.tn:,} good castings "
-        f"passed, {counts.fp:,} rejected. "
-        "Intervals are Wilson intervals and assume that every image shows "
-        "a different casting. The bounds above are exact."
+        f"passed, {counts.fp:,} rejected. The bounds for new castings are above, under Threshold."
     )
     return "\n".join(lines)
 

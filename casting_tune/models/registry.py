@@ -18,7 +18,9 @@ from casting_tune.errors import UsageError, unknown
 from casting_tune.models import light_import
 
 NUMBERS = "equal in numbers"
-LAYERS = "equal in layers and parameters"
+LAYERS = "equal in layers"
+BIASES = "no biases before batch norm, which cancels them"
+SCALES = "a scale in each batch norm, which the next layer cancels"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,8 +36,9 @@ class Backbone:
         n_features: channels of the last maps, which are the input of the head.
         input_px: side of the images that timm's weights were trained on.
         likeness: to Keras' network. "equal in numbers": with Keras' weights the outputs are equal.
-            "equal in layers and parameters": padding or stride differ, or biases and scales that
-            batch norm cancels.
+            "equal in layers": padding or stride differ, or as in `reason`.
+        n_more: trainable parameters more than in Keras' network (negative: fewer).
+        reason: why the numbers of parameters differ; "" if they are equal.
         min_px: smallest side of a training image: every layer still has an input.
         weights: whether timm has pretrained weights.
         cpu_bf16: whether bf16 makes a training step faster on a CPU with bf16 instructions.
@@ -53,6 +56,8 @@ class Backbone:
     n_features: int
     input_px: int
     likeness: str
+    n_more: int = 0
+    reason: str = ""
     min_px: int = 32
     weights: bool = True
     cpu_bf16: bool = True
@@ -87,6 +92,8 @@ BACKBONES: dict[str, Backbone] = {
         n_features=2048,
         input_px=224,
         likeness=LAYERS,
+        n_more=-26_560,
+        reason=BIASES,
     ),
     "resnet101v2": Backbone(
         timm_name="resnetv2_101.a1h_in1k",
@@ -96,6 +103,8 @@ BACKBONES: dict[str, Backbone] = {
         n_features=2048,
         input_px=224,
         likeness=LAYERS,
+        n_more=-36_416,
+        reason=BIASES,
     ),
     "inceptionv3": Backbone(
         timm_name="inception_v3.tf_in1k",
@@ -105,6 +114,8 @@ BACKBONES: dict[str, Backbone] = {
         n_features=2048,
         input_px=299,
         likeness=LAYERS,
+        n_more=17_216,
+        reason=SCALES,
         min_px=75,
     ),
     "inception_resnet_v2": Backbone(
@@ -115,6 +126,8 @@ BACKBONES: dict[str, Backbone] = {
         n_features=1536,
         input_px=299,
         likeness=NUMBERS,
+        n_more=30_272,
+        reason=SCALES,
         min_px=75,
     ),
     "mobilenetv2": Backbone(
@@ -213,11 +226,13 @@ def listing(*, dense: int = 0) -> list[dict[str, Any]]:
             "timm_name": backbone.timm_name,
             "n_parameters": backbone.n_parameters,
             "n_with_head": backbone.n_parameters + _n_head(backbone.n_features, dense),
+            "n_keras": backbone.n_parameters - backbone.n_more,
             "n_statistics": backbone.n_statistics,
             "input_px": backbone.input_px,
             "min_px": backbone.min_px,
             "weights": "imagenet" if backbone.weights else "none",
             "likeness": backbone.likeness,
+            "reason": backbone.reason,
         }
         for name, backbone in BACKBONES.items()
     ]

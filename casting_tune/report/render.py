@@ -53,8 +53,7 @@ WORDS = (
 HIDDEN = (
     "named",
     "best",
-    "wilson_low",
-    "wilson_high",
+    "escape_basis",
     "n_leaked",
     "validation_accuracy",
     "low",
@@ -91,7 +90,16 @@ def shown(table: Table) -> pd.DataFrame:
             f"{name} *" if best else name
             for name, best in zip(text[kept[0]], frame["best"], strict=True)
         ]
-    return text.rename(columns=HEADINGS)
+    return text.rename(columns=HEADINGS | _with_basis(frame))
+
+
+def _with_basis(frame: pd.DataFrame) -> dict[str, str]:
+    """Return the heading of the bound of the escape rate: of which seed, and what it counts."""
+    if "escape_basis" not in frame:
+        return {}
+    basis = frame["escape_basis"].dropna().unique()
+    which = "worst esc <=" if frame["n"].max() > 1 else "esc <="
+    return {"escape_upper": f"{which} ({basis[0]})" if len(basis) == 1 else which}
 
 
 def _redundant(frame: pd.DataFrame) -> set[str]:

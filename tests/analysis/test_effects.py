@@ -1,10 +1,14 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import fields
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
+from scipy import stats as peer
 
 from casting_tune.analysis import effects
 from casting_tune.config import TrialConfig
@@ -65,10 +69,7 @@ def test_a_toggles_effect_is_the_mean_over_cells_that_differ_in_nothing_else(
     flip = frame.loc["flip"]
     assert flip["effect"] == pytest.approx((0.03 + 0.04 + 0.03 + 0.04) / 4)
     assert flip["n"] == 4
-    # t interval by hand: mean .035, sd .0057735, t(.975, 3) = 3.18245, half width .0091869
-    assert (flip["low"], flip["high"]) == pytest.approx(
-        (0.035 - 0.0091869, 0.035 + 0.0091869), abs=1e-6
-    )
+    assert pd.isna(flip["low"])  # no predictions: nothing is known of other castings
 
 
 @pytest.mark.parametrize("name", [name for name in DEFAULTS if name not in MAGNITUDES])
@@ -128,6 +129,36 @@ def test_a_backbones_effect_is_against_the_mean_of_all_at_the_same_settings(
     frame = effects.effects(factorial, "s").frame.set_index("level")
     assert frame.loc["resnet50", "effect"] == pytest.approx(0.05)
     assert frame.loc["vgg16", "effect"] == pytest.approx(-0.05)
+
+
+def test_the_interval_of_an_effect_contains_castings_and_matched_cells(store: Store) -> None:
+    """100 castings; without flip the first 10 are wrong, with it 2 (batch 4) and 4 (batch 8).
+
+    By hand: differences .08 and .06, their variance .0002 / 2 with 1 degree of freedom; castings:
+    influence 1 for 6 images, .5 for 2 and 0 for 92.
+    """
+    cells = [
+        {"flip": flip, "batch_size": batch, "test_accuracy": 1 - n / 100}
+        for flip, batch, n in ((False, 4, 10), (False, 8, 10), (True, 4, 2), (True, 8, 4))
+    ]
+    write(store, cells)
+    for i, n_wrong in enumerate((10, 10, 2, 4)):
+        images = [
+            {"cell_id": f"c{i}", "attempt": 1, "split": "test", "image": k, "sha256": str(k),
+             "y_true": 1, "score": 0.1 if k < n_wrong else 0.9, "leaked": False}
+            for k in range(100)
+        ]  # fmt: skip
+        store.write("predictions", "s", f"c{i}-1", images)
+    flip = effects.effects(store, "s").frame.set_index("level").loc["flip"]
+    assert flip["effect"] == pytest.approx(0.07)
+    gaps = np.r_[np.ones(6), np.full(2, 0.5), np.zeros(92)]
+    castings = 100 * gaps.var(ddof=0) * 100 / 99
+    unseen = (1 + (gaps**2).sum()) / (1 + 8)  # not above one image
+    assert unseen < 1
+    freedom = ((castings + 2) / 1e4 + 1e-4) ** 2 / (((castings + 2) / 1e4) ** 2 / 99 + 1e-4**2 / 1)
+    # equal groups: the jackknife's factor is (100 / 99)^2
+    half = peer.t.ppf(0.975, freedom) * math.sqrt((castings * 100 / 99 + 2) / 1e4 + 1e-4)
+    assert (flip["low"], flip["high"]) == pytest.approx((0.07 - half, 0.07 + half), rel=1e-9)
 
 
 def test_every_two_rows_are_compared_with_both_p_values(trained: Store) -> None:

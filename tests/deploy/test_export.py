@@ -139,7 +139,7 @@ def test_an_export_says_what_it_checked_and_sums_every_file(
         "Named by hand.",
         "fixed at 0.5",
         cell.row["cell_id"],
-        "95 % interval",
+        "The bounds for new castings are above",
     ):
         assert said in card
 

@@ -330,8 +330,16 @@ def test_the_listing_says_what_is_known_of_each() -> None:
         "input_px": 299,
         "min_px": 75,
         "weights": "imagenet",
-        "likeness": "equal in layers and parameters",
+        "n_keras": 21_768_352,  # as Keras' summary prints it
+        "likeness": "equal in layers",
+        "reason": "a scale in each batch norm, which the next layer cancels",
     }
+    # Keras' summaries: trainable parameters without top
+    assert (rows["resnet50"]["n_keras"], rows["resnet101v2"]["n_keras"]) == (23_534_592, 42_528_896)
+    assert rows["inception_resnet_v2"]["n_keras"] == 54_276_192
+    assert [name for name, row in rows.items() if row["reason"]] == [
+        *("resnet50", "resnet101v2", "inceptionv3", "inception_resnet_v2")
+    ]
     assert [name for name, row in rows.items() if row["likeness"] == "equal in numbers"] == [
         *("vgg16", "inception_resnet_v2", "densenet169", "nasnet_mobile", "efficientnetb4")
     ]

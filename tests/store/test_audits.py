@@ -93,7 +93,7 @@ def test_of_two_versions_of_an_audit_every_reader_sees_the_newest_alone(twice: S
     assert query.run(twice, sql).to_pylist() == [
         {"dataset_id": "d", "n": 4, "g": 2}, {"dataset_id": "other", "n": 1, "g": 1},
     ]  # fmt: skip
-    assert selection.photographs(twice, "d", {0, 1, 2, 3}) == 2
+    assert selection.photographs(twice, "d", [0, 1, 2, 3]) == [0, 0, 1, 1]
     kind, found = lookup.photographs(twice, "d", pd.DataFrame({"image": [3, 0, 1]}))
     assert (kind, found.tolist()) == ("photographs", [1, 0, 0])
     run = run_results.load(twice, "s")
