@@ -121,6 +121,8 @@ class Allowance:
         micro_batch: maximum of images in the network at once during training, for small devices.
             The step is still that of the batch, but batch normalisation sees fewer images. None:
             the batch.
+        images_bytes: most bytes of images on the device; more are read batch by batch, with equal
+            results. None: half of the free memory; 0: always batch by batch.
         keep: weights to keep after completion: "last", of the last epoch, which made the
             predictions; "best", of the epoch with the lowest validation loss.
         retries: how often a trial that ends in an error runs again.
@@ -132,6 +134,7 @@ class Allowance:
     memory_bytes: int | None = None
     gpu_share: float = 1.0
     micro_batch: int | None = None
+    images_bytes: int | None = None
     keep: tuple[Literal["last", "best"], ...] = ()
     retries: int = 0
     on_oom: Literal["fail", "accumulate"] = "fail"

@@ -32,6 +32,14 @@ class CastingTuneError(Exception):
     Args:
         message: the line.
         details: lines below it, such as the possible names of an ambiguous one.
+
+    Example:
+        >>> from casting_tune import CastingTuneError, Store
+        >>> try:
+        ...     Store("http://results")
+        ... except CastingTuneError as error:
+        ...     print(error)
+        Invalid results address 'http://results'. Use a folder or s3://BUCKET/PREFIX with --results.
     """
 
     exit_code = 1

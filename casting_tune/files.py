@@ -32,7 +32,7 @@ def replacing(file: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """Yield an empty draft folder beside `folder`; then rename it to `folder`.
+    """Yield an empty draft folder next to `folder`; then rename it to `folder`.
 
     The parent folder is created if necessary, and an empty `folder` is replaced. After an error the
     draft is removed.

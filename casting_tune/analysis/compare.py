@@ -68,6 +68,13 @@ def cells(store: Store, a: str, b: str) -> Versus:
 
     Raises:
         UsageError: cell not found or not completed, or no test image in common.
+
+    Example:
+        >>> from casting_tune import Store, compare
+        >>> store = Store("results")
+        >>> first, second, *_ = sorted(store.completed())
+        >>> sum(compare(store, first, second).counts.values())  # test images
+        16
     """
     names = [cell_names.find(store, name) for name in (a, b)]
     rows = [lookup.predictions(store, name) for name in names]

@@ -147,10 +147,10 @@ def confusions(run: RunResults, rows: list[tuple[str, pd.DataFrame]]) -> pd.Data
 def mistakes(run: RunResults, cells: pd.DataFrame, *, threshold: float) -> pd.DataFrame:
     """Return the test images that a row's trainings misclassify, those with the worst scores first.
 
-    Columns: image, path, y_true, score (mean over trainings), n_wrong of n trainings, leaked.
+    Columns: image, path, y_true, kind, score (mean over trainings), n_wrong of n trainings, leaked.
     """
     done = run.completed(cells)
-    columns = ["cell_id", "attempt", "split", "image", "path", "y_true", "score", "leaked"]
+    columns = ["cell_id", "attempt", "split", "image", "path", "y_true", "score", "leaked", "kind"]
     rows: pd.DataFrame = run.store.read(
         "predictions", columns=columns, cell_ids=done.index
     ).to_pandas()
@@ -165,6 +165,7 @@ def mistakes(run: RunResults, cells: pd.DataFrame, *, threshold: float) -> pd.Da
     images = rows.groupby("image", as_index=False).agg(
         path=("path", "first"),
         y_true=("y_true", "first"),
+        kind=("kind", "first"),
         score=("score", "mean"),
         n_wrong=("wrong", "sum"),
         n=("wrong", "size"),

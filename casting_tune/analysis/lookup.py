@@ -84,9 +84,15 @@ def runs(store: Store, sweep: str | None = None) -> pd.DataFrame:
 
     Raises:
         UsageError: the store holds no run, or none of that sweep.
+
+    Example:
+        >>> from casting_tune import Store, runs
+        >>> runs(Store("results"))[["sweep", "done", "missing"]]
+          sweep  done  missing
+        0  tiny     9        0
     """
-    asked: pd.DataFrame = store.read("cells").to_pandas()
-    known = sorted(set(asked["sweep"]))
+    requested: pd.DataFrame = store.read("cells").to_pandas()
+    known = sorted(set(requested["sweep"]))
     if not known:
         raise UsageError(
             f"No runs in '{store.address}'. Start one: python -m casting_tune.sweep backbone_grid"
@@ -101,7 +107,7 @@ def runs(store: Store, sweep: str | None = None) -> pd.DataFrame:
     }
     states |= dict.fromkeys(done.index, "done")
     rows = []
-    for (name, run_id), cells in asked.groupby(["sweep", "run_id"]):
+    for (name, run_id), cells in requested.groupby(["sweep", "run_id"]):
         if sweep is None or name == sweep:
             best = RunResults(
                 store, str(name), str(run_id), cells.sort_values("position"), done
@@ -143,9 +149,9 @@ def show(store: Store, name: str) -> Shown:
     trials = sorted(
         store.read("trials", cell_ids=[cell]).to_pylist(), key=lambda trial: trial["attempt"]
     )
-    asked = store.read("cells").filter(pc.field("cell_id") == cell).to_pylist()
+    requested = store.read("cells").filter(pc.field("cell_id") == cell).to_pylist()
     done = [trial for trial in trials if trial["status"] == "completed"]
-    shown = (done or trials or asked)[-1]
+    shown = (done or trials or requested)[-1]
     epochs = sorted(
         store.read("epochs", cell_ids=[cell]).to_pylist(), key=lambda row: row["attempt"]
     )
@@ -155,7 +161,7 @@ def show(store: Store, name: str) -> Shown:
         cell_id=cell,
         label=shown["label"],
         status=str(shown.get("status") or "not run"),
-        sweeps=tuple(sorted({row["sweep"] for row in (*trials, *asked)})),
+        sweeps=tuple(sorted({row["sweep"] for row in (*trials, *requested)})),
         dataset_id=shown["dataset_id"],
         settings={name: shown.get(name) for name in SETTINGS if shown.get(name) is not None}
         | {"toggles": [toggle for toggle in TOGGLES if shown.get(toggle)]},
@@ -211,6 +217,13 @@ def predictions(store: Store, name: str, *, attempt: int | None = None) -> pd.Da
 
     Raises:
         UsageError: cell not found or not completed.
+
+    Example:
+        >>> from casting_tune import Store, predictions
+        >>> store = Store("results")
+        >>> rows = predictions(store, min(store.completed()))
+        >>> sorted(set(rows["split"])), bool(rows["score"].between(0, 1).all())
+        (['test', 'validation'], True)
     """
     cell = cell_names.find(store, name)
     if attempt is None:

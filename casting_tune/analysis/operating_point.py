@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from casting_tune import metrics
-from casting_tune.analysis import bootstrap, group_sums, statistics
+from casting_tune.analysis import bootstrap, group_sums, kind_rates, statistics
+from casting_tune.analysis.kind_rates import KindRate
 from casting_tune.analysis.operating_sentences import FIXED, number, sentences
 from casting_tune.errors import UsageError
 from casting_tune.metrics import Counts
@@ -56,6 +57,8 @@ class OperatingPoint:
             images; None if unknown.
         n_validation_leaked: validation images whose photograph is also in training.
         sentences: the report in plain sentences.
+        validation_kinds, test_kinds: escapes by kind of defect, the worst kind first; () if the
+            kinds are unknown.
     """
 
     threshold: float
@@ -77,6 +80,8 @@ class OperatingPoint:
     n_validation_groups: tuple[int, int] | None
     n_validation_leaked: int
     sentences: tuple[str, ...]
+    validation_kinds: tuple[KindRate, ...] = ()
+    test_kinds: tuple[KindRate, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +93,18 @@ class Scored:
         score: [n] P(defective) in 0..1.
         groups: [n] the photograph that each image shows; None if unknown.
         n_leaked: images whose photograph is also in training.
+        kinds: [n] name of the kind of defect, "" for good images; None if unknown.
     """
 
     y_true: ArrayLike
     score: ArrayLike
     groups: ArrayLike | None = None
     n_leaked: int = 0
+    kinds: ArrayLike | None = None
+
+    def rates(self, threshold: float) -> tuple[KindRate, ...]:
+        """Return the escapes of each kind of defect at a threshold, the worst kind first."""
+        return kind_rates.of_images(self.y_true, self.score, self.kinds, threshold=threshold)
 
 
 def at_most_escape(validation: Scored, test: Scored, *, max_escape: float) -> OperatingPoint:
@@ -265,6 +276,8 @@ def _report(
         n_validation_groups=None if validation.groups is None else groups,
         n_validation_leaked=validation.n_leaked,
         sentences=(),
+        validation_kinds=validation.rates(threshold),
+        test_kinds=test.rates(threshold),
     )
     return replace(point, sentences=sentences(point, max_escape=max_escape))
 

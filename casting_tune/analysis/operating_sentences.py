@@ -9,6 +9,8 @@ import math
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 from typing import TYPE_CHECKING
 
+from casting_tune.analysis import kind_rates
+
 if TYPE_CHECKING:
     from casting_tune.analysis.operating_point import OperatingPoint
 
@@ -17,7 +19,7 @@ FIXED = "fixed at"
 
 
 def sentences(point: OperatingPoint, *, max_escape: float | None) -> tuple[str, ...]:
-    """Return the report of a point: the choice, the test result, what it shows, its assumption.
+    """Return the report of a point: choice, test result, kinds, what it shows, assumption.
 
     Args:
         point: the operating point.
@@ -27,6 +29,7 @@ def sentences(point: OperatingPoint, *, max_escape: float | None) -> tuple[str, 
         *_choice(point),
         *_promise(point, max_escape),
         *_test_result(point),
+        *_kinds(point),
         *_evidence(point, max_escape),
         _assumption(point),
     )
@@ -112,6 +115,12 @@ def _test_result(point: OperatingPoint) -> list[str]:
             f"bound{'s' if low else ''})."
         )
     return texts
+
+
+def _kinds(point: OperatingPoint) -> list[str]:
+    """Say which kinds of defects escape, if there are several."""
+    sides = (("test images", point.test_kinds), ("validation images", point.validation_kinds))
+    return [kind_rates.sentence(rates, images=images) for images, rates in sides if len(rates) > 1]
 
 
 def _evidence(point: OperatingPoint, max_escape: float | None) -> list[str]:

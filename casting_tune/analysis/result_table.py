@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
+from casting_tune.analysis import class_view
+
 if TYPE_CHECKING:
     from casting_tune.analysis.run_results import RunResults
 
@@ -34,13 +36,9 @@ class Table:
 def notes(run: RunResults, positive: Positive) -> tuple[str, ...]:
     """Return the notes of every table: positive class, kind of run, dataset, what is missing."""
     first, cells = run.cells.iloc[0], run.cells
-    texts = [
-        "Positive class: the defect."
-        if positive == "defective"
-        else "Positive class: ok_front, as in the study; escape and overkill rates still refer to "
-        "defects."
-    ]
-    if positive == "defective" and any(cells["figures"]):
+    is_study = any(cells["figures"])
+    texts = [_positive(run, positive, is_study=is_study)]
+    if positive == "defective" and not run.kind and is_study:
         texts.append(
             "Recall and F1 of the study are for ok_front: --positive ok_front shows ours in the "
             "same way."
@@ -55,6 +53,18 @@ def notes(run: RunResults, positive: Positive) -> tuple[str, ...]:
         counts = ", ".join(f"{statuses.count(name)} {name}" for name in dict.fromkeys(statuses))
         texts.append(f"{len(missing)} of {len(cells)} cells have no result: {counts}.")
     return (*texts, f"Run {run.run_id}.")
+
+
+def _positive(run: RunResults, positive: Positive, *, is_study: bool) -> str:
+    if run.kind:
+        return f"Positive class: {run.kind}, against the good images; other defects do not count."
+    if positive == "defective":
+        return "Positive class: the defect."
+    name = class_view.of_run(run).negative
+    return (
+        f"Positive class: {name}{', as in the study' if is_study else ''}; escape and overkill "
+        "rates still refer to defects."
+    )
 
 
 def _training_notes(run: RunResults) -> list[str]:

@@ -32,6 +32,7 @@ class RunResults:
         cells: one row per cell in the order of the sweep: the columns of `schema.CELLS`, and
             `figures`, the published figures as a dict.
         trials: the completed trials: the columns of `schema.TRIALS`, indexed by cell_id.
+        kind: of the defects, only those of this kind count; "" counts all. See `class_view.view`.
     """
 
     store: Store
@@ -39,6 +40,7 @@ class RunResults:
     run_id: str
     cells: pd.DataFrame
     trials: pd.DataFrame
+    kind: str = ""
 
     @cached_property
     def best(self) -> Best | None:
@@ -53,17 +55,19 @@ class RunResults:
 
     @cached_property
     def predictions(self) -> pd.DataFrame:
-        """The test predictions of the completed trials: image, sha256, leaked, y_true, score.
+        """The test predictions of the completed trials: image, sha256, leaked, y_true, score, kind.
 
-        The rows of a cell are together. cell_id and sha256 are categories, since there may be
+        The rows of a cell are together. cell_id, sha256 and kind are categories, since there may be
         millions of rows.
         """
-        columns = ["cell_id", "attempt", "split", "image", "sha256", "leaked", "y_true", "score"]
+        columns = [
+            "cell_id", "attempt", "split", "image", "sha256", "leaked", "y_true", "score", "kind",
+        ]  # fmt: skip
         read = self.store.read(
             "predictions",
             columns=columns,
             cell_ids=self.trials.index,
-            encoded=["cell_id", "split", "sha256"],
+            encoded=["cell_id", "split", "sha256", "kind"],
         )
         cells = read.column("cell_id").unify_dictionaries().to_pandas().cat
         attempt = self.trials["attempt"].reindex(cells.categories).to_numpy(np.float64)
@@ -76,6 +80,8 @@ class RunResults:
         rows: pd.DataFrame = read.unify_dictionaries().to_pandas(
             split_blocks=True, self_destruct=True
         )
+        if self.kind:
+            rows = rows[(rows["y_true"] == 0) | (rows["kind"] == self.kind)].reset_index(drop=True)
         # files of the store are in the order of their cells, unless two sweeps wrote them
         if (np.diff(rows["cell_id"].cat.codes) < 0).any():
             return rows.sort_values("cell_id", kind="stable", ignore_index=True)
@@ -131,6 +137,11 @@ class RunResults:
         """Return the test predictions of a cell as arrays [n]: image, y_true, score, leaked."""
         part = self._parts.get(cell_id, slice(0, 0))
         return {name: column[part] for name, column in self.columns.items()}
+
+    def kinds(self, cell_id: str) -> NDArray[np.object_]:
+        """Return the kind of defect of the test images of a cell, [n]; None is unknown."""
+        part = self.predictions["kind"].iloc[self._parts.get(cell_id, slice(0, 0))]
+        return part.astype(object).where(part.notna(), None).to_numpy()
 
     def rows(self, kind: str = "cell") -> list[tuple[str, pd.DataFrame]]:
         """Return the rows of one kind in the order of the sweep: the label and cells of each."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pyarrow.compute as pc
 
@@ -15,6 +16,9 @@ from casting_tune.analysis.operating_point import OperatingPoint, Scored
 from casting_tune.errors import UsageError
 from casting_tune.store import completed
 from casting_tune.store.store import Store
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 def threshold(
@@ -42,20 +46,15 @@ def threshold(
     trial = completed.find(store, cell)
     predictions = completed.predictions(store, trial)
     sides = {name: predictions.filter(pc.field("split") == name) for name in ("validation", "test")}
+    dataset_id = str(trial["dataset_id"])
     validation, test = (
-        Scored(
-            sides[name]["y_true"].to_numpy(),
-            sides[name]["score"].to_numpy(),
-            groups=photographs(store, str(trial["dataset_id"]), sides[name]["image"].to_pylist()),
+        replace(
+            _scored(rows), groups=photographs(store, dataset_id, rows["image"].to_pylist())
         )
-        for name in sides
+        for rows in sides.values()
     )
-    n_leaked = leaked(
-        store,
-        str(trial["dataset_id"]),
-        sides["validation"]["image"].to_pylist(),
-        split=str(trial["split"]),
-    )
+    shown = sides["validation"]["image"].to_pylist()
+    n_leaked = leaked(store, dataset_id, shown, split=str(trial["split"]))
     return choose(
         replace(validation, n_leaked=n_leaked),
         test,
@@ -156,6 +155,13 @@ def named(
     if name == "best":
         return best(store, scope.sweep or cell_names.only_sweep(store), scope.run_id)
     return cell_names.find(store, name, scope), ()
+
+
+def _scored(rows: pa.Table) -> Scored:
+    """Return labels, scores and kinds of predictions; of older ones without kinds."""
+    columns = {name: rows[name].to_numpy() for name in ("y_true", "score")}
+    kinds = None if rows["kind"].null_count else rows["kind"].to_pylist()
+    return Scored(**columns, kinds=kinds)
 
 
 def photographs(store: Store, dataset_id: str, images: Sequence[int]) -> list[int] | None:

@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 
 from casting_tune import metrics
 from casting_tune.analysis import (
+    class_view,
     count_metrics,
     decisions,
     effects,
     group_sums,
+    kinds,
     result_table,
     row_bounds,
     run_results,
@@ -43,7 +45,7 @@ THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5)
 
 
 def comparison(
-    store: Store, sweep: str, *, run_id: str | None = None, positive: Positive = "defective"
+    store: Store, sweep: str, *, run_id: str | None = None, positive: str = "defective"
 ) -> Table:
     """Compare the rows of a sweep on the test images at threshold 0.5, then the baselines.
 
@@ -56,16 +58,28 @@ def comparison(
     clean and leaked accuracy (`RunResults.columns`); validation_accuracy and best
     (`RunResults.best`); epoch_s; study_accuracy, study_recall, study_f1.
 
+    Args:
+        store: the results.
+        sweep: name of the sweep.
+        run_id: the run; None: the last run of the sweep.
+        positive: "defective", "ok", or the name of a class or kind; see `class_view.view`.
+
     Raises:
-        UsageError: sweep or run not found in the store.
+        UsageError: sweep, run or class not found in the store.
+
+    Example:
+        >>> from casting_tune import Store, tables
+        >>> table = tables.comparison(Store("results"), "tiny")
+        >>> int(table.frame["n"].max())  # trainings of a row
+        2
     """
-    run = run_results.load(store, sweep, run_id)
+    run, view = class_view.view(run_results.load(store, sweep, run_id), positive)
     labelled = [
         (kind, row, cells) for kind in ("cell", "baseline") for row, cells in run.rows(kind)
     ]
     leaked = decisions.count(run, [0.5])[0] if run.n_leaked[0] else {}
     frame = pd.DataFrame(
-        [_row(run, kind, row, cells, positive, leaked) for kind, row, cells in labelled]
+        [_row(run, kind, row, cells, view, leaked) for kind, row, cells in labelled]
     )
     sets, lost = decisions.comparable(run, [cells for _, _, cells in labelled])
     frame["low"], frame["high"], frame["letters"] = row_bounds.intervals(len(frame), sets)
@@ -76,25 +90,25 @@ def comparison(
     frame["best"] = (frame["kind"] == "cell") & (frame["row"] == (best.row if best else None))
     return Table(
         title=f"{sweep}: test images, threshold 0.5",
-        notes=(*result_table.notes(run, positive), *_test_notes(run, frame, sets), *lost),
+        notes=(*result_table.notes(run, view), *_test_notes(run, frame, sets), *lost),
         frame=frame,
         verdict=verdict.sentence(run, frame),
     )
 
 
 def thresholds(
-    store: Store, sweep: str, *, run_id: str | None = None, positive: Positive = "defective"
+    store: Store, sweep: str, *, run_id: str | None = None, positive: str = "defective"
 ) -> Table:
     """Return mean and sd over the trainings of each row at five thresholds.
 
-    Thresholds are on P(positive class): with `ok` a casting passes if P(ok_front) is above the
+    Thresholds are on P(positive class): with `ok` a casting passes if P(good class) is above the
     threshold, as in the study.
     """
-    run = run_results.load(store, sweep, run_id)
+    run, view = class_view.view(run_results.load(store, sweep, run_id), positive)
     counted = dict(
         zip(
             THRESHOLDS,
-            decisions.count(run, [_on_defect(t, positive) for t in THRESHOLDS]),
+            decisions.count(run, [_on_defect(t, view) for t in THRESHOLDS]),
             strict=True,
         )
     )
@@ -102,28 +116,28 @@ def thresholds(
     for row, cells in run.rows():
         figures, finished = cells["figures"].iloc[0], _finished(run, cells)
         for threshold in THRESHOLDS:
-            each = _at(counted[threshold], finished, positive)
+            each = _at(counted[threshold], finished, view)
             rows.append(
                 {"row": row, "threshold": threshold, "n": len(each), **_mean_sd(each)}
                 | _published(figures, threshold)
             )
     return Table(
         title=f"{sweep}: test images at five thresholds on "
-        f"P({'ok_front' if positive == 'ok' else 'defective'})",
-        notes=result_table.notes(run, positive),
+        f"P({class_view.of_run(run).negative if view == 'ok' else 'defective'})",
+        notes=result_table.notes(run, view),
         frame=pd.DataFrame(rows),
     )
 
 
 def trainings(
-    store: Store, sweep: str, *, run_id: str | None = None, positive: Positive = "defective"
+    store: Store, sweep: str, *, run_id: str | None = None, positive: str = "defective"
 ) -> Table:
     """Return each training at each of five thresholds, with the figures of the study's training."""
-    run = run_results.load(store, sweep, run_id)
+    run, view = class_view.view(run_results.load(store, sweep, run_id), positive)
     counted = dict(
         zip(
             THRESHOLDS,
-            decisions.count(run, [_on_defect(t, positive) for t in THRESHOLDS]),
+            decisions.count(run, [_on_defect(t, view) for t in THRESHOLDS]),
             strict=True,
         )
     )
@@ -133,7 +147,7 @@ def trainings(
         for threshold in THRESHOLDS:
             each = zip(finished["seed"], finished["fold"], finished["figures"], strict=True)
             for (seed, fold, study), measured in zip(
-                each, _at(counted[threshold], finished, positive), strict=True
+                each, _at(counted[threshold], finished, view), strict=True
             ):
                 figures = {
                     f"study_{name}": study.get(f"{name}@{threshold}")
@@ -145,7 +159,7 @@ def trainings(
                 )
     return Table(
         title=f"{sweep}: every training",
-        notes=result_table.notes(run, positive),
+        notes=result_table.notes(run, view),
         frame=pd.DataFrame(rows),
     )
 
@@ -157,6 +171,7 @@ TABLES: dict[str, Callable[..., Table]] = {
     "timing": timings.timing,
     "thresholds": thresholds,
     "trainings": trainings,
+    "kinds": kinds.table,
 }
 
 VIEWED = ("comparison", "thresholds", "trainings")

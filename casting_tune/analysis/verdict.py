@@ -12,6 +12,7 @@ from typing import Literal
 
 import pandas as pd
 
+from casting_tune.analysis import kinds
 from casting_tune.analysis.result_table import QUICK
 from casting_tune.analysis.run_results import RunResults
 from casting_tune.config import BASELINE
@@ -50,13 +51,20 @@ def verdict(run: RunResults, frame: pd.DataFrame) -> Verdict:
     text, tone = _sentence(run, frame)
     cautions = _cautions(run, frame)
     return Verdict(
-        sentence=text, tone="open" if tone == "settled" and cautions else tone, cautions=cautions
+        sentence=_with_worst_kind(run, text),
+        tone="open" if tone == "settled" and cautions else tone,
+        cautions=cautions,
     )
 
 
 def sentence(run: RunResults, frame: pd.DataFrame) -> str:
     """Return only the sentence of `verdict`, for the comparison table."""
-    return _sentence(run, frame)[0]
+    return _with_worst_kind(run, _sentence(run, frame)[0])
+
+
+def _with_worst_kind(run: RunResults, text: str) -> str:
+    """Return a sentence, and the worst kind of defect of the best row if there are several."""
+    return f"{text} {kinds.worst_sentence(run)}".rstrip()
 
 
 def _sentence(run: RunResults, frame: pd.DataFrame) -> tuple[str, Tone]:
@@ -72,9 +80,8 @@ def _sentence(run: RunResults, frame: pd.DataFrame) -> tuple[str, Tone]:
         else f" (95 % interval {100 * best['low']:.1f} to {100 * best['high']:.1f})"
     )
     leads = f" is the best of {n_rows} rows on validation and" if n_rows > 1 else ""
-    text = (
-        f"{best['row']}{leads} classifies {_per_cent(best)} of the test images correctly{interval}"
-    )
+    images = f"test images of {run.kind} and good castings" if run.kind else "test images"
+    text = f"{best['row']}{leads} classifies {_per_cent(best)} of the {images} correctly{interval}"
     others = _same_images(best, frame[~frame["best"]])
     if others.empty:
         return f"{text}.", "open"

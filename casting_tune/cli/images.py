@@ -55,12 +55,12 @@ class ImageFolder:
     skip_bad: bool = False
 
     def pack(self, out: Console) -> Pack:
-        """Return the pack of the folder in the store, with a progress bar and its notes."""
+        """Return the pack of the folder in the store, with a progress bar."""
         from casting_tune.data import pack as packs
         from casting_tune.store.store import Store
 
         with console.progress(out) as on_progress:
-            packed = packs.pack(
+            return packs.pack(
                 self.data,
                 Store(self.results).root / "packs",
                 reading=self.reading or packs.DEFAULT_READING,
@@ -68,9 +68,6 @@ class ImageFolder:
                 skip_bad=self.skip_bad,
                 on_progress=lambda done, total: on_progress("packing images", done, total),
             )
-        for sentence in packed.pixel_notes:
-            console.say(out, sentence)
-        return packed
 
 
 def fetch(
@@ -212,7 +209,6 @@ def _pack_record(packed: Pack) -> dict[str, Any]:
         ],
         "notes": [
             *packed.notes,
-            *packed.pixel_notes,
             *filter(None, [label_conflicts.group_note(packed)]),
         ],
         "skipped": [{"path": path, "reason": reason} for path, reason in packed.skipped],

@@ -267,8 +267,9 @@ def _ended(state: _State, event: Event, shown: Shown) -> _Line:
         if last is not None and last.epoch is not None:
             state.rows.setdefault(shown.row, []).append(last.epoch.validation_accuracy)
         accuracy = "-" if event.test_accuracy is None else f"{event.test_accuracy:.2%}"
+        way = "" if event.images_from in (None, "device") else f", images from {event.images_from}"
         return _Line(
-            count, shown.label, f": test accuracy {accuracy}, {event.duration_s or 0:.1f} s"
+            count, shown.label, f": test accuracy {accuracy}, {event.duration_s or 0:.1f} s{way}"
         )
     status = STATUS.get(str(event.status), str(event.status))
     error = f": {event.error}" if event.error else ""

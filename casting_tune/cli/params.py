@@ -9,7 +9,7 @@ import typer
 
 from casting_tune.cli import completion, console
 from casting_tune.data.pixel_rules import PixelRules
-from casting_tune.errors import UsageError, unknown
+from casting_tune.errors import UsageError
 
 if TYPE_CHECKING:
     from casting_tune.data.image_folder import Reading
@@ -153,7 +153,7 @@ ViewClass = Annotated[
     str,
     typer.Option(
         "--positive",
-        help="Positive class: def_front (or defective), or ok_front (or ok) as in the study.",
+        help="Positive class: defective, ok, or the name of a class or kind of defect.",
     ),
 ]
 Json = Annotated[
@@ -248,19 +248,3 @@ def make_folder(folder: Path) -> None:
         raise UsageError(
             f"Cannot write to '{folder}': {error.strerror}. Use another folder with --out."
         ) from error
-
-
-_VIEWS: dict[str, Literal["defective", "ok"]] = {
-    "def_front": "defective", "ok_front": "ok", "defective": "defective", "ok": "ok",
-}  # fmt: skip
-
-
-def view(positive: str) -> Literal["defective", "ok"]:
-    """Return the positive class of a table for a class folder or its short name.
-
-    Raises:
-        UsageError: the name is unknown.
-    """
-    if positive not in _VIEWS:
-        raise UsageError(unknown("positive class", positive, _VIEWS))
-    return _VIEWS[positive]

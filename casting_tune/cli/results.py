@@ -43,11 +43,11 @@ def table(
         str,
         typer.Option(
             "--kind",
-            help="comparison, trainings, pairs, effects, timing or thresholds.",
+            help="comparison, kinds, trainings, pairs, effects, timing or thresholds.",
             autocompletion=completion.tables,
         ),
     ] = "comparison",
-    positive: ViewClass = "def_front",
+    positive: ViewClass = "defective",
     form: Annotated[
         str,
         typer.Option(
@@ -71,7 +71,7 @@ def table(
             f"{', '.join(tables.VIEWED)}: drop --positive."
         )
     form = params.one_format(context, form, as_json)
-    made = tables.TABLES[kind](Store(results), sweep, run_id=run, positive=params.view(positive))
+    made = tables.TABLES[kind](Store(results), sweep, run_id=run, positive=positive)
     if as_json:
         console.write_json(
             {
@@ -130,7 +130,7 @@ def plot(
     folder: Annotated[Path, typer.Option("--out", help="Folder for the PNG files.")] = Path(
         "plots"
     ),
-    positive: ViewClass = "def_front",
+    positive: ViewClass = "defective",
     as_json: Json = False,
 ) -> None:
     """Write the charts of the study for a sweep: metrics, times, metrics by threshold."""
@@ -139,9 +139,9 @@ def plot(
     from casting_tune.report import mpl_charts
     from casting_tune.store.store import Store
 
-    store, view = Store(results), params.view(positive)
+    store = Store(results)
     params.make_folder(folder)
-    compared = tables.comparison(store, sweep, run_id=run, positive=view)
+    compared = tables.comparison(store, sweep, run_id=run, positive=positive)
     files = [
         mpl_charts.plot_metrics(
             compared.frame, folder / f"{sweep}-metrics.png", title=compared.title
@@ -154,7 +154,7 @@ def plot(
     times = tables.TABLES["timing"](store, sweep, run_id=run).frame
     if times["n"].sum():
         files.append(mpl_charts.plot_times(times, folder / f"{sweep}-times.png"))
-    thresholds = tables.thresholds(store, sweep, run_id=run, positive=view).frame
+    thresholds = tables.thresholds(store, sweep, run_id=run, positive=positive).frame
     first = thresholds["row"].iloc[0]
     files += mpl_charts.plot_thresholds(thresholds[thresholds["row"] == first], folder)
     console.list_files(files, as_json)
@@ -167,7 +167,7 @@ def report(
     results: Results = RESULTS,
     run: Run = None,
     file: Annotated[Path, typer.Option("--out", help="HTML file to write.")] = Path("report.html"),
-    positive: ViewClass = "def_front",
+    positive: ViewClass = "defective",
     max_escape: Annotated[
         str,
         typer.Option(
@@ -203,7 +203,7 @@ def report(
     request = page.Request(
         sweep=sweep,
         run_id=run,
-        positive=params.view(positive),
+        positive=positive,
         max_escape=max_escape,
         question=expand.read(sweep).question if sweep in sweep_file.names() else "",
         command=shlex.join(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from casting_tune.data import photo_groups
+from casting_tune.data import cues, photo_groups
 from casting_tune.data.groups import joined
 
 if TYPE_CHECKING:
@@ -75,7 +75,8 @@ def audit(pack: Pack, *, on_progress: Callable[[int, int], None] | None = None) 
     """
     _, copies = np.unique(pack.sha256, return_inverse=True)
     with threadpool_limits(1, user_api="blas"):  # photo_groups has its own threads
-        measures = _measures(pack)  # [n, 3 + _N_RINGS]: mean, standard deviation, grain, rings
+        # [n, 3 + _N_RINGS]: mean, standard deviation, grain, rings; [n, 3]: border, offsets
+        measures, borders = _measures(pack)
         photographs = photo_groups.find(
             pack.images,
             pack.labels,
@@ -107,7 +108,9 @@ def audit(pack: Pack, *, on_progress: Callable[[int, int], None] | None = None) 
         threshold=photographs.threshold,
         findings=(),
     )
-    return replace(result, findings=tuple(_findings(result, pack, photographs)))
+    found = cues.measure(pack, measures[:, :2], borders, group)
+    findings = (*_findings(result, pack, photographs), *cues.sentences(found))
+    return replace(result, findings=findings)
 
 
 def _findings(result: Audit, pack: Pack, photographs: Photographs) -> Iterator[str]:
@@ -199,13 +202,16 @@ def _content(pack: Pack) -> NDArray[np.float32]:
     return sides
 
 
-def _measures(pack: Pack) -> NDArray[np.float64]:
-    """Return mean, standard deviation, grain and the means of the rings; [n, 3 + _N_RINGS].
+def _measures(pack: Pack) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return two measures of all images: [n, 3 + _N_RINGS] and [n, 3].
 
+    The first are mean, standard deviation, grain and the means of the rings; the second the mean of
+    the border and the offsets of the part's centre (see `cues.measure`).
     All are gray levels. Grain is the mean difference of neighbours. Ring widths are shares of the
     content's short side; rotation and mirroring do not change the pixels in a ring.
     """
     measures = np.empty((len(pack.images), 3 + _N_RINGS))
+    borders = np.empty((len(pack.images), 3))
     rings: dict[tuple[int, int], NDArray[np.int64]] = {}
     for i, (h, w) in enumerate(_content(pack).astype(np.int64).tolist()):
         top, left = (pack.images.shape[-2] - h) // 2, (pack.images.shape[-1] - w) // 2
@@ -219,7 +225,23 @@ def _measures(pack: Pack) -> NDArray[np.float64]:
         grain = (np.abs(np.diff(gray, axis=0)).mean() + np.abs(np.diff(gray, axis=1)).mean()) / 2
         means = total / np.maximum(np.bincount(ring, minlength=_N_RINGS + 1), 1)
         measures[i] = gray.mean(), gray.std(), grain, *means[:_N_RINGS]
-    return measures
+        borders[i] = _border(gray)
+    return measures, borders
+
+
+def _border(gray: NDArray[np.float32]) -> tuple[float, float, float]:
+    """Return the mean of the outer 5 %, and where the rest differs from it: offsets in x and y."""
+    h, w = gray.shape
+    edge = max(1, min(h, w) // 20)
+    inner = gray[edge : h - edge, edge : w - edge]
+    level = (float(gray.sum()) - float(inner.sum())) / max(1, gray.size - inner.size)
+    weight = np.abs(gray - level)
+    total = float(weight.sum())
+    if total == 0:
+        return level, 0.0, 0.0
+    x = float(weight.sum(axis=0) @ np.arange(w)) / total / max(1, w - 1) - 0.5
+    y = float(weight.sum(axis=1) @ np.arange(h)) / total / max(1, h - 1) - 0.5
+    return level, x, y
 
 
 def _is_outlier(measures: NDArray[np.float64], seen: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -2,7 +2,8 @@
 
 Input: a pack's uint8 array and image indices. Output: a uint8 tensor on the device, a shuffled
 order per epoch, and the slices of that order. There are no worker processes: the images are already
-decoded, and augmentation runs on the device. Knows no toggles and no networks.
+decoded, and augmentation runs on the device. `read_ahead` is for images that do not fit there.
+Knows no toggles and no networks.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from casting_tune import seeds
+from casting_tune.data.pixel_source import PixelSource
 
 if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
 CHUNK = 256  # images reduced at a time, so that the float copy stays small
+CHUNK_BYTES = 32 * 2**20  # pixels of large images read at a time
 
 
 def put(
@@ -38,23 +41,36 @@ def put(
         [m, c, h', w'] uint8 with c 1 or 3, h' = min(h, px) and w' = min(w, px).
     """
     import torch
-    from torch.nn.functional import interpolate
 
     channels = 1 if images.ndim == 3 else images.shape[1]
     height, width = images.shape[-2:]
     size = (min(height, px), min(width, px))
     out = torch.empty((len(rows), channels, *size), dtype=torch.uint8, device=device)
-    for start in range(0, len(rows), CHUNK):
-        part = images[rows[start : start + CHUNK]]  # a copy, so the pack is unchanged
-        tensor = torch.from_numpy(part).reshape(len(part), channels, height, width).to(device)
-        if size != (height, width):
-            tensor = (
-                interpolate(tensor.float(), size=size, mode="bilinear", antialias=True)
-                .round_()
-                .to(torch.uint8)
-            )
-        out[start : start + CHUNK] = tensor
+    chunk = max(1, min(CHUNK, CHUNK_BYTES // (channels * height * width)))
+    with PixelSource(images) as source:
+        for start in range(0, len(rows), chunk):
+            part = rows[start : start + chunk]
+            pixels = np.empty((len(part), *images.shape[1:]), dtype=np.uint8)
+            source.read(part, pixels)
+            tensor = torch.from_numpy(pixels).reshape(len(part), channels, height, width)
+            out[start : start + chunk] = reduced(tensor.to(device), px=px)
     return out
+
+
+def reduced(pixels: torch.Tensor, *, px: int) -> torch.Tensor:
+    """Return pixels [b, c, h, w] uint8 with sides of at most `px`; smaller ones are unchanged.
+
+    The result of an image does not depend on the other images of the batch.
+    """
+    import torch
+    from torch.nn.functional import interpolate
+
+    height, width = pixels.shape[-2:]
+    size = (min(height, px), min(width, px))
+    if size == (height, width):
+        return pixels
+    small = interpolate(pixels.float(), size=size, mode="bilinear", antialias=True)
+    return small.round_().to(torch.uint8)
 
 
 def shuffle(n: int, *, seed: int, epoch: int) -> NDArray[np.int64]:

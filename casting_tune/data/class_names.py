@@ -111,10 +111,8 @@ def view(
     """
     defects = {positive, "defective", *(kind for kind in kinds if kind)}
     goods = {negative, *negative.split(", "), "ok", "good"}
-    for text in (f"not {negative}", "def_front"):
-        defects |= {text} - goods
-    for text in (f"not {positive}", "ok_front"):
-        goods |= {text} - defects
+    defects |= {f"not {negative}"} - goods
+    goods |= {f"not {positive}"} - defects
     if name in defects - {negative}:
         return "defective"
     if name in goods:

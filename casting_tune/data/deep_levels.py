@@ -29,6 +29,8 @@ WHITE_IS_ZERO, TWELVE_PACKED = "WhiteIsZero, inverted", "12 bits packed"
 
 _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # tags of TIFF
 
+_STRIP = 256  # rows
+
 # gray TIFF that Pillow decodes and does not list: 16 bits big-endian WhiteIsZero, 12 bits packed
 TiffImagePlugin.OPEN_INFO.setdefault((b"MM", 0, (1,), 1, (16,), ()), ("I;16B", "I;16B"))
 for _order, _photometric in product((b"II", b"MM"), (0, 1)):
@@ -90,7 +92,7 @@ def reduced(image: Image.Image, content: bytes, *, bits: int) -> Deep | None:
 
 
 def _gray(image: Image.Image, content: bytes, *, bits: int) -> Deep:
-    levels = np.asarray(image).astype(np.int32)
+    levels = np.asarray(image)
     largest = int(levels.max())
     if levels.min() < 0 or largest > 65535:
         raise ValueError("gray levels outside 16 bits: save it with 8 or 16 bits")
@@ -130,13 +132,13 @@ def _colour(image: Image.Image, content: bytes, *, bits: int) -> Deep:
     return Deep(image, largest)
 
 
-def _full(image: Image.Image, content: bytes) -> NDArray[np.int32] | None:
+def _full(image: Image.Image, content: bytes) -> NDArray[np.uint16] | None:
     """Return the 16-bit levels without alpha, [h, w] gray or [h, w, 3], or None if impossible."""
     with Image.open(io.BytesIO(content), formats=(str(image.format),)) as second:
         tiles, (width, height) = second.tile, second.size
         if content[:2] == b"P6":
             wide = np.frombuffer(content, ">u2", 3 * width * height, tiles[0].offset)
-            return wide.reshape(height, width, 3).astype(np.int32)
+            return wide.reshape(height, width, 3)
         words = [
             (tile.args,) if isinstance(tile.args, str) else tile.args or ("",) for tile in tiles
         ]
@@ -148,10 +150,10 @@ def _full(image: Image.Image, content: bytes) -> NDArray[np.int32] | None:
             for tile, args in zip(tiles, words, strict=True)
         ]
         ImageOps.exif_transpose(second, in_place=True)
-        low = np.asarray(second).astype(np.int32)
+        low = np.asarray(second).astype(np.uint16)
     if mode == "RGBA":  # the bytes of gray and alpha: high, low, high, low
         return low[..., 0] * 256 + low[..., 1]
-    return np.asarray(image)[..., :3].astype(np.int32) * 256 + low[..., :3]
+    return np.asarray(image)[..., :3].astype(np.uint16) * 256 + low[..., :3]
 
 
 def _other(mode: str) -> str:
@@ -166,9 +168,13 @@ def _other(mode: str) -> str:
     return f"{found[1]};16{'L' if order == 'B' else 'B'}"
 
 
-def _scaled(levels: NDArray[np.int32], top: int) -> NDArray[np.uint8]:
-    """Return levels of 0..top as 0..255, rounded."""
-    return ((levels * 255 + top // 2) // top).astype(np.uint8)
+def _scaled(levels: NDArray[np.uint16] | NDArray[np.int32], top: int) -> NDArray[np.uint8]:
+    """Return levels of 0..top as 0..255, rounded; by strips, as line-scan images are large."""
+    eight = np.empty(levels.shape, np.uint8)
+    for start in range(0, len(levels), _STRIP):
+        part = levels[start : start + _STRIP].astype(np.int32)
+        eight[start : start + _STRIP] = (part * 255 + top // 2) // top
+    return eight
 
 
 def _largest_of_pnm(content: bytes) -> int:

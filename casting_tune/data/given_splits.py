@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from casting_tune.data import image_folder
+from casting_tune.data.decode import one_line
 from casting_tune.data.groups import joined
 from casting_tune.data.image_folder import ImageFile
 from casting_tune.data.splits import strata
@@ -76,6 +77,13 @@ def resolve(files: Sequence[ImageFile], sha256: Sequence[str], *, keep: bool) ->
     if lacking := _lacking(files, splits, "test"):
         rate = "escape" if lacking == "defective" else "overkill"
         notes.append(f"The test images have no {lacking} ones: they give no {rate} rate.")
+    tested, learned = (
+        {file.kind for file, split in zip(files, splits, strict=True) if (split == "test") == test}
+        for test in (True, False)
+    )
+    if unseen := sorted(tested - learned - {""}):
+        names = ", ".join(f"'{one_line(name)}'" for name in unseen)
+        notes.append(f"Kinds of defects without a training image: {names}.")
     return Splits(splits, made, tuple(notes))
 
 

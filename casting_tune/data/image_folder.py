@@ -11,7 +11,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from casting_tune.data import class_names, image_list, layouts, walk
@@ -164,14 +164,16 @@ def _of_folder(root: Path, reading: Reading) -> Listing:
     ]
     splits = "/".join(one_line(name) for name in layout.folders) or "class folders without a split"
     read_as = f"{splits} in '{one_line(layout.base)}'" if layout.base else splits
-    said = walk.sentence(skipped)
+    rows, spelling = _one_spelling(rows)
+    said = " ".join(filter(None, (spelling, walk.sentence(skipped))))
     roles = _roles(root, rows, reading, said)
-    return _listing(root / layout.base, rows, roles, reading, read_as=read_as, skipped=said)
+    return _listing(root / layout.base, rows, roles, reading, read_as=read_as, said=said)
 
 
 def _of_list(file: Path, reading: Reading) -> Listing:
     root, rows = image_list.read(file)
-    roles = _roles(file, rows, reading, "")
+    rows, spelling = _one_spelling(rows)
+    roles = _roles(file, rows, reading, spelling)
     wrong = [
         f"'{one_line(row.path)}' has kind '{one_line(row.kind)}'"
         for row in rows
@@ -184,24 +186,41 @@ def _of_list(file: Path, reading: Reading) -> Listing:
         )
     splits = [name for name in ("train", "validation", "test") if name in {r.split for r in rows}]
     read_as = f"list of {len(rows)} images with {'/'.join(splits) if splits else 'no split'}"
-    return _listing(root, rows, roles, reading, read_as=read_as, skipped="")
+    return _listing(root, rows, roles, reading, read_as=read_as, said=spelling)
 
 
-def _roles(source: Path, rows: Iterable[Row], reading: Reading, skipped: str) -> Roles:
+def _one_spelling(rows: Sequence[Row]) -> tuple[list[Row], str]:
+    """Give classes whose names differ in letter case only the most frequent one, and say so."""
+    counts = Counter(row.name for row in rows)
+    spelling: dict[str, str] = {}
+    for name in sorted(counts, key=lambda name: (counts[name], name)):
+        spelling[name.casefold()] = name
+    other = sorted(name for name in counts if spelling[name.casefold()] != name)
+    if not other:
+        return [*rows], ""
+    pairs = ", ".join(f"'{one_line(n)}' = '{one_line(spelling[n.casefold()])}'" for n in other)
+    return [replace(row, name=spelling[row.name.casefold()]) for row in rows], (
+        f"Class names that differ in capital letters only are one class: {pairs}."
+    )
+
+
+def _roles(source: Path, rows: Iterable[Row], reading: Reading, said: str) -> Roles:
     """Return which classes are good; what was skipped may explain why a class is missing."""
+    counts = Counter(row.name for row in rows)
     try:
         return class_names.roles(
-            Counter(row.name for row in rows),
+            counts,
             positive=reading.positive,
             good=reading.good,
             defect=reading.defect,
         )
     except ImagesError as error:
-        raise ImagesError(f"'{source}': {error} {skipped}".strip()) from error
+        reason = said if len(counts) < 2 else ""
+        raise ImagesError(f"'{source}': {error} {reason}".strip()) from error
 
 
 def _listing(
-    root: Path, rows: Sequence[Row], roles: Roles, reading: Reading, *, read_as: str, skipped: str
+    root: Path, rows: Sequence[Row], roles: Roles, reading: Reading, *, read_as: str, said: str
 ) -> Listing:
     """Return the images with their roles and groups, and sentences about how they were read."""
     rows = sorted(rows, key=lambda row: row.path)
@@ -223,7 +242,7 @@ def _listing(
     by_name = " (by their names)" if roles.inferred else ""
     notes = (
         f"Read as: {read_as}, {n_classes} classes, {roles.sentence()}{by_name}.",
-        skipped,
+        said,
         grouping,
     )
     return Listing(

@@ -77,7 +77,8 @@ def read(file: Path) -> tuple[Path, list[Row]]:
             )
     texts = [{name: _text(record.get(name)) for name in _KNOWN} for record in records]
     folder = Path(os.path.abspath(file.parent))  # noqa: PTH100 - resolve() would follow links
-    files = [os.path.normpath(folder / text["path"]) for text in texts]
+    # a list from Windows has backslashes
+    files = [os.path.normpath(folder / text["path"].replace("\\", "/")) for text in texts]
     if problems := list(_problems(texts, files)):
         more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         raise ImagesError(

@@ -1,4 +1,4 @@
-"""Warnings about images that contradict or leak: the same bytes twice, a group on both sides.
+"""Warnings about images that contradict or leak: the same bytes twice, a group in train and test.
 
 Input: a Pack. Output: pairs of paths, sentences. Reads no pixels.
 """

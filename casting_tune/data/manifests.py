@@ -1,16 +1,17 @@
 """The columns of a pack's manifest, and checks of the images that they describe.
 
-Input: a listing, and what was found in each file. Output: columns, hashes, errors. Reads no file.
+Input: a listing, and what was found in each file. Output: columns, hashes, errors. Reads no image.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from casting_tune.data.decode import Picture, one_line
-from casting_tune.data.image_folder import ImageFile, Listing, digest
+from casting_tune.data.image_folder import ImageFile, Listing, Reading, digest
 from casting_tune.errors import ImagesError
 
 _SHOWN = 10  # bad files in an error message, which is one line
@@ -53,6 +54,24 @@ def kinds(manifest: dict[str, Any]) -> list[str]:
     """Return the kinds; a manifest without them has one kind, the defect class."""
     named = [manifest["positive"] if label else "" for label in manifest["labels"]]
     return manifest.get("kinds") or named
+
+
+def reading_of(folder: Path, positive: str) -> Reading:
+    """Return how the images of a pack were read, so that the same images give the same pack.
+
+    Args:
+        folder: of the pack; if it is missing or damaged, only `positive` is known.
+        positive: name of all defects together.
+    """
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        manifest = {}
+    return Reading(
+        positive=positive,
+        group_pattern=manifest.get("group_pattern"),
+        keep_split=manifest.get("keep_split", False),
+    )
 
 
 def content(listing: Listing, hashes: Sequence[str]) -> str:

@@ -71,8 +71,9 @@ class Pack:
         split_made: whether casting_tune made the test split.
         skipped: (path, reason) of the files that could not be decoded.
         pixels: the rules by which files became pixels: those that applied.
-        pixel_notes: sentences about pixels that are not as usual, for the user.
-        notes: sentences: how the images were read, what was skipped, which split was made.
+        notes: sentences: how the images were read, what was skipped, which split was made, and
+            what is not as usual about their pixels.
+        root: the folder of the files; None for a pack that was opened without them.
         columns: [n] further columns of a list as JSON objects, "" without; None without a list.
     """
 
@@ -90,8 +91,8 @@ class Pack:
     split_made: bool
     skipped: tuple[tuple[str, str], ...]
     pixels: PixelRules
-    pixel_notes: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    root: Path | None = None
     columns: tuple[str, ...] | None = None
 
 
@@ -141,7 +142,7 @@ def pack(
                 entry = _build(
                     listing,
                     draft,
-                    keep_split=reading.keep_split,
+                    reading=reading,
                     pixels=pixels,
                     skip_bad=skip_bad,
                     on_progress=on_progress,
@@ -159,8 +160,12 @@ def pack(
     return replace(
         opened,
         skipped=_pairs(entry["skipped"]),
-        pixel_notes=(*opened.pixel_notes, *pixel_record.without_effect(pixels, opened.pixels)),
-        notes=(*listing.notes, *entry["notes"]),
+        notes=(
+            *listing.notes,
+            *entry["notes"],
+            *pixel_record.without_effect(pixels, opened.pixels),
+        ),
+        root=listing.root,
         columns=tuple(columns[str(path)] for path in opened.paths)
         if any(columns.values())
         else None,
@@ -172,6 +177,12 @@ def open_pack(folder: Path) -> Pack:
 
     Raises:
         ImagesError: the pack is missing, of another version, or damaged.
+
+    Example:
+        >>> from casting_tune import open_pack
+        >>> (manifest,) = Path("results/packs").glob("*/manifest.json")
+        >>> open_pack(manifest.parent).images.shape
+        (80, 64, 64)
     """
     way_out = "Remove this folder and pack the images again."
     try:
@@ -196,7 +207,6 @@ def open_pack(folder: Path) -> Pack:
             split_made=manifest["split_made"],
             skipped=_pairs(manifest["skipped"]),
             pixels=pixel_record.rules(manifest),
-            pixel_notes=pixel_record.notes(manifest),
             notes=tuple(manifest.get("notes", ())),
         )
         if [*pack.images.shape] != manifest["shape"] or pack.images.dtype != np.uint8:
@@ -251,7 +261,7 @@ def _build(
     listing: Listing,
     draft: Path,
     *,
-    keep_split: bool,
+    reading: Reading,
     pixels: PixelRules,
     skip_bad: bool,
     on_progress: Callable[[int, int], None] | None,
@@ -274,20 +284,24 @@ def _build(
     usable = [pair for pair in decoded if not pair[1].reason]
     manifests.check_classes(listing, usable)
     splits = given_splits.resolve(
-        [file for file, _ in usable], [picture.sha256 for _, picture in usable], keep=keep_split
+        [file for file, _ in usable],
+        [picture.sha256 for _, picture in usable],
+        keep=reading.keep_split,
     )
     manifest = manifests.columns(listing, usable, splits.of)
     manifest |= {"shape": written.shape, "version": PACK_VERSION}
     applied, counts = pixel_record.applied(written, pixels)
     manifest |= {"pixels": applied} if applied else {}
+    notes = [*splits.notes, *pixel_record.notes(manifest, counts)]
     dataset_id = image_folder.digest([json.dumps(manifest, sort_keys=True)])[:16]
     manifest |= {
         "dataset_id": dataset_id,
         "negative": listing.negative,
         "split_made": splits.made,
         "skipped": bad,
-        "notes": [*listing.notes, *splits.notes],
-        "pixel_counts": counts,
+        "notes": [*listing.notes, *notes],
+        "group_pattern": reading.group_pattern,
+        "keep_split": reading.keep_split,
     }
     _write_json(draft / "manifest.json", manifest)
     content = manifests.content(listing, [picture.sha256 for picture in pictures])
@@ -296,7 +310,7 @@ def _build(
         "content": content,
         "dataset_id": dataset_id,
         "skipped": bad,
-        "notes": splits.notes,
+        "notes": notes,
     }
 
 

@@ -56,9 +56,8 @@ def rules(manifest: Mapping[str, Any]) -> PixelRules:
     return replace(found, max_megapixels=limit)
 
 
-def notes(manifest: Mapping[str, Any]) -> tuple[str, ...]:
+def notes(manifest: Mapping[str, Any], counts: Mapping[str, int]) -> tuple[str, ...]:
     """Return sentences about the pixels of a pack that are not as usual."""
-    counts: Mapping[str, int] = manifest.get("pixel_counts", {})
     return (*rule_sentences(rules(manifest), manifest["shape"][-2:]), *_count_sentences(counts))
 
 

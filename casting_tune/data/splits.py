@@ -99,16 +99,7 @@ def split(
         UsageError: a number is out of range, a class would be missing in train or validation, or
             test would have no image.
     """
-    share = settings.validation_share
-    if not 0 < share < 1:
-        raise UsageError(f"validation_share must be greater than 0 and less than 1; got {share}.")
-    for name, value in (
-        ("split_seed", settings.seed),
-        ("train_images", settings.train_images),
-        ("test_images", settings.test_images),
-    ):
-        if value < 0:
-            raise UsageError(f"{name} must be 0 or more; got {value}.")
+    _check_settings(settings)
     for_train, for_validation, for_test = (
         np.random.Generator(np.random.PCG64(stream))
         for stream in np.random.SeedSequence(settings.seed).spawn(3)
@@ -135,7 +126,7 @@ def split(
         _check(labels[learned], "train", least=2, way_out=way_out)
         parts = strata(labels[learned], kinds[learned])
         validated = _draw(
-            parts, groups[learned], share=share, rng=for_validation
+            parts, groups[learned], share=settings.validation_share, rng=for_validation
         )  # [n_learned] bool
     else:
         validated = splits[learned] == "validation"
@@ -153,6 +144,19 @@ def split(
         way_out="raise validation_share, or use smaller groups",
     )
     return folds
+
+
+def _check_settings(settings: SplitSettings) -> None:
+    share = settings.validation_share
+    if not 0 < share < 1:
+        raise UsageError(f"validation_share must be greater than 0 and less than 1; got {share}.")
+    for name, value in (
+        ("split_seed", settings.seed),
+        ("train_images", settings.train_images),
+        ("test_images", settings.test_images),
+    ):
+        if value < 0:
+            raise UsageError(f"{name} must be 0 or more; got {value}.")
 
 
 def grouped(

@@ -221,11 +221,13 @@ def _point(scored: _Scored, store: Store, rule: Rule) -> OperatingPoint:
     images = {
         name: cell.predictions.image[split == name].tolist() for name in ("validation", "test")
     }
+    kinds = cell.pack.kinds[cell.predictions.image]
     validation, test = (
         Scored(
             y_true[split == name],
             scored.score[split == name],
             groups=selection.photographs(store, cell.pack.dataset_id, images[name]),
+            kinds=kinds[split == name],
         )
         for name in images
     )

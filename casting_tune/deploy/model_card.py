@@ -55,6 +55,7 @@ def write(
         "\n".join(f"- {sentence}" for sentence in checked.point.sentences),
         "## Results of the exported network on the test images",
         _table(checked.point.test),
+        *_kinds(checked),
         _ranking(cell),
         "\n".join(f"- {sentence}" for sentence in _limits(cell, checked)),
         "## Training data",
@@ -107,6 +108,22 @@ def _table(counts: Counts) -> str:
         f"passed, {counts.fp:,} rejected. The bounds for new castings are above, under Threshold."
     )
     return "\n".join(lines)
+
+
+def _kinds(checked: Checked) -> Iterator[str]:
+    """Yield the table of the escapes by kind, if there are several kinds of defects."""
+    rates = checked.point.test_kinds
+    if len(rates) > 1:
+        yield "\n".join(
+            (
+                "| kind of defect | passed | of | at most (exact one-sided 95 %) |",
+                "| --- | --- | --- | --- |",
+                *(
+                    f"| {_text(one.kind)} | {one.escapes:,} | {one.n:,} | {one.at_most} |"
+                    for one in rates
+                ),
+            )
+        )
 
 
 def _ranking(cell: Cell) -> str:

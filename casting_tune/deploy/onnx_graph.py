@@ -18,6 +18,7 @@ from torch.nn.functional import interpolate
 
 from casting_tune.deploy import predict
 from casting_tune.errors import UsageError
+from casting_tune.models import build
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -55,11 +56,9 @@ class Decider(nn.Module):
         super().__init__()
         self.model = model.eval()
         self.px = px
-        means, stds = (torch.tensor(values).reshape(1, 3, 1, 1) for values in (mean, std))
-        if in_channels == 1:
-            means, stds = means.mean(1, keepdim=True), stds.mean(1, keepdim=True)
-        self.register_buffer("scale", 1 / stds)
-        self.register_buffer("offset", -means / stds)
+        scale, offset = build.scale_and_offset(mean, std, in_channels=in_channels)
+        self.register_buffer("scale", scale)
+        self.register_buffer("offset", offset)
         self.register_buffer("threshold", torch.tensor(0.5))
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -20,7 +20,7 @@ import numpy as np
 from casting_tune.config import Allowance, Epoch
 from casting_tune.errors import CastingTuneError, ResourcesError, StoreError, unreadable
 from casting_tune.models import build
-from casting_tune.store import completed
+from casting_tune.store import artifacts, completed
 from casting_tune.store.completed import Cell
 from casting_tune.store.store import Store
 from casting_tune.training import trial
@@ -134,7 +134,7 @@ def trained(
         StoreError: the stored weights cannot be read, or belong to another network.
         CastingTuneError: the second training did not complete.
     """
-    if store.fetch(store.weights(cell.row["cell_id"])).exists():
+    if artifacts.fetch(store, artifacts.weights(store, cell.row["cell_id"])).exists():
         return _opened(cell, store), True
     with again(cell, on_epoch=on_epoch) as (temporary, _):
         return _opened(cell, temporary), False
@@ -144,7 +144,7 @@ def _opened(cell: Cell, store: Store) -> nn.Module:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    config, file = cell.config, store.weights(cell.row["cell_id"])
+    config, file = cell.config, artifacts.weights(store, cell.row["cell_id"])
     model = build.model(
         config.backbone,
         weights="none",  # the file has them all

@@ -12,6 +12,8 @@ from typing import Any
 from casting_tune.config import cell_id
 from casting_tune.data.pack import Pack
 from casting_tune.execution.tasks import Event, Halt, InOrder, Source, Task, Work, ended
+from casting_tune.store.attempts import completed_since
+from casting_tune.store.locks import claim
 from casting_tune.store.store import Store
 
 
@@ -68,7 +70,7 @@ class Claimed:
         for position, i in enumerate(candidates):
             task = self.tasks[i]
             cell = cell_id(task.config, self.dataset_id)
-            release = self.store.claim(cell, self.halt.requested.set)
+            release = claim(self.store, cell, self.halt.requested.set)
             if release is None:
                 self.waiting.append(i)
             elif (row := self._completed(cell, task)) is not None:
@@ -82,7 +84,7 @@ class Claimed:
         return None
 
     def _completed(self, cell: str, task: Task) -> dict[str, Any] | None:
-        return self.store.completed_since(cell, task.attempts, epochs=task.config.epochs)
+        return completed_since(self.store, cell, task.attempts, epochs=task.config.epochs)
 
     def on_ended(self, task: int, status: str) -> None:
         """Release a task that has ended and will not be retried."""

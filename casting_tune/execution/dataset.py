@@ -5,13 +5,13 @@ Input: Options, cells. Output: a Pack, the groups of its images, counts, notes. 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from casting_tune import files
-from casting_tune.config import TrialConfig
+from casting_tune.config import Allowance, TrialConfig
 from casting_tune.data import label_conflicts, pack, synthetic
 from casting_tune.data.pack import Pack
 from casting_tune.planning import estimate
@@ -19,7 +19,9 @@ from casting_tune.planning.cells import Cell
 from casting_tune.planning.options import Options
 from casting_tune.store import audits
 from casting_tune.store.store import Store
-from casting_tune.training import precision
+from casting_tune.training import inputs, memory, precision
+from casting_tune.training.baseline_fit import is_baseline
+from casting_tune.training.baselines import MOST_PROBED
 from casting_tune.training.image_split import count_images
 
 if TYPE_CHECKING:
@@ -132,11 +134,35 @@ def counter(counts: Counts) -> Callable[[TrialConfig], int]:
     return lambda config: sums.get(_needs(config), most)
 
 
+def streaming_note(
+    configs: Iterable[TrialConfig], counts: Counts, images: Pack, allowance: Allowance
+) -> str:
+    """Return a line if the images of a trial on the CPU exceed its memory; "" otherwise.
+
+    The trial itself decides (`memory.images_from`), and its row says how: `images_from`.
+    """
+    limit = allowance.memory_bytes
+    needed = max(
+        (
+            sum(counts[_needs(config)]) * inputs.image_bytes(config, images)
+            for config in configs
+            if not is_baseline(config)
+        ),
+        default=0,
+    )
+    if limit is None or needed <= memory.IMAGES_SHARE * limit:
+        return ""
+    return (
+        f"The images of a trial take {needed / 2**30:.2f} GiB, more than half of its memory "
+        f"({limit / 2**30:.2f} GiB): they are read from disk during training, with equal results."
+    )
+
+
 def notes(
     cells: tuple[Cell, ...], images: Pack, device: Literal["cpu", "cuda"] | None
 ) -> tuple[str, ...]:
     """Return what a reader of the results must know; `device` None: the trials run elsewhere."""
-    notes = [*images.notes, *images.pixel_notes]
+    notes = [*images.notes]
     notes += list(precision.notes((cell.config for cell in cells), device)) if device else []
     if images.images.ndim == 3 and any("hue" in cell.config.toggles for cell in cells):
         notes.append("The images are gray: the toggle hue has no effect on them.")
@@ -147,6 +173,12 @@ def notes(
         notes.append(
             f"{copies} of {n_test} test images are byte-for-byte copies of training images: "
             "scores look too good."
+        )
+    n_train = int((images.splits == "train").sum())
+    if n_train > MOST_PROBED:
+        notes.append(
+            f"The baseline linear probe learns from {MOST_PROBED:,} of the {n_train:,} training "
+            "images, chosen at random within each class."
         )
     if leak := label_conflicts.group_note(images):
         notes.append(leak)

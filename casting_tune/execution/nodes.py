@@ -6,6 +6,7 @@ says what is missing.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 from casting_tune import machine
 from casting_tune.config import TrialConfig
 from casting_tune.data.pack import Pack
+from casting_tune.data.pixel_source import file_of
 from casting_tune.errors import ResourcesError
-from casting_tune.execution import ray_cluster
+from casting_tune.execution import node_copy, ray_cluster
+from casting_tune.execution.node_copy import PackFile
 from casting_tune.training import memory
 from casting_tune.training.probe import probe
 from casting_tune.training.records import Place
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+LOG = logging.getLogger(__name__)
 STARTING_S = 120
 """Time limit for the first worker of a cluster whose workers are still starting."""
 
@@ -110,7 +114,7 @@ def measure(
             ray.get([ask.options(scheduling_strategy=on).remote(place.device) for on in strategies])
         )
         remote_probe = ray.remote(num_cpus=1, num_gpus=1)(_probe)
-        sent = ray.put(pack)
+        sent = ray.put(sendable(ray, pack, here=address is None))
         running = {
             remote_probe.remote(config, sent, place, groups): i for i, config in enumerate(configs)
         }
@@ -132,11 +136,11 @@ def _device_bytes(device: str) -> int:
 
 
 def _probe(
-    config: TrialConfig, pack: Pack, place: Place, groups: NDArray[np.int64] | None
+    config: TrialConfig, pack: Pack | PackFile, place: Place, groups: NDArray[np.int64] | None
 ) -> dict[str, Any] | str:
     """Return a row of probes, or the error; the trial itself will record it in its row."""
     try:
-        return probe(config, pack, place, groups)
+        return probe(config, node_copy.opened(pack), place, groups)
     except Exception as error:  # whatever a network, driver or kernel raises
         return f"{type(error).__name__}: {error}".splitlines()[0]
 
@@ -161,6 +165,29 @@ def check_resources(ray: Any, resources: Resources) -> None:
             raise ResourcesError(
                 f"A trial requires {needed:g} {kind}; the largest node has {most:g}. Request less."
             )
+
+
+def sendable(ray: Any, pack: Pack, *, here: bool) -> Pack | PackFile:
+    """Return what the workers get: the pack, or everything but its pixels and the file of these.
+
+    Workers of this machine open the file of the pack. On a cluster the pixels go through Ray's
+    object store if they fit there, because that keeps one copy per node in memory; otherwise each
+    node keeps one copy on its disk.
+
+    Raises:
+        ResourcesError: the images are not a file, and do not fit the object store.
+    """
+    is_file = file_of(pack.images) is not None
+    if not (here and is_file):
+        try:
+            check_object_store(ray, pack)
+        except ResourcesError:
+            if not is_file:
+                raise
+        else:
+            return pack
+    LOG.info("the workers read the packed images from a file of their node")
+    return node_copy.sent(pack, node=ray.get_runtime_context().get_node_id())
 
 
 def check_object_store(ray: Any, pack: Pack) -> None:

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from casting_tune import machine
-from casting_tune.config import TrialConfig, cell_id
+from casting_tune.config import Allowance, TrialConfig, cell_id
 from casting_tune.data import image_folder
 from casting_tune.data.pack import Pack
 from casting_tune.errors import UsageError
@@ -64,6 +64,14 @@ def prepare(
 
     Raises:
         CastingTuneError: the first error that would have occurred later.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from casting_tune import Options, prepare
+        >>> options = Options(sweep="tiny.toml", data=Path("castings"), inline=True)
+        >>> prepared = prepare(options, say=lambda line: None)
+        >>> len(prepared.plan.to_do)  # cells to train: this sweep has run before
+        0
     """
     checked = _check(options, Reporter(say, on_progress))
     sweep, cells = checked.sweep, checked.cells
@@ -85,7 +93,7 @@ def prepare(
         store=checked.store,
         plan=made,
         costs=costs,
-        allowance=allowance(options, sweep, place, free_bytes=free_bytes),
+        allowance=_allowance(checked, made, place, free_bytes=free_bytes),
         resources=resources,
         place=place,
         groups=checked.groups,
@@ -276,6 +284,16 @@ def _asha_notes(asha: Asha | None) -> tuple[str, ...]:
         f"grace_epochs = {asha.grace_epochs} of {asha.max_epochs} epochs: "
         "no trial will be stopped.",
     )
+
+
+def _allowance(checked: _Checked, made: Plan, place: Place, *, free_bytes: int) -> Allowance:
+    """Return the limits of a trial, and report if its images do not fit them."""
+    limits = allowance(checked.options, checked.sweep, place, free_bytes=free_bytes)
+    configs = [planned.cell.config for planned in made.to_do]
+    note = dataset.streaming_note(configs, checked.counts, checked.images, limits)
+    if note and place.device == "cpu":
+        checked.report.say(note)
+    return limits
 
 
 def _costs(checked: _Checked, made: Plan) -> tuple[Costs, Resources, Place]:

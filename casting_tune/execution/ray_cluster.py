@@ -289,7 +289,7 @@ def _join(ray: Any, address: str) -> None:
             raise ValueError("not host:port")
         host, _, port = ray_private.resolve(named).rpartition(":")
         ray_head.check_answers(host.strip("[]"), int(port))
-        _check_token(named, host.strip("[]"), int(port))
+        ray_head.check_token(named, host.strip("[]"), int(port))
         ray.init(address, **QUIET)
         LOG.info("joined the Ray cluster at %s", named)
     except (OSError, ValueError, OverflowError) as error:
@@ -303,21 +303,6 @@ def _join(ray: Any, address: str) -> None:
         raise ResourcesError(
             f"Cannot join the Ray cluster at '{named}' (from {origin}): {reason}"
         ) from error
-
-
-def _check_token(named: str, host: str, port: int) -> None:
-    """Raise ResourcesError if this machine sends a token to a cluster that requires none.
-
-    Ray 2.60 connects, and then ends our actors: the head asks this process about them without a
-    token, is refused, and takes this process for dead. It may do so before or after an actor's
-    first answer, so running one proves nothing.
-    """
-    if os.environ.get("RAY_AUTH_MODE") == "token" and not ray_head.requires_token(host, port):
-        raise ResourcesError(
-            f"Connected, but the Ray cluster at '{named}' does not run our tasks: it requires no "
-            "token, and this machine sends one (RAY_AUTH_MODE=token or ~/.ray/auth_token). Start "
-            "its nodes with RAY_AUTH_MODE=token and that token, or set RAY_AUTH_MODE=disabled here."
-        )
 
 
 def _start(ray: Any, n_slots: int, scratch: str, *, over: threading.Event) -> None:

@@ -10,6 +10,8 @@ import os
 import socket
 from typing import BinaryIO
 
+from casting_tune.errors import ResourcesError
+
 ANSWER_S = 5.0
 """Time limit for an answer of a cluster's head; Ray 2.60 itself tries for up to 13 minutes."""
 
@@ -51,7 +53,7 @@ def requires_token(host: str, port: int) -> bool:
     if _uses_tls():
         return True
     fields = {
-        ":method": "POST", ":scheme": "http", ":path": CALL, ":authority": host,
+        ":method": "POST", ":scheme": "http", ":path": CALL, ":authority": "ray",
         "content-type": "application/grpc", "te": "trailers",
     }  # fmt: skip
     call = _frame(_HEADERS, _END_HEADERS, 1, b"".join(map(_field, fields.items())))
@@ -67,6 +69,21 @@ def requires_token(host: str, port: int) -> bool:
                     return True
                 if stream == 1 and kind == _RESET:
                     raise ConnectionError("the head ended the call")
+
+
+def check_token(named: str, host: str, port: int) -> None:
+    """Raise ResourcesError if this machine sends a token to a cluster that requires none.
+
+    Ray 2.60 connects, and then ends our actors: the head asks this process about them without a
+    token, is refused, and takes this process for dead. It may do so before or after an actor's
+    first answer, so running one proves nothing.
+    """
+    if os.environ.get("RAY_AUTH_MODE") == "token" and not requires_token(host, port):
+        raise ResourcesError(
+            f"Connected, but the Ray cluster at '{named}' does not run our tasks: it requires no "
+            "token, and this machine sends one (RAY_AUTH_MODE=token or ~/.ray/auth_token). Start "
+            "its nodes with RAY_AUTH_MODE=token and that token, or set RAY_AUTH_MODE=disabled here."
+        )
 
 
 def _uses_tls() -> bool:

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from casting_tune.data.pack import Pack
-from casting_tune.execution import nodes, ray_cluster
+from casting_tune.execution import node_copy, nodes, ray_cluster
 from casting_tune.execution.claims import claimed
+from casting_tune.execution.node_copy import PackFile
 from casting_tune.execution.nodes import Resources
 from casting_tune.execution.tasks import Event, Halt, Task, Work, run_task
 from casting_tune.execution.tune_driver import TuneDriver
@@ -36,10 +37,10 @@ def run_ray(
 ) -> None:
     """Run every task as a Ray Tune trial, on this machine or on the cluster of `resources`.
 
-    Workers are reused for many trials. The packed images go to each node once, through Ray's object
-    store. A trial whose process or node dies runs again; one whose process dies too often becomes a
-    row with status error. A Ray that was started `ahead` on this machine is used, and ends with the
-    last trial.
+    Workers are reused for many trials. The packed images go to each node once (`nodes.sendable`). A
+    trial whose process or node dies runs again; one whose process dies too often becomes a row with
+    status error. A Ray that was started `ahead` on this machine is used, and ends with the last
+    trial.
 
     Raises:
         ResourcesError: no node has the resources of a trial.
@@ -53,21 +54,21 @@ def run_ray(
         if halt.requested.is_set():
             return  # while Ray was starting
         nodes.check_resources(ray, resources)
-        nodes.check_object_store(ray, pack)
+        sent = nodes.sendable(ray, pack, here=address is None)
         if address is not None:
             n_starting = _n_starting(ray, resources, in_order=work.source is None)
             os.environ.setdefault(ray_cluster.WAITING, str(n_starting))
         driver = TuneDriver(work, pack, source, resources, on_event)
         scratch = Path(tempfile.mkdtemp(prefix="casting-tune-"))
         try:
-            _fit(driver, halt, scratch)
+            _fit(driver, sent, halt, scratch)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
         if driver.broken:
             raise driver.broken[0]
 
 
-def _fit(driver: TuneDriver, halt: Halt, scratch: Path) -> None:
+def _fit(driver: TuneDriver, pack: Pack | PackFile, halt: Halt, scratch: Path) -> None:
     """Let Tune run all tasks."""
     from ray import tune
 
@@ -77,7 +78,7 @@ def _fit(driver: TuneDriver, halt: Halt, scratch: Path) -> None:
     is_here = resources.address is None
     # a task travels with its trial
     sent = replace(work, tasks=(), source=None, driver=os.getpid() if is_here else None)
-    trainable = tune.with_parameters(_trainable, work=sent, pack=driver.pack)
+    trainable = tune.with_parameters(_trainable, work=sent, pack=pack)
     # here a slot counts as one CPU for Ray; the lambda is pickled, so it captures numbers only
     cpus, gpus = 1 if is_here else resources.cpus, resources.gpus
     follower = tune_callbacks.Follower(driver)
@@ -128,7 +129,7 @@ def _gpus(task: Task, gpus: float) -> float:
     return gpus if task.gpus is None else task.gpus
 
 
-def _trainable(config: dict[str, Any], work: Work, pack: Pack) -> None:
+def _trainable(config: dict[str, Any], work: Work, pack: Pack | PackFile) -> None:
     """Run one task in a worker; every report carries one event.
 
     A trial that ASHA stops stays in its report: Tune ends its thread there when the worker takes
@@ -155,7 +156,8 @@ def _trainable(config: dict[str, Any], work: Work, pack: Pack) -> None:
 
     if work.driver is not None:
         end_with(work.driver)
-    with watched(work, pack, task) as restart_limit:
-        event = run_task(work, pack, config["index"], task, report)
+    images = node_copy.opened(pack)
+    with watched(work, images, task) as restart_limit:
+        event = run_task(work, images, config["index"], task, report)
     if event.retried and event.status != "oom":  # with more of a GPU it is another Tune trial
         raise RunAgain

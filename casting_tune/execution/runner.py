@@ -22,7 +22,11 @@ from casting_tune.execution.tasks import Event, Halt, Task, Work, log
 from casting_tune.failpoints import step
 from casting_tune.planning.cells import Search
 from casting_tune.planning.plan import Planned
+from casting_tune.store import artifacts
+from casting_tune.store.attempts import last_attempts
+from casting_tune.store.locks import sweep_lock
 from casting_tune.store.schema import CELLS, SETTINGS
+from casting_tune.store.spool import settle
 from casting_tune.toggles import augmentation_name
 from casting_tune.training import checkpoint
 
@@ -45,15 +49,22 @@ def execute(
         on_event: called with each event of a task.
         on_choice: called with each task that a search adds, before its events.
         halt: once requested, the running epochs complete and no other trial starts.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from casting_tune import Options, execute, prepare
+        >>> options = Options(sweep="tiny.toml", data=Path("castings"), inline=True)
+        >>> execute(prepare(options, say=lambda line: None))  # cells without a result
+        0
     """
     store, sweep = prepared.store, prepared.sweep
     step("run begins")
     halt = halt or Halt()
-    with store.sweep_lock(sweep.name, on_lost=halt.requested.set):
+    with sweep_lock(store, sweep.name, on_lost=halt.requested.set):
         wanted = _train(prepared, on_event, on_choice, halt)
         step("run has trained")
         checkpoint.clear(store.root, wanted & store.completed())
-        store.settle()
+        settle(store)
     step("run ends")
     lacking = len(wanted - _settled(prepared).keys())
     if halt.requested.is_set():  # cells that a search had no time to choose
@@ -84,7 +95,7 @@ def _train(
     wanted = {planned.cell_id for planned in prepared.plan.planned}
     if prepared.options.fresh:
         for planned in prepared.plan.to_do:
-            store.drop(store.checkpoint(planned.cell_id))
+            artifacts.drop(store, artifacts.checkpoint(store, planned.cell_id))
     tasks, timing = _tasks(prepared)
     work = _work(prepared, tasks)
     if sweep.search is not None:
@@ -106,7 +117,7 @@ def _train(
 
 def _tasks(prepared: Prepared) -> tuple[tuple[Task, ...], tuple[Task, ...]]:
     """Return the tasks of a run, and its timing passes, which run last."""
-    attempts = prepared.store.last_attempts()
+    attempts = last_attempts(prepared.store)
     tasks: tuple[list[Task], list[Task]] = ([], [])
     for planned in prepared.to_do:
         cell, n_attempts = planned.cell, attempts.get(planned.cell_id, 0)

@@ -20,6 +20,7 @@ from casting_tune.planning import expand
 from casting_tune.planning.cells import Cell, Search
 from casting_tune.planning.sections import Settings
 from casting_tune.planning.sweep_file import number
+from casting_tune.store.attempts import attempts_since, last_attempts, read_cell
 from casting_tune.store.store import Store
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class Study:
         self.search, self.store, self.dataset_id = search, store, start.dataset_id
         self.finish, self.on_choice, self.settled = finish, on_choice, start.settled
         self.tasks: list[Task] = list(start.first)
-        self.attempts = store.last_attempts()
+        self.attempts = last_attempts(store)
         self.n_handed_out, self.n_suggested, self.n_labelled = 0, 0, start.past.n_labelled
         self.chosen: dict[str, str | None] = {}  # a cell -> how it ended; None while it runs
         self.running: dict[str, list[str]] = {}  # a cell -> the choices of Optuna that wait for it
@@ -128,7 +129,7 @@ class Study:
         self._report(key, cell, self.chosen[cell], epochs=choice.cell.config.epochs)
 
     def _last_attempt(self, cell: str, epochs: int) -> int:
-        return self.store.attempts_since(cell, self.attempts.get(cell, 0), epochs=epochs).stop - 1
+        return attempts_since(self.store, cell, self.attempts.get(cell, 0), epochs=epochs).stop - 1
 
     def _hand_out(self, choice: Chosen, key: str) -> int:
         attempts = self._last_attempt(choice.cell_id, choice.cell.config.epochs)
@@ -168,8 +169,8 @@ class Study:
             return
         columns = ["status", *self.search.objective]
         attempts = range(1, self._last_attempt(cell, epochs) + 1)
-        rows = self.store.read_cell(
-            "trials", cell, attempts, epochs=epochs, columns=columns
+        rows = read_cell(
+            self.store, "trials", cell, attempts, epochs=epochs, columns=columns
         ).to_pylist()
         values = [
             row for row in rows if row.pop("status") == "completed" and None not in row.values()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from casting_tune.config import UNLIMITED, Allowance, Epoch, TrialConfig, cell_id
 from casting_tune.data.pack import Pack
+from casting_tune.store.attempts import attempts_since, read_cell
 from casting_tune.store.store import Store
 from casting_tune.training.records import Ending, Place, TrialContext
 from casting_tune.training.trial import halved, lost, run_trial
@@ -62,6 +63,7 @@ class Event:
         traceback: of the error, if known; see `schema.TRIALS`.
         test_accuracy: share of correct test images, for a completed trial.
         duration_s: of the trial.
+        images_from: where the images of a completed training were; see `schema.TRIALS`.
         retried: the task runs again: the trial ended in an error, or ran out of memory and gets
             more of a GPU.
     """
@@ -74,6 +76,7 @@ class Event:
     traceback: str | None = None
     test_accuracy: float | None = None
     duration_s: float | None = None
+    images_from: str | None = None
     retried: bool = False
 
 
@@ -245,8 +248,8 @@ def _rows_of_this_run(work: Work, pack: Pack, task: Task) -> list[dict[str, Any]
     completed do.
     """
     cell, epochs = cell_id(task.config, pack.dataset_id), task.config.epochs
-    since = work.store.attempts_since(cell, task.attempts, epochs=epochs)
-    rows = work.store.read_cell("trials", cell, since, epochs=epochs).to_pylist()
+    since = attempts_since(work.store, cell, task.attempts, epochs=epochs)
+    rows = read_cell(work.store, "trials", cell, since, epochs=epochs).to_pylist()
     return [row for row in rows if row["sweep"] == work.sweep or row["status"] == "completed"]
 
 
@@ -304,4 +307,5 @@ def ended(index: int, row: dict[str, Any]) -> Event:
         traceback=row.get("traceback"),
         test_accuracy=row.get("test_accuracy"),
         duration_s=row.get("duration_s"),
+        images_from=row.get("images_from"),
     )

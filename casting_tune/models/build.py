@@ -17,6 +17,7 @@ from casting_tune.models import pretrained
 from casting_tune.models.registry import BACKBONES, check_name, timm_name, timm_networks
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 
@@ -118,6 +119,27 @@ def normalisation(name: str, weights: str) -> tuple[tuple[float, ...], tuple[flo
         )
     each = 3 // len(mean)
     return tuple(mean) * each, tuple(std) * each
+
+
+def scale_and_offset(
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    *,
+    in_channels: int,
+    device: torch.device | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return scale and offset, [1, in_channels, 1, 1]: inputs = images in 0..1 * scale + offset.
+
+    A network of one channel gets the mean of the three means, and of the three deviations.
+    """
+    import torch
+
+    means, stds = (
+        torch.tensor(values, device=device).reshape(1, 3, 1, 1) for values in (mean, std)
+    )
+    if in_channels == 1:
+        means, stds = means.mean(1, keepdim=True), stds.mean(1, keepdim=True)
+    return 1 / stds, -means / stds
 
 
 def local_dir_config(name: str, weights: str, *, in_channels: int, image_px: int) -> dict[str, Any]:

@@ -20,7 +20,13 @@ from casting_tune.planning.cells import Sweep
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """The options of a run; `casting-tune sweep --help` explains each."""
+    """The options of a run; `casting-tune sweep --help` explains each.
+
+    Example:
+        >>> from casting_tune import Options
+        >>> Options(sweep="backbone_grid", quick=True).results
+        'results'
+    """
 
     sweep: str
     data: Path | None = None

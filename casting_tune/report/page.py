@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from casting_tune.analysis import curves, run_results, tables, verdict
-from casting_tune.analysis.result_table import Positive
+from casting_tune.analysis import class_view, curves, kinds, run_results, tables, verdict
 from casting_tune.report import embedded_images, page_data, plotly_style
 from casting_tune.store.store import Store
 
@@ -31,7 +30,7 @@ class Request:
     Attributes:
         sweep: name of the sweep.
         run_id: the run; None: the last run of the sweep.
-        positive: positive class of recall, precision and F1 in the comparison.
+        positive: positive class of the comparison; see `class_view.view`.
         max_escape: largest escape rate on validation for the threshold: "0.5%" or "0.005".
         question: the question of the sweep.
         command: the command that writes this page, without the run.
@@ -39,7 +38,7 @@ class Request:
 
     sweep: str
     run_id: str | None = None
-    positive: Positive = "defective"
+    positive: str = "defective"
     max_escape: str = "0.5%"
     question: str = ""
     command: str = ""
@@ -57,10 +56,11 @@ def page(
         with_images: show thumbnails of misclassified images from `packed`.
 
     Raises:
-        UsageError: the store has no such run.
+        UsageError: the store has no such run, or the run no such class.
     """
     sweep, run_id = request.sweep, request.run_id
     results = run_results.load(store, sweep, run_id)
+    viewed, _ = class_view.view(results, request.positive)
     compared = tables.comparison(store, sweep, run_id=run_id, positive=request.positive)
     best = curves.best_row(results)
     point, why_not = page_data.operating_point(store, best, request.max_escape)
@@ -75,11 +75,12 @@ def page(
         "run": results.run_id,
         "first": run_results.records(results.cells.head(1))[0],
         "made_at": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "verdict": verdict.verdict(results, compared.frame),
+        "verdict": verdict.verdict(viewed, compared.frame),
         "best": run_results.records(compared.frame[compared.frame["best"]]),
         "n_cells": int((results.cells["kind"] == "cell").sum()),
         "compared": page_data.grid(compared),
         "range": page_data.interval_range(compared.frame[["low", "high", "accuracy"]]),
+        "kinds": page_data.kinds(kinds.table(store, sweep, run_id=run_id), best),
         "point": point,
         "why_not": why_not,
         "effects": page_data.effects(tables.TABLES["effects"](store, sweep, run_id=run_id)),

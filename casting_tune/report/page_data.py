@@ -14,7 +14,7 @@ import pandas as pd
 
 from casting_tune.analysis import curves, importance, run_results, selection, tables
 from casting_tune.analysis.operating_point import OperatingPoint
-from casting_tune.analysis.result_table import Positive, Table, device
+from casting_tune.analysis.result_table import Table, device
 from casting_tune.analysis.run_results import RunResults
 from casting_tune.errors import UsageError
 from casting_tune.report import embedded_images, parallel_axes, plotly_figures, render
@@ -131,7 +131,7 @@ def charts(
     timing: Table,
     best: Best | None,
     *,
-    positive: Positive,
+    positive: str,
     packed: Pack | None,
 ) -> list[embedded_images.Picture]:
     """Return the charts of the study as pictures."""
@@ -156,6 +156,21 @@ def grid(table: Table) -> dict[str, Any]:
             {"cells": list(cells), "of": of}
             for cells, of in zip(shown.itertuples(index=False, name=None), marks, strict=True)
         ],
+    }
+
+
+def kinds(table: Table, best: Best | None) -> dict[str, Any]:
+    """Return the table of kinds as text, the kinds of the best row, and the end of their axis.
+
+    `n` is the number of kinds of the best row; `grouped` is whether photographs are known.
+    """
+    of_best = table.frame[table.frame["row"] == best[0]] if best else table.frame.head(0)
+    most = of_best["escape_upper"].max() if len(of_best) else 1.0
+    return grid(table) | {
+        "best": run_results.records(of_best),
+        "n": len(of_best),
+        "grouped": bool(of_best["n_groups"].notna().all()),
+        "end": next(end for end in (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0) if end >= most),
     }
 
 
@@ -215,11 +230,14 @@ def failures(results: RunResults) -> list[dict[str, Any]]:
 
 
 def audit(results: RunResults) -> dict[str, Any] | None:
-    """Return the findings of the audit and its counts by split and class; None without an audit."""
+    """Return the findings of the audit and its counts by split and class; None without an audit.
+
+    Defects of several kinds are counted by kind.
+    """
     rows: pd.DataFrame = results.store.read("images").to_pandas()
     # rows without an audit, of a list of images, have no group
     audited = rows["group_id"].notna()
-    rows = rows[audited & (rows["dataset_id"] == results.cells["dataset_id"].iloc[0])]
+    rows = rows[audited & (rows["dataset_id"] == results.cells["dataset_id"].iloc[0])].copy()
     if rows.empty:
         return None
     flags = {
@@ -227,8 +245,10 @@ def audit(results: RunResults) -> dict[str, Any] | None:
         "twin_in_train": "twin_in_train", "conflict": "conflict", "constant": "constant",
         "outlier": "outlier",
     }  # fmt: skip
+    kinds = rows["kind"].where(rows["y_true"] == 1).fillna("")
+    rows["kind"] = kinds if kinds[rows["y_true"] == 1].nunique() > 1 else ""
     counted = []
-    for (split, y), part in rows.groupby(["split", "y_true"], sort=False):
+    for (split, y, kind), part in rows.groupby(["split", "y_true", "kind"], sort=False):
         numbers = {
             name: int(
                 part[column].nunique()
@@ -237,7 +257,8 @@ def audit(results: RunResults) -> dict[str, Any] | None:
             )
             for name, column in flags.items()
         }
-        counted.append({"split": split, "defective": bool(y), "n": len(part), **numbers})
+        name = kind or ("defective" if y else "good")
+        counted.append({"split": split, "class": name, "n": len(part), **numbers})
     return {"findings": rows["finding"].dropna().tolist(), "counts": counted}
 
 

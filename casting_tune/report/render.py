@@ -32,11 +32,11 @@ HEADINGS = {
     "p_holm": "p Holm", "study_accuracy": "study acc", "study_accuracy_sd": "study sd",
     "study_recall": "study rec", "study_f1": "study F1", "study_f1_sd": "study sd F1",
     "study_epoch_s": "study s/ep", "study_step_s": "study s/step", "n_at_once": "at once",
-    "n_threads": "threads",
+    "n_threads": "threads", "n_groups": "photographs", "escapes": "escaped",
 }  # fmt: skip
 NAMES = (
     "row", "other", "backbone", "augmentation", "batch", "n_at_once", "factor", "level",
-    "threshold", "seed", "fold",
+    "threshold", "seed", "fold", "kind",
 )  # fmt: skip
 WORDS = (
     "row",
@@ -48,9 +48,9 @@ WORDS = (
     "level",
     "about",
     "device",
+    "kind",
 )
 HIDDEN = (
-    "kind",
     "named",
     "best",
     "escape_basis",
@@ -110,6 +110,7 @@ def _redundant(frame: pd.DataFrame) -> set[str]:
     same = {name for name in IF_SEVERAL if name in frame and frame[name].nunique() <= 1}
     if "named" not in frame:
         return empty | same
+    same.add("kind")  # of a comparison: cell or baseline
     parts = [name for name in ("backbone", "augmentation", "batch") if frame[name].nunique() > 1]
     if not parts or frame["named"].any() or frame.duplicated(parts).any():
         # the names of the rows are sufficient
@@ -184,8 +185,15 @@ def _text(table: Table, frame: pd.DataFrame, *, width: int, color: bool) -> str:
                 overflow="fold",
                 max_width=width // 3 - 3 if is_text else None,
             )
-        for values in frame[columns].itertuples(index=False):
-            grid.add_row(*(escape(plain(value)) for value in values))
+        texts = frame[columns].copy()
+        if "kind" in columns:  # several lines per row: the name of the row once, then a line
+            again = texts["row"].duplicated()
+            ends = ~texts["row"].duplicated(keep="last")
+            texts.loc[again, "row"] = ""
+        else:
+            ends = pd.Series(data=False, index=texts.index)
+        for values, is_last in zip(texts.itertuples(index=False), ends, strict=True):
+            grid.add_row(*(escape(plain(value)) for value in values), end_section=is_last)
         console.print()
         console.print(grid)
     if table.verdict:

@@ -1,7 +1,4 @@
-"""Files of a store that are no tables: checkpoints and weights, shared with other machines.
-
-The functions are methods of `Store`.
-"""
+"""Files of a store that are no tables: checkpoints and weights, shared with other machines."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """The attempts of a cell: which exist, and their rows, found without a list of the whole store.
 
-An attempt is one training of a cell; its number, from 1, is in the names of its files. The
-functions are methods of `Store`.
+An attempt is one training of a cell; its number, from 1, is in the names of its files.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ import pyarrow as pa
 from casting_tune.errors import StoreError
 from casting_tune.store.local import reason
 from casting_tune.store.schema import SCHEMAS
+from casting_tune.store.spool import drain
 
 if TYPE_CHECKING:
     from casting_tune.store.storage import Place
@@ -36,7 +36,7 @@ def last_attempts(store: Store) -> dict[str, int]:
 
 def next_attempt(store: Store, cell_id: str) -> int:
     """Return the number of a cell's next attempt, from 1; lists every file."""
-    store.drain()
+    drain(store)
     of_cell = re.compile(rf"[^/]+/[^/]+/{re.escape(cell_id)}-(\d+)[-.]")
     names = [name for table in _TABLES for name in store.names(table)]
     matches = (of_cell.match(name) for name in [*names, *store.spool_folder.names("")])
@@ -55,7 +55,7 @@ def attempts_since(store: Store, cell_id: str, attempt: int, *, epochs: int) -> 
         attempt: 0, or the cell's last attempt when the sweep began.
         epochs: of its configuration.
     """
-    store.drain()
+    drain(store)
     after, stop = attempt + 1, attempt + 1
     while _has_files(store, cell_id, stop, epochs):
         stop += 1
@@ -88,8 +88,8 @@ def completed_since(
     store: Store, cell_id: str, attempt: int, *, epochs: int
 ) -> dict[str, Any] | None:
     """Return the row of the completed trial of a cell after an attempt, or None."""
-    since = store.attempts_since(cell_id, attempt, epochs=epochs)
-    rows = store.read_cell("trials", cell_id, since, epochs=epochs).to_pylist()
+    since = attempts_since(store, cell_id, attempt, epochs=epochs)
+    rows = read_cell(store, "trials", cell_id, since, epochs=epochs).to_pylist()
     return next((row for row in rows if row["status"] == "completed"), None)
 
 

@@ -108,6 +108,7 @@ def _of_pack(pack: Pack) -> dict[str, Any]:
         "image": range(len(pack.labels)),
         "path": pack.paths.tolist(),
         "sha256": pack.sha256.tolist(),
+        "kind": pack.kinds.tolist(),
         "split": pack.splits.tolist(),
         "y_true": pack.labels.tolist(),
         "columns": [text or None for text in columns],

@@ -15,9 +15,8 @@ import numpy as np
 import pyarrow.compute as pc
 
 from casting_tune.config import RECIPE, Predictions, TrialConfig, cell_id
+from casting_tune.data import manifests, pixel_rules
 from casting_tune.data import pack as packs
-from casting_tune.data import pixel_rules
-from casting_tune.data.image_folder import Reading
 from casting_tune.data.pack import Pack
 from casting_tune.errors import ImagesError, StoreError, UsageError, unknown
 from casting_tune.store import audits
@@ -223,7 +222,7 @@ def _pack(
     pack = packs.pack(
         images.folder,
         store.root / "packs",
-        reading=Reading(positive=row["positive"]),
+        reading=manifests.reading_of(folder, row["positive"]),
         pixels=pixel_rules.from_text(row.get("pixels"), size_px=images.pack_size),
         skip_bad=images.skip_bad,
         on_progress=_progress(on_progress, "packing images"),

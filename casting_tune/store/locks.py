@@ -1,7 +1,4 @@
-"""Locks of a store: two processes do not run the same sweep or train the same cell.
-
-The functions are methods of `Store`.
-"""
+"""Locks of a store: two processes do not run the same sweep or train the same cell."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from casting_tune.errors import UsageError
 from casting_tune.store.schema import SCHEMAS
+from casting_tune.store.spool import settle
 from casting_tune.store.store import Store
 from casting_tune.store.table_file import is_table_file
 
@@ -26,7 +27,7 @@ def migrate(old: Store, new: Store) -> dict[str, int]:
         StoreError: a file cannot be read or written, the rows differ, or spooled rows cannot be
             written to their bucket.
     """
-    old.settle()
+    settle(old)
     for table in SCHEMAS:
         if new.names(table):
             raise UsageError(f"--out '{new.address}' already contains a store. Use a new folder.")

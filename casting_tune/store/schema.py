@@ -15,7 +15,7 @@ from casting_tune.metrics import METRICS, OK_VIEW, RANKING
 from casting_tune.toggles import MAGNITUDES, TOGGLES
 
 SCHEMA_VERSION = 2
-"""1: casting_tune 0.1.0. 2: new columns of trials and cells in 0.2.0."""
+"""1: casting_tune 0.1.0. 2: new columns of trials, cells, predictions and images in 0.2.0."""
 
 VERSION_KEY = b"casting_tune.schema_version"
 
@@ -66,19 +66,23 @@ TRIALS = _schema(
     ("python", _TEXT), ("torch", _TEXT), ("timm", _TEXT), ("kornia", _TEXT), ("ray", _TEXT),
     ("casting_tune", _TEXT),
     ("git_commit", _TEXT), ("started_at", _TIME), ("duration_s", _REAL), ("resumed_from", _INT),
-    ("micro_batch", _INT), ("cuda_graph", _FLAG), ("traceback", _TEXT),
+    ("micro_batch", _INT), ("cuda_graph", _FLAG), ("traceback", _TEXT), ("images_from", _TEXT),
+    ("negative", _TEXT),
 )  # fmt: skip
 """One row per trial. NULL is unknown.
 
+`positive` and `negative` are the names of the defective and the good class of the dataset.
+
 Metrics are shares in 0..1 at threshold 0.5, with the defect as the positive class; `test_*_ok` has
-ok_front as the positive class, as in the study. `test_leaked_*` counts test images with a
+the good class as the positive class, as in the study. `test_leaked_*` counts test images with a
 byte-identical copy in training or validation. `latency_*` are medians. `host` is a hash of the
 machine's name. `pixels` has the rules of `data.pixel_rules` as JSON; NULL is the default.
 `resumed_from` is the last epoch of the previous attempt that this attempt
 continued, 0 from the start. `micro_batch` is the most images that passed through the network at
 once; NULL is the whole batch. `gpus` is the GPU share of the trial. `cuda_graph`: the steps were
-recorded and launched as one; NULL without a GPU and with fewer than three steps. `traceback` is the
-end of a failed trial's traceback, or Ray's report of a lost process, without secrets.
+recorded and launched as one; NULL without a GPU and with fewer than three steps. `images_from` is
+device (all images were on the trial's device), memory or disk (read batch by batch). `traceback` is
+the end of a failed trial's traceback, or Ray's report of a lost process, without secrets.
 """
 
 SETTINGS = tuple(
@@ -99,17 +103,21 @@ EPOCHS = _schema(
 PREDICTIONS = _schema(
     ("cell_id", _TEXT), ("attempt", _INT), ("split", _TEXT), ("image", _INT), ("path", _TEXT),
     ("sha256", _TEXT), ("leaked", _FLAG), ("y_true", pa.uint8()), ("score", pa.float32()),
+    ("kind", _TEXT),
 )  # fmt: skip
+"""One row per validation or test image. `kind` is the name of the kind of defect, "" for a good
+image; NULL in rows that were written before kinds were stored.
+"""
 
 IMAGES = _schema(
     ("dataset_id", _TEXT), ("image", _INT), ("path", _TEXT), ("sha256", _TEXT), ("split", _TEXT),
     ("y_true", pa.uint8()), ("group_id", _INT), ("copy_in_train", _FLAG), ("twin_in_train", _FLAG),
     ("conflict", _FLAG), ("constant", _FLAG), ("outlier", _FLAG), ("finding", _TEXT),
-    ("columns", _TEXT),
+    ("columns", _TEXT), ("kind", _TEXT),
 )  # fmt: skip
 """One row per image, written by an audit, or for a list with further columns. `columns` is a JSON
 object of these, NULL without any. `group_id` is the number of the group (one photograph).
-The audit's findings are in `finding` of its first rows.
+The audit's findings are in `finding` of its first rows. `kind` is as in PREDICTIONS.
 """
 
 CELLS = _schema(

@@ -1,7 +1,4 @@
-"""The spool: files that a bucket did not accept wait in a folder of this machine.
-
-The functions are methods of `Store`.
-"""
+"""The spool: files that a bucket did not accept wait in a folder of this machine."""
 
 from __future__ import annotations
 
@@ -50,7 +47,7 @@ def settle(store: Store) -> None:
     Raises:
         StoreError: the bucket does not accept one of them.
     """
-    waiting = store.drain()
+    waiting = drain(store)
     if waiting:
         raise StoreError(
             f"{len(waiting)} files could not be written to {store.address} and wait in "

@@ -43,6 +43,11 @@ def run(store: Store, sql: str) -> pa.Table:
     Raises:
         UsageError: invalid SQL, several statements, or a statement other than SELECT.
         StoreError: a file cannot be read, or was written by a newer version.
+
+    Example:
+        >>> from casting_tune import Store, query
+        >>> query.run(Store("results"), "select distinct status from trials").to_pylist()
+        [{'status': 'completed'}]
     """
     import duckdb
 

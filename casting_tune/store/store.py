@@ -27,19 +27,12 @@ import pyarrow.compute as pc
 
 from casting_tune import machine
 from casting_tune.errors import StoreError, unreadable
-from casting_tune.store import (
-    artifacts,
-    attempts,
-    cache,
-    locks,
-    spool,
-    storage,
-    table_file,
-)
+from casting_tune.store import cache, storage, table_file
 from casting_tune.store.local import Folder, reason
 from casting_tune.store.redact import scrub
 from casting_tune.store.s3 import SCHEME, Bucket, is_remote, is_temporary
 from casting_tune.store.schema import SCHEMAS
+from casting_tune.store.spool import drain
 from casting_tune.store.table_file import is_table_file
 
 LOG = logging.getLogger(__name__)
@@ -52,7 +45,14 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,200}")  # it cannot leave the t
 class Store:
     """A results folder, or a prefix of an S3 bucket.
 
-    Two stores of the same address are the same store.
+    Two stores of the same address are the same store. Attempts, files that are no tables, locks
+    and the spool are functions that take a store: `attempts`, `artifacts`, `locks`, `spool`.
+
+    Example:
+        >>> from casting_tune import Store
+        >>> store = Store("results")
+        >>> len(store.completed()), store.failed()
+        (9, {})
     """
 
     address: Path | str
@@ -94,21 +94,6 @@ class Store:
         """Return the same store with an address that is valid in every working folder."""
         return Store(self.address.resolve()) if isinstance(self.address, Path) else self
 
-    drain = spool.drain
-    settle = spool.settle
-    checkpoint = artifacts.checkpoint
-    weights = artifacts.weights
-    fetch = artifacts.fetch
-    share = artifacts.share
-    drop = artifacts.drop
-    last_attempts = attempts.last_attempts
-    next_attempt = attempts.next_attempt
-    attempts_since = attempts.attempts_since
-    read_cell = attempts.read_cell
-    completed_since = attempts.completed_since
-    sweep_lock = locks.sweep_lock
-    claim = locks.claim
-
     def write(self, table: str, sweep: str, name: str, rows: Sequence[dict[str, Any]]) -> PurePath:
         """Write rows as results/<table>/<sweep>/<name>.parquet, once.
 
@@ -141,7 +126,7 @@ class Store:
         """
         place, content = self.place, table_file.serialised(rows)
         try:
-            if isinstance(place, Bucket) and self.drain():
+            if isinstance(place, Bucket) and drain(self):
                 # in its turn: a trial's row must not be written before its predictions
                 self.spool_folder.put(file, content)
             else:
@@ -317,7 +302,7 @@ class Store:
                 f"The results folder '{self.address}' cannot be written: {reason(error)}. "
                 "Use another one with --results."
             ) from error
-        self.drain()
+        drain(self)
 
 
 def _encoded(field: pa.Field, encoded: Sequence[str]) -> pa.Field:

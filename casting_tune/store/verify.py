@@ -20,7 +20,9 @@ import pyarrow.compute as pc
 
 from casting_tune.config import BASELINE, Status
 from casting_tune.errors import StoreError
+from casting_tune.store.locks import sweep_lock
 from casting_tune.store.schema import SCHEMA_VERSION, SCHEMAS
+from casting_tune.store.spool import drain
 from casting_tune.store.store import Store
 from casting_tune.store.table_file import is_table_file
 
@@ -73,7 +75,7 @@ def verify(store: Store) -> Report:
         StoreError: the store itself cannot be listed.
     """
     report = Report()
-    for waiting in store.drain():
+    for waiting in drain(store):
         report.findings.append(
             Finding(file=waiting, kind="spooled", what="waits on this machine for its bucket")
         )
@@ -124,7 +126,7 @@ def quarantine(store: Store, report: Report) -> list[tuple[str, str]]:
     }
     with contextlib.ExitStack() as locks:
         for sweep in sorted(sweeps):
-            locks.enter_context(store.sweep_lock(sweep))
+            locks.enter_context(sweep_lock(store, sweep))
         taken = set(store.names("quarantine"))
         suspects = {finding.file for finding in report.findings if finding.moves}
         for finding in verify(store).findings if suspects else ():

@@ -43,10 +43,11 @@ def fit_baseline(config: TrialConfig, pack: Pack, *, parts: Folds, n_threads: in
     name = config.backbone.removeprefix(BASELINE)
     with threadpool_limits(n_threads, user_api="blas"):  # numpy's, which would use every core
         if name == "linear_probe":
-            features = _random_features(pack, np.concatenate([known, parts.test]))
-            n_known = len(known)
+            learned = _probed(pack.labels, known)
+            features = _random_features(pack, np.concatenate([learned, parts.test]))
+            n_learned = len(learned)
             result = baselines.linear_probe(
-                features[:n_known], pack.labels[known], features[n_known:]
+                features[:n_learned], pack.labels[learned], features[n_learned:]
             )
         elif name == "majority":
             result = baselines.majority(pack.labels[known], len(parts.test))
@@ -57,6 +58,18 @@ def fit_baseline(config: TrialConfig, pack: Pack, *, parts: Folds, n_threads: in
             )
     parts = replace(parts, train=known, validation=known[:0])
     return records.predictions(parts, pack, [result.score[:0], result.score])
+
+
+def _probed(labels: NDArray[np.uint8], known: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the images that the linear probe learns from: all, or a stratified subset."""
+    if len(known) <= baselines.MOST_PROBED:
+        return known
+    from sklearn.model_selection import train_test_split
+
+    chosen, _ = train_test_split(
+        known, train_size=baselines.MOST_PROBED, stratify=labels[known], random_state=0
+    )
+    return np.sort(chosen)
 
 
 def _random_features(pack: Pack, indices: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -71,10 +84,9 @@ def _random_features(pack: Pack, indices: NDArray[np.int64]) -> NDArray[np.float
     ).eval()
     backbone = cast("torch.nn.Module", model.backbone)
     prepare = inputs.normaliser(config, device)
-    pixels = batches.put(pack.images, indices, px=PROBED_PX, device=device)
+    features = []
     with torch.inference_mode():
-        features = [
-            backbone(prepare(augmentation.resize(pixels[part], px=PROBED_PX)))
-            for part in batches.slices(len(indices), inputs.EVALUATION_BATCH)
-        ]
+        for part in batches.slices(len(indices), inputs.EVALUATION_BATCH):
+            pixels = batches.put(pack.images, indices[part], px=PROBED_PX, device=device)
+            features.append(backbone(prepare(augmentation.resize(pixels, px=PROBED_PX))))
     return torch.cat(features).numpy()

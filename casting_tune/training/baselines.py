@@ -27,9 +27,16 @@ BASELINES = {
 }
 """A baseline's name -> its row in a table."""
 
+MOST_PROBED = 50_000
+"""Images that the linear probe learns from at most: 0.2 GB of features in float64.
+
+A larger set is reduced to so many, chosen at random within each class.
+"""
+
 _SMALL_PX = 40
 _STEP = 256  # train images compared at once with the test images
 _FEW = 16  # the same, if each pair requires a transform
+_SPAN = 4096  # test images compared at once: 200 MB of views; also train images unwrapped at once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,10 +83,12 @@ def nearest(
     """
     compare = {"small": _small_likeness, "polar": _polar_likeness}[descriptor]
     best = np.full((len(test), 2), -1, dtype=np.float32)  # nearest good, nearest defective
-    for rows, likeness in compare(images, train, test):
-        for label in (0, 1):
-            of_label = likeness[:, labels[rows] == label]
-            best[:, label] = np.maximum(best[:, label], of_label.max(axis=1, initial=-1))
+    for start in range(0, len(test), _SPAN):
+        span = slice(start, start + _SPAN)
+        for rows, likeness in compare(images, train, test[span]):
+            for label in (0, 1):
+                of_label = likeness[:, labels[rows] == label]
+                best[span, label] = np.maximum(best[span, label], of_label.max(axis=1, initial=-1))
     return _baseline(f"nearest_{descriptor}", 0.5 + (best[:, 1] - best[:, 0]) / 4)
 
 
@@ -95,7 +104,11 @@ def linear_probe(
 
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000))
     probe.fit(features_train.astype(np.float64), labels_train)
-    return _baseline("linear_probe", probe.predict_proba(features_test.astype(np.float64))[:, 1])
+    score = np.empty(len(features_test), np.float64)
+    for start in range(0, len(score), MOST_PROBED):
+        part = slice(start, start + MOST_PROBED)
+        score[part] = probe.predict_proba(features_test[part].astype(np.float64))[:, 1]
+    return _baseline("linear_probe", score)
 
 
 def _baseline(name: str, score: NDArray[np.floating]) -> Baseline:
@@ -124,11 +137,13 @@ def _polar_likeness(
     images: NDArray[np.uint8], train: NDArray[np.int64], test: NDArray[np.int64]
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
     """Yield (train indices, their best circular correlations with test over turns and mirror)."""
-    spectra = photo_groups.plain(photo_groups.unwrap(images, rows=np.concatenate([train, test])))
-    those = spectra[len(train) :]
-    for start in range(0, len(train), _FEW):
-        these = spectra[start : min(start + _FEW, len(train))]
-        yield train[start : start + _FEW], photo_groups.similarity(these, those).T
+    those = photo_groups.plain(photo_groups.unwrap(images, rows=test))
+    for first in range(0, len(train), _SPAN):
+        rows = train[first : first + _SPAN]
+        spectra = photo_groups.plain(photo_groups.unwrap(images, rows=rows))
+        for start in range(0, len(rows), _FEW):
+            these = spectra[start : start + _FEW]
+            yield rows[start : start + _FEW], photo_groups.similarity(these, those).T
 
 
 def _shrunk(image: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -1,7 +1,7 @@
 """Memory of a device and of a trial, and limits that end only the trial.
 
-Input: a device, bytes. Output: bytes; an error in the trial that exceeds its limit.
-Does not know trials.
+Input: a device, bytes, limits. Output: bytes; where the images of a trial are; an error in the
+trial that exceeds its limit. Does not know trials.
 """
 
 from __future__ import annotations
@@ -9,11 +9,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import gc
+import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import psutil
+
+from casting_tune import machine
+from casting_tune.config import Allowance
 
 if TYPE_CHECKING:
     import torch
@@ -24,6 +28,17 @@ CONTEXT_BYTES = 768 * 2**20
 torch does not count it. 595 MiB after one matrix product (NVIDIA H100, driver 580, torch
 2.11, CUDA 13); the rest is for kernels that are loaded later.
 """
+
+IMAGES_SHARE = 0.5
+"""The images stay on a device if they take at most this share of its free memory.
+
+The rest is for the network. The share of a GPU that `gpu_sharing` gives to a trial was measured
+with the images, so they may take 0.8 of it (1 / `gpu_sharing.MARGIN`).
+"""
+MEASURED_SHARE = 0.8
+
+ImagesFrom = Literal["device", "memory", "disk"]
+"""From where a trial reads its images: all on its device; or batches, from memory or a file."""
 
 _SIGNS = (
     # torch: the CPU allocator on Linux and on Windows, CUDA, HIP, a mapped file
@@ -70,6 +85,60 @@ def total(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
     return psutil.virtual_memory().total
+
+
+def images_from(
+    n_bytes: int, *, device: torch.device, allowance: Allowance, n_at_once: int, on_disk: bool
+) -> ImagesFrom:
+    """Return from where a trial reads its images; its results do not depend on it.
+
+    Args:
+        n_bytes: of the images of the trial, at the size of the network's input.
+        device: of the trial; its network is there already.
+        allowance: limits of the trial.
+        n_at_once: trials that may run at the same time.
+        on_disk: whether the pack is a file, not an array in memory.
+    """
+    most = allowance.images_bytes
+    if most is None:
+        measured = device.type == "cuda" and allowance.gpu_share < 1
+        share = MEASURED_SHARE if measured else IMAGES_SHARE
+        most = int(share * free(device, gpu_share=allowance.gpu_share, n_at_once=n_at_once))
+    if n_bytes <= most:
+        return "device"
+    return "disk" if on_disk else "memory"
+
+
+def free(device: torch.device, *, gpu_share: float = 1.0, n_at_once: int = 1) -> int:
+    """Return the bytes that a trial can still allocate on a device, by all limits that are known.
+
+    Without a limit of the process, trials of one machine share the free memory equally.
+    """
+    import torch
+
+    if device.type == "cuda":
+        available, _ = torch.cuda.mem_get_info(device)
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        own = total(device) * gpu_share - CONTEXT_BYTES - torch.cuda.memory_allocated(device)
+        return int(max(0, min(available + unused, own if gpu_share < 1 else math.inf)))
+    left = _left_of_limits()
+    if left is None:
+        return machine.free_bytes() // min(n_at_once, machine.cpus())
+    return min(left, machine.free_bytes())
+
+
+def _left_of_limits() -> int | None:
+    """Return the bytes that the limits of this process leave (setrlimit(2)); None: no limit."""
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return None
+    left = []
+    for limit, used in ((resource.RLIMIT_DATA, "VmData"), (resource.RLIMIT_AS, "VmSize")):
+        soft, held = resource.getrlimit(limit)[0], _status(used)
+        if soft != resource.RLIM_INFINITY and held is not None:
+            left.append(max(0, soft - held))
+    return min(left, default=None)
 
 
 @contextlib.contextmanager

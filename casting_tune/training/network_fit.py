@@ -6,11 +6,13 @@ measured, and each Epoch to `on_epoch`. Writes checkpoints and kept weights, but
 
 from __future__ import annotations
 
+import contextlib
 import math
 import statistics
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
@@ -22,6 +24,7 @@ from casting_tune.data.pack import Pack
 from casting_tune.data.splits import Folds
 from casting_tune.errors import Diverged
 from casting_tune.models import build
+from casting_tune.store import artifacts
 from casting_tune.store.store import Store
 from casting_tune.training import checkpoint, cuda_graph, inputs, loop, memory, records
 from casting_tune.training.records import Measured, TrialContext
@@ -48,13 +51,13 @@ class Files:
 
 def files_of(store: Store, cell: str, *, keep: Collection[str] = ()) -> Files:
     """Return the files of a cell, fetched if another machine wrote them."""
-    best = store.weights(cell, best=True)
+    best = artifacts.weights(store, cell, best=True)
     return Files(
-        checkpoint=store.fetch(store.checkpoint(cell)),
-        last=store.weights(cell),
-        best=store.fetch(best) if "best" in keep else best,
-        share=store.share,
-        drop=store.drop,
+        checkpoint=artifacts.fetch(store, artifacts.checkpoint(store, cell)),
+        last=artifacts.weights(store, cell),
+        best=artifacts.fetch(store, best) if "best" in keep else best,
+        share=partial(artifacts.share, store),
+        drop=partial(artifacts.drop, store),
     )
 
 
@@ -82,33 +85,33 @@ def fit_network(
         TimeUp: the time limit has passed.
     """
     ends_at = time.perf_counter() + (context.allowance.max_seconds or math.inf)
-    training = _set_up(config, pack, context, parts)
-    n_done = _resume(training, files, on_epoch)
-    limits = loop.Limits(micro_batch=context.allowance.micro_batch, ends_at=ends_at)
-    epochs = []
-    for epoch in loop.fit(
-        training.model,
-        training.optimiser,
-        training.recipe,
-        training.feed,
-        n_done=n_done,
-        limits=limits,
-    ):
-        _save(training, files, epoch, keep=context.allowance.keep)
-        on_epoch(epoch)
-        epochs.append(epoch)
-    precision = training.recipe.precision
-    scores = [
-        loop.predict(training.model, training.evaluation(part), precision=precision)
-        for part in ("validation", "test")
-    ]
-    predictions = records.predictions(parts, pack, scores)
-    if not np.isfinite(predictions.score).all():
-        raise Diverged("Some scores are not a number. Use a smaller base_lr.")
-    if "last" in context.allowance.keep:
-        checkpoint.keep(files.last, training.model, epochs[-1])
-        files.share(files.last)
-    return predictions, _measure(training, epochs, n_train=len(parts.train), n_done=n_done)
+    with _set_up(config, pack, context, parts) as training:
+        n_done = _resume(training, files, on_epoch)
+        limits = loop.Limits(micro_batch=context.allowance.micro_batch, ends_at=ends_at)
+        epochs = []
+        for epoch in loop.fit(
+            training.model,
+            training.optimiser,
+            training.recipe,
+            training.feed,
+            n_done=n_done,
+            limits=limits,
+        ):
+            _save(training, files, epoch, keep=context.allowance.keep)
+            on_epoch(epoch)
+            epochs.append(epoch)
+        precision = training.recipe.precision
+        scores = [
+            loop.predict(training.model, training.evaluation(part), precision=precision)
+            for part in ("validation", "test")
+        ]
+        predictions = records.predictions(parts, pack, scores)
+        if not np.isfinite(predictions.score).all():
+            raise Diverged("Some scores are not a number. Use a smaller base_lr.")
+        if "last" in context.allowance.keep:
+            checkpoint.keep(files.last, training.model, epochs[-1])
+            files.share(files.last)
+        return predictions, _measure(training, epochs, n_train=len(parts.train), n_done=n_done)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,13 +122,17 @@ class _Training:
     optimiser: torch.optim.Optimizer
     recipe: loop.Recipe
     feed: loop.Feed
-    evaluation: Callable[[str], Iterator[tuple[torch.Tensor, torch.Tensor]]]
+    evaluation: Callable[[str], Generator[tuple[torch.Tensor, torch.Tensor]]]
     recorder: cuda_graph.Recorder
     device: torch.device
+    images_from: memory.ImagesFrom
 
 
-def _set_up(config: TrialConfig, pack: Pack, context: TrialContext, parts: Folds) -> _Training:
-    """Build the network and put the images on the device."""
+@contextlib.contextmanager
+def _set_up(
+    config: TrialConfig, pack: Pack, context: TrialContext, parts: Folds
+) -> Iterator[_Training]:
+    """Build the network, and put the images on the device or read them until the context ends."""
     import torch
 
     torch.set_num_threads(context.place.n_threads)
@@ -140,31 +147,31 @@ def _set_up(config: TrialConfig, pack: Pack, context: TrialContext, parts: Folds
         seed=config.seed,
     ).to(device, memory_format=inputs.memory_format(config))  # type: ignore[call-overload]
     prepare = inputs.normaliser(config, device)
-    images = {name: inputs.put(pack, part, config, device) for name, part in asdict(parts).items()}
-    batches, make = inputs.training_batches(config, images["train"], prepare)
+    recorder, recipe = cuda_graph.Recorder(), _recipe(config, n_train=len(parts.train))
+    with inputs.placed(pack, parts, config, context) as (images, images_from):
+        batches, make = inputs.training_batches(config, images["train"], prepare)
 
-    def evaluation(part: str) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        most = context.allowance.micro_batch
-        return inputs.evaluation_batches(
-            images[part], prepare, px=config.image_px, most_images=most
+        def evaluation(part: str) -> Generator[tuple[torch.Tensor, torch.Tensor]]:
+            most = context.allowance.micro_batch
+            return inputs.evaluation_batches(
+                images[part], prepare, px=config.image_px, most_images=most
+            )
+
+        yield _Training(
+            model=model,
+            optimiser=loop.make_optimiser(model, recipe),
+            recipe=recipe,
+            feed=loop.Feed(
+                batches=batches,
+                validation=lambda: evaluation("validation"),
+                make=make,
+                launch=recorder if device.type == "cuda" else loop.by_kernel,
+            ),
+            evaluation=evaluation,
+            recorder=recorder,
+            device=device,
+            images_from=images_from,
         )
-
-    recorder = cuda_graph.Recorder()
-    recipe = _recipe(config, n_train=len(parts.train))
-    return _Training(
-        model=model,
-        optimiser=loop.make_optimiser(model, recipe),
-        recipe=recipe,
-        feed=loop.Feed(
-            batches=batches,
-            validation=lambda: evaluation("validation"),
-            make=make,
-            launch=recorder if device.type == "cuda" else loop.by_kernel,
-        ),
-        evaluation=evaluation,
-        recorder=recorder,
-        device=device,
-    )
 
 
 def _recipe(config: TrialConfig, *, n_train: int) -> loop.Recipe:
@@ -210,7 +217,8 @@ def _measure(
 ) -> Measured:
     """Return times, memory and size; measures the latency of one image and of one batch."""
     n_parameters, n_statistics = build.n_parameters(training.model)
-    batch = next(training.evaluation("test"))[0]
+    with contextlib.closing(training.evaluation("test")) as test:
+        batch = next(test)[0]
     epoch_s = statistics.median(epoch.train_s for epoch in epochs)
     n_steps, precision = training.recipe.n_steps, training.recipe.precision
     return Measured(
@@ -226,4 +234,5 @@ def _measure(
         n_parameters=n_parameters,
         n_statistics=n_statistics,
         resumed_from=n_done,
+        images_from=training.images_from,
     )

@@ -38,8 +38,8 @@ def probe(
 
     The last of two or three short epochs is timed, when kernels and memory are warm. Everything
     else, from building the network to timing its latency, counts as fixed. The peak of memory is
-    that of the whole cell: all its images are on the device, so the bytes of images that the probe
-    does not use are added.
+    that of the whole cell: if all its images will be on the device, the bytes of images that the
+    probe does not use are added.
     """
     import torch
 
@@ -54,20 +54,22 @@ def probe(
         weights="none",
     )
     parts, epochs = split_images(small, pack, groups), list[Epoch]()
+    n_all, n_probed = sum(count_images(config, pack, groups)), sum(map(len, astuple(parts)))
+    context = TrialContext(sweep="probe", label="probe", place=place)
+    images_from = inputs.images_from(n_all, config, pack, context)
     started = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="casting-tune-") as scratch:
         _, measured = fit_network(
             small,
             pack,
-            TrialContext(sweep="probe", label="probe", place=place),
+            context,
             parts=parts,
             files=files_of(Store(Path(scratch)), "probe"),
             on_epoch=epochs.append,
         )
     duration_s, last = time.perf_counter() - started, epochs[-1]
-    n_all, n_probed = sum(count_images(config, pack, groups)), sum(map(len, astuple(parts)))
     peak_bytes = measured.peak_memory_bytes
-    if peak_bytes is not None:
+    if peak_bytes is not None and images_from == "device":
         peak_bytes += (n_all - n_probed) * inputs.image_bytes(config, pack)
     score_s = last.validation_s / len(parts.validation)
     fixed_s = (

@@ -20,6 +20,7 @@ from casting_tune import metrics
 from casting_tune.config import RECIPE, UNLIMITED, Allowance, Predictions, Status, TrialConfig
 from casting_tune.store.redact import scrub
 from casting_tune.toggles import TOGGLES, augmentation_name
+from casting_tune.training.memory import ImagesFrom
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -98,6 +99,7 @@ class Measured:
     n_parameters: int
     n_statistics: int
     resumed_from: int
+    images_from: ImagesFrom
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,6 +166,7 @@ def describe(config: TrialConfig, pack: Pack, parts: Folds) -> dict[str, Any]:
         "recipe": RECIPE,
         "dataset_id": pack.dataset_id,
         "positive": pack.positive,
+        "negative": pack.negative,
         "pixels": pack.pixels.text(),
         "n_train": len(parts.train),
         "n_validation": len(parts.validation),
@@ -225,6 +228,7 @@ def of_predictions(
             "leaked": bool(leaked),
             "y_true": int(y_true),
             "score": float(score),
+            "kind": str(pack.kinds[image]),
         }
         for image, split, leaked, y_true, score in zip(
             predicted.image,

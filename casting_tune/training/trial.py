@@ -22,6 +22,8 @@ from casting_tune.data.splits import Folds
 from casting_tune.errors import Diverged, StoreError, TimeUp
 from casting_tune.failpoints import step
 from casting_tune.models import input_size
+from casting_tune.store import artifacts
+from casting_tune.store.attempts import attempts_since, next_attempt, read_cell
 from casting_tune.store.store import Store
 from casting_tune.training import memory, records
 from casting_tune.training.baseline_fit import fit_baseline, is_baseline
@@ -87,7 +89,7 @@ def run_trial(
     store.write("trials", sweep, name, [row])
     if ending.status in ("completed", "diverged"):
         step("trial is done")
-        store.drop(store.checkpoint(cell))
+        artifacts.drop(store, artifacts.checkpoint(store, cell))
     step("trial ends")
     return row
 
@@ -158,7 +160,7 @@ def _epoch_writer(
 ) -> Callable[[Epoch], None]:
     """Return a function that writes the row of an epoch, unless an earlier attempt wrote it."""
     before = range(1, attempt)
-    written = store.read_cell("epochs", cell, before, epochs=config.epochs, columns=["epoch"])
+    written = read_cell(store, "epochs", cell, before, epochs=config.epochs, columns=["epoch"])
     known = set(written["epoch"].to_pylist())
 
     def write(epoch: Epoch) -> None:
@@ -173,8 +175,8 @@ def _epoch_writer(
 
 def _next_attempt(store: Store, cell: str, config: TrialConfig, after: int | None) -> int:
     if after is None:
-        return store.next_attempt(cell)
-    return store.attempts_since(cell, after, epochs=config.epochs).stop
+        return next_attempt(store, cell)
+    return attempts_since(store, cell, after, epochs=config.epochs).stop
 
 
 def _until_stopped(
@@ -182,9 +184,9 @@ def _until_stopped(
 ) -> dict[str, Any]:
     """Return the attempt, start, duration and first epoch of a stopped trial, from its epochs."""
     before, attempt = range(1, next_attempt), next_attempt - 1
-    trials = store.read_cell("trials", cell, before, epochs=epochs, columns=["attempt"])
+    trials = read_cell(store, "trials", cell, before, epochs=epochs, columns=["attempt"])
     columns = ["epoch", "attempt", "train_s", "validation_s"]
-    rows = store.read_cell("epochs", cell, before, epochs=epochs, columns=columns).to_pylist()
+    rows = read_cell(store, "epochs", cell, before, epochs=epochs, columns=columns).to_pylist()
     own = [epoch for epoch in rows if epoch["attempt"] == attempt]
     if attempt in trials["attempt"].to_pylist() or not own:
         # it continued from a checkpoint and was stopped before it completed an epoch

@@ -27,14 +27,14 @@ CHROMIUM = "/usr/bin/chromium"
 
 def main() -> None:
     """Make one picture."""
-    asked = argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    asked.add_argument("picture", choices=("terminal", "report"))
-    asked.add_argument("--sweep", default="backbone_grid", help="name of the sweep")
-    asked.add_argument("--results", type=Path, help="store of an earlier run of the sweep")
-    asked.add_argument("--out", type=Path, help="file to write; default: in docs/images")
-    words = asked.parse_args()
+    parser.add_argument("picture", choices=("terminal", "report"))
+    parser.add_argument("--sweep", default="backbone_grid", help="name of the sweep")
+    parser.add_argument("--results", type=Path, help="store of an earlier run of the sweep")
+    parser.add_argument("--out", type=Path, help="file to write; default: in docs/images")
+    words = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         if words.results is None:

@@ -96,7 +96,8 @@ def test_every_setting_that_differs_is_a_parameter(store: Store, tmp_path: Path)
         )
     optuna_export.write(store, "s", tmp_path / "s.log", wanted=ONE)
     trials = optuna.load_study(study_name="s", storage=opened(tmp_path / "s.log")).trials
-    chosen = {f.name for f in fields(config)} - {"toggles", "weights_id", "split_id"} | {"flip"}
+    derived = {"toggles", "weights_id", "split_id", "validation"}
+    chosen = {f.name for f in fields(config)} - derived | {"flip"}
     assert set(trials[0].params) == set(trials[1].params) == chosen
 
 

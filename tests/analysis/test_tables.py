@@ -135,7 +135,7 @@ def test_the_studys_view_is_the_same_decisions_with_ok_as_the_positive_class(kno
     assert row["precision"] == pytest.approx((260 / 263 + 260 / 273) / 2)
     assert row["accuracy"] == pytest.approx((710 / 716 + 700 / 716) / 2)
     assert row["escape_rate"] == pytest.approx((3 + 13) / 2 / 453)  # an escape stays an escape
-    assert any("ok_front" in note for note in table.notes)
+    assert "Positive class: ok, as in the study" in table.notes[0]
 
 
 def test_a_note_says_that_the_studys_recall_is_for_the_other_class(known: Store) -> None:

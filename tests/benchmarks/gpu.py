@@ -26,6 +26,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from casting_tune.config import TrialConfig
@@ -35,7 +36,7 @@ from casting_tune.models import build, registry
 from casting_tune.store.store import Store
 from casting_tune.toggles import TOGGLES
 from casting_tune.training import cuda_graph, loop, memory
-from casting_tune.training.inputs import memory_format, normaliser, training_batches
+from casting_tune.training.inputs import Images, memory_format, normaliser, training_batches
 from casting_tune.training.precision import resolve
 from casting_tune.training.records import Place, TrialContext
 from casting_tune.training.trial import run_trial
@@ -95,7 +96,11 @@ def whole(config: TrialConfig, device: torch.device) -> tuple[Any, Any]:
         0, 256, (N_IMAGES, 1, side, side), dtype=torch.uint8, generator=stream
     ).to(device)
     y_true = (torch.arange(N_IMAGES, device=device) % 2).float()
-    batches, make = training_batches(config, (pixels, y_true), normaliser(config, device))
+    batches, make = training_batches(
+        config,
+        Images(y_true=y_true, pixels=pixels, rows=np.arange(N_IMAGES)),
+        normaliser(config, device),
+    )
     return lambda epoch: itertools.chain.from_iterable(
         map(batches, itertools.count(epoch * 1000))
     ), make

@@ -36,6 +36,7 @@ from casting_tune.execution import runner
 from casting_tune.execution.tasks import Event, Work
 from casting_tune.planning.options import Options
 from casting_tune.store import schema
+from casting_tune.store.attempts import attempts_since
 from casting_tune.store.store import Store
 from casting_tune.training import records
 from casting_tune.training.records import TrialContext
@@ -60,7 +61,7 @@ def millisecond_trial(
     sweep = context.sweep
     started = datetime.now(UTC)
     cell = cell_id(config, packed.dataset_id)
-    attempt = store.attempts_since(cell, context.after or 0, epochs=config.epochs).stop
+    attempt = attempts_since(store, cell, context.after or 0, epochs=config.epochs).stop
     time.sleep(TRIAL_S)
     epoch = Epoch(
         epoch=1, n_images=16, n_steps=2, learning_rate=1e-3, train_loss=0.5, validation_loss=0.5,

@@ -126,6 +126,9 @@ def test_the_table_has_the_view_of_the_study_and_json(
     assert [row["recall"] for row in ok] == pytest.approx(
         [1 - row["overkill_rate"] for row in defect]
     )
+    code, _, err = call(capsys, *words, "--positive", "okfront")
+    assert code == 2
+    assert "Did you mean --positive ok_front?" in err
 
 
 def test_a_sweep_with_a_failed_cell_prints_its_table_and_exits_1(
@@ -166,7 +169,6 @@ def test_a_sweep_with_a_failed_cell_prints_its_table_and_exits_1(
         ),
         (("table", "backbone_grid", "--results", "/nowhere"), 2, "No runs in '/nowhere'."),
         (("table", "x", "--kind", "comparisn"), 2, "Did you mean 'comparison'?"),
-        (("table", "x", "--positive", "okfront"), 2, "Did you mean 'ok_front'?"),
         (("swep", "backbone_grid"), 2, "Did you mean 'sweep'"),
         (
             ("sweep", "backbone_grid", "--qick"),

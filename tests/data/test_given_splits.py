@@ -93,3 +93,13 @@ def test_a_test_split_of_one_class_is_kept_and_said() -> None:
     found = resolve(files, _contents(files), keep=False)
     assert found.of == [file.split for file in files]
     assert found.notes == ("The test images have no defective ones: they give no escape rate.",)
+
+
+def test_kinds_that_are_only_in_test_are_named() -> None:
+    files = [
+        *_files(("crack", 5), ("", 5), split="train"),
+        *_files(("crack", 2), ("dent", 2), ("", 5), split="test"),
+    ]
+    assert resolve(files, _contents(files), keep=False).notes == (
+        "Kinds of defects without a training image: 'dent'.",
+    )

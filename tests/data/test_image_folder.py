@@ -107,3 +107,18 @@ def test_a_link_to_another_folder_is_followed(folder: Path, tmp_path: Path) -> N
     shutil.move(folder / "test", tmp_path / "elsewhere")
     (folder / "test").symlink_to(tmp_path / "elsewhere")
     assert len(survey(folder, Reading()).files) == 20
+
+
+def test_class_names_that_differ_in_capital_letters_are_one_class(folder: Path) -> None:
+    (folder / "test" / "ok_front").rename(folder / "test" / "OK_Front")
+    found = survey(folder, Reading())
+    assert (found.positive, found.negative) == ("def_front", "ok_front")
+    assert found.notes[1] == (
+        "Class names that differ in capital letters only are one class: 'OK_Front' = 'ok_front'."
+    )
+
+
+def test_a_missing_class_is_explained_by_what_was_skipped(folder: Path) -> None:
+    for file in (folder / "train" / "ok_front").parent.parent.rglob("ok_front/*.png"):
+        file.rename(file.with_suffix(".heic"))
+    _refused(folder, r"Two classes are required.*Skipped files: \d+ not an image file \(\.heic\)")

@@ -17,7 +17,7 @@ from casting_tune.deploy import export, grad_cam, onnx_graph, retrain
 from casting_tune.deploy.checks import Checked
 from casting_tune.errors import CastingTuneError, StoreError, UsageError
 from casting_tune.models import build
-from casting_tune.store import completed
+from casting_tune.store import artifacts, completed
 from casting_tune.store.completed import Cell
 from casting_tune.store.store import Store
 
@@ -148,7 +148,7 @@ def test_weights_without_read_permission_are_not_called_missing(
     cell: Cell, tmp_path: Path, refuse: Callable[[Path], None]
 ) -> None:
     store = Store(tmp_path)
-    file = store.weights(cell.row["cell_id"])
+    file = artifacts.weights(store, cell.row["cell_id"])
     file.parent.mkdir()
     file.touch()
     refuse(file)

@@ -115,7 +115,9 @@ def test_a_defect_ends_with_20_only_if_asked(
     image = a_test_image(drawn)
     found = predict.decide(predict.open_network(line, n_threads=1), image)
 
-    def open_strict(folder: Path, *, n_threads: int = 0) -> predict.Network:
+    def open_strict(
+        folder: Path, *, n_threads: int = 0, max_megapixels: int | None = None
+    ) -> predict.Network:
         return strict
 
     class Session:

@@ -33,6 +33,7 @@ from casting_tune.execution.tasks import Asha, Event, Halt, InOrder, Task, Work
 from casting_tune.execution.tune_callbacks import LOST_WORKERS, Follower, HaltStopper
 from casting_tune.execution.tune_driver import TuneDriver
 from casting_tune.models import build
+from casting_tune.store import artifacts
 from casting_tune.store.store import Store
 from casting_tune.training import trial
 from casting_tune.training.records import Ending, Place, TrialContext
@@ -871,7 +872,7 @@ def test_asha_stops_the_worse_trials_keeps_what_they_did_and_uses_their_worker_a
     epochs = store.read("epochs").to_pandas().groupby("cell_id")["epoch"].max()
     assert [epochs[cell] for cell in stopped["cell_id"]] == [2, 2]
     assert set(store.read("predictions")["cell_id"].to_pylist()).isdisjoint(stopped["cell_id"])
-    assert all(store.checkpoint(cell).is_file() for cell in stopped["cell_id"])
+    assert all(artifacts.checkpoint(store, cell).is_file() for cell in stopped["cell_id"])
     assert len(workers) <= 2  # one trains; Ray may hold the next one ready
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from casting_tune.analysis import run_results, tables
 from casting_tune.data import synthetic
+from casting_tune.data.image_folder import Reading
 from casting_tune.errors import (
     CastingTuneError,
     ImagesError,
@@ -22,7 +23,8 @@ from casting_tune.execution import nodes, ray_cluster, runner
 from casting_tune.execution.tasks import Event
 from casting_tune.planning import plan
 from casting_tune.planning.options import Options
-from casting_tune.store import verify
+from casting_tune.store import artifacts, verify
+from casting_tune.store.locks import sweep_lock
 from casting_tune.store.store import Store
 from casting_tune.training import trial
 
@@ -144,7 +146,7 @@ def test_what_a_killed_process_left_beside_a_checkpoint_is_gone_when_the_sweep_h
     tiny: Path, drawn: Path
 ) -> None:
     prepared = runner.prepare(options(tiny, drawn), say=[].append)
-    place = prepared.store.checkpoint(prepared.plan.planned[0].cell_id)
+    place = artifacts.checkpoint(prepared.store, prepared.plan.planned[0].cell_id)
     place.parent.mkdir(parents=True)
     place.with_name(f".{place.name}.26982").touch()
     assert runner.execute(prepared) == 0
@@ -317,7 +319,7 @@ def test_test_images_that_stand_in_train_are_said_up_front(
     [
         ({"sweep": "backbone_gird"}, UsageError, "backbone_grid"),
         ({"data": Path("/nowhere")}, ImagesError, "Image folder not found"),
-        ({"positive": "def_frnt"}, ImagesError, "def_front"),
+        ({"reading": Reading(positive="def_frnt")}, ImagesError, "def_front"),
         (
             {"trials_at_once": 0, "inline": False},
             UsageError,
@@ -446,7 +448,7 @@ def test_a_second_driver_of_the_same_sweep_is_refused_with_the_first_ones_number
 ) -> None:
     prepared = runner.prepare(options(tiny, drawn), say=lambda _: None)
     with (
-        prepared.store.sweep_lock("tiny"),
+        sweep_lock(prepared.store, "tiny"),
         pytest.raises(
             StoreError, match=f"is already running in this store: process {os.getpid()} on"
         ),
@@ -467,7 +469,10 @@ def test_a_whole_sweep_lives_in_a_bucket_and_the_same_command_goes_on_there(
     assert here.read("predictions").num_rows > 0
     assert sorted(here.read("epochs")["epoch"].to_pylist()) == [1] * 4 + [2] * 4
     assert list(tables.comparison(here, "tiny").frame["n"]) == [2, 2]
-    kept = [here.fetch(here.weights(planned.cell_id)) for planned in prepared.plan.planned]
+    kept = [
+        artifacts.fetch(here, artifacts.weights(here, planned.cell_id))
+        for planned in prepared.plan.planned
+    ]
     assert all(file.is_file() for file in kept)
     assert not verify.verify(here).faults
     assert not [name for name in here.names("") if name.startswith((".leases", "checkpoints"))]

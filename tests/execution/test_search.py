@@ -18,6 +18,7 @@ from casting_tune.execution import runner, search, search_space, tasks
 from casting_tune.execution.tasks import Event
 from casting_tune.planning import expand, sweep_file
 from casting_tune.planning.options import Options
+from casting_tune.store.attempts import next_attempt
 from casting_tune.store.store import Store
 from tests.execution.test_runner import Noted
 
@@ -54,7 +55,7 @@ def quick_trial(config: TrialConfig, packed: Pack, store: Store, **more: Any) ->
     status = "diverged" if config.dense == 64 else "completed"
     row: dict[str, Any] = {
         "cell_id": cell,
-        "attempt": store.next_attempt(cell),
+        "attempt": next_attempt(store, cell),
         "sweep": more["context"].sweep,
     }
     row |= {
@@ -463,7 +464,7 @@ def test_a_stopped_cell_is_settled_under_asha_and_goes_on_without_it(
         cell = cell_id(config, packed.dataset_id)
         row = {
             "cell_id": cell,
-            "attempt": store.next_attempt(cell),
+            "attempt": next_attempt(store, cell),
             "sweep": more["context"].sweep,
             "status": "stopped",
         }

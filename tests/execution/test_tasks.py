@@ -14,6 +14,7 @@ from casting_tune.errors import StoreError
 from casting_tune.execution.inline import run_inline
 from casting_tune.execution.tasks import Event, Halt, Task, Work
 from casting_tune.store.local import Folder
+from casting_tune.store.locks import claim
 from casting_tune.store.s3 import LockLost
 from casting_tune.store.store import Store
 from casting_tune.training import trial
@@ -209,9 +210,9 @@ def test_a_cell_that_another_process_holds_is_waited_for_and_not_trained_twice(
     packed: Pack, store: Store
 ) -> None:
     other = Store(store.root)
-    held = other.claim(cell_id(CONFIG, packed.dataset_id))
+    held = claim(other, cell_id(CONFIG, packed.dataset_id))
     assert held is not None
-    assert store.claim(cell_id(CONFIG, packed.dataset_id)) is None
+    assert claim(store, cell_id(CONFIG, packed.dataset_id)) is None
 
     def train_there() -> None:
         trial.run_trial(CONFIG, packed, other, context=TrialContext(sweep="another", label="l"))
@@ -231,9 +232,9 @@ def test_a_cell_that_another_process_holds_is_waited_for_and_not_trained_twice(
 
 def test_a_claim_can_be_had_again_once_it_is_released(store: Store) -> None:
     for _ in range(3):
-        claim = store.claim("cell")
-        assert claim is not None
-        claim()
+        release = claim(store, "cell")
+        assert release is not None
+        release()
 
 
 def test_a_run_whose_cell_passed_to_another_process_stops_after_the_epoch_and_says_whose_it_is(

@@ -26,7 +26,7 @@ from tests.cli.test_main import call
 from tests.conftest import HOSTILE
 
 SECTIONS = (
-    "rows", "threshold", "mistakes", "effects", "ranking", "speed", "training", "charts",
+    "rows", "threshold", "kinds", "mistakes", "effects", "ranking", "speed", "training", "charts",
     "images", "failures", "provenance", "words",
 )  # fmt: skip
 FIGURES = ("thresholds", "calibration", "roc", "precision-recall", "pareto", "training")
@@ -88,6 +88,7 @@ def test_the_page_of_a_run_has_every_section_and_every_figure_with_its_numbers(
 ) -> None:
     assert set(SECTIONS) <= page.ids()
     assert page.drawn() == set(FIGURES)
+    assert "<details><summary>One kind of defect: def_front</summary>" in text
     assert text.count('<details class="numbers" open>') == len(FIGURES)
 
 

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from casting_tune import query
-from casting_tune.analysis import lookup, run_results, selection
+from casting_tune.analysis import image_groups, lookup, run_results, selection
 from casting_tune.data import audit
 from casting_tune.data.pack import Pack
 from casting_tune.report import page_data
@@ -23,6 +25,7 @@ def test_a_dataset_is_audited_once_and_read_afterwards(
     np.testing.assert_array_equal(first.twin_in_train, second.twin_in_train)
     assert first.findings == second.findings
     assert len(first.findings) >= 2
+    assert store.read("images")["kind"].to_pylist() == packed.kinds.tolist()
 
 
 def test_two_sweeps_that_audit_the_same_images_at_once_both_go_on(
@@ -114,3 +117,31 @@ def test_an_older_casting_tune_keeps_to_the_audit_of_its_own_version(
         np.testing.assert_array_equal(audits.stored_audit(packed, store).group, first.group)
     assert store.read("images").num_rows == len(packed.labels)
     assert verify.verify(store).files["images"] == 2
+
+
+def test_further_columns_of_a_list_are_rows_until_the_audit_writes_them_too(
+    packed: Pack, store: Store
+) -> None:
+    n = len(packed.labels)
+    listed = replace(packed, columns=tuple(f'{{"line": {i % 2}}}' for i in range(n)))
+    assert audits.keep_columns(listed, store) == ""
+    counted = "select columns->>'line' as line, count(*) as n from images group by 1 order by 1"
+    halves = [{"line": "0", "n": n // 2}, {"line": "1", "n": n // 2}]
+    assert query.run(store, counted).to_pylist() == halves
+    assert image_groups.photo_groups(store, packed.dataset_id) is None  # rows, but no audit
+    audits.stored_audit(listed, store)
+    assert audits.keep_columns(listed, store) == ""
+    assert query.run(store, counted).to_pylist() == halves
+    assert len(image_groups.photo_groups(store, packed.dataset_id) or {}) == n
+    changed = replace(listed, columns=("{}",) * n)
+    assert "differ from those that the store has" in audits.keep_columns(changed, store)
+
+
+def test_given_groups_join_the_photographs_of_an_audit(packed: Pack) -> None:
+    alone = audit.audit(packed)
+    names = ["lot" if i in (0, 40) else "" for i in range(len(packed.labels))]
+    grouped = audit.audit(replace(packed, groups=np.array(names)))
+    assert alone.group[0] != alone.group[40]
+    assert grouped.group[0] == grouped.group[40]
+    assert len(set(grouped.group.tolist())) == len(set(alone.group.tolist())) - 1
+    np.testing.assert_array_equal(grouped.conflict, alone.conflict)

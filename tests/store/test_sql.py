@@ -11,6 +11,7 @@ import pytest
 
 from casting_tune import query
 from casting_tune.errors import StoreError, UsageError
+from casting_tune.store.attempts import read_cell
 from casting_tune.store.schema import PREDICTIONS, SCHEMAS, VERSION_KEY
 from casting_tune.store.store import Store
 from tests.cli.test_main import call
@@ -109,7 +110,7 @@ def test_a_later_schema_is_refused_in_every_table_by_query_and_by_every_reader_o
         lambda: store.read_file(file, SCHEMAS[table]),
     ]
     if table in ("trials", "epochs", "predictions"):
-        readers.append(lambda: store.read_cell(table, "a1", range(1, 2), epochs=1))
+        readers.append(lambda: read_cell(store, table, "a1", range(1, 2), epochs=1))
     for read in readers:
         with pytest.raises(StoreError) as refused:
             read()

@@ -16,10 +16,13 @@ from casting_tune.analysis import selection
 from casting_tune.config import TrialConfig
 from casting_tune.deploy import retrain
 from casting_tune.errors import CastingTuneError, StoreError
-from casting_tune.store import completed, s3, storage
+from casting_tune.store import artifacts, completed, s3, storage
+from casting_tune.store.attempts import attempts_since, next_attempt, read_cell
 from casting_tune.store.local import Folder, Locked
+from casting_tune.store.locks import sweep_lock
 from casting_tune.store.s3 import Bucket
 from casting_tune.store.schema import VERSION_KEY
+from casting_tune.store.spool import drain, settle
 from casting_tune.store.store import Store
 from casting_tune.store.table_file import serialised
 
@@ -161,7 +164,7 @@ def test_a_file_system_without_locks_is_reported_and_locks_nothing(
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr("fcntl.flock", without)
-    with Store(tmp_path).sweep_lock("s"), Store(tmp_path).sweep_lock("s"):
+    with sweep_lock(Store(tmp_path), "s"), sweep_lock(Store(tmp_path), "s"):
         pass
     assert caplog.messages[0].startswith(f"The file system of '{tmp_path}' has no locks.")
     assert list(tmp_path.iterdir()) == []
@@ -176,7 +179,7 @@ def test_any_other_error_of_a_lock_is_an_error(
     monkeypatch.setattr("fcntl.flock", denied)
     with (
         pytest.raises(StoreError, match=r"Cannot lock sweep 's' in .*Permission denied"),
-        Store(tmp_path).sweep_lock("s"),
+        sweep_lock(Store(tmp_path), "s"),
     ):
         pass
 
@@ -199,7 +202,7 @@ def test_who_could_not_reach_the_bucket_for_too_long_learns_that_its_sweep_is_an
 ) -> None:
     monkeypatch.setattr(s3, "LEASE_S", 1.5)
     learned = threading.Event()
-    running = Store(bucket).sweep_lock("s", learned.set)
+    running = sweep_lock(Store(bucket), "s", learned.set)
     running.__enter__()
     weather.cut = True
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server)
@@ -250,10 +253,10 @@ def test_a_store_in_a_bucket_holds_rows_as_a_folder_does(bucket: str) -> None:
     with pytest.raises(StoreError, match="written once"):
         store.write("trials", "s", "a1-1", [ROW | {"status": "error"}])
     assert store.completed() == {"a1"}
-    assert store.next_attempt("a1") == 2
-    assert store.attempts_since("a1", 0, epochs=3) == range(1, 2)
+    assert next_attempt(store, "a1") == 2
+    assert attempts_since(store, "a1", 0, epochs=3) == range(1, 2)
     assert (
-        store.read_cell("trials", "a1", range(1, 3), epochs=3).to_pylist()
+        read_cell(store, "trials", "a1", range(1, 3), epochs=3).to_pylist()
         == store.read("trials").to_pylist()
     )
     assert [file.name for file in store.files("trials")] == ["a1-1.parquet"]
@@ -273,9 +276,9 @@ def test_rows_wait_in_the_spool_while_the_network_is_away_and_are_put_in_their_o
     weather.cut = True
     store.write("predictions", "s", "a1-1", [{"cell_id": "a1", "image": 0}])
     store.write("trials", "s", "a1-1", [ROW])
-    assert store.drain() == ["predictions/s/a1-1.parquet", "trials/s/a1-1.parquet"]
+    assert drain(store) == ["predictions/s/a1-1.parquet", "trials/s/a1-1.parquet"]
     with pytest.raises(StoreError, match=r"2 files .* wait in .*spool"):
-        store.settle()
+        settle(store)
     with pytest.raises(StoreError, match="NETWORK_CONNECTION"):
         store.completed()
     weather.cut = False
@@ -284,7 +287,7 @@ def test_rows_wait_in_the_spool_while_the_network_is_away_and_are_put_in_their_o
         "epochs/s/a1-1-1.parquet", "epochs/s/b2-1-1.parquet", "predictions/s/a1-1.parquet",
         "trials/s/a1-1.parquet",
     ]  # fmt: skip
-    store.settle()
+    settle(store)
     assert store.completed() == {"a1"}
 
 
@@ -311,7 +314,7 @@ def test_a_spooled_file_whose_name_was_taken_is_kept_apart_and_not_lost(
     weather.cut = False
     other = storage.at(bucket)
     other.put("trials/s/a1-1.parquet", pa.py_buffer(b"of another machine"))
-    store.settle()
+    settle(store)
     assert [name.partition("~")[0] for name in store.names("quarantine")] == [
         "quarantine/trials/s/a1-1.parquet"
     ]
@@ -336,7 +339,7 @@ def test_a_network_that_comes_back_within_the_patience_is_not_noticed(
     timer.start()
     store.write("trials", "s", "a1-1", [ROW])
     timer.join()
-    assert store.drain() == []
+    assert drain(store) == []
     assert store.completed() == {"a1"}
 
 
@@ -344,19 +347,22 @@ def test_a_checkpoint_goes_to_the_bucket_and_to_another_machine(
     bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = Store(bucket)
-    file = here.checkpoint("a1")
+    file = artifacts.checkpoint(here, "a1")
     file.parent.mkdir(parents=True)
     for content in (b"epoch 1", b"epoch 2" * 1_000_000):
         file.write_bytes(content)
-        here.share(file)
+        artifacts.share(here, file)
     monkeypatch.setenv("XDG_CACHE_HOME", str(file.parent / "elsewhere"))
     storage.at.cache_clear()
     there = Store(bucket)
-    assert there.checkpoint("a1") != file
-    assert there.fetch(there.checkpoint("a1")).read_bytes() == b"epoch 2" * 1_000_000
-    there.drop(there.checkpoint("a1"))
+    assert artifacts.checkpoint(there, "a1") != file
+    assert (
+        artifacts.fetch(there, artifacts.checkpoint(there, "a1")).read_bytes()
+        == b"epoch 2" * 1_000_000
+    )
+    artifacts.drop(there, artifacts.checkpoint(there, "a1"))
     assert there.names("") == []
-    assert not there.fetch(there.checkpoint("a1")).exists()
+    assert not artifacts.fetch(there, artifacts.checkpoint(there, "a1")).exists()
 
 
 def test_an_error_about_a_bucket_names_its_address_and_no_folder_of_this_machine(
@@ -376,7 +382,7 @@ def test_an_error_about_a_bucket_names_its_address_and_no_folder_of_this_machine
     later = pa.table({"cell_id": ["a1"]}).replace_schema_metadata({VERSION_KEY: b"99"})
     place.put("epochs/s/a1-1-1.parquet", serialised(later))
     place.put("predictions/s/a1-1.parquet", pa.py_buffer(b"no parquet"))
-    weights = store.weights("a1")
+    weights = artifacts.weights(store, "a1")
     weights.parent.mkdir(parents=True)
     weights.write_bytes(b"no weights")
     cell = completed.Cell(

@@ -11,6 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from casting_tune.errors import StoreError
+from casting_tune.store.attempts import (
+    attempts_since,
+    completed_since,
+    last_attempts,
+    next_attempt,
+    read_cell,
+)
 from casting_tune.store.storage import Folder
 from casting_tune.store.store import Store
 
@@ -88,13 +95,13 @@ def test_a_cell_is_done_only_by_a_completed_trial(store: Store) -> None:
 
 
 def test_attempts_count_on_from_whatever_an_earlier_one_left(store: Store) -> None:
-    assert store.next_attempt("a1") == 1
+    assert next_attempt(store, "a1") == 1
     store.write("epochs", "s", "a1-1-1", [{"cell_id": "a1"}])
     store.write("epochs", "s", "a1-1-12", [{"cell_id": "a1"}])
-    assert store.next_attempt("a1") == 2
+    assert next_attempt(store, "a1") == 2
     store.write("trials", "other", "a1-2", [ROW])
-    assert store.next_attempt("a1") == 3
-    assert store.next_attempt("a") == 1
+    assert next_attempt(store, "a1") == 3
+    assert next_attempt(store, "a") == 1
 
 
 def test_a_folder_that_cannot_be_written_is_said_before_any_trial(tmp_path: Path) -> None:
@@ -151,7 +158,7 @@ def test_a_store_file_that_may_not_be_read_is_not_told_to_be_moved_away(
         os, "stat", refused
     )  # of a folder that may not be searched: it may hold attempts
     with pytest.raises(StoreError, match="Permission denied"):
-        store.attempts_since("a", 0, epochs=1)
+        attempts_since(store, "a", 0, epochs=1)
 
 
 def test_what_a_later_version_made_a_setting_was_its_default_before(
@@ -199,19 +206,19 @@ def test_the_attempts_of_a_cell_are_found_by_their_names_and_no_folder_is_listed
         raise AssertionError("a folder was listed")
 
     monkeypatch.setattr(Folder, "names", listed)
-    assert [store.attempts_since("a1", known, epochs=4).stop for known in range(5)] == [5] * 5
-    assert store.attempts_since("a1", 1, epochs=4) == range(2, 5)
-    assert store.attempts_since("nobody", 0, epochs=4) == range(1, 1)
-    rows = store.read_cell("trials", "a1", range(1, 5), epochs=4)
+    assert [attempts_since(store, "a1", known, epochs=4).stop for known in range(5)] == [5] * 5
+    assert attempts_since(store, "a1", 1, epochs=4) == range(2, 5)
+    assert attempts_since(store, "nobody", 0, epochs=4) == range(1, 1)
+    rows = read_cell(store, "trials", "a1", range(1, 5), epochs=4)
     assert rows.sort_by("attempt").to_pylist() == whole.sort_by("attempt").to_pylist()
-    assert store.read_cell("trials", "a1", range(2, 4), epochs=4).num_rows == 0
-    assert store.read_cell(
-        "epochs", "a1", range(1, 5), epochs=4, columns=["epoch"]
+    assert read_cell(store, "trials", "a1", range(2, 4), epochs=4).num_rows == 0
+    assert read_cell(
+        store, "epochs", "a1", range(1, 5), epochs=4, columns=["epoch"]
     ).to_pylist() == [{"epoch": 4}]
-    completed = store.completed_since("a1", 1, epochs=4)
+    completed = completed_since(store, "a1", 1, epochs=4)
     assert completed is not None
     assert completed["attempt"] == 4
-    assert store.completed_since("a1", 4, epochs=4) is None
+    assert completed_since(store, "a1", 4, epochs=4) is None
 
 
 def test_a_file_of_another_name_among_the_rows_is_no_attempt_and_stops_no_sweep(
@@ -220,4 +227,4 @@ def test_a_file_of_another_name_among_the_rows_is_no_attempt_and_stops_no_sweep(
     store.write("trials", "s", "a1-2", [ROW])
     store.write("epochs", "s", "a1-3-1", [])
     store.write("trials", "s", "notes", [])
-    assert store.last_attempts() == {"a1": 3}
+    assert last_attempts(store) == {"a1": 3}

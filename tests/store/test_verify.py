@@ -9,6 +9,7 @@ import pytest
 
 from casting_tune.errors import StoreError, UsageError
 from casting_tune.store import migrate, verify
+from casting_tune.store.locks import sweep_lock
 from casting_tune.store.schema import SCHEMA_VERSION, SCHEMAS
 from casting_tune.store.store import Store
 
@@ -171,7 +172,7 @@ def test_a_file_of_a_later_version_is_named_and_left_where_it_is(old: Store) -> 
 def test_nothing_is_moved_while_a_sweep_runs(old: Store) -> None:
     (old.root / TRIAL).write_bytes(b"")
     report = verify.verify(old)
-    with old.sweep_lock("tiny"), pytest.raises(StoreError, match="is already running"):
+    with sweep_lock(old, "tiny"), pytest.raises(StoreError, match="is already running"):
         verify.quarantine(old, report)
     assert (old.root / TRIAL).exists()
 

@@ -33,6 +33,8 @@ from casting_tune.data.pack import Pack
 from casting_tune.execution import ray_cluster, ray_tune
 from casting_tune.execution.nodes import Resources
 from casting_tune.execution.tasks import Event, Task, Work
+from casting_tune.store import artifacts
+from casting_tune.store.attempts import next_attempt
 from casting_tune.store.store import Store
 from casting_tune.training import trial
 from casting_tune.training.records import Place
@@ -61,7 +63,7 @@ def marked_trial(config: TrialConfig, packed: Pack, store: Store, **more: Any) -
 def quick_trial(config: TrialConfig, packed: Pack, store: Store, **more: Any) -> dict[str, Any]:
     """Do as `run_trial`, without a network: a checkpoint and row per epoch, then the last row."""
     cell, sweep = cell_id(config, packed.dataset_id), more["context"].sweep
-    attempt, checkpoint = store.next_attempt(cell), store.checkpoint(cell)
+    attempt, checkpoint = next_attempt(store, cell), artifacts.checkpoint(store, cell)
     known = set(store.read("epochs", columns=["epoch"], cell_ids=[cell])["epoch"].to_pylist())
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     n_done = int(checkpoint.read_text()) if checkpoint.exists() else 0
@@ -90,7 +92,7 @@ def quick_trial(config: TrialConfig, packed: Pack, store: Store, **more: Any) ->
         "resumed_from": n_done,
     }
     store.write("trials", sweep, f"{cell}-{attempt}", [row])
-    store.drop(checkpoint)
+    artifacts.drop(store, checkpoint)
     return row
 
 

@@ -63,6 +63,10 @@ SMALL = {
         ["--repeats", "1"],
         ["| 100 images to a pack |", "| command to first training step |"],
     ),
+    "larger_than_memory": (
+        ["--images", "120", "--size", "64", "--px", "32", "--limit-gib", "2", "--repeats", "1"],
+        ["| device | 0.00 |", "| disk | 0.00 | 2.00 |", "Scores of all runs are equal."],
+    ),
     "queries": (
         ["--trials", "90", "--images", "20", "--repeats", "1",
          "--sweeps", "backbone_grid", "full_factorial",

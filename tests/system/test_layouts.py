@@ -381,8 +381,16 @@ def test_a_layout_is_trained_tabled_reported_exported_and_used(
     wanted, data = drawn_set
     (tmp_path / "tiny.toml").write_text(TINY)
     results = ("--results", tmp_path / "r")
-    sweep = ("sweep", tmp_path / "tiny.toml", "--data", data, *results, "--inline", *wanted.words)
-    code, out, err = call(capsys, *sweep)
+    sweep = (
+        "sweep",
+        tmp_path / "tiny.toml",
+        "--data",
+        data,
+        *results,
+        "--inline",
+        "--no-baselines",
+    )
+    code, out, err = call(capsys, *sweep, *wanted.words)
     if "--keep-split" in wanted.words:
         assert code == 2
         assert "The train side requires at least 2 defective image(s); got 0" in err
@@ -392,7 +400,7 @@ def test_a_layout_is_trained_tabled_reported_exported_and_used(
     for words in (
         ("table", "tiny"),
         ("report", "tiny", "--out", tmp_path / "report.html"),
-        ("export", "best", "--sweep", "tiny", "--out", tmp_path / "line"),
+        ("export", "best", "--sweep", "tiny", "--out", tmp_path / "line", "--data", data),
     ):
         code, out, err = call(capsys, *words, *results)
         assert (code, err) == (0, ""), words

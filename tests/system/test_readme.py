@@ -81,6 +81,10 @@ ELSEWHERE = {
         "needs a GPU",
         "test_sharing.py",
     ),
+    "casting-tune pack images.csv": ("needs a list", "test_layouts.py"),
+    'casting-tune sweep backbone_grid --quick --data DIR --group-pattern "part([0-9]+)_"': (
+        "needs parts in the file names", "test_layouts.py",
+    ),
     "export RAY_AUTH_MODE=token": ("is for a cluster", "test_namespaces.py"),
     "ray get-auth-token --generate": ("is for a cluster", "test_namespaces.py"),
     "chmod 600 ~/.ray/auth_token": ("is for a cluster", "test_namespaces.py"),

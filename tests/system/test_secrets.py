@@ -13,7 +13,7 @@ from casting_tune.analysis import run_results
 from casting_tune.execution import runner
 from casting_tune.models import build
 from casting_tune.planning.options import Options
-from casting_tune.store import verify
+from casting_tune.store import artifacts, verify
 
 
 class Evil:
@@ -49,7 +49,7 @@ def test_no_secret_home_host_or_user_is_in_any_byte_of_a_store_and_no_pickle_in_
     )
     prepared = runner.prepare(asked, say=lambda _: None)
     for planned in prepared.plan.planned:  # where a trial would look for its checkpoint
-        prepared.store.checkpoint(planned.cell_id).write_bytes(pickle.dumps(Evil()))
+        artifacts.checkpoint(prepared.store, planned.cell_id).write_bytes(pickle.dumps(Evil()))
     assert runner.execute(prepared, on_event=lambda _: None) == 4
     monkeypatch.setattr(build, "model", real)
     asked = replace(asked, retry_failed=True)

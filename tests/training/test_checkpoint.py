@@ -11,7 +11,7 @@ import torch
 
 from casting_tune.config import Epoch, TrialConfig, cell_id
 from casting_tune.data.pack import Pack
-from casting_tune.store import storage
+from casting_tune.store import artifacts, storage
 from casting_tune.store.store import Store
 from casting_tune.training import checkpoint, trial
 from casting_tune.training.network_fit import files_of
@@ -69,7 +69,7 @@ def test_a_trial_that_dies_goes_on_from_its_last_epoch_and_ends_as_if_it_had_not
     epochs = broken.read("epochs").to_pandas().sort_values("epoch")
     assert epochs["epoch"].tolist() == [1, 2, 3, 4]
     assert epochs["attempt"].tolist() == [1] * dies_at + [2] * (4 - dies_at)
-    assert not broken.checkpoint(cell_id(CONFIG, packed.dataset_id)).exists()
+    assert not artifacts.checkpoint(broken, cell_id(CONFIG, packed.dataset_id)).exists()
 
 
 def test_what_killed_processes_left_of_completed_cells_is_cleared_and_nothing_else(
@@ -145,7 +145,7 @@ def test_best_weights_that_may_not_be_read_are_not_taken_for_missing(
 def test_a_damaged_checkpoint_costs_one_attempt_and_not_the_cell(
     packed: Pack, store: Store
 ) -> None:
-    file = store.checkpoint(cell_id(CONFIG, packed.dataset_id))
+    file = artifacts.checkpoint(store, cell_id(CONFIG, packed.dataset_id))
     file.parent.mkdir(parents=True)
     file.write_bytes(b"half a checkpoint")
     assert train(packed, store)["status"] == "error"
@@ -156,7 +156,7 @@ def test_a_damaged_checkpoint_costs_one_attempt_and_not_the_cell(
 def test_memory_that_runs_out_at_a_checkpoint_does_not_cost_it(
     packed: Pack, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = store.checkpoint(cell_id(CONFIG, packed.dataset_id))
+    file = artifacts.checkpoint(store, cell_id(CONFIG, packed.dataset_id))
 
     def short(*_: object) -> None:
         file.parent.mkdir(parents=True)
@@ -170,10 +170,10 @@ def test_memory_that_runs_out_at_a_checkpoint_does_not_cost_it(
 
 def test_a_damaged_checkpoint_in_a_bucket_costs_one_attempt_too(packed: Pack, bucket: str) -> None:
     store = Store(bucket)
-    file = store.checkpoint(cell_id(CONFIG, packed.dataset_id))
+    file = artifacts.checkpoint(store, cell_id(CONFIG, packed.dataset_id))
     file.parent.mkdir(parents=True)
     file.write_bytes(b"half a checkpoint")
-    store.share(file)
+    artifacts.share(store, file)
     assert train(packed, store)["status"] == "error"
     assert train(packed, store)["status"] == "completed"
 
@@ -181,9 +181,9 @@ def test_a_damaged_checkpoint_in_a_bucket_costs_one_attempt_too(packed: Pack, bu
 def test_the_best_weights_so_far_go_to_the_machine_that_goes_on(
     bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    best = Store(bucket).weights("a1", best=True)
+    best = artifacts.weights(Store(bucket), "a1", best=True)
     checkpoint.keep(best, torch.nn.Linear(2, 1), EPOCH)
-    Store(bucket).share(best)
+    artifacts.share(Store(bucket), best)
     monkeypatch.setenv("XDG_CACHE_HOME", str(best.parent / "elsewhere"))
     storage.at.cache_clear()
     found = files_of(Store(bucket), "a1", keep=("best",)).best

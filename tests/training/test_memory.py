@@ -8,6 +8,7 @@ import psutil
 import pytest
 import torch
 
+from casting_tune.config import UNLIMITED, Allowance
 from casting_tune.training import memory
 
 linux = pytest.mark.skipif(
@@ -127,3 +128,67 @@ def test_a_gpu_gives_no_more_than_the_share() -> None:
     cuda = torch.device("cuda")
     with memory.shared(cuda, 0.5), pytest.raises(torch.OutOfMemoryError):
         torch.empty(int(0.6 * memory.total(cuda)), dtype=torch.uint8, device=cuda)
+
+
+GIB = 2**30
+
+
+@pytest.mark.parametrize(
+    ("n_bytes", "on_disk", "where"),
+    [
+        (2 * GIB, True, "device"),
+        (2 * GIB + 1, True, "disk"),
+        (2 * GIB + 1, False, "memory"),
+    ],
+)
+def test_images_stay_on_the_device_if_they_take_at_most_half_of_its_free_memory(
+    n_bytes: int, on_disk: bool, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "free", lambda *_, **__: 4 * GIB)
+    found = memory.images_from(
+        n_bytes,
+        device=torch.device("cpu"),
+        allowance=UNLIMITED,
+        n_at_once=1,
+        on_disk=on_disk,
+    )
+    assert found == where
+
+
+def test_images_may_take_more_of_a_share_of_a_gpu_that_was_measured_with_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(memory, "free", lambda *_, **__: 10 * GIB)
+    found = [
+        memory.images_from(
+            n_gib * GIB,
+            device=torch.device("cuda"),
+            allowance=Allowance(gpu_share=share),
+            n_at_once=4,
+            on_disk=True,
+        )
+        for n_gib, share in ((8, 0.25), (9, 0.25), (6, 1.0))
+    ]
+    assert found == ["device", "disk", "disk"]
+
+
+def test_trials_at_once_share_the_free_memory_of_a_machine_without_limits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(memory, "_left_of_limits", lambda: None)
+    monkeypatch.setattr("casting_tune.machine.cpus", lambda: 8)
+    monkeypatch.setattr("casting_tune.machine.free_bytes", lambda: 16 * GIB)
+    cpu = torch.device("cpu")
+    assert memory.free(cpu, n_at_once=4) == 4 * GIB
+    assert memory.free(cpu, n_at_once=1000) == 2 * GIB  # a cluster; 8 of them at most are here
+
+
+@linux
+def test_free_memory_is_what_the_limit_of_the_process_leaves() -> None:
+    with memory.limited(held() + 256 * MIB):
+        free = memory.free(torch.device("cpu"))
+        block = torch.ones(128 * MIB, dtype=torch.uint8)
+        less = memory.free(torch.device("cpu"))
+    del block
+    assert 192 * MIB < free <= 256 * MIB
+    assert 120 * MIB < free - less < 136 * MIB

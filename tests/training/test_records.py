@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, recall_score
@@ -25,7 +27,9 @@ def test_the_schema_has_a_column_for_every_setting_and_every_toggle(packed: Pack
 def test_every_prediction_names_the_file_of_its_image_and_its_truth(packed: Pack) -> None:
     parts = Folds(train=NONE, validation=np.array([3, 5]), test=np.array([0]))
     given = np.array([0.25, 0.5, 0.75], dtype=np.float32)
-    found = of_predictions(predictions(parts, packed, [given[:2], given[2:]]), packed, "a1", 2)
+    kinds = np.array([["", "blow hole"][y] for y in packed.labels])
+    pack = replace(packed, kinds=kinds)
+    found = of_predictions(predictions(parts, pack, [given[:2], given[2:]]), pack, "a1", 2)
     assert [(row["split"], row["image"], row["score"]) for row in found] == [
         ("validation", 3, 0.25), ("validation", 5, 0.5), ("test", 0, 0.75),
     ]  # fmt: skip
@@ -35,6 +39,7 @@ def test_every_prediction_names_the_file_of_its_image_and_its_truth(packed: Pack
             packed.labels[row["image"]],
         )
         assert (row["cell_id"], row["attempt"], row["leaked"]) == ("a1", 2, False)
+        assert row["kind"] == ("blow hole" if row["y_true"] else "")
 
 
 def test_the_metrics_of_a_row_are_those_of_its_predictions(packed: Pack) -> None:

@@ -17,6 +17,7 @@ from casting_tune.data import augmentation, batches, splits
 from casting_tune.data.pack import Pack
 from casting_tune.errors import StoreError
 from casting_tune.models import build
+from casting_tune.store import artifacts
 from casting_tune.store.store import Store
 from casting_tune.training import baselines, checkpoint, inputs, memory, records, trial
 from casting_tune.training.records import TrialContext
@@ -312,7 +313,7 @@ def test_kept_weights_are_those_that_made_the_predictions(packed: Pack, store: S
     model = build.model(
         CONFIG.backbone, weights="none", dense=0, dropout=0, in_channels=3, seed=9
     ).eval()
-    model.load_state_dict(load_file(store.weights(cell)))
+    model.load_state_dict(load_file(artifacts.weights(store, cell)))
     prepare = inputs.normaliser(CONFIG, torch.device("cpu"))
     predictions = store.read("predictions").to_pandas()
     images = batches.put(
@@ -322,7 +323,7 @@ def test_kept_weights_are_those_that_made_the_predictions(packed: Pack, store: S
         found = model(prepare(augmentation.resize(images, px=32))).sigmoid().numpy()
     np.testing.assert_allclose(found, predictions["score"], atol=1e-5)
     losses = store.read("epochs").to_pandas().set_index("epoch")["validation_loss"]
-    best = checkpoint.kept_epoch(store.weights(cell, best=True))
+    best = checkpoint.kept_epoch(artifacts.weights(store, cell, best=True))
     assert best is not None
     assert (best.epoch, best.validation_loss) == (losses.idxmin(), losses.min())
 
