@@ -48,15 +48,11 @@ def threshold(
     sides = {name: predictions.filter(pc.field("split") == name) for name in ("validation", "test")}
     dataset_id = str(trial["dataset_id"])
     validation, test = (
-        _scored(sides[name], photographs(store, dataset_id, sides[name]["image"].to_pylist()))
-        for name in sides
+        replace(_scored(rows), groups=photographs(store, dataset_id, rows["image"].to_pylist()))
+        for rows in sides.values()
     )
-    n_leaked = leaked(
-        store,
-        dataset_id,
-        sides["validation"]["image"].to_pylist(),
-        split=str(trial["split"]),
-    )
+    shown = sides["validation"]["image"].to_pylist()
+    n_leaked = leaked(store, dataset_id, shown, split=str(trial["split"]))
     return choose(
         replace(validation, n_leaked=n_leaked),
         test,
@@ -159,11 +155,11 @@ def named(
     return cell_names.find(store, name, scope), ()
 
 
-def _scored(rows: pa.Table, groups: Sequence[int] | None) -> Scored:
-    """Return labels, scores, kinds and photographs of predictions; of older ones without kinds."""
+def _scored(rows: pa.Table) -> Scored:
+    """Return labels, scores and kinds of predictions; of older ones without kinds."""
     columns = {name: rows[name].to_numpy() for name in ("y_true", "score")}
     kinds = None if rows["kind"].null_count else rows["kind"].to_pylist()
-    return Scored(**columns, kinds=kinds, groups=groups)
+    return Scored(**columns, kinds=kinds)
 
 
 def photographs(store: Store, dataset_id: str, images: Sequence[int]) -> list[int] | None:

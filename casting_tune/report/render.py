@@ -99,7 +99,11 @@ def _with_basis(frame: pd.DataFrame) -> dict[str, str]:
         return {}
     basis = frame["escape_basis"].dropna().unique()
     which = "worst esc <=" if frame["n"].max() > 1 else "esc <="
-    return {"escape_upper": f"{which} ({basis[0]})" if len(basis) == 1 else which}
+    return {
+        "escape_upper": f"{which} ({basis[0].replace('different ', '')})"
+        if len(basis) == 1
+        else which
+    }
 
 
 def _redundant(frame: pd.DataFrame) -> set[str]:
@@ -179,7 +183,7 @@ def _text(table: Table, frame: pd.DataFrame, *, width: int, color: bool) -> str:
         for name in columns:
             is_text = name in WORDS
             grid.add_column(
-                name,
+                name.replace(" (", "\n("),
                 justify="left" if is_text else "right",
                 no_wrap=not is_text,
                 overflow="fold",
@@ -221,7 +225,9 @@ def _blocks(frame: pd.DataFrame, width: int) -> list[list[str]]:
     """Split the columns into blocks that fit `width`; each begins with the names of the rows."""
     names = [str(name) for name in frame.columns]
     row_names = [name for name in names if name in NAMES]
-    sizes = {name: max(len(name), *(len(value) for value in frame[name])) + 3 for name in names}
+    sizes = {
+        name: max(len(text) for text in (*name.split(" ("), *frame[name])) + 3 for name in names
+    }
     sizes |= {
         name: min(sizes[name], width // 3) for name in names if name in WORDS
     }  # long names wrap
