@@ -98,10 +98,10 @@ def trained(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
     folder = tmp_path_factory.mktemp("trained")
     file = folder / "tiny.toml"
     file.write_text(TINY)
-    asked = Options(
+    options = Options(
         sweep=str(file), data=drawn, results=folder / "results", inline=True, timing=True
     )
-    prepared = runner.prepare(asked, say=lambda _: None)
+    prepared = runner.prepare(options, say=lambda _: None)
     assert runner.execute(prepared, on_event=lambda _: None) == 0
     return prepared.store
 

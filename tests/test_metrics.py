@@ -106,7 +106,7 @@ def test_every_metric_stands_in_the_tests_above():
     assert set(METRICS) >= OF_THE_DEFECT
 
 
-def test_with_ok_castings_only_nothing_is_said_of_defects():
+def test_with_ok_castings_only_nothing_is_reported_about_defects():
     got = measure([0, 0, 0, 0], [0.1, 0.9, 0.2, 0.3])
     assert got == {
         "accuracy": 0.75,
@@ -121,7 +121,7 @@ def test_with_ok_castings_only_nothing_is_said_of_defects():
     }
 
 
-def test_with_defects_only_nothing_is_said_of_ok_castings():
+def test_with_defects_only_nothing_is_reported_about_ok_castings():
     got = measure([1, 1, 1, 1], [0.1, 0.9, 0.2, 0.3])
     assert got == {
         "accuracy": 0.25,

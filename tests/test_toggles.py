@@ -66,7 +66,7 @@ def test_the_order_and_the_longer_spelling_do_not_matter() -> None:
         ("rotation", "Unknown augmentation 'rotation'."),
     ],
 )
-def test_a_wrong_name_is_told_with_the_way_out(augmentation: str, says: str) -> None:
+def test_a_wrong_name_is_reported_with_a_solution(augmentation: str, says: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_augmentation(augmentation)
     assert str(caught.value).startswith(says)

@@ -22,9 +22,9 @@ CELLS = {
 def named(store: Store) -> Store:
     """A sweep of four cells; the last is not trained."""
     noon = datetime(2026, 1, 1, 12, tzinfo=UTC)
-    asked = []
+    requested = []
     for position, (cell, (row, label)) in enumerate(CELLS.items()):
-        asked.append(
+        requested.append(
             {
                 "run_id": "r", "sweep": "s", "asked_at": noon, "position": position,
                 "cell_id": cell, "row": row, "label": label, "kind": "cell", "quick": False,
@@ -43,7 +43,7 @@ def named(store: Store) -> Store:
                 "trials", "s", f"{cell}-1",
                 [trial | {"label": label, "validation_accuracy": 0.5 + position / 10}],
             )  # fmt: skip
-    store.write("cells", "s", "r-0", asked)
+    store.write("cells", "s", "r-0", requested)
     return store
 
 

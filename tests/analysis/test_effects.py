@@ -29,10 +29,10 @@ def write(store: Store, cells: list[dict[str, Any]]) -> None:
         | dict.fromkeys(TOGGLES, False)
         | {"backbone": "vgg16", "attempt": 1, "status": "completed"}
     )
-    asked = []
+    requested = []
     for i, cell in enumerate(cells):
         store.write("trials", "s", f"c{i}-1", [base | RUN | cell | {"cell_id": f"c{i}"}])
-        asked.append(
+        requested.append(
             {
                 "run_id": "r",
                 "sweep": "s",
@@ -42,7 +42,7 @@ def write(store: Store, cells: list[dict[str, Any]]) -> None:
                 "row": f"c{i}",
             }
         )
-    store.write("cells", "s", "r", asked)
+    store.write("cells", "s", "r", requested)
 
 
 @pytest.fixture

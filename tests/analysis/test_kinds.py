@@ -137,10 +137,10 @@ def test_predictions_without_kinds_are_one_kind_and_the_table_says_so(store: Sto
 
 def test_the_verdict_names_the_worst_kind_of_the_best_row(two: Store) -> None:
     run = run_results.load(two, "s")
-    said = verdict.verdict(run, tables.comparison(two, "s").frame).sentence
-    assert said.endswith(" Worst kind: crack, 5 of 12 escaped in the worst training "
+    text = verdict.verdict(run, tables.comparison(two, "s").frame).sentence
+    assert text.endswith(" Worst kind: crack, 5 of 12 escaped in the worst training "
                          "(at most 69 %).")  # fmt: skip
-    assert tables.comparison(two, "s").verdict == said
+    assert tables.comparison(two, "s").verdict == text
 
 
 def test_one_training_needs_no_word_about_trainings(one: Store) -> None:

@@ -79,7 +79,7 @@ def filled(store: Store) -> Store:
         "error": "it [/broke]",
     }
     store.write("trials", "s", f"{C}-1", [base | failed])
-    asked = [
+    requested = [
         {
             "run_id": "r1",
             "sweep": "s",
@@ -97,7 +97,7 @@ def filled(store: Store) -> Store:
         }
         for n, (cell, row) in enumerate([(A, "one"), (B, "two"), (C, "three"), (D, "four")])
     ]
-    store.write("cells", "s", "r1", asked)
+    store.write("cells", "s", "r1", requested)
     return store
 
 
@@ -174,7 +174,7 @@ def test_images_without_a_path_are_compared_too(
 def test_of_a_cell_that_was_trained_again_the_newest_training_counts(filled: Store) -> None:
     """Attempt 10 and another sweep's folder stand before attempt 2 in the order of names."""
     for attempt, sweep, validation, score in ((3, "another", 0.5, 0.2), (10, "s", 0.99, 0.7)):
-        told = {
+        record = {
             "cell_id": A,
             "attempt": attempt,
             "sweep": sweep,
@@ -191,7 +191,7 @@ def test_of_a_cell_that_was_trained_again_the_newest_training_counts(filled: Sto
         }
         filled.write("predictions", sweep, f"{A}-{attempt}", [image])
         filled.write(
-            "trials", sweep, f"{A}-{attempt}", [told | {"validation_accuracy": validation}]
+            "trials", sweep, f"{A}-{attempt}", [record | {"validation_accuracy": validation}]
         )
     assert lookup.predictions(filled, A)["score"].tolist() == pytest.approx([0.7])
     (run,) = lookup.runs(filled).to_dict("records")

@@ -29,9 +29,9 @@ def test_optuna_finds_every_trial_with_its_settings_values_epochs_and_cell(
     n = optuna_export.write(trained, "tiny", tmp_path / "s.log", wanted=ONE)
     study = optuna.load_study(study_name="tiny", storage=opened(tmp_path / "s.log"))
     trials = trained.read("trials").to_pandas().set_index("cell_id")
-    asked = [row["cell_id"] for row in trained.read("cells").to_pylist() if row["kind"] == "cell"]
-    assert n == len(study.trials) == len(asked) == 4
-    assert {trial.user_attrs["cell_id"] for trial in study.trials} == set(asked)
+    cells = [row["cell_id"] for row in trained.read("cells").to_pylist() if row["kind"] == "cell"]
+    assert n == len(study.trials) == len(cells) == 4
+    assert {trial.user_attrs["cell_id"] for trial in study.trials} == set(cells)
     for trial in study.trials:
         row = trials.loc[trial.user_attrs["cell_id"]]
         assert trial.value == row["validation_accuracy"]
@@ -40,19 +40,19 @@ def test_optuna_finds_every_trial_with_its_settings_values_epochs_and_cell(
             "seed": row["seed"],
         }  # all that the tiny sweep varies
         assert sorted(trial.intermediate_values) == [1, 2]
-    assert study.best_value == trials.loc[asked]["validation_accuracy"].max()
+    assert study.best_value == trials.loc[cells]["validation_accuracy"].max()
 
 
-def test_two_objectives_make_a_pareto_study_and_trials_that_did_not_complete_are_told_apart(
+def test_two_objectives_make_a_pareto_study_and_incomplete_trials_are_marked(
     store: Store, tmp_path: Path
 ) -> None:
-    told = {"completed": 0.9, "stopped": None, "oom": None}
+    record = {"completed": 0.9, "stopped": None, "oom": None}
     cells = [
         {"run_id": "r", "sweep": "s", "position": i, "cell_id": f"c{i}", "kind": "cell"}
         for i in range(3)
     ]
     store.write("cells", "s", "r", cells)
-    for i, (status, accuracy) in enumerate(told.items()):
+    for i, (status, accuracy) in enumerate(record.items()):
         row = {
             "cell_id": f"c{i}",
             "attempt": 1,
@@ -77,11 +77,11 @@ def test_two_objectives_make_a_pareto_study_and_trials_that_did_not_complete_are
 
 
 def test_every_setting_that_differs_is_a_parameter(store: Store, tmp_path: Path) -> None:
-    asked = [
+    requested = [
         {"run_id": "r", "sweep": "s", "position": i, "cell_id": f"c{i}", "kind": "cell"}
         for i in range(2)
     ]
-    store.write("cells", "s", "r", asked)
+    store.write("cells", "s", "r", requested)
     config = TrialConfig(backbone="vgg16")
     for i, changed in enumerate((OTHER | {"weights": "imagenet"}, {})):
         settings = {f.name: changed.get(f.name, getattr(config, f.name)) for f in fields(config)}
@@ -137,13 +137,13 @@ def test_every_attempt_has_the_losses_of_its_own_epochs_and_of_those_that_it_wen
 
 
 def test_an_objective_stands_once() -> None:
-    asked = ["latency_one_s=min", "validation_accuracy=max"]
-    assert list(optuna_export.parse_all(asked).items()) == [
+    requested = ["latency_one_s=min", "validation_accuracy=max"]
+    assert list(optuna_export.parse_all(requested).items()) == [
         ("latency_one_s", "min"),
         ("validation_accuracy", "max"),
     ]
     with pytest.raises(UsageError, match="--objective latency_one_s is given twice"):
-        optuna_export.parse_all([*asked, "latency_one_s=max"])
+        optuna_export.parse_all([*requested, "latency_one_s=max"])
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -151,10 +151,10 @@ def test_optuna_dashboard_opens_it(trained: Store, tmp_path: Path) -> None:
     from optuna_dashboard import wsgi
 
     optuna_export.write(trained, "tiny", tmp_path / "s.log", wanted=ONE)
-    app, answers = wsgi(opened(tmp_path / "s.log")), list[str]()
+    app, responses = wsgi(opened(tmp_path / "s.log")), list[str]()
 
     def start(status: str, headers: Any, exc_info: Any = None) -> None:
-        answers.append(status)
+        responses.append(status)
 
     environ = {
         "REQUEST_METHOD": "GET",
@@ -166,9 +166,9 @@ def test_optuna_dashboard_opens_it(trained: Store, tmp_path: Path) -> None:
         "wsgi.errors": io.StringIO(),
         "wsgi.url_scheme": "http",
     }
-    told = json.loads(b"".join(app(environ, start)))
-    assert answers[0].startswith("200")
-    assert [study["study_name"] for study in told["study_summaries"]] == ["tiny"]
+    report = json.loads(b"".join(app(environ, start)))
+    assert responses[0].startswith("200")
+    assert [study["study_name"] for study in report["study_summaries"]] == ["tiny"]
 
 
 def test_objectives_are_measured_on_validation_and_never_on_test() -> None:

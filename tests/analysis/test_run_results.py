@@ -38,10 +38,10 @@ def test_a_threshold_moves_decisions(trained: Store) -> None:
 
 
 def test_all_thresholds_at_once_count_what_each_counts_alone(store: Store) -> None:
-    asked = [
+    requested = [
         {"run_id": "r", "sweep": "s", "cell_id": c, "position": i} for i, c in enumerate("abcd")
     ]
-    store.write("cells", "s", "r", asked)
+    store.write("cells", "s", "r", requested)
     random, scores = np.random.default_rng(0), {}
     for cell in "abc":
         store.write(
@@ -116,7 +116,7 @@ def test_predictions_of_an_attempt_that_was_cut_off_are_not_those_of_the_cell(st
 
 
 def test_a_row_without_predictions_has_no_interval_and_a_note(store: Store) -> None:
-    asked = [
+    requested = [
         {
             "run_id": "r",
             "sweep": "s",
@@ -129,7 +129,7 @@ def test_a_row_without_predictions_has_no_interval_and_a_note(store: Store) -> N
         }
         for i, c in enumerate("ab")
     ]
-    store.write("cells", "s", "r", asked)
+    store.write("cells", "s", "r", requested)
     for cell, kept in (("a", 2), ("b", 1)):  # of cell b one prediction of two is lost
         trial = {"cell_id": cell, "attempt": 1, "status": "completed", "n_test": 2, "seed": 0}
         store.write("trials", "s", f"{cell}-1", [trial])

@@ -81,7 +81,7 @@ def test_an_invalid_cell_or_rule_is_an_error(
 
 def run_of(store: Store, trainings: list[tuple[str, str, float, float]]) -> None:
     """Write a run of trainings: cell, row, score of a defect, score of a good casting; 30 each."""
-    noon, asked = datetime(2026, 1, 1, 12, tzinfo=UTC), []
+    noon, requested = datetime(2026, 1, 1, 12, tzinfo=UTC), []
     for position, (cell, row, defect, good) in enumerate(trainings):
         common = {"cell_id": cell, "dataset_id": "d", "seed": position, "fold": 0}
         names = {
@@ -92,7 +92,7 @@ def run_of(store: Store, trainings: list[tuple[str, str, float, float]]) -> None
             "row": row,
             "label": row,
         }
-        asked.append(common | names | {"kind": "cell", "quick": False, "backbone": "vgg16"})
+        requested.append(common | names | {"kind": "cell", "quick": False, "backbone": "vgg16"})
         right = ((defect >= 0.5) + (good < 0.5)) / 2
         trial = {
             "attempt": 1,
@@ -116,7 +116,7 @@ def run_of(store: Store, trainings: list[tuple[str, str, float, float]]) -> None
             for i in range(60)
         ]
         store.write("predictions", "s", f"{cell}-1", images)
-    store.write("cells", "s", "r", asked)
+    store.write("cells", "s", "r", requested)
 
 
 TIES = {
@@ -165,19 +165,19 @@ def test_every_table_report_and_command_names_the_same_best_row_and_cell(
     assert f"cell {cell} ({row})" in out
 
 
-def test_a_tie_is_told_with_how_it_was_decided(store: Store) -> None:
+def test_a_tie_is_reported_with_how_it_was_decided(store: Store) -> None:
     run_of(store, TIES["the lowest cross-entropy"][0])
-    said = selection.best(store, "s")[1]
-    assert said[0] == (
+    text = selection.best(store, "s")[1]
+    assert text[0] == (
         "Row 'b' has the highest mean validation accuracy of 3 rows of sweep s: 100.00 %. Its best "
         "training is cell c2 (b): 60 of 60 validation images are classified "
         "correctly at threshold 0.5."
     )
-    assert said[1] == (
+    assert text[1] == (
         "1 other row has the same validation accuracy; "
         "this one has the lowest validation cross-entropy (0.1054)."
     )
-    assert said[1] in " ".join(tables.comparison(store, "s").notes)
+    assert text[1] in " ".join(tables.comparison(store, "s").notes)
 
 
 @pytest.mark.parametrize(

@@ -262,10 +262,10 @@ def test_an_unknown_format_is_an_error_with_the_nearest_name(known: Store) -> No
 
 def test_every_figure_of_a_store_is_that_of_scikit_learn_and_of_sql(trained: Store) -> None:
     frame = tables.comparison(trained, "tiny").frame.set_index("row")
-    asked = trained.read("cells").to_pandas()
+    cell_rows = trained.read("cells").to_pandas()
     predictions = trained.read("predictions").to_pandas()
     tested = predictions[predictions["split"] == "test"]
-    for row, cells in asked[asked["kind"] != "timing"].groupby("row"):
+    for row, cells in cell_rows[cell_rows["kind"] != "timing"].groupby("row"):
         each = [tested[tested["cell_id"] == cell] for cell in cells["cell_id"]]
         for name, peer in (
             ("accuracy", sk.accuracy_score),

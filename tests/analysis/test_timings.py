@@ -10,10 +10,10 @@ from tests.cli.test_main import call
 
 
 def write(store: Store, cells: list[dict[str, Any]]) -> None:
-    asked = []
+    requested = []
     for i, cell in enumerate(cells):
         name = f"c{i}"
-        asked.append(
+        requested.append(
             {
                 "run_id": "r",
                 "sweep": "s",
@@ -41,7 +41,7 @@ def write(store: Store, cells: list[dict[str, Any]]) -> None:
             "latency_batch_images": 32,
         } | cell
         store.write("trials", "s", f"{name}-1", [row])
-    store.write("cells", "s", "r", asked)
+    store.write("cells", "s", "r", requested)
 
 
 def test_trials_with_others_and_passes_alone_have_separate_rows(store: Store) -> None:

@@ -54,7 +54,7 @@ seed = [0]
 """
 
 
-def said(words: Sequence[str]) -> tuple[float, str]:
+def timed(words: Sequence[str]) -> tuple[float, str]:
     """Return the seconds of a command and what it printed."""
     started = time.perf_counter()
     ended = subprocess.run(words, capture_output=True, text=True, check=True, timeout=600)
@@ -78,7 +78,7 @@ def first_step(python: str, data: Path, results: Path, folder: Path) -> float:
         "--trials-at-once",
         "1",
     ]
-    said([python, "-m", "casting_tune.sweep", str(file), *more])
+    timed([python, "-m", "casting_tune.sweep", str(file), *more])
     (epoch,) = Store(results).read("epochs").to_pylist()
     taken = (epoch["ended_at"] - begun).total_seconds()
     return float(taken - epoch["train_s"] - epoch["validation_s"])
@@ -88,23 +88,23 @@ def main(words: Sequence[str] | None = None) -> None:
     """Measure and print a table."""
     parser = figures.parser(__doc__, repeats=5)
     parser.add_argument("--data", type=Path, help="image folder; left out: castings are drawn")
-    asked = parser.parse_args(words)
+    args = parser.parse_args(words)
     measured: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        data = asked.data or Path(folder) / "castings"
-        if asked.data is None:
+        data = args.data or Path(folder) / "castings"
+        if args.data is None:
             synthetic.draw(data, n_images=100, size_px=300)
         python = sys.executable
         command = str(Path(python).with_name("casting-tune"))
-        for turn in range(asked.repeats):
+        for turn in range(args.repeats):
             results = Path(folder) / f"results{turn}"
-            seconds, dataset, n_images = said(
+            seconds, dataset, n_images = timed(
                 [python, "-c", PACK, str(data), str(results / "packs")]
             )[1].split()
             measured.setdefault(f"{int(n_images):,} images to a pack", []).append(float(seconds))
-            opened = said([python, "-c", OPEN, str(results / "packs" / dataset)])[1]
+            opened = timed([python, "-c", OPEN, str(results / "packs" / dataset)])[1]
             measured.setdefault("a pack opened again", []).append(float(opened))
-            measured.setdefault("casting-tune --help", []).append(said([command, "--help"])[0])
+            measured.setdefault("casting-tune --help", []).append(timed([command, "--help"])[0])
             plan = [
                 python,
                 "-m",
@@ -113,7 +113,7 @@ def main(words: Sequence[str] | None = None) -> None:
                 "--plan",
                 "--no-baselines",
             ]
-            planned = said([*plan, "--data", str(data), "--results", str(results)])
+            planned = timed([*plan, "--data", str(data), "--results", str(results)])
             measured.setdefault("--plan of 330 cells", []).append(planned[0])
             began = first_step(python, data, results, Path(folder))
             measured.setdefault("command to first training step", []).append(began)
@@ -122,10 +122,12 @@ def main(words: Sequence[str] | None = None) -> None:
         (name, figures.spread(seconds, 3), aim)
         for (name, seconds), aim in zip(measured.items(), aims, strict=True)
     ]
-    told = f"{asked.repeats} fresh processes each, the images' files in the system's cache, "
-    told += f"{machine.cpus()} threads. {figures.conditions('torch', 'pillow', 'ray')}"
-    text = f"{figures.table(('what', 's: median (min to max)', 'aimed at, under'), rows)}\n\n{told}"
-    figures.publish("cold", text, write_docs=asked.write_docs)
+    caption = f"{args.repeats} fresh processes each, the images' files in the system's cache, "
+    caption += f"{machine.cpus()} threads. {figures.conditions('torch', 'pillow', 'ray')}"
+    text = (
+        f"{figures.table(('what', 's: median (min to max)', 'aimed at, under'), rows)}\n\n{caption}"
+    )
+    figures.publish("cold", text, write_docs=args.write_docs)
 
 
 if __name__ == "__main__":

@@ -26,14 +26,14 @@ def main(words: Sequence[str] | None = None) -> None:
     parser = figures.parser(__doc__, repeats=5)
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--threads", type=int, default=machine.cpus())
-    asked = parser.parse_args(words)
-    told: dict[str, float] = {"n_threads": asked.threads, "seconds": asked.seconds}
+    args = parser.parse_args(words)
+    record: dict[str, float] = {"n_threads": args.threads, "seconds": args.seconds}
     rates: dict[tuple[str, int, int, int], list[list[float]]] = {case: [[], []] for case in CASES}
-    for _ in range(asked.repeats):
+    for _ in range(args.repeats):
         for (backbone, px, batch, n), of_case in rates.items():
             for spins, measured in zip(WAYS, of_case, strict=True):
                 wish = {"backbone": backbone, "px": px, "batch": batch, "spins": spins}
-                measured.append(precision.at_once(n, **told, **wish))  # type: ignore[arg-type]
+                measured.append(precision.at_once(n, **record, **wish))  # type: ignore[arg-type]
     header = (
         "network",
         "px",
@@ -48,11 +48,11 @@ def main(words: Sequence[str] | None = None) -> None:
         for case, (ours, theirs) in rates.items()
     ])  # fmt: skip
     how = (
-        f"Training steps in fp32, {asked.threads} threads each, "
-        f"{asked.repeats} turns of {asked.seconds:g} s."
+        f"Training steps in fp32, {args.threads} threads each, "
+        f"{args.repeats} turns of {args.seconds:g} s."
     )
     text = f"{table}\n\n{how} {figures.conditions('torch', 'timm')}"
-    figures.publish("contention", text, write_docs=asked.write_docs)
+    figures.publish("contention", text, write_docs=args.write_docs)
 
 
 if __name__ == "__main__":

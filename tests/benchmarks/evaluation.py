@@ -33,11 +33,11 @@ def main(words: Sequence[str] | None = None) -> None:
     parser = figures.parser(__doc__, repeats=3)
     parser.add_argument("--px", type=int, help="one size for both networks, to try the script")
     parser.add_argument("--seconds", type=float, default=2.0)
-    asked = parser.parse_args(words)
+    args = parser.parse_args(words)
     torch.set_num_threads(machine.cpus())
     rows: list[Sequence[Any]] = []
     for backbone, px in training.SETTINGS:
-        config = TrialConfig(backbone=backbone, image_px=asked.px or px, batch_size=32)
+        config = TrialConfig(backbone=backbone, image_px=args.px or px, batch_size=32)
         config = replace(config, precision=resolve(config, "cpu"))
         precision = resolve(config, "cpu")
         model = build.model(backbone, weights="none", dense=0, dropout=0, in_channels=3, seed=0)
@@ -45,10 +45,10 @@ def main(words: Sequence[str] | None = None) -> None:
         images = torch.rand(32, 3, config.image_px, config.image_px).contiguous(
             memory_format=torch.channels_last
         )
-        step_s = config.batch_size / training.bare_step(config, seconds=asked.seconds)
+        step_s = config.batch_size / training.bare_step(config, seconds=args.seconds)
         for n in (1, 32):
             ours, theirs, cost = [], [], []
-            for _ in range(asked.repeats):
+            for _ in range(args.repeats):
                 began = time.perf_counter()
                 ours.append(loop.latency(model, images[:n], precision=precision) * 1e3)
                 cost.append(time.perf_counter() - began)
@@ -62,7 +62,7 @@ def main(words: Sequence[str] | None = None) -> None:
                     },
                     num_threads=torch.get_num_threads(),
                 )
-                theirs.append(timer.blocked_autorange(min_run_time=asked.seconds / 2).median * 1e3)
+                theirs.append(timer.blocked_autorange(min_run_time=args.seconds / 2).median * 1e3)
             trial_s = training.REAL[0] / config.batch_size * step_s * EPOCHS
             predicted_s = N_TEST * sorted(ours)[len(ours) // 2] / 1e3 / n if n == 32 else 0.0
             share = (max(cost) + predicted_s) / trial_s
@@ -80,12 +80,12 @@ def main(words: Sequence[str] | None = None) -> None:
         "ratio",
         "of a trial's time",
     )
-    told = (
-        f"{asked.repeats} turns, {machine.cpus()} threads; "
+    caption = (
+        f"{args.repeats} turns, {machine.cpus()} threads; "
         f"the trial is {EPOCHS} epochs of 5,307 images. "
     )
-    text = f"{figures.table(header, rows)}\n\n{told}{figures.conditions('torch', 'timm')}"
-    figures.publish("evaluation", text, write_docs=asked.write_docs)
+    text = f"{figures.table(header, rows)}\n\n{caption}{figures.conditions('torch', 'timm')}"
+    figures.publish("evaluation", text, write_docs=args.write_docs)
 
 
 if __name__ == "__main__":

@@ -100,11 +100,11 @@ def placed(page: str, name: str, text: str) -> str:
 def _processor() -> str:
     known = Path("/proc/cpuinfo")
     lines = known.read_text().splitlines() if known.exists() else []
-    said = {
+    texts = {
         name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)
     }
     has = {"avx2": "AVX2", "avx512f": "AVX-512", "avx512_bf16": "bf16", "amx_bf16": "bf16 in tiles"}
-    flags = [word for flag, word in has.items() if flag in said.get("flags", "").split()]
+    flags = [word for flag, word in has.items() if flag in texts.get("flags", "").split()]
     return " with ".join(
-        part for part in (said.get("model name") or platform.machine(), ", ".join(flags)) if part
+        part for part in (texts.get("model name") or platform.machine(), ", ".join(flags)) if part
     )

@@ -143,13 +143,13 @@ def rates(
 
 
 def ours(
-    asked: Any, model: torch.nn.Module, config: TrialConfig, kind: str, mode: str
+    args: Any, model: torch.nn.Module, config: TrialConfig, kind: str, mode: str
 ) -> list[float]:
     """Return images a second of our steps, `kind` bare or whole, `mode` one of MODES."""
-    device = torch.device(asked.device)
+    device = torch.device(args.device)
     fed = bare(config, device) if kind == "bare" else whole(config, device)
     return some(
-        rates(config, model, fed, launcher(mode, device), seconds=asked.seconds), asked.repeats
+        rates(config, model, fed, launcher(mode, device), seconds=args.seconds), args.repeats
     )
 
 
@@ -179,33 +179,33 @@ def study_s(config: TrialConfig) -> float | None:
     return None
 
 
-def networks(asked: Any) -> str:
+def networks(args: Any) -> str:
     """Return the table of networks; what is known of it is in --out after each of them."""
-    device = torch.device(asked.device)
+    device = torch.device(args.device)
     header = (
         "network", "px", "batch", "whole step recorded, images/s", "of the bare step",
         "times as written", "s for 5,307 images", "the study's", "GiB",
         "bare step in bf16, channels last", "times fp32", "times contiguous",
     )  # fmt: skip
     rows: list[Sequence[Any]] = []
-    for name, batch in [(name, 4) for name in asked.backbones] + [
-        ("efficientnetb4", n) for n in asked.b4
+    for name, batch in [(name, 4) for name in args.backbones] + [
+        ("efficientnetb4", n) for n in args.b4
     ]:
-        config = configure(name, batch, asked.px, asked.device)
+        config = configure(name, batch, args.px, args.device)
         model = build_model(config, device)
         memory.reset_peak(device)
-        recorded = ours(asked, model, config, "whole", "recorded")
+        recorded = ours(args, model, config, "whole", "recorded")
         peak = memory.peak(device) or 0
-        written = ours(asked, model, config, "whole", "as written")
-        alone = ours(asked, model, config, "bare", "recorded")
+        written = ours(args, model, config, "whole", "as written")
+        alone = ours(args, model, config, "bare", "recorded")
         others = ["", ""]
         if batch == 4:
             others[0] = figures.ratios(
-                alone, ours(asked, model, replace(config, precision="fp32"), "bare", "recorded")
+                alone, ours(args, model, replace(config, precision="fp32"), "bare", "recorded")
             )
             config = replace(config, layout="contiguous")
             others[1] = figures.ratios(
-                alone, ours(asked, build_model(config, device), config, "bare", "recorded")
+                alone, ours(args, build_model(config, device), config, "bare", "recorded")
             )
         study = study_s(config)
         rows.append((
@@ -216,15 +216,13 @@ def networks(asked: Any) -> str:
             figures.spread(alone, 0), *others,
         ))  # fmt: skip
         print(rows[-1], file=sys.stderr, flush=True)
-        if asked.out:
-            (asked.out / "gpu_networks.md").write_text(
-                figures.table(header, rows), encoding="utf-8"
-            )
+        if args.out:
+            (args.out / "gpu_networks.md").write_text(figures.table(header, rows), encoding="utf-8")
     return figures.table(header, rows)
 
 
 def in_a_loop(
-    asked: Any,
+    args: Any,
     steps: Iterator[tuple[torch.Tensor, torch.Tensor]],
     *,
     bf16: bool,
@@ -234,8 +232,8 @@ def in_a_loop(
 
     The batches are [b, 3, px, px], in 0..1 or normalised.
     """
-    device = torch.device(asked.device)
-    config = configure("efficientnetb4", 4, asked.px, asked.device)
+    device = torch.device(args.device)
+    config = configure("efficientnetb4", 4, args.px, args.device)
     model = build_model(
         replace(config, layout="channels_last" if channels_last else "contiguous"), device
     )
@@ -258,7 +256,7 @@ def in_a_loop(
     for turn in itertools.count():
         spent, n = timed(counted, n_steps, device)
         if turn == 1:
-            n_steps = max(10, round(n_steps * asked.seconds / spent))
+            n_steps = max(10, round(n_steps * args.seconds / spent))
         elif turn > 1:
             yield n / spent
 
@@ -328,27 +326,27 @@ def one_module_each(px: int, device: torch.device) -> Iterator[tuple[torch.Tenso
             yield steps(interpolate(pixels[order[part]] / 255, (px, px), mode="bilinear")), y_true
 
 
-def peers_table(asked: Any, data: Path) -> str:
+def peers_table(args: Any, data: Path) -> str:
     """Return the table of EfficientNetB4 at batch size 4 beside what a user would write instead."""
-    device, n_workers = torch.device(asked.device), asked.workers
-    config = configure("efficientnetb4", 4, asked.px, asked.device)
+    device, n_workers = torch.device(args.device), args.workers
+    config = configure("efficientnetb4", 4, args.px, args.device)
     recorded, written = (
-        ours(asked, build_model(config, device), config, "whole", mode)
+        ours(args, build_model(config, device), config, "whole", mode)
         for mode in ("recorded", "as written")
     )
     sides = {"casting_tune, recorded": recorded, "casting_tune, kernel by kernel": written}
     for name, made, fast in (
         (
             "one kornia module a toggle on the GPU, bf16, channels last",
-            lambda: one_module_each(asked.px, device),
+            lambda: one_module_each(args.px, device),
             True,
         ),
         (f"torchvision v2, DataLoader of {n_workers} workers, bf16, channels last",
-         lambda: loaded(data, asked.px, n_workers), True),
+         lambda: loaded(data, args.px, n_workers), True),
         (f"torchvision v2, DataLoader of {n_workers} workers, fp32, as its tutorial",
-         lambda: loaded(data, asked.px, n_workers), False),
+         lambda: loaded(data, args.px, n_workers), False),
     ):  # fmt: skip
-        sides[name] = some(in_a_loop(asked, made(), bf16=fast, channels_last=fast), asked.repeats)
+        sides[name] = some(in_a_loop(args, made(), bf16=fast, channels_last=fast), args.repeats)
     rows = [
         (name, figures.spread(found, 0), figures.ratios(recorded, found, 1))
         for name, found in sides.items()
@@ -373,21 +371,21 @@ def child(backbone: str, mode: str, *, px: int, seconds: float) -> None:
         print(next(found), flush=True)
 
 
-def together(asked: Any) -> str:
+def together(args: Any) -> str:
     """Return the table of several processes on one GPU; a waiting process holds only memory."""
-    most = max(asked.at_once)
+    most = max(args.at_once)
     started: dict[tuple[str, str], list[subprocess.Popen[str]]] = {}
     rows: list[Sequence[Any]] = []
     try:
-        for backbone, mode in itertools.product(asked.shared, MODES):
+        for backbone, mode in itertools.product(args.shared, MODES):
             words = [
                 sys.executable,
                 "-c",
                 CHILD,
                 backbone,
                 mode,
-                str(asked.px),
-                str(asked.seconds * 2),
+                str(args.px),
+                str(args.seconds * 2),
             ]
             pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
             started[backbone, mode] = [
@@ -398,9 +396,9 @@ def together(asked: Any) -> str:
                 raise RuntimeError("A process did not get ready.")
         for (backbone, mode), processes in started.items():
             found = {
-                n: [_at_once(processes[:n]) for _ in range(asked.repeats)] for n in asked.at_once
+                n: [_at_once(processes[:n]) for _ in range(args.repeats)] for n in args.at_once
             }
-            alone = found[asked.at_once[0]]
+            alone = found[args.at_once[0]]
             rows += [
                 (backbone, mode, n, figures.spread(values, 0), figures.ratios(values, alone, 2))
                 for n, values in found.items()
@@ -426,13 +424,13 @@ def _line(process: subprocess.Popen[str]) -> str:
     return process.stdout.readline().strip()
 
 
-def trial(asked: Any, data: Path) -> str:
+def trial(args: Any, data: Path) -> str:
     """Return the table of a whole trial of one epoch on all images of a folder."""
-    config = replace(configure("efficientnetb4", 4, asked.px, asked.device), epochs=1)
+    config = replace(configure("efficientnetb4", 4, args.px, args.device), epochs=1)
     with tempfile.TemporaryDirectory() as folder:
         packed = pack.pack(data, Path(folder) / "packs")
         store = Store(Path(folder) / "results")
-        place = Place(device=asked.device, n_threads=4)
+        place = Place(device=args.device, n_threads=4)
         row = run_trial(
             config, packed, store, context=TrialContext(sweep="bench", label="bench", place=place)
         )
@@ -477,24 +475,24 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--at-once", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="of the DataLoader")
     parser.add_argument("--out", type=Path, help="folder for the tables, beside printing them")
-    asked = parser.parse_args(words)
-    name = torch.cuda.get_device_name() if asked.device == "cuda" else "no GPU"
+    args = parser.parse_args(words)
+    name = torch.cuda.get_device_name() if args.device == "cuda" else "no GPU"
     with tempfile.TemporaryDirectory() as folder:
-        data = asked.data or Path(folder) / "castings"
-        if asked.data is None and not {"peers", "trial"}.isdisjoint(asked.parts):
+        data = args.data or Path(folder) / "castings"
+        if args.data is None and not {"peers", "trial"}.isdisjoint(args.parts):
             synthetic.draw(data, n_images=400, size_px=NATIVE_PX)
         parts: dict[str, Callable[[], str]] = {
-            "networks": lambda: networks(asked), "peers": lambda: peers_table(asked, data),
-            "together": lambda: together(asked), "trial": lambda: trial(asked, data),
+            "networks": lambda: networks(args), "peers": lambda: peers_table(args, data),
+            "together": lambda: together(args), "trial": lambda: trial(args, data),
         }  # fmt: skip
-        for part in asked.parts:
-            told = f"{name}, torch {torch.__version__}, {asked.px} px. "
+        for part in args.parts:
+            caption = f"{name}, torch {torch.__version__}, {args.px} px. "
             if part != "trial":
-                told += f"{asked.repeats} runs of {asked.seconds} s a figure. "
-            text = f"{parts[part]()}\n\n{told}{figures.conditions('timm', 'kornia')}"
-            if asked.out:
-                (asked.out / f"gpu_{part}.md").write_text(text, encoding="utf-8")
-            figures.publish(f"gpu_{part}", text, write_docs=asked.write_docs)
+                caption += f"{args.repeats} runs of {args.seconds} s a figure. "
+            text = f"{parts[part]()}\n\n{caption}{figures.conditions('timm', 'kornia')}"
+            if args.out:
+                (args.out / f"gpu_{part}.md").write_text(text, encoding="utf-8")
+            figures.publish(f"gpu_{part}", text, write_docs=args.write_docs)
 
 
 if __name__ == "__main__":

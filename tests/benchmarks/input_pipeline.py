@@ -68,10 +68,10 @@ def environment(
         pip = [str(python), "-m", "pip", "install", "-q", *packages]
         subprocess.run(pip, check=True, capture_output=True, text=True, timeout=600)
     except (OSError, subprocess.SubprocessError) as error:
-        said = getattr(error, "stderr", "") or str(error)
+        sentence = getattr(error, "stderr", "") or str(error)
         return (
             None,
-            f"no environment with {packages[0]}: {str(said).strip().splitlines()[-1][:120]}",
+            f"no environment with {packages[0]}: {str(sentence).strip().splitlines()[-1][:120]}",
         )
     return python, ""
 
@@ -115,9 +115,9 @@ class Side:
             self.process.stdin.write(json.dumps(wish) + "\n")
             self.process.stdin.flush()
         line = self.process.stdout.readline()
-        told = json.loads(line) if line else {"error": "its process ended"}
-        self.why = told.get("error", "")
-        return told.get("images_s")
+        report = json.loads(line) if line else {"error": "its process ended"}
+        self.why = report.get("error", "")
+        return report.get("images_s")
 
     def close(self) -> None:
         """End the process."""
@@ -125,33 +125,33 @@ class Side:
 
 
 @contextlib.contextmanager
-def sides(asked: Any, data: Path, packed: Path) -> Iterator[tuple[dict[str, Side], dict[str, str]]]:
+def sides(args: Any, data: Path, packed: Path) -> Iterator[tuple[dict[str, Side], dict[str, str]]]:
     """Start every side that can be; yield them, and why others are missing."""
     with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as stack:
         pythons: dict[str, tuple[Path | None, str]] = {"kornia": (Path(sys.executable), "")}
         pythons["torchvision"] = pythons["kornia"]
-        if "keras" in asked.sides:
+        if "keras" in args.sides:
             wanted = ("keras", "tensorflow-cpu", "scipy", "pillow")
             made = (
                 environment(Path(scratch) / "keras", wanted, shared=False)
-                if not asked.keras_python
+                if not args.keras_python
                 else None
             )
-            pythons["keras"] = made or (asked.keras_python, "")
-        if {"albumentations", "albumentations_gray"} & set(asked.sides):
+            pythons["keras"] = made or (args.keras_python, "")
+        if {"albumentations", "albumentations_gray"} & set(args.sides):
             wanted = ("albumentations>=2,<2.1",)
             made = (
                 environment(Path(scratch) / "peers", wanted, shared=True)
-                if not asked.peers_python
+                if not args.peers_python
                 else None
             )
             pythons["albumentations"] = pythons["albumentations_gray"] = made or (
-                asked.peers_python,
+                args.peers_python,
                 "",
             )
         started = {"ours": Side("ours", Path(sys.executable), packed)}
         missing = {}
-        for side in asked.sides:
+        for side in args.sides:
             python, why = pythons[side]
             if python is None or not Path(python).exists():
                 missing[side] = why or f"there is no {python}"
@@ -177,9 +177,9 @@ def main() -> None:
     parser.add_argument("--sides", nargs="*", choices=list(NAMES), default=list(NAMES))
     parser.add_argument("--keras-python", type=Path)
     parser.add_argument("--peers-python", type=Path)
-    asked = parser.parse_args()
+    args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        data = asked.data
+        data = args.data
         if data is None:
             data = Path(folder) / "castings"
             synthetic.draw(data, n_images=200, size_px=300)
@@ -188,13 +188,13 @@ def main() -> None:
         pack_s = time.perf_counter() - began
         n_train = int((packed.splits == "train").sum())
         measured: dict[tuple[int, int], dict[str, list[float]]] = {}
-        with sides(asked, data, Path(folder) / "packs" / packed.dataset_id) as (started, missing):
-            for px in asked.px:
-                for batch in asked.batch:
+        with sides(args, data, Path(folder) / "packs" / packed.dataset_id) as (started, missing):
+            for px in args.px:
+                for batch in args.batch:
                     of_setting = measured.setdefault((px, batch), {side: [] for side in started})
-                    for _ in range(asked.repeats):
+                    for _ in range(args.repeats):
                         for name, side in started.items():
-                            rate = side.ask(px=px, batch=batch, seconds=asked.seconds)
+                            rate = side.ask(px=px, batch=batch, seconds=args.seconds)
                             if rate is None:
                                 missing[name] = side.why
                             else:
@@ -209,19 +209,19 @@ def main() -> None:
         "images/s: median (min to max)",
         "with the pack's one-off time, 1 and 10 epochs",
     ]
-    text = figures.table([*header, *(f"times {NAMES[side]}" for side in asked.sides)], [
-        [*row[:4], *(row[4].get(side, "") for side in asked.sides)] for row in rows
+    text = figures.table([*header, *(f"times {NAMES[side]}" for side in args.sides)], [
+        [*row[:4], *(row[4].get(side, "") for side in args.sides)] for row in rows
     ])  # fmt: skip
-    notes = [f"All nine toggles, {asked.repeats} turns of {asked.seconds:g} s a side; "
+    notes = [f"All nine toggles, {args.repeats} turns of {args.seconds:g} s a side; "
              f"packing {len(packed.labels)} images took {pack_s:.1f} s, once.",
              figures.conditions("torch", "torchvision", "kornia")]  # fmt: skip
-    targets = ", ".join(f"{TARGETS[side]:g} x {NAMES[side]}" for side in asked.sides)
+    targets = ", ".join(f"{TARGETS[side]:g} x {NAMES[side]}" for side in args.sides)
     notes.append(f"Aimed at, at batch 4: {targets}." if targets else "")
     notes += [f"Left out: {NAMES.get(side, side)} ({why})." for side, why in missing.items()]
     figures.publish(
         "input_pipeline",
         text + "\n\n" + " ".join(filter(None, notes)),
-        write_docs=asked.write_docs,
+        write_docs=args.write_docs,
     )
 
 

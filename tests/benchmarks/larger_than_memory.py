@@ -165,15 +165,15 @@ def main(words: Sequence[str] | None = None) -> None:
         "--limit-gib", type=float, help="memory limit; left out: a third of the pack"
     )
     parser.add_argument("--child", help=argparse.SUPPRESS)
-    asked = parser.parse_args(words)
-    if asked.child:
-        kind, folder, *more = json.loads(asked.child)
+    args = parser.parse_args(words)
+    if args.child:
+        kind, folder, *more = json.loads(args.child)
         result = {"pack": child_pack, "train": child_train}[kind](Path(folder), *more)
         print(json.dumps(result))
         return
     found = measure(
-        n_images=asked.images, size_px=asked.size, px=asked.px, repeats=asked.repeats,
-        limit_gib=asked.limit_gib,
+        n_images=args.images, size_px=args.size, px=args.px, repeats=args.repeats,
+        limit_gib=args.limit_gib,
     )  # fmt: skip
     rows = []
     for way, runs in found["runs"].items():
@@ -189,14 +189,16 @@ def main(words: Sequence[str] | None = None) -> None:
         "images from", "pack, GiB", "memory limit, GiB", "first epoch, images/s",
         "second epoch, images/s", "peak memory, GiB", "MiB more after the second epoch",
     )  # fmt: skip
-    told = (
-        f"{asked.images} images of {asked.size} px, trained at {asked.px} px, batch 32, one "
-        f"thread, all nine toggles, {asked.repeats} turns. Scores of all runs are equal. The "
+    caption = (
+        f"{args.images} images of {args.size} px, trained at {args.px} px, batch 32, one "
+        f"thread, all nine toggles, {args.repeats} turns. Scores of all runs are equal. The "
         "process that "
         f"packed the images had a peak of {found['packing']['peak_bytes'] / GIB:.2f} GiB. "
     )
-    text = f"{figures.table(header, rows)}\n\n{told}{figures.conditions('torch', 'timm', 'kornia')}"
-    figures.publish("larger_than_memory", text, write_docs=asked.write_docs)
+    text = (
+        f"{figures.table(header, rows)}\n\n{caption}{figures.conditions('torch', 'timm', 'kornia')}"
+    )
+    figures.publish("larger_than_memory", text, write_docs=args.write_docs)
 
 
 if __name__ == "__main__":

@@ -172,18 +172,18 @@ def main() -> None:
         default=20,
         help="of Ray Tune's defaults, which take a second each",
     )
-    asked = parser.parse_args()
+    args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         synthetic.draw(Path(folder) / "castings", n_images=40, size_px=64)
         packed = pack.pack(Path(folder) / "castings", Path(folder) / "packs")
         sides: dict[str, tuple[Callable[[pack.Pack, int], tuple[float, float]], int]] = {
-            "casting_tune": (ours, asked.trials),
-            "Ray Tune's defaults": (tune_as_it_comes, asked.peer_trials),
-            "plain Ray tasks": (ray_tasks, asked.trials),
-            "a plain loop, one worker": (plain_loop, asked.trials),
+            "casting_tune": (ours, args.trials),
+            "Ray Tune's defaults": (tune_as_it_comes, args.peer_trials),
+            "plain Ray tasks": (ray_tasks, args.trials),
+            "a plain loop, one worker": (plain_loop, args.trials),
         }
         measured: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
-        for _ in range(asked.repeats):
+        for _ in range(args.repeats):
             for name, (run, n_trials) in sides.items():
                 measured[name].append(run(packed, n_trials))
     rows = []
@@ -192,7 +192,7 @@ def main() -> None:
         rows.append(
             (
                 name,
-                f"{n_trials} x {asked.repeats}",
+                f"{n_trials} x {args.repeats}",
                 figures.spread(beyond, 3),
                 figures.spread(start, 1),
             )
@@ -203,10 +203,10 @@ def main() -> None:
         "s a trial beyond the ideal: median (min to max)",
         "s to the first trial",
     )
-    told = f"{WORKERS} workers, trials of {SLEEP_S} s that write all their rows. "
-    told += figures.conditions("ray")
-    text = f"{figures.table(header, rows)}\n\n{told} Aimed at: 0.05 s."
-    figures.publish("orchestration", text, write_docs=asked.write_docs)
+    caption = f"{WORKERS} workers, trials of {SLEEP_S} s that write all their rows. "
+    caption += figures.conditions("ray")
+    text = f"{figures.table(header, rows)}\n\n{caption} Aimed at: 0.05 s."
+    figures.publish("orchestration", text, write_docs=args.write_docs)
 
 
 if __name__ == "__main__":

@@ -41,9 +41,9 @@ batch_size = {batches}
 """
 
 
-def ran(asked: Options) -> dict[str, float]:
+def ran(options: Options) -> dict[str, float]:
     """Run the sweep; return the figures of its trials."""
-    prepared = runner.prepare(asked, say=lambda line: print(line, flush=True))
+    prepared = runner.prepare(options, say=lambda line: print(line, flush=True))
     runner.execute(prepared)
     trials = prepared.store.read("trials").to_pandas()
     begun = trials["started_at"]
@@ -74,23 +74,23 @@ def main(words: Sequence[str] | None = None) -> None:
         "--backbones", nargs="+", default=["resnet50", "mobilenetv2", "efficientnetb4"]
     )
     parser.add_argument("--batches", type=int, nargs="+", default=[4, 8, 16, 32])
-    asked = parser.parse_args(words)
+    args = parser.parse_args(words)
     ways: dict[str, float | Literal["auto"]] = {"packed by memory": "auto", "one at a time": 1}
     found: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
     probing: list[float] = []
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        data = asked.data or folder / "castings"
-        if asked.data is None:
-            n_images = 2 * (asked.train_images + asked.test_images)
-            synthetic.draw(data, n_images=n_images, size_px=min(NATIVE_PX, asked.px))
+        data = args.data or folder / "castings"
+        if args.data is None:
+            n_images = 2 * (args.train_images + args.test_images)
+            synthetic.draw(data, n_images=n_images, size_px=min(NATIVE_PX, args.px))
         file = folder / "packed.toml"
         cells = CELLS.format(
-            px=asked.px, epochs=asked.epochs, n_train=asked.train_images, n_test=asked.test_images,
-            backbones=[*asked.backbones], batches=[*asked.batches],
+            px=args.px, epochs=args.epochs, n_train=args.train_images, n_test=args.test_images,
+            backbones=[*args.backbones], batches=[*args.batches],
         )  # fmt: skip
         file.write_text(cells.replace("'", '"'), encoding="utf-8")
-        for turn in range(asked.repeats):
+        for turn in range(args.repeats):
             for way, gpus in ways.items():
                 options = Options(
                     sweep=str(file),
@@ -118,12 +118,12 @@ def main(words: Sequence[str] | None = None) -> None:
         "s from the first's start to the last's end",
         "times one at a time",
     )
-    told = f"{len(asked.backbones)} networks x {len(asked.batches)} batch sizes, {asked.px} px, "
-    told += f"{asked.epochs} epochs of {asked.train_images:,} images each; "
-    told += f"their memory was measured in {figures.spread(probing, 0)} s. "
-    told += figures.conditions("torch", "ray", "timm")
-    text = f"{figures.table(header, rows)}\n\n{_device()}{told}"
-    figures.publish("packed", text, write_docs=asked.write_docs)
+    caption = f"{len(args.backbones)} networks x {len(args.batches)} batch sizes, {args.px} px, "
+    caption += f"{args.epochs} epochs of {args.train_images:,} images each; "
+    caption += f"their memory was measured in {figures.spread(probing, 0)} s. "
+    caption += figures.conditions("torch", "ray", "timm")
+    text = f"{figures.table(header, rows)}\n\n{_device()}{caption}"
+    figures.publish("packed", text, write_docs=args.write_docs)
 
 
 def _device() -> str:

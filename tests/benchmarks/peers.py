@@ -215,20 +215,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("side", choices=SIDES)
     parser.add_argument("--data", type=Path, required=True)
-    asked = parser.parse_args()
-    answers, sys.stdout = sys.stdout, sys.stderr
+    args = parser.parse_args()
+    responses, sys.stdout = sys.stdout, sys.stderr
     for line in sys.stdin:
         wish = json.loads(line)
-        batches = SIDES[asked.side](asked.data, wish["px"], wish["batch"])
+        batches = SIDES[args.side](args.data, wish["px"], wish["batch"])
         try:
-            told: dict[str, Any] = {"images_s": measure(batches, seconds=wish["seconds"])}
+            record: dict[str, Any] = {"images_s": measure(batches, seconds=wish["seconds"])}
         except (
             Exception
         ) as error:  # of whatever library: the benchmark says why this side is missing
-            told = {"error": f"{type(error).__name__}: {error}"[:200]}
+            record = {"error": f"{type(error).__name__}: {error}"[:200]}
         finally:
             batches.close()  # type: ignore[attr-defined]
-        print(json.dumps(told), file=answers, flush=True)
+        print(json.dumps(record), file=responses, flush=True)
 
 
 if __name__ == "__main__":

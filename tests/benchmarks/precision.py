@@ -83,16 +83,16 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--backbones", nargs="+", default=[*registry.BACKBONES, *sorted(TIMM_CPU_BF16)]
     )
-    asked = parser.parse_args(words)
+    args = parser.parse_args(words)
     torch.set_num_threads(1)
     rows: list[Sequence[Any]] = []
-    for name in asked.backbones:
+    for name in args.backbones:
         rates: dict[Any, list[float]] = {case: [] for case in CASES}
-        config = TrialConfig(backbone=name, image_px=asked.px, batch_size=asked.batch)
-        for _ in range(asked.repeats):
+        config = TrialConfig(backbone=name, image_px=args.px, batch_size=args.batch)
+        for _ in range(args.repeats):
             for precision, layout in CASES:
                 case = replace(config, precision=precision, layout=layout)
-                rates[precision, layout].append(training.bare_step(case, seconds=asked.seconds))
+                rates[precision, layout].append(training.bare_step(case, seconds=args.seconds))
         base = rates[CASES[0]]
         used = "bf16" if gains(name) else "fp32"
         rows.append(
@@ -112,21 +112,21 @@ def main(words: Sequence[str] | None = None) -> None:
         "auto",
     )
     sides = {(1, 2): [], (2, 1): [], (2, 2): []}  # type: dict[tuple[int, int], list[float]]
-    for _ in range(asked.repeats):
+    for _ in range(args.repeats):
         for (n, n_threads), rates_of in sides.items():
-            rates_of.append(at_once(n, n_threads=n_threads, px=128, seconds=asked.seconds * 3))
+            rates_of.append(at_once(n, n_threads=n_threads, px=128, seconds=args.seconds * 3))
     alone = sides[1, 2]
     columns = ("trials at once", "threads each", "images/s together", "times one on two threads")
     threads = figures.table(columns, [
         (n, n_threads, figures.spread(rates_of, 0), figures.ratios(rates_of, alone, 2))
         for (n, n_threads), rates_of in sides.items()
     ])  # fmt: skip
-    told = (
-        f"Training steps at {asked.px} px, batch {asked.batch}, one thread, {asked.repeats} turns; "
+    caption = (
+        f"Training steps at {args.px} px, batch {args.batch}, one thread, {args.repeats} turns; "
     )
-    told += f"below it resnet18, 128 px, batch 32, fp32. {figures.conditions('torch', 'timm')}"
-    text = f"{figures.table(header, rows)}\n\n{threads}\n\n{told}"
-    figures.publish("precision", text, write_docs=asked.write_docs)
+    caption += f"below it resnet18, 128 px, batch 32, fp32. {figures.conditions('torch', 'timm')}"
+    text = f"{figures.table(header, rows)}\n\n{threads}\n\n{caption}"
+    figures.publish("precision", text, write_docs=args.write_docs)
 
 
 if __name__ == "__main__":

@@ -63,9 +63,11 @@ def make(root: Path, *, n_trials: int, n_images: int) -> None:
         for table in ("cells", "predictions", "trials"):
             (root / table / sweep).mkdir(parents=True, exist_ok=True)
         keyed = [(cell, cell_id(cell.config, DATASET)) for cell in cells]
-        asked = [_asked(sweep, cell, key, position) for position, (cell, key) in enumerate(keyed)]
+        requested = [
+            _asked(sweep, cell, key, position) for position, (cell, key) in enumerate(keyed)
+        ]
         _write(
-            pa.Table.from_pylist(asked, schema=schema.CELLS),
+            pa.Table.from_pylist(requested, schema=schema.CELLS),
             root / "cells" / sweep / f"{RUN}.parquet",
         )
         for cell, key in keyed:
@@ -243,18 +245,18 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--peer-runs", type=int, default=500, help="runs in MLflow and Tune; 0 leaves them out"
     )
-    asked = parser.parse_args(words)
+    args = parser.parse_args(words)
     with tempfile.TemporaryDirectory() as folder:
-        root = asked.store or Path(folder) / "results"
+        root = args.store or Path(folder) / "results"
         if not (root / "trials").is_dir():
-            make(root, n_trials=asked.trials, n_images=asked.images)
+            make(root, n_trials=args.trials, n_images=args.images)
         kept = root / ".cache"
         shutil.rmtree(kept, ignore_errors=True)
-        first = asked_alone(ONE, root, asked.sweeps[-1], "thresholds")  # with no cache: it makes it
+        first = asked_alone(ONE, root, args.sweeps[-1], "thresholds")  # with no cache: it makes it
         rows: list[Sequence[Any]] = []
-        for sweep in asked.sweeps:
-            for table in asked.tables:
-                turns = [asked_alone(ONE, root, sweep, table) for _ in range(asked.repeats)]
+        for sweep in args.sweeps:
+            for table in args.tables:
+                turns = [asked_alone(ONE, root, sweep, table) for _ in range(args.repeats)]
                 answered = [turn for turn in turns if turn]
                 seconds, _, peak, n_rows = (
                     zip(*answered, strict=True) if answered else ((), (), (), ("",))
@@ -263,7 +265,7 @@ def main(words: Sequence[str] | None = None) -> None:
                     (sweep, table, n_rows[0], figures.spread(seconds), figures.spread(peak))
                 )
         peers: list[Sequence[Any]] = []
-        n = asked.peer_runs
+        n = args.peer_runs
         for name, code, words_ in (
             ("MLflow search_runs, SQLite", MLFLOW, (f"sqlite:///{folder}/mlflow.db", n)),
             ("MLflow search_runs, files", MLFLOW, (f"{folder}/mlruns", n)),
@@ -272,30 +274,30 @@ def main(words: Sequence[str] | None = None) -> None:
             if n and (took := asked_alone(code, *words_)) is not None:
                 peers.append((name, f"{n:,}", f"{took:.2f}", f"{took / n * 1e3:.2f}"))
         if peers:
-            alone = [asked_alone(TRIALS, root) for _ in range(asked.repeats)]
-            each = figures.spread((took / asked.trials * 1e3 for took in alone if took), 3)
+            alone = [asked_alone(TRIALS, root) for _ in range(args.repeats)]
+            each = figures.spread((took / args.trials * 1e3 for took in alone if took), 3)
             peers.insert(
                 0,
                 (
                     "casting_tune, all trials as a frame",
-                    f"{asked.trials:,}",
+                    f"{args.trials:,}",
                     figures.spread(alone),
                     each,
                 ),
             )
-    told = f"{asked.trials:,} trials, {asked.trials * asked.images:,} predictions; "
-    told += f"{asked.repeats} fresh processes each, "
+    caption = f"{args.trials:,} trials, {args.trials * args.images:,} predictions; "
+    caption += f"{args.repeats} fresh processes each, "
     uncached = first[0] if first else float("nan")
-    told += f"imports not counted. Without the cache the first table took {uncached:.1f} s. "
-    told += "Aimed at: 2 s and 1 GiB each. "
-    told += figures.conditions("pyarrow", "pandas", "mlflow-skinny", "ray")
+    caption += f"imports not counted. Without the cache the first table took {uncached:.1f} s. "
+    caption += "Aimed at: 2 s and 1 GiB each. "
+    caption += figures.conditions("pyarrow", "pandas", "mlflow-skinny", "ray")
     text = figures.table(
         ("sweep", "table", "rows", "s: median (min to max)", "peak memory, GiB"), rows
     )
     if peers:
         beside = figures.table(("rows of runs, no predictions", "runs", "s", "ms a run"), peers)
         text += f"\n\n{beside}"
-    figures.publish("queries", f"{text}\n\n{told}", write_docs=asked.write_docs)
+    figures.publish("queries", f"{text}\n\n{caption}", write_docs=args.write_docs)
 
 
 TRIALS = """

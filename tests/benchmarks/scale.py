@@ -153,7 +153,7 @@ def run(folder: Path, n_cells: int, n_workers: int) -> dict[str, float]:
     file = folder / "many.toml"
     file.write_text(f'question = "How many?"\ntype = "grid"\n[fixed]\n{fixed}\n[axes]\n{axes}\n')
     draw(folder / "images")
-    asked = Options(
+    options = Options(
         sweep=str(file),
         data=folder / "images",
         results=folder / "results",
@@ -172,7 +172,7 @@ def run(folder: Path, n_cells: int, n_workers: int) -> dict[str, float]:
         mock.patch.object(runner, "Work", partial(Work, trial=millisecond_trial)),
     ):
         before = time.process_time()
-        prepared = runner.prepare(asked, say=lambda _: None)
+        prepared = runner.prepare(options, say=lambda _: None)
         prepared_s = time.process_time() - before
         lacking = runner.execute(prepared, on_event=on_event)
     n = len(ends)
@@ -198,11 +198,11 @@ def _alone(folder: Path, n_cells: int, n_workers: int) -> dict[str, float]:
         check=True,
         cwd=figures.ROOT,
     )
-    told: dict[str, float] = json.loads(ended.stdout.strip().splitlines()[-1])
+    report: dict[str, float] = json.loads(ended.stdout.strip().splitlines()[-1])
     for name in ("first_s", "again_s"):
         answered = queries.asked_alone(queries.ONE, folder / "results", "many", "thresholds")
-        told[name] = answered[0]
-    return told
+        report[name] = answered[0]
+    return report
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -218,41 +218,41 @@ def main(words: Sequence[str] | None = None) -> None:
         type=Path,
         help="run one sweep there, in this process, and tell as JSON",
     )
-    asked = parser.parse_args(words)
-    if asked.folder:
-        print(json.dumps(run(asked.folder, asked.cells[0], asked.workers)))
+    args = parser.parse_args(words)
+    if args.folder:
+        print(json.dumps(run(args.folder, args.cells[0], args.workers)))
         return
-    measured: dict[int, list[dict[str, float]]] = {n: [] for n in asked.cells}
-    for _ in range(asked.repeats):
-        for n_cells in asked.cells:
+    measured: dict[int, list[dict[str, float]]] = {n: [] for n in args.cells}
+    for _ in range(args.repeats):
+        for n_cells in args.cells:
             with tempfile.TemporaryDirectory() as folder:
-                measured[n_cells].append(_alone(Path(folder), n_cells, asked.workers))
+                measured[n_cells].append(_alone(Path(folder), n_cells, args.workers))
     columns = ("trial_s", "driver_s", "prepare_s", "peak_mib", "first_s", "again_s")
     table = []
-    for told in measured.values():
+    for text in measured.values():
         spreads = [
-            figures.spread((one[name] for one in told), 0 if name == "peak_mib" else 3)
+            figures.spread((one[name] for one in text), 0 if name == "peak_mib" else 3)
             for name in columns
         ]
-        table.append((f"{told[0]['n']:,} x {asked.repeats}", *spreads))
+        table.append((f"{text[0]['n']:,} x {args.repeats}", *spreads))
     header = (
         "cells x repeats", "s a trial", "s of the driver's CPU a trial", "s of CPU to prepare",
         "driver's peak memory, MiB", "five thresholds, s: without the cache", "with it",
     )  # fmt: skip
-    few, many = measured[min(asked.cells)], measured[max(asked.cells)]
+    few, many = measured[min(args.cells)], measured[max(args.cells)]
     by_clock, by_cpu = (
         figures.ratios([one[name] for one in many], [one[name] for one in few], 2)
         for name in ("trial_s", "driver_s")
     )
-    told = (
-        f"A trial of {max(asked.cells):,} costs {by_clock} times one of {min(asked.cells):,} "
+    text = (
+        f"A trial of {max(args.cells):,} costs {by_clock} times one of {min(args.cells):,} "
         f"by the clock, {by_cpu} times by the driver's CPU. "
-        f"{asked.workers} workers on what there is, trials of {TRIAL_S} s that write all "
+        f"{args.workers} workers on what there is, trials of {TRIAL_S} s that write all "
         f"their rows, {N_TEST} predictions each. Aimed at: 1 time, 1,536 MiB. "
         f"{figures.conditions('ray', 'pyarrow')}"
     )
     figures.publish(
-        "scale", f"{figures.table(header, table)}\n\n{told}", write_docs=asked.write_docs
+        "scale", f"{figures.table(header, table)}\n\n{text}", write_docs=args.write_docs
     )
 
 

@@ -95,28 +95,28 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=4.0, help="of the bare step")
     parser.add_argument("--batch", type=int, nargs="+", default=[32, 4])
     parser.add_argument("--px", type=int, help="one size for both networks, to try the script")
-    asked = parser.parse_args(words)
+    args = parser.parse_args(words)
     n_threads = machine.cpus()
     torch.set_num_threads(n_threads)
     rows: list[Sequence[Any]] = []
     with tempfile.TemporaryDirectory() as folder:
-        data = asked.data or Path(folder) / "castings"
-        if asked.data is None:
-            synthetic.draw(data, n_images=asked.images + 80, size_px=300)
+        data = args.data or Path(folder) / "castings"
+        if args.data is None:
+            synthetic.draw(data, n_images=args.images + 80, size_px=300)
         packed = pack.pack(data, Path(folder) / "packs")
         for backbone, px in SETTINGS:
-            for batch in asked.batch:
+            for batch in args.batch:
                 config = TrialConfig(
-                    backbone=backbone, image_px=asked.px or px, batch_size=batch,
-                    toggles=tuple(TOGGLES), train_images=asked.images, test_images=32,
+                    backbone=backbone, image_px=args.px or px, batch_size=batch,
+                    toggles=tuple(TOGGLES), train_images=args.images, test_images=32,
                 )  # fmt: skip
                 config = replace(config, precision=resolve(config, "cpu"))
                 turns = [
                     (
-                        bare_step(config, seconds=asked.seconds),
+                        bare_step(config, seconds=args.seconds),
                         *whole_epoch(config, packed, n_threads),
                     )
-                    for _ in range(asked.repeats)
+                    for _ in range(args.repeats)
                 ]
                 bare, epoch, validation_s, files_s = (
                     list(values) for values in zip(*turns, strict=True)
@@ -133,11 +133,11 @@ def main(words: Sequence[str] | None = None) -> None:
         "share of the bare step", "validation, checkpoint and rows, of a real epoch",
         "without validation's own forward passes",
     )  # fmt: skip
-    told = f"{asked.repeats} turns, {asked.images} images, all nine toggles, {n_threads} threads. "
+    caption = f"{args.repeats} turns, {args.images} images, all nine toggles, {n_threads} threads. "
     aim = " Aimed at: 0.95 at batch 32, 0.90 at batch 4; 3 %."
     conditions = figures.conditions("torch", "timm", "kornia")
-    text = f"{figures.table(header, rows)}\n\n{told}{conditions}{aim}"
-    figures.publish("training", text, write_docs=asked.write_docs)
+    text = f"{figures.table(header, rows)}\n\n{caption}{conditions}{aim}"
+    figures.publish("training", text, write_docs=args.write_docs)
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ def test_tab_loads_no_heavy_library(results: Path) -> None:
         "import sys\ntry:\n from casting_tune.cli import main; main.main()\n"
         "finally:\n print({'torch', 'timm', 'ray', 'pyarrow'} & set(sys.modules), file=sys.stderr)"
     )
-    asked = {
+    requested = {
         "_CASTING_TUNE_COMPLETE": "complete_bash",
         "COMP_WORDS": f"casting-tune show --results {results} a",
         "COMP_CWORD": "4",
@@ -78,7 +78,7 @@ def test_tab_loads_no_heavy_library(results: Path) -> None:
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
-        env=os.environ | asked,
+        env=os.environ | requested,
         check=False,
     )
     assert ended.stdout.split() == ["abc", "abd"]

@@ -431,11 +431,13 @@ def test_a_waiting_thread_of_torch_sleeps_soon_unless_the_environment_says_other
         "summary",
         "mobilenetv2",
     ]
-    said = subprocess.run(words, check=True, capture_output=True, text=True, env=environment).stderr
-    assert "GOMP_SPINCOUNT" in said, (
+    output = subprocess.run(
+        words, check=True, capture_output=True, text=True, env=environment
+    ).stderr
+    assert "GOMP_SPINCOUNT" in output, (
         "torch came without GNU OpenMP: what `startup.SPINS` says no longer holds"
     )
-    assert f"GOMP_SPINCOUNT = '{wanted or ray_cluster.SPINS}'" in said
+    assert f"GOMP_SPINCOUNT = '{wanted or ray_cluster.SPINS}'" in output
 
 
 @pytest.mark.parametrize(("wanted", "n_threads"), [(None, "1"), ("2", "2")])
@@ -454,8 +456,10 @@ def test_a_command_has_one_thread_of_blas_unless_the_environment_says_otherwise(
         "print(*(pool['num_threads'] for pool in threadpoolctl.threadpool_info()))"
     )
     words = [sys.executable, "-c", code]
-    said = subprocess.run(words, check=True, capture_output=True, text=True, env=environment).stdout
-    assert said.splitlines()[-1] == n_threads
+    output = subprocess.run(
+        words, check=True, capture_output=True, text=True, env=environment
+    ).stdout
+    assert output.splitlines()[-1] == n_threads
     assert ray_cluster.ENVIRONMENT["OPENBLAS_NUM_THREADS"] == "1"  # of Ray's workers
 
 
@@ -729,13 +733,13 @@ def test_pack_and_a_sweep_name_five_files_in_both_classes_before_the_first_trial
     for words in (("pack", folder), ("sweep", tiny, "--data", folder, "--plan", "--inline")):
         code, out, _ = call(capsys, *words, "--results", tmp_path / "r")
         assert code == 0
-        said = " ".join(out.split())
+        text = " ".join(out.split())
         assert (
             "14 files have the same bytes in both classes, so one of their labels is wrong: "
-            in said
+            in text
         )
-        assert [f"'{bad}' = '{good}'" in said for bad, good in pairs] == [True] * 5 + [False] * 2
-        assert "; and 2 more (casting-tune audit)" in said
+        assert [f"'{bad}' = '{good}'" in text for bad, good in pairs] == [True] * 5 + [False] * 2
+        assert "; and 2 more (casting-tune audit)" in text
 
 
 @pytest.mark.slow

@@ -50,7 +50,7 @@ def flawed(tmp_path_factory: pytest.TempPathFactory) -> Pack:
 
 
 @pytest.fixture(scope="module")
-def told(flawed: Pack) -> Audit:
+def report(flawed: Pack) -> Audit:
     return audit(flawed)
 
 
@@ -59,29 +59,29 @@ def _named(packed: Pack, mark: np.ndarray) -> set[str]:
 
 
 def test_a_byte_copy_of_a_train_image_is_found_on_both_sides_of_the_split(
-    flawed: Pack, told: Audit
+    flawed: Pack, report: Audit
 ) -> None:
-    assert _named(flawed, told.copy_in_train) == {
+    assert _named(flawed, report.copy_in_train) == {
         "test/flaw_copy",
         "train/casting_05",
         "train/flaw_double",
     }
 
 
-def test_a_turned_and_mirrored_copy_has_a_twin_in_train(flawed: Pack, told: Audit) -> None:
+def test_a_turned_and_mirrored_copy_has_a_twin_in_train(flawed: Pack, report: Audit) -> None:
     test = flawed.splits == "test"
-    assert _named(flawed, told.twin_in_train & test) == {"test/flaw_copy", "test/flaw_turned"}
+    assert _named(flawed, report.twin_in_train & test) == {"test/flaw_copy", "test/flaw_turned"}
 
 
-def test_a_train_image_is_not_its_own_twin(flawed: Pack, told: Audit) -> None:
+def test_a_train_image_is_not_its_own_twin(flawed: Pack, report: Audit) -> None:
     train = flawed.splits == "train"
-    assert _named(flawed, told.twin_in_train & train) == {
+    assert _named(flawed, report.twin_in_train & train) == {
         "train/casting_05", "train/flaw_double", "train/casting_07", "train/flaw_conflict",
     }  # fmt: skip
 
 
-def test_a_photograph_of_both_labels_is_a_conflict(flawed: Pack, told: Audit) -> None:
-    assert _named(flawed, told.conflict) == {"train/casting_07", "train/flaw_conflict"}
+def test_a_photograph_of_both_labels_is_a_conflict(flawed: Pack, report: Audit) -> None:
+    assert _named(flawed, report.conflict) == {"train/casting_07", "train/flaw_conflict"}
 
 
 def blas_threads() -> set[int]:
@@ -102,37 +102,37 @@ def test_blas_has_one_thread_while_images_are_compared_and_its_own_number_afterw
     assert all(2 not in threads for threads in seen)
 
 
-def test_thirty_four_files_are_thirty_photographs(told: Audit) -> None:
-    assert len(told.group) == 34
-    assert len(np.unique(told.group)) == 30
+def test_thirty_four_files_are_thirty_photographs(report: Audit) -> None:
+    assert len(report.group) == 34
+    assert len(np.unique(report.group)) == 30
 
 
-def test_an_image_of_one_gray_level_is_constant(flawed: Pack, told: Audit) -> None:
-    assert _named(flawed, told.constant) == {"train/flaw_constant"}
+def test_an_image_of_one_gray_level_is_constant(flawed: Pack, report: Audit) -> None:
+    assert _named(flawed, report.constant) == {"train/flaw_constant"}
 
 
-def test_an_image_of_something_else_is_an_outlier(flawed: Pack, told: Audit) -> None:
-    assert "train/flaw_outlier" in _named(flawed, told.outlier)
-    assert not {name for name in _named(flawed, told.outlier) if "casting" in name}
+def test_an_image_of_something_else_is_an_outlier(flawed: Pack, report: Audit) -> None:
+    assert "train/flaw_outlier" in _named(flawed, report.outlier)
+    assert not {name for name in _named(flawed, report.outlier) if "casting" in name}
 
 
-def test_the_first_finding_says_what_it_means_for_a_score(told: Audit) -> None:
-    first = told.findings[0]
+def test_the_first_finding_says_what_it_means_for_a_score(report: Audit) -> None:
+    first = report.findings[0]
     assert first.startswith(
         "2 of the 10 test images show a photograph that is also in train (1 byte for byte)"
     )
     assert "split by group" in first
 
 
-def test_the_findings_name_photographs_conflict_and_constant_image(told: Audit) -> None:
-    everything = "\n".join(told.findings)
+def test_the_findings_name_photographs_conflict_and_constant_image(report: Audit) -> None:
+    everything = "\n".join(report.findings)
     assert "34 images come from 30 photographs" in everything
     assert "1 photograph has both labels: 1 files as ok_front and 1 as def_front" in everything
     assert "1 image has only one gray level" in everything
 
 
-def test_the_audit_carries_the_dataset_it_speaks_of(flawed: Pack, told: Audit) -> None:
-    assert told.dataset_id == flawed.dataset_id
+def test_the_audit_carries_the_dataset_it_speaks_of(flawed: Pack, report: Audit) -> None:
+    assert report.dataset_id == flawed.dataset_id
 
 
 def test_castings_drawn_each_for_itself_flatter_nothing(packed: Pack) -> None:
@@ -144,7 +144,7 @@ def test_castings_drawn_each_for_itself_flatter_nothing(packed: Pack) -> None:
     assert not clean.constant.any()
 
 
-def test_no_twin_in_train_is_said_so(tmp_path: Path) -> None:
+def test_no_twin_in_train_is_reported_as_such(tmp_path: Path) -> None:
     synthetic.draw(tmp_path / "castings", n_images=40, size_px=128, seed=5)
     clean = audit(pack.pack(tmp_path / "castings", tmp_path / "packs"))
     assert clean.findings[0] == (
@@ -178,9 +178,9 @@ def test_brightness_separates_the_classes_as_counted_by_hand(
     tmp_path: Path, good: list[int], bad: list[int], auc: float
 ) -> None:
     _stripes(tmp_path / "images", good=good, bad=bad)
-    told = audit(pack.pack(tmp_path / "images", tmp_path / "packs"))
-    assert told.brightness_auc == pytest.approx(auc)
-    assert told.brightness_mean == pytest.approx(
+    report = audit(pack.pack(tmp_path / "images", tmp_path / "packs"))
+    assert report.brightness_auc == pytest.approx(auc)
+    assert report.brightness_mean == pytest.approx(
         {"def_front": np.mean(bad), "ok_front": np.mean(good)}, abs=1e-6
     )
 
@@ -210,9 +210,9 @@ def test_a_colour_set_is_audited_by_its_luminance(tmp_path: Path) -> None:
     _save(tmp_path / "images/test/ok_front/twin.png", twin)
     packed = pack.pack(tmp_path / "images", tmp_path / "packs")
     assert packed.images.ndim == 4
-    told = audit(packed)
-    assert _named(packed, told.twin_in_train) == {"test/twin"}
-    assert not any("gray" in finding for finding in told.findings)
+    report = audit(packed)
+    assert _named(packed, report.twin_in_train) == {"test/twin"}
+    assert not any("gray" in finding for finding in report.findings)
 
 
 @pytest.mark.slow

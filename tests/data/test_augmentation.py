@@ -211,7 +211,7 @@ def test_a_toggle_does_nothing_when_off_and_something_when_on(toggle: str) -> No
 
 @pytest.mark.parametrize("toggles", [(), ALL, *((name,) for name in ALL)])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_inputs_are_float32_in_0_to_1_of_the_asked_size(
+def test_inputs_are_float32_in_0_to_1_of_the_requested_size(
     toggles: tuple[str, ...], channels: int
 ) -> None:
     inputs = augmented(toggles, noise(n=40, channels=channels, height=20, width=13), px=15)

@@ -165,7 +165,7 @@ def _reason(file: Path) -> str:
         (b"%PDF-1.7" + bytes(50), "not one of JPEG, PNG, BMP, TIFF, WEBP, GIF, PPM"),
     ],
 )
-def test_what_is_no_image_is_told_so(tmp_path: Path, content: bytes, reason: str) -> None:
+def test_what_is_no_image_is_reported_as_such(tmp_path: Path, content: bytes, reason: str) -> None:
     (tmp_path / "a.png").write_bytes(content)
     assert _reason(tmp_path / "a.png").startswith(reason)
 
@@ -199,7 +199,7 @@ def test_gray_levels_without_a_known_range_are_refused(tmp_path: Path) -> None:
     assert "outside 16 bits" in _reason(tmp_path / "a.tif")
 
 
-def test_a_file_that_cannot_be_read_is_told_so(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_is_reported_as_such(tmp_path: Path) -> None:
     assert decode(tmp_path / "nowhere.png", box=None) == Picture(
         "", reason="cannot be read: No such file or directory"
     )

@@ -20,14 +20,14 @@ from tests.cli.test_main import call
 def published(drawn: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Drawn castings as if they were what Kaggle publishes: coreutils say what they are."""
     command = "find train test -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum"
-    told = subprocess.run(
+    result = subprocess.run(
         command, shell=True, cwd=drawn, capture_output=True, text=True, check=True
     ).stdout
     folders = [folder for split in ("train", "test") for folder in (drawn / split).iterdir()]
     counts = {
         folder.relative_to(drawn).as_posix(): len(list(folder.iterdir())) for folder in folders
     }
-    monkeypatch.setattr(kaggle, "DIGEST", told.split()[0])
+    monkeypatch.setattr(kaggle, "DIGEST", result.split()[0])
     monkeypatch.setattr(kaggle, "COUNTS", counts)
     return drawn
 
@@ -38,11 +38,11 @@ class Kaggle(ModuleType):
     def __init__(self, given: Path | Exception, cache: Path) -> None:
         super().__init__("kagglehub")
         self.__spec__ = importlib.machinery.ModuleSpec("kagglehub", None)
-        self.given, self.cache, self.asked = given, cache, 0
+        self.given, self.cache, self.n_requests = given, cache, 0
 
     def dataset_download(self, handle: str, *, output_dir: str | None = None) -> str:
         assert handle == "ravirajsinh45/real-life-industrial-dataset-of-casting-product"
-        self.asked += 1
+        self.n_requests += 1
         if isinstance(self.given, Exception):
             raise self.given
         to = Path(output_dir) if output_dir else self.cache
@@ -70,11 +70,11 @@ def test_what_kaggle_gives_is_checked_and_its_folder_named(
     assert kaggle.fetch(None, licence_accepted=True).folder.is_relative_to(tmp_path / "cache")
 
 
-def test_nothing_is_asked_of_kaggle_before_the_licence_is_accepted(
+def test_nothing_is_requested_from_kaggle_before_the_licence_is_accepted(
     site: Kaggle, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, out, err = call(capsys, "fetch")
-    assert (code, out, site.asked) == (2, "", 0)
+    assert (code, out, site.n_requests) == (2, "", 0)
     assert "CC BY-NC-ND 4.0" in err
     assert "--accept-licence" in err
     assert err.count("\n") == 1
@@ -85,7 +85,7 @@ def test_a_folder_that_holds_something_is_never_written_to(site: Kaggle, tmp_pat
     for place in (tmp_path, tmp_path / "mine"):
         with pytest.raises(UsageError, match="already exists"):
             kaggle.fetch(place, licence_accepted=True)
-    assert site.asked == 0
+    assert site.n_requests == 0
 
 
 def test_without_a_network_one_line_says_what_to_do_by_hand(
@@ -127,7 +127,7 @@ def test_one_changed_byte_one_file_less_and_one_more_are_each_found(
         kaggle.check(folder)
 
 
-def test_a_folder_without_castings_is_said_to_have_none(
+def test_a_folder_without_castings_is_reported_as_empty(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, _, err = call(capsys, "fetch", "--check", tmp_path)
@@ -153,7 +153,7 @@ def test_the_real_castings_are_those_that_were_published(
     assert hashlib.sha256("".join(lines).encode()).hexdigest() == kaggle.DIGEST
 
 
-def test_a_folder_that_may_not_be_read_is_not_said_to_hold_no_castings(
+def test_a_folder_that_may_not_be_read_is_not_reported_as_empty(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("os.access", lambda *_: False)

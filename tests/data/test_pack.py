@@ -228,7 +228,7 @@ def test_a_pack_that_may_not_be_read_is_not_called_damaged(
         open_pack(file.parent)
 
 
-def test_a_folder_that_never_was_a_pack_is_not_told_to_be_removed(folder: Path) -> None:
+def test_no_message_says_to_remove_a_folder_that_never_was_a_pack(folder: Path) -> None:
     with pytest.raises(
         ImagesError, match=r"is not a pack: manifest\.json not found\. Give a folder in packs/"
     ):
@@ -379,9 +379,9 @@ def test_bad_files_are_named_at_once_with_their_reasons_in_one_line(
     with pytest.raises(ImagesError, match=r"3 of 23 files .*--skip-bad") as caught:
         pack(folder, tmp_path / "packs")
     assert "\n" not in str(caught.value)
-    for told, (name, reason) in zip(str(caught.value).split("; "), BAD.items(), strict=True):
-        assert f"train/def_front/{name}: " in told
-        assert reason in told
+    for message, (name, reason) in zip(str(caught.value).split("; "), BAD.items(), strict=True):
+        assert f"train/def_front/{name}: " in message
+        assert reason in message
     assert list((tmp_path / "packs").iterdir()) == []
 
 
@@ -472,7 +472,7 @@ def test_an_odd_last_image_is_noticed(tmp_path: Path) -> None:
     assert pack(root, tmp_path / "packs").images.shape == (5, 3, 512, 512)
 
 
-def test_a_size_asked_for_is_the_longest_side(tmp_path: Path) -> None:
+def test_a_requested_size_is_the_longest_side(tmp_path: Path) -> None:
     root = _around(
         tmp_path / "images", Image.fromarray(np.full((24, 32), 200, dtype=np.uint8)), "a.png"
     )
@@ -484,7 +484,7 @@ def test_a_size_asked_for_is_the_longest_side(tmp_path: Path) -> None:
     assert packed.dataset_id != pack(root, tmp_path / "packs").dataset_id
 
 
-def test_the_own_size_asked_for_changes_no_pixel_and_no_id(folder: Path, tmp_path: Path) -> None:
+def test_requesting_the_own_size_changes_no_pixel_and_no_id(folder: Path, tmp_path: Path) -> None:
     assert (
         pack(folder, tmp_path / "packs", pixels=PixelRules(size_px=32)).dataset_id
         == pack(folder, tmp_path / "other").dataset_id

@@ -120,7 +120,7 @@ def test_images_of_one_gray_level_are_no_photograph_of_each_other() -> None:
     assert len(np.unique(photo_groups.find(images, labels).group)) == 20
 
 
-def test_images_said_to_be_the_same_are_one_photograph_whatever_they_show() -> None:
+def test_images_declared_the_same_are_one_photograph_whatever_they_show() -> None:
     images, labels = _drawn(20, size_px=64, seed=1)
     same = np.arange(20)
     same[[4, 9, 17]] = 99

@@ -88,7 +88,7 @@ def test_large_groups_leave_validation_near_its_share() -> None:
         assert 310 <= n <= 410  # 360, give or take one group
 
 
-def test_a_subset_is_stratified_and_no_larger_than_asked() -> None:
+def test_a_subset_is_stratified_and_no_larger_than_requested() -> None:
     folds = split(
         LABELS,
         SPLITS,

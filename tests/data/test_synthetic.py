@@ -57,7 +57,7 @@ def test_every_defect_is_drawn_about_as_often(drawn: Path) -> None:
     ]
 
 
-def test_the_files_are_gray_squares_of_the_size_asked_for(drawn: Path) -> None:
+def test_the_files_are_gray_squares_of_the_requested_size(drawn: Path) -> None:
     with Image.open(next((drawn / "test" / "ok_front").iterdir())) as image:
         assert (image.format, image.mode, image.size) == ("PNG", "L", (150, 150))
 

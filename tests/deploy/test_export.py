@@ -134,14 +134,14 @@ def test_an_export_says_what_it_checked_and_sums_every_file(
         assert f"{name} {cell.row['augmentation'] if name == 'toggles' else value}" in card.replace(
             "\\", ""
         )
-    for said in (
+    for text in (
         "CC0 \\[x\\](y)",
         "Named by hand.",
         "fixed at 0.5",
         cell.row["cell_id"],
         "The bounds for new castings are above",
     ):
-        assert said in card
+        assert text in card
 
 
 def test_weights_without_read_permission_are_not_called_missing(
@@ -224,7 +224,7 @@ def test_the_best_cell_is_chosen_on_validation_only(store: Store) -> None:
         "c": (0.6, 0.1),
     }  # of a defect and of a good casting, all right
     for position, (name, (defect, good)) in enumerate(scores.items()):
-        asked = {
+        requested = {
             "run_id": "r",
             "sweep": "s",
             "position": position,
@@ -233,7 +233,7 @@ def test_the_best_cell_is_chosen_on_validation_only(store: Store) -> None:
             "label": name,
         }
         store.write(
-            "cells", "s", f"r-{name}", [asked | {"kind": "cell", "fold": 0, "dataset_id": "d"}]
+            "cells", "s", f"r-{name}", [requested | {"kind": "cell", "fold": 0, "dataset_id": "d"}]
         )
         row = {
             "cell_id": name,
@@ -251,11 +251,11 @@ def test_the_best_cell_is_chosen_on_validation_only(store: Store) -> None:
             for y, score in ((1, defect if split == "validation" else 1 - defect), (0, good))
         ]
         store.write("predictions", "s", f"{name}-1", rows)
-    best, said = selection.best(store, "s")
+    best, text = selection.best(store, "s")
     # mean cross-entropy: a (0.105 + 0.511) / 2, b (0.223 + 0.105) / 2, c (0.511 + 0.105) / 2
     assert best == "b"
-    assert "2 other rows have the same validation accuracy" in said[1]
-    assert "0.1643" in said[1]
+    assert "2 other rows have the same validation accuracy" in text[1]
+    assert "0.1643" in text[1]
 
 
 def test_the_letterbox_of_a_pack_is_in_the_settings(cell: Cell) -> None:

@@ -96,10 +96,10 @@ def test_one_bad_image_is_one_row_and_the_others_are_decided(
     Image.new("RGB", (64, 64), (200, 10, 10)).save(folder / "d.png")
     Image.new("L", (128, 128), 90).save(folder / "e, f.png")
     assert call("predict", line, folder, "--out", out) == ImagesError.exit_code
-    said = capsys.readouterr().out
-    assert said.count("NO DECISION") == 3
-    assert "5 images:" in said
-    assert "3 without a decision" in said
+    output = capsys.readouterr().out
+    assert output.count("NO DECISION") == 3
+    assert "5 images:" in output
+    assert "3 without a decision" in output
     with out.open(newline="") as stream:
         rows = {Path(row["path"]).name: row for row in csv.DictReader(stream)}
     names = ("a.png", "b.png", "c.png", "d.png", "e, f.png")
@@ -109,7 +109,7 @@ def test_one_bad_image_is_one_row_and_the_others_are_decided(
     assert "colour" in rows["d.png"]["reason"]
 
 
-def test_a_defect_ends_with_20_only_if_asked(
+def test_a_defect_ends_with_20_only_on_request(
     line: Path, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image = a_test_image(drawn)
@@ -129,13 +129,13 @@ def test_a_defect_ends_with_20_only_if_asked(
 
     assert found.reason == ""
     monkeypatch.setattr(predict, "open_network", open_strict)
-    told = json.loads((line / "decision.json").read_text())
+    report = json.loads((line / "decision.json").read_text())
     for defective, words, code in (
         (True, [], 0),
         (True, ["--fail-on-defect"], 20),
         (False, ["--fail-on-defect"], 0),
     ):
-        strict = predict.Network(told, Session(defective))
+        strict = predict.Network(report, Session(defective))
         assert call("predict", line, image, *words) == code
 
 

@@ -118,15 +118,17 @@ def test_only_what_an_older_predict_would_misread_raises_the_version() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ('{"version": 3}', "is an export of version 3; this casting_tune supports 1 to 2"),
         ('{"version": 2, "pixels": {"depth": 12}}', "Invalid decision.json"),
     ],
 )
-def test_an_export_whose_rules_are_unknown_is_refused(text: str, told: str, tmp_path: Path) -> None:
+def test_an_export_whose_rules_are_unknown_is_refused(
+    text: str, message: str, tmp_path: Path
+) -> None:
     (tmp_path / "decision.json").write_text(text)
-    with pytest.raises(StoreError, match=told):
+    with pytest.raises(StoreError, match=message):
         export_folder.read_decision(tmp_path)
 
 

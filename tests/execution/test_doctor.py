@@ -55,7 +55,7 @@ def test_a_results_folder_that_cannot_be_written_is_named_and_exits_7(
 
 
 @pytest.mark.parametrize(
-    ("asked", "seen"),
+    ("requested", "seen"),
     [
         ("nowhere-at-all>=1", "nowhere-at-all is not installed"),
         ("timm>=99", "timm is "),
@@ -63,9 +63,9 @@ def test_a_results_folder_that_cannot_be_written_is_named_and_exits_7(
     ],
 )
 def test_a_library_that_is_absent_or_too_old_fails_and_is_named(
-    asked: str, seen: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    requested: str, seen: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("importlib.metadata.requires", lambda name: ["torch>=2", asked])
+    monkeypatch.setattr("importlib.metadata.requires", lambda name: ["torch>=2", requested])
     found = finding(tmp_path, "libraries")
     assert (found.state, seen in found.seen, found.way_out[:11]) == ("fail", True, "pip install")
 
@@ -137,7 +137,7 @@ def test_weights_that_are_not_in_the_cache_are_named(tmp_path: Path) -> None:
     assert found.seen == "1 of 2 pretrained backbones are in the cache; not resnet50"
 
 
-def test_extras_are_told_apart_by_whether_all_their_libraries_are_there(
+def test_an_extra_is_installed_only_if_all_its_libraries_are(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     wanted = [

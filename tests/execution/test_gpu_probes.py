@@ -50,8 +50,8 @@ def test_shares_follow_measured_memory_a_baseline_gets_0_and_an_unknown_network_
 def test_one_configuration_of_each_network_and_size_is_probed_that_with_the_most_images() -> None:
     few, many = (replace(CONFIG, dense=0, seed=n, train_images=n) for n in (50, 90))
     baseline = TrialConfig(backbone="baseline:majority")
-    asked = [CONFIG, few, many, few, baseline, replace(CONFIG, seed=3)]
-    assert gpu_probes.unmeasured(asked, (PEAK,), shares().n_images) == (many,)
+    requested = [CONFIG, few, many, few, baseline, replace(CONFIG, seed=3)]
+    assert gpu_probes.unmeasured(requested, (PEAK,), shares().n_images) == (many,)
 
 
 def test_a_network_that_cannot_be_probed_is_named_and_stops_nothing(
@@ -66,9 +66,9 @@ def test_a_network_that_cannot_be_probed_is_named_and_stops_nothing(
         return Devices(gpu_bytes=24 * GIB, n_gpus=1, n_cpus=8)
 
     monkeypatch.setattr(nodes, "measure", measure)
-    said: list[str] = []
-    told: list[tuple[str, int, int]] = []
-    report = Reporter(said.append, lambda what, done, total: told.append((what, done, total)))
+    lines: list[str] = []
+    messages: list[tuple[str, int, int]] = []
+    report = Reporter(lines.append, lambda what, done, total: messages.append((what, done, total)))
     probes = Probes(
         images=packed, store=store, place=Place(), groups=None, address=None, report=report
     )
@@ -80,7 +80,7 @@ def test_a_network_that_cannot_be_probed_is_named_and_stops_nothing(
     assert found.of(CONFIG) < 1.0
     assert found.of(nonsense) == 1.0
     assert store.read("probes").num_rows == 1
-    assert told == [("probing networks", done, 2) for done in range(3)]
-    (line,) = said
+    assert messages == [("probing networks", done, 2) for done in range(3)]
+    (line,) = lines
     assert line.startswith("1 networks could not be probed (")
     assert line.endswith("their trials get a whole GPU each.")

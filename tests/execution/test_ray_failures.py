@@ -16,7 +16,7 @@ TIMED_OUT = (
 
 
 @pytest.mark.parametrize(
-    ("error", "known", "told"),
+    ("error", "known", "message"),
     [
         (
             "validate_socket_filename failed: "
@@ -73,8 +73,10 @@ TIMED_OUT = (
         ("Something else went wrong", QUIET, "The cause is unknown."),
     ],
 )
-def test_a_failed_start_gets_the_advice_for_its_cause(error: str, known: Facts, told: str) -> None:
-    assert ray_failures.advice(error, known).startswith(told)
+def test_a_failed_start_gets_the_advice_for_its_cause(
+    error: str, known: Facts, message: str
+) -> None:
+    assert ray_failures.advice(error, known).startswith(message)
 
 
 def test_the_error_has_rays_first_line_and_names_the_kept_logs_only_if_the_cause_is_not_known(
@@ -85,16 +87,16 @@ def test_the_error_has_rays_first_line_and_names_the_kept_logs_only_if_the_cause
     (logs / "raylet.out").write_text(
         "[2026-01-01 00:00:00,000 I 1 1] started, Permission denied counts for nothing\n"
     )
-    told = str(ray_failures.not_started(Exception("Broken.\nMore."), tmp_path))
+    message = str(ray_failures.not_started(Exception("Broken.\nMore."), tmp_path))
     begins = "Ray does not start on this machine: Broken. The cause is unknown. Ray's logs are in '"
-    assert told.startswith(begins)
-    assert told.endswith("'. Or run without Ray: --inline.")
-    kept = Path(told.removeprefix(begins).partition("'")[0])
+    assert message.startswith(begins)
+    assert message.endswith("'. Or run without Ray: --inline.")
+    kept = Path(message.removeprefix(begins).partition("'")[0])
     assert [file.name for file in kept.iterdir()] == ["raylet.out"]
     (logs / "raylet.err").write_text("")
     (logs / "raylet.out").write_text(
         "[2026-01-01 00:00:00,000 E 1 1] bind: Address already in use\n"
     )
-    told = str(ray_failures.not_started(Exception("Broken."), tmp_path))
-    assert "A port of Ray is already in use" in told
-    assert "logs" not in told
+    message = str(ray_failures.not_started(Exception("Broken."), tmp_path))
+    assert "A port of Ray is already in use" in message
+    assert "logs" not in message

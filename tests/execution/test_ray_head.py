@@ -39,7 +39,7 @@ def listening(answer: bytes | None) -> Iterator[int]:
             thread.join()
 
 
-def test_a_head_that_answers_is_told_from_other_servers_and_from_silence(
+def test_a_head_is_distinguished_from_other_servers_and_from_silence(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(ray_head, "ANSWER_S", 0.3)
@@ -70,7 +70,7 @@ CLOSED = SETTINGS + bytes.fromhex("000001 01 05 00000001 88")
 """A head that refuses it: headers that end the stream."""
 
 
-def test_a_head_that_answers_a_call_without_a_token_requires_none() -> None:
+def test_a_head_that_accepts_a_call_without_a_token_requires_none() -> None:
     for frames, requires in ((OPEN, False), (CLOSED, True)):
         with listening(frames) as port:
             assert ray_head.requires_token("127.0.0.1", port) is requires

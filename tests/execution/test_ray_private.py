@@ -38,8 +38,8 @@ def test_an_untested_version_of_ray_is_refused_in_one_line_that_names_the_tested
 
 def test_the_dependencies_allow_only_the_tested_version_of_ray() -> None:
     project = tomllib.loads(PYPROJECT.read_text())["project"]
-    asked = project["dependencies"] + project["optional-dependencies"]["cluster"]
-    bounds = [Requirement(text).specifier for text in asked if Requirement(text).name == "ray"]
+    requested = project["dependencies"] + project["optional-dependencies"]["cluster"]
+    bounds = [Requirement(text).specifier for text in requested if Requirement(text).name == "ray"]
     assert len(bounds) == 2
     for bound in bounds:
         assert [v for v in ("2.59.9", "2.60.0", "2.60.1", "2.61.0") if v in bound] == [
@@ -146,7 +146,7 @@ def test_tune_reads_max_failures_at_each_failure_or_a_cell_that_always_dies_neve
     assert "self.max_failures" in inspect.getsource(Trial.should_recover)
 
 
-def test_a_process_that_its_node_outlives_is_told_from_one_that_died_with_it() -> None:
+def test_a_process_that_its_node_outlives_is_distinguished_from_one_that_died_with_it() -> None:
     # the words of ray 2.60, as printed when a node was removed and when a worker was killed
     gone = ActorUnavailableError(
         "The actor is temporarily unavailable: RpcError: Socket closed rpc_code: 14", None

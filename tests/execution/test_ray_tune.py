@@ -186,13 +186,13 @@ def test_a_cell_whose_process_always_dies_is_given_up_and_the_others_are_trained
     packed: Pack, store: Store
 ) -> None:
     events: list[Event] = []
-    asked = replace(work(store, [replace(CONFIG, seed=1), CONFIG]), trial=fatal)
-    ray_tune.run_ray(asked, packed, resources=TWO, on_event=events.append)
+    job = replace(work(store, [replace(CONFIG, seed=1), CONFIG]), trial=fatal)
+    ray_tune.run_ray(job, packed, resources=TWO, on_event=events.append)
     assert endings(events) == {0: ["error"], 1: ["completed"]}
     assert len((store.root / "tries").read_text()) == LOST_WORKERS + 1
-    (told,) = [e.error for e in events if e.status == "error"]
-    assert told is not None
-    assert told.startswith("The trial's process was lost: ActorDiedError")
+    (message,) = [e.error for e in events if e.status == "error"]
+    assert message is not None
+    assert message.startswith("The trial's process was lost: ActorDiedError")
     (kept,) = store.read("trials").filter(pc.field("status") == "error")["traceback"].to_pylist()
     assert kept.startswith("ray.exceptions.ActorDiedError: The actor died")
     assert "worker process has died" in kept  # Ray's own words, lines below the first
@@ -224,8 +224,8 @@ def test_a_process_that_dies_between_its_row_and_its_last_word_costs_no_second_t
     packed: Pack, store: Store
 ) -> None:
     events: list[Event] = []
-    asked = replace(work(store, [CONFIG]), trial=dies_once_its_row_is_written)
-    ray_tune.run_ray(asked, packed, resources=TWO, on_event=events.append)
+    job = replace(work(store, [CONFIG]), trial=dies_once_its_row_is_written)
+    ray_tune.run_ray(job, packed, resources=TWO, on_event=events.append)
     assert endings(events) == {0: ["completed"]}
     assert store.read("trials")["attempt"].to_pylist() == [1]
 
@@ -239,13 +239,13 @@ class Named:
 
 def followed(packed: Pack, store: Store, events: list[Event]) -> Any:
     """Tune's callback on the one task of a run, which is held."""
-    asked = work(store, [CONFIG], retries=1)
-    source = Claimed(InOrder(asked.tasks), store, packed.dataset_id, Halt(), events.append)
+    job = work(store, [CONFIG], retries=1)
+    source = Claimed(InOrder(job.tasks), store, packed.dataset_id, Halt(), events.append)
     assert source.next_task() == 0
-    return Follower(TuneDriver(asked, packed, source, TWO, events.append))
+    return Follower(TuneDriver(job, packed, source, TWO, events.append))
 
 
-def told(event: Event) -> tuple[int, list[object], Named, dict[str, object]]:
+def reported(event: Event) -> tuple[int, list[object], Named, dict[str, object]]:
     return 0, [], Named(), {"event": asdict(event)}
 
 
@@ -254,7 +254,7 @@ def test_a_trial_that_asha_stops_at_its_second_try_gets_its_row_too(
 ) -> None:
     events: list[Event] = []
     follower, cell = followed(packed, store, events), cell_id(CONFIG, packed.dataset_id)
-    follower.on_trial_result(*told(Event(task=0, kind="ended", status="error", retried=True)))
+    follower.on_trial_result(*reported(Event(task=0, kind="ended", status="error", retried=True)))
     epoch = {
         "cell_id": cell,
         "attempt": 1,
@@ -276,8 +276,8 @@ def test_a_share_that_was_too_small_grows_once_its_trial_is_over_and_that_is_no_
     follower = followed(packed, store, events)
     again = follower.driver.source.again
     for _ in range(2):  # the process was lost after the first time
-        follower.on_trial_result(*told(Event(task=0, kind="started")))
-        follower.on_trial_result(*told(Event(task=0, kind="ended", status="oom", retried=True)))
+        follower.on_trial_result(*reported(Event(task=0, kind="started")))
+        follower.on_trial_result(*reported(Event(task=0, kind="ended", status="oom", retried=True)))
         assert again == []
     follower.on_trial_complete(0, [], Named())
     assert again == [0]
@@ -289,8 +289,8 @@ def test_a_task_that_tells_its_end_twice_ended_once(packed: Pack, store: Store) 
     events: list[Event] = []
     follower = followed(packed, store, events)
     for _ in range(2):  # the process was lost after the first time
-        follower.on_trial_result(*told(Event(task=0, kind="started")))
-        follower.on_trial_result(*told(Event(task=0, kind="ended", status="completed")))
+        follower.on_trial_result(*reported(Event(task=0, kind="started")))
+        follower.on_trial_result(*reported(Event(task=0, kind="ended", status="completed")))
     follower.on_trial_error(0, [], Named())
     assert [event.kind for event in events] == ["started", "ended"]
     assert store.read("trials").num_rows == 0
@@ -406,19 +406,19 @@ def test_a_cluster_that_asks_for_no_token_is_named_where_one_is_sent(tmp_path: P
     with open_cluster:
         assert open_cluster.stdout is not None
         address = open_cluster.stdout.readline().strip()
-        for more, told in (
+        for more, message in (
             ({}, "refused: Connected, but the Ray cluster at"),
             ({"RAY_AUTH_MODE": "disabled"}, "CPUs, GPUs: 1 0"),
         ):
-            asked = subprocess.run(
+            result = subprocess.run(
                 [sys.executable, "-c", JOIN, address],
                 env=home | more,
                 capture_output=True,
                 text=True,
                 check=False,
             )
-            assert asked.stdout.startswith(told), asked.stdout + asked.stderr
-            assert ("requires no token" in asked.stdout) == (not more)
+            assert result.stdout.startswith(message), result.stdout + result.stderr
+            assert ("requires no token" in result.stdout) == (not more)
         open_cluster.communicate("")
 
 
@@ -465,8 +465,8 @@ def test_a_ray_that_is_started_ahead_is_used_its_workers_have_imported_and_it_en
             ]
         ):
             time.sleep(0.1)
-        asked = replace(work(store, [CONFIG]), trial=imports_nothing)
-        ray_tune.run_ray(asked, packed, resources=TWO, on_event=events.append, ahead=ahead)
+        job = replace(work(store, [CONFIG]), trial=imports_nothing)
+        ray_tune.run_ray(job, packed, resources=TWO, on_event=events.append, ahead=ahead)
         assert not ray.is_initialized()
     assert endings(events) == {0: ["completed"]}
     assert store.read("trials")["error"].to_pylist() == [
@@ -522,15 +522,15 @@ def test_a_start_that_is_not_wanted_any_more_is_not_tried_again(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("n_failures", [1, 2])
-def test_a_ray_that_does_not_start_is_tried_twice_and_then_said(
+def test_a_ray_that_does_not_start_is_tried_twice_and_then_reported(
     n_failures: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "casting_tune")
     ray = Failing(n_failures)
-    told = pytest.raises(
+    message = pytest.raises(
         ResourcesError, match=r"^Ray does not start .*: .* timed out during startup\. .*--inline\.$"
     )
-    with told if n_failures == 2 else contextlib.nullcontext():
+    with message if n_failures == 2 else contextlib.nullcontext():
         ray_cluster._start(ray, 2, str(tmp_path), over=threading.Event())
     assert ray.tried == ["local", "gone", "local", "gone"][: n_failures + 2]
     failures = [record for record in caplog.records if record.getMessage() == "Ray did not start"]
@@ -642,7 +642,7 @@ def test_an_address_of_nobodys_is_answered_at_once(
 
 
 @pytest.mark.parametrize(
-    ("address", "variable", "found", "told"),
+    ("address", "variable", "found", "message"),
     [
         (
             "{silent}",
@@ -704,7 +704,7 @@ def test_an_address_is_checked_within_seconds_wherever_it_comes_from(
     address: str,
     variable: str | None,
     found: str | None,
-    told: str,
+    message: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def no_init(*_: object, **__: object) -> None:
@@ -727,7 +727,7 @@ def test_an_address_is_checked_within_seconds_wherever_it_comes_from(
             ray_cluster.running(address.format(silent=silent), n_slots=1),
         ):
             pass
-    assert str(refused.value).startswith(told.format(silent=silent))
+    assert str(refused.value).startswith(message.format(silent=silent))
     assert time.monotonic() - started < 5
 
 
@@ -753,8 +753,8 @@ def test_a_cluster_of_another_ray_or_python_is_named_in_one_line(
 class Halted(InOrder):
     """Requests a halt two seconds after its first task was handed out."""
 
-    def __init__(self, asked: Work, halt: Halt) -> None:
-        super().__init__(asked.tasks)
+    def __init__(self, job: Work, halt: Halt) -> None:
+        super().__init__(job.tasks)
         self.halt, self.requested_at = halt, 0.0
         self.timer = threading.Timer(2, self.request)
 
@@ -772,8 +772,8 @@ def test_a_halt_ends_trials_that_wait_for_a_worker_within_seconds(
     packed: Pack, store: Store
 ) -> None:
     events: list[Event] = []
-    halt, asked = Halt(), work(store, [CONFIG, CONFIG])
-    source = Halted(asked, halt)
+    halt, job = Halt(), work(store, [CONFIG, CONFIG])
+    source = Halted(job, halt)
     with ray_cluster.Ahead() as ahead:
         ahead.start(1)
         ray = ahead.ray()
@@ -782,7 +782,7 @@ def test_a_halt_ends_trials_that_wait_for_a_worker_within_seconds(
         ).remote()  # the only CPU, as if another driver had it
         ray.get(taken.is_set.remote())
         ray_tune.run_ray(
-            replace(asked, source=source), packed, resources=TWO, on_event=events.append, halt=halt,
+            replace(job, source=source), packed, resources=TWO, on_event=events.append, halt=halt,
             ahead=ahead,
         )  # fmt: skip
     took = time.monotonic() - source.requested_at
@@ -797,13 +797,13 @@ def test_a_halt_stops_everything_only_once_no_trial_trains_any_more(
     halt, events = Halt(), []
     follower = followed(packed, store, events)
     stopper = HaltStopper(halt, follower.training)
-    follower.on_trial_result(*told(Event(task=0, kind="started")))
+    follower.on_trial_result(*reported(Event(task=0, kind="started")))
     assert not stopper.stop_all()
     halt.requested.set()
     assert not stopper.stop_all()  # its epoch is to end
-    follower.on_trial_result(*told(Event(task=0, kind="ended", status="error", retried=True)))
+    follower.on_trial_result(*reported(Event(task=0, kind="ended", status="error", retried=True)))
     assert stopper.stop_all()  # its next try waits for a worker
-    follower.on_trial_result(*told(Event(task=0, kind="started")))
+    follower.on_trial_result(*reported(Event(task=0, kind="started")))
     assert not stopper.stop_all()
     follower.on_trial_complete(0, [], Named())
     assert stopper.stop_all()
@@ -857,11 +857,11 @@ def test_asha_stops_the_worse_trials_keeps_what_they_did_and_uses_their_worker_a
 
     good = replace(CONFIG, epochs=4, base_lr=1e-3)
     hopeless = replace(good, base_lr=1e-9)
-    asked = work(store, [good, hopeless, replace(hopeless, seed=1), replace(good, epochs=2)])
+    job = work(store, [good, hopeless, replace(hopeless, seed=1), replace(good, epochs=2)])
     asha = Asha(objective="validation_loss", grace_epochs=2, reduction_factor=2, max_epochs=4)
-    asked = replace(asked, asha=asha)
+    job = replace(job, asha=asha)
     one = Resources(cpus=1, gpus=0, n_at_once=1)
-    ray_tune.run_ray(asked, packed, resources=one, on_event=follow)
+    ray_tune.run_ray(job, packed, resources=one, on_event=follow)
     # the last one has two epochs, and so ends before a stop could save anything
     assert endings(events) == {0: ["completed"], 1: ["stopped"], 2: ["stopped"], 3: ["completed"]}
     trials = store.read("trials").to_pandas()
@@ -957,14 +957,14 @@ def test_a_hanging_trial_ends_as_a_timeout_and_the_others_are_trained(
     packed: Pack, store: Store
 ) -> None:
     events: list[Event] = []
-    asked = work(store, [replace(CONFIG, seed=seed) for seed in (0, 1, 2)])
-    asked = replace(asked, trial=hang, allowance=Allowance(max_seconds=20.0), hang_s=1.0)
+    job = work(store, [replace(CONFIG, seed=seed) for seed in (0, 1, 2)])
+    job = replace(job, trial=hang, allowance=Allowance(max_seconds=20.0), hang_s=1.0)
     started = time.monotonic()
-    ray_tune.run_ray(asked, packed, resources=TWO, on_event=events.append)
+    ray_tune.run_ray(job, packed, resources=TWO, on_event=events.append)
     assert time.monotonic() - started < 200
     assert endings(events) == {0: ["completed"], 1: ["timeout"], 2: ["completed"]}
-    (told,) = [e.error for e in events if e.status == "timeout"]
-    assert told == "The trial hung: time limit 20 s, no reaction for 1 s."
+    (message,) = [e.error for e in events if e.status == "timeout"]
+    assert message == "The trial hung: time limit 20 s, no reaction for 1 s."
     (stack,) = [e.traceback for e in events if e.status == "timeout"]
     assert stack is not None
     assert "in hang" in stack

@@ -40,11 +40,11 @@ def options(tiny: Path, drawn: Path, **more: object) -> Options:
     )  # type: ignore[arg-type]
 
 
-def go(asked: Options) -> tuple[runner.Prepared, int, list[Event], list[str]]:
+def go(options: Options) -> tuple[runner.Prepared, int, list[Event], list[str]]:
     events: list[Event] = []
-    said: list[str] = []
-    prepared = runner.prepare(asked, say=said.append)
-    return prepared, runner.execute(prepared, on_event=events.append), events, said
+    lines: list[str] = []
+    prepared = runner.prepare(options, say=lines.append)
+    return prepared, runner.execute(prepared, on_event=events.append), events, lines
 
 
 def digest(folder: Path) -> dict[str, str]:
@@ -78,9 +78,9 @@ def test_ray_starts_ahead_with_a_worker_a_trial_at_once_where_trials_go_to_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(nodes, "capacity", lambda address, inline: (2, 0))
-    asked = replace(options(tiny, drawn), **({"inline": False} | change))
+    chosen_options = replace(options(tiny, drawn), **({"inline": False} | change))
     ahead = Noted()
-    runner.prepare(asked, say=lambda _: None, ahead=ahead)
+    runner.prepare(chosen_options, say=lambda _: None, ahead=ahead)
     assert getattr(ahead, "n_slots", None) == n_slots
 
 
@@ -100,9 +100,9 @@ def test_a_size_that_a_network_of_timm_does_not_take_is_refused_and_a_plan_lists
         .replace("[axes]", "[axes]\nimage_px = [32, 224]")
     )
     tiny.write_text(text.replace("timm:test_resnet.r160_in1k", "timm:vit_tiny_patch16_224"))
-    told = "image_px must be at least 224 for 'timm:vit_tiny_patch16_224'; got 32.*"
-    told += " 4 cells are invalid in total"
-    with pytest.raises(UsageError, match=told):
+    caption = "image_px must be at least 224 for 'timm:vit_tiny_patch16_224'; got 32.*"
+    caption += " 4 cells are invalid in total"
+    with pytest.raises(UsageError, match=caption):
         runner.prepare(options(tiny, drawn), say=lambda _: None)
     planned = runner.prepare(options(tiny, drawn, plan=True), say=lambda _: None)
     assert [cell.config.image_px for cell in planned.sweep.cells] == [224] * 4
@@ -181,7 +181,7 @@ def test_quick_rows_are_other_cells_and_stand_in_a_table_of_their_own(
     assert len(tables.comparison(full.store, "tiny", run_id=full.run_id).frame) == 2
 
 
-def test_a_failed_trial_ends_nothing_and_is_tried_again_when_that_is_asked_for(
+def test_a_failed_trial_ends_nothing_and_is_tried_again_on_request(
     tiny: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = trial.fit_network
@@ -274,31 +274,35 @@ def test_the_limits_of_a_sweep_file_hold_unless_the_command_line_says_otherwise(
     tiny: Path, drawn: Path
 ) -> None:
     tiny.write_text(tiny.read_text() + "\n[limits]\nmax_seconds = 60\nmemory_gib = 2\n")
-    told = runner.prepare(options(tiny, drawn), say=lambda _: None).allowance
-    assert (told.max_seconds, told.memory_bytes) == (60, 2 * 2**30)
-    told = runner.prepare(
+    result = runner.prepare(options(tiny, drawn), say=lambda _: None).allowance
+    assert (result.max_seconds, result.memory_bytes) == (60, 2 * 2**30)
+    result = runner.prepare(
         options(tiny, drawn, max_seconds=5.0, memory_gib=1.0), say=lambda _: None
     ).allowance
-    assert (told.max_seconds, told.memory_bytes) == (5, 2**30)
+    assert (result.max_seconds, result.memory_bytes) == (5, 2**30)
 
 
-def test_without_data_castings_are_drawn_once_and_that_is_said(tiny: Path) -> None:
-    asked = Options(sweep=str(tiny), results=tiny.parent / "results", inline=True, baselines=False)
-    said: list[str] = []
-    first = runner.prepare(asked, say=said.append)
-    assert said[0] == "No dataset given (--data DIR): training on 400 synthetic castings."
+def test_without_data_castings_are_drawn_once_and_that_is_reported(tiny: Path) -> None:
+    options = Options(
+        sweep=str(tiny), results=tiny.parent / "results", inline=True, baselines=False
+    )
+    lines: list[str] = []
+    first = runner.prepare(options, say=lines.append)
+    assert lines[0] == "No dataset given (--data DIR): training on 400 synthetic castings."
     assert len(first.pack.labels) == 400
-    assert runner.prepare(asked, say=said.append).pack.dataset_id == first.pack.dataset_id
+    assert runner.prepare(options, say=lines.append).pack.dataset_id == first.pack.dataset_id
 
 
-def test_that_hue_changes_nothing_on_gray_is_said_once_up_front(tiny: Path, drawn: Path) -> None:
+def test_that_hue_changes_nothing_on_gray_is_reported_once_before_training(
+    tiny: Path, drawn: Path
+) -> None:
     tiny.write_text(tiny.read_text().replace("only flip", "additional"))
-    said: list[str] = []
-    runner.prepare(options(tiny, drawn), say=said.append)
-    assert sum("the toggle hue has no effect" in line for line in said) == 1
+    lines: list[str] = []
+    runner.prepare(options(tiny, drawn), say=lines.append)
+    assert sum("the toggle hue has no effect" in line for line in lines) == 1
 
 
-def test_test_images_that_stand_in_train_are_said_up_front(
+def test_test_images_that_are_also_in_train_are_reported_before_training(
     tiny: Path, drawn: Path, tmp_path: Path
 ) -> None:
     import shutil
@@ -307,10 +311,10 @@ def test_test_images_that_stand_in_train_are_said_up_front(
     shutil.copytree(drawn, leaky)
     source = next((leaky / "train" / "ok_front").iterdir())
     shutil.copy(source, leaky / "test" / "ok_front" / f"copy{source.suffix}")
-    said: list[str] = []
-    runner.prepare(options(tiny, leaky), say=said.append)
+    lines: list[str] = []
+    runner.prepare(options(tiny, leaky), say=lines.append)
     assert any(
-        "1 of 17 test images are byte-for-byte copies of training images" in line for line in said
+        "1 of 17 test images are byte-for-byte copies of training images" in line for line in lines
     )
 
 
@@ -368,13 +372,13 @@ def test_a_plan_asks_nobody_for_weights_and_has_the_keys_of_the_run(
     tiny: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tiny.write_text(tiny.read_text().replace('"none"', '"imagenet"'))
-    asked: list[object] = []
-    monkeypatch.setattr("casting_tune.models.pretrained.check_available", asked.append)
+    requested: list[object] = []
+    monkeypatch.setattr("casting_tune.models.pretrained.check_available", requested.append)
     monkeypatch.setattr("casting_tune.models.pretrained.find_cached", lambda source: None)
     plan = runner.prepare(options(tiny, drawn, plan=True), say=lambda _: None).plan
-    assert asked == []
+    assert requested == []
     run_plan = runner.prepare(options(tiny, drawn), say=lambda _: None).plan
-    assert len(asked) == 1
+    assert len(requested) == 1
     assert [p.cell_id for p in plan.planned] == [p.cell_id for p in run_plan.planned]
 
 
@@ -461,11 +465,11 @@ def test_a_second_driver_of_the_same_sweep_is_refused_with_the_first_ones_number
 def test_a_whole_sweep_lives_in_a_bucket_and_the_same_command_goes_on_there(
     tiny: Path, drawn: Path, bucket: str
 ) -> None:
-    asked = replace(options(tiny, drawn), results=f"{bucket}/results", keep=("last",))
-    prepared, n_missing, events, _ = go(asked)
+    chosen_options = replace(options(tiny, drawn), results=f"{bucket}/results", keep=("last",))
+    prepared, n_missing, events, _ = go(chosen_options)
     assert (n_missing, sum(event.kind == "ended" for event in events)) == (0, 4)
-    assert go(asked)[1:3] == (0, [])
-    here = Store(asked.results)
+    assert go(chosen_options)[1:3] == (0, [])
+    here = Store(chosen_options.results)
     assert here.read("predictions").num_rows > 0
     assert sorted(here.read("epochs")["epoch"].to_pylist()) == [1] * 4 + [2] * 4
     assert list(tables.comparison(here, "tiny").frame["n"]) == [2, 2]
@@ -480,9 +484,9 @@ def test_a_whole_sweep_lives_in_a_bucket_and_the_same_command_goes_on_there(
 
 @pytest.mark.slow
 def test_ray_workers_write_to_a_bucket_too(tiny: Path, drawn: Path, bucket: str) -> None:
-    asked = replace(
+    chosen_options = replace(
         options(tiny, drawn), results=f"{bucket}/results", inline=False, trials_at_once=2
     )
-    _, n_missing, events, _ = go(asked)
+    _, n_missing, events, _ = go(chosen_options)
     assert (n_missing, sum(event.kind == "ended" for event in events)) == (0, 4)
-    assert go(asked)[1:3] == (0, [])
+    assert go(chosen_options)[1:3] == (0, [])

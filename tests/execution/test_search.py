@@ -82,14 +82,14 @@ def go(
 ) -> tuple[runner.Prepared, list[Event]]:
     monkeypatch.setattr(runner, "Work", lambda **given: tasks.Work(**given, trial=trial))
     events: list[Event] = []
-    asked = Options(
+    options = Options(
         sweep=str(hunt),
         data=drawn,
         results=hunt.parent / "results",
         baselines=False,
         **{"inline": True, **more},
     )
-    prepared = runner.prepare(asked, say=lambda _: None)
+    prepared = runner.prepare(options, say=lambda _: None)
     runner.execute(prepared, on_event=events.append)
     return prepared, events
 
@@ -156,14 +156,14 @@ def test_a_search_that_was_cut_off_goes_on_and_ends_with_all_its_trials(
         .query("status == 'completed'")["cell_id"]
         .is_unique
     )
-    asked = prepared.store.read("cells").to_pandas()
-    assert asked[asked["run_id"] == prepared.run_id]["cell_id"].nunique() == 6
+    cells = prepared.store.read("cells").to_pandas()
+    assert cells[cells["run_id"] == prepared.run_id]["cell_id"].nunique() == 6
 
 
 def test_ray_starts_ahead_for_a_search_that_has_cells_to_choose_and_for_no_other(
     hunt: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = Options(
+    options = Options(
         sweep=str(hunt),
         data=drawn,
         results=hunt.parent / "results",
@@ -172,7 +172,7 @@ def test_ray_starts_ahead_for_a_search_that_has_cells_to_choose_and_for_no_other
     )
     for n_slots in (2, None):
         ahead = Noted()
-        runner.prepare(asked, say=lambda _: None, ahead=ahead)
+        runner.prepare(options, say=lambda _: None, ahead=ahead)
         assert getattr(ahead, "n_slots", None) == n_slots
         go(hunt, drawn, monkeypatch)
 
@@ -182,7 +182,7 @@ def test_a_size_that_no_cell_of_a_search_could_train_is_refused_in_its_plan_too(
 ) -> None:
     small = {"backbone=timm:vit_tiny_patch16_224", "image_px=32"}
     for plan in (True, False):
-        asked = Options(
+        options = Options(
             sweep=str(hunt),
             data=drawn,
             results=hunt.parent / "results",
@@ -192,7 +192,7 @@ def test_a_size_that_no_cell_of_a_search_could_train_is_refused_in_its_plan_too(
         with pytest.raises(
             UsageError, match="image_px must be at least 224 for 'timm:vit_tiny_patch16_224'"
         ):
-            runner.prepare(asked, say=lambda _: None)
+            runner.prepare(options, say=lambda _: None)
     assert not (hunt.parent / "results" / "packs").exists()  # and before images are packed
 
 
@@ -231,13 +231,13 @@ def test_more_trials_in_the_file_are_more_trials_and_the_old_ones_stay(
     assert before < set(second.store.read("trials")["cell_id"].to_pylist())
 
 
-def said(hunt: Path, drawn: Path) -> list[str]:
+def lines_of(hunt: Path, drawn: Path) -> list[str]:
     """What a plan of a search says."""
     lines: list[str] = []
-    asked = Options(
+    options = Options(
         sweep=str(hunt), data=drawn, results=hunt.parent / "results", baselines=False, plan=True
     )
-    runner.prepare(asked, say=lines.append)
+    runner.prepare(options, say=lines.append)
     return lines
 
 
@@ -250,9 +250,9 @@ def test_a_space_that_changed_leaves_out_trials_by_count_and_reason_and_new_rows
     )
     hunt.write_text(small + "base_lr = { choices = [1e-3, 2e-3, 3e-3, 4e-3] }\n")
     go(hunt, drawn, monkeypatch)
-    assert not [line for line in said(hunt, drawn) if "earlier trial" in line]
+    assert not [line for line in lines_of(hunt, drawn) if "earlier trial" in line]
     hunt.write_text(small + "base_lr = { choices = [1e-3, 2e-3, 3e-3, 7e-3, 8e-3] }\n")
-    (line,) = [line for line in said(hunt, drawn) if "earlier trial" in line]
+    (line,) = [line for line in lines_of(hunt, drawn) if "earlier trial" in line]
     assert line == (
         "1 earlier trial of this search is outside the current search space and not used: "
         "1 with base_lr 0.004 (now 0.001 or 0.002 or 0.003 or 0.007 or 0.008)."
@@ -268,7 +268,7 @@ def test_a_space_that_changed_leaves_out_trials_by_count_and_reason_and_new_rows
 
 
 @pytest.mark.parametrize(
-    ("space", "told"),
+    ("space", "message"),
     [
         ("base_lr = { low = 5e-3, high = 1e-2 }", "4 with base_lr outside 0.005 to 0.01."),
         (
@@ -283,7 +283,7 @@ def test_a_space_that_changed_leaves_out_trials_by_count_and_reason_and_new_rows
     ],
 )
 def test_each_way_out_of_a_space_is_named(
-    space: str, told: str, hunt: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch
+    space: str, message: str, hunt: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small = (
         HEAD
@@ -292,8 +292,8 @@ def test_each_way_out_of_a_space_is_named(
     hunt.write_text(small + "base_lr = { choices = [1e-3, 2e-3, 3e-3, 4e-3] }\n")
     go(hunt, drawn, monkeypatch)
     hunt.write_text(small + space + "\n")
-    (line,) = [line for line in said(hunt, drawn) if "earlier trial" in line]
-    assert line.endswith(f"not used: {told}")
+    (line,) = [line for line in lines_of(hunt, drawn) if "earlier trial" in line]
+    assert line.endswith(f"not used: {message}")
 
 
 def test_earlier_trials_of_other_fixed_settings_are_counted(
@@ -304,7 +304,7 @@ def test_earlier_trials_of_other_fixed_settings_are_counted(
     hunt.write_text(hunt.read_text().replace("epochs = 1", "epochs = 2"))
     assert (
         "6 earlier trials of this search are of other fixed settings or other images and not used."
-        in said(hunt, drawn)
+        in lines_of(hunt, drawn)
     )
 
 
@@ -319,7 +319,7 @@ def test_a_search_finds_the_better_half_of_its_range(
     assert sum(rate < 1e-3 for rate in rates[10:]) > 20
 
 
-def test_two_objectives_and_failed_trials_are_told_to_optuna(
+def test_two_objectives_and_failed_trials_are_reported_to_optuna(
     hunt: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     goal = '{ validation_escape_rate = "min", latency_one_s = "min" }'
@@ -339,9 +339,9 @@ def test_two_objectives_and_failed_trials_are_told_to_optuna(
 
     monkeypatch.setattr(search.Study, "__init__", kept)
     prepared, _ = go(hunt, drawn, monkeypatch)
-    told = studies[0].optuna.searcher._ot_study.trials
-    assert len(told) == 15
-    for trial in told:
+    result = studies[0].optuna.searcher._ot_study.trials
+    assert len(result) == 15
+    for trial in result:
         if trial.params["dense"] == 64:
             assert trial.state.name == "FAIL"
         else:
@@ -349,7 +349,7 @@ def test_two_objectives_and_failed_trials_are_told_to_optuna(
                 trial.params["base_lr"] / 1e-2,
                 1e-3 * (1 + trial.params["dense"]),
             ]
-    assert {trial.state.name for trial in told} == {"FAIL", "COMPLETE"}
+    assert {trial.state.name for trial in result} == {"FAIL", "COMPLETE"}
     assert prepared.sweep.n_cells == 15
 
 
@@ -452,9 +452,9 @@ def test_a_search_takes_no_axes_no_only_and_no_set_of_what_it_varies(hunt: Path)
 
 def test_asha_is_refused_in_a_plain_loop(tiny: Path, drawn: Path) -> None:
     tiny.write_text(tiny.read_text() + '[schedule]\nscheduler = "asha"\n')
-    asked = Options(sweep=str(tiny), data=drawn, results=tiny.parent / "results", inline=True)
+    options = Options(sweep=str(tiny), data=drawn, results=tiny.parent / "results", inline=True)
     with pytest.raises(UsageError, match="requires Ray Tune"):
-        runner.prepare(asked, say=lambda _: None)
+        runner.prepare(options, say=lambda _: None)
 
 
 def test_a_stopped_cell_is_settled_under_asha_and_goes_on_without_it(
@@ -474,20 +474,20 @@ def test_a_stopped_cell_is_settled_under_asha_and_goes_on_without_it(
     asha = tiny.with_name("asha.toml")
     asha.write_text(tiny.read_text() + '[schedule]\nscheduler = "asha"\ngrace_epochs = 1\n')
     go(tiny, drawn, monkeypatch, trial=stops)
-    asked = Options(sweep=str(asha), data=drawn, results=tiny.parent / "results", baselines=False)
-    under_asha = runner.prepare(asked, say=lambda _: None)
+    options = Options(sweep=str(asha), data=drawn, results=tiny.parent / "results", baselines=False)
+    under_asha = runner.prepare(options, say=lambda _: None)
     assert {p.state for p in under_asha.plan.planned} == {"stopped"}
     assert runner.execute(under_asha, on_event=lambda _: None) == 0
-    without = runner.prepare(replace(asked, sweep=str(tiny), inline=True), say=lambda _: None)
+    without = runner.prepare(replace(options, sweep=str(tiny), inline=True), say=lambda _: None)
     assert {(p.state, p.status) for p in without.plan.planned} == {("to do", "stopped")}
 
 
-def test_a_schedule_that_can_stop_nothing_is_said(tiny: Path, drawn: Path) -> None:
+def test_a_schedule_that_can_stop_nothing_is_reported(tiny: Path, drawn: Path) -> None:
     tiny.write_text(tiny.read_text() + '[schedule]\nscheduler = "asha"\n')
-    asked = Options(sweep=str(tiny), data=drawn, results=tiny.parent / "results")
+    options = Options(sweep=str(tiny), data=drawn, results=tiny.parent / "results")
     assert (
         "grace_epochs = 3 of 2 epochs: no trial will be stopped."
-        in runner.prepare(asked, say=lambda _: None).notes
+        in runner.prepare(options, say=lambda _: None).notes
     )
 
 

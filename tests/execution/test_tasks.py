@@ -64,8 +64,8 @@ def test_with_accumulate_the_same_batch_goes_through_in_halves_until_it_fits_and
     packed: Pack, store: Store
 ) -> None:
     events: list[Event] = []
-    asked = work(store, CONFIG, trial=short_of_memory, allowance=ACCUMULATE)
-    run_inline(asked, packed, on_event=events.append)
+    job = work(store, CONFIG, trial=short_of_memory, allowance=ACCUMULATE)
+    run_inline(job, packed, on_event=events.append)
     assert endings(events) == [(0, "oom", True), (0, "oom", True), (0, "completed", False)]
     trials = store.read("trials").sort_by("attempt").to_pandas()
     assert list(trials["status"]) == ["oom", "oom", "completed"]
@@ -93,8 +93,8 @@ def test_accumulation_gives_up_at_the_fewest_images_that_can_be_trained_with(
     packed: Pack, store: Store
 ) -> None:
     events: list[Event] = []
-    asked = work(store, replace(CONFIG, batch_size=8), trial=never_fits, allowance=ACCUMULATE)
-    run_inline(asked, packed, on_event=events.append)
+    job = work(store, replace(CONFIG, batch_size=8), trial=never_fits, allowance=ACCUMULATE)
+    run_inline(job, packed, on_event=events.append)
     assert endings(events) == [
         (0, "oom", True),
         (0, "oom", True),
@@ -103,7 +103,7 @@ def test_accumulation_gives_up_at_the_fewest_images_that_can_be_trained_with(
 
 
 @pytest.mark.parametrize(
-    ("backbone", "image_px", "batch_size", "told"),
+    ("backbone", "image_px", "batch_size", "message"),
     [
         (
             "timm:resnet10t",
@@ -126,11 +126,11 @@ def test_accumulation_gives_up_at_the_fewest_images_that_can_be_trained_with(
         ("timm:resnet10t", 32, 4, "MemoryError: no more"),
     ],
 )
-def test_a_batch_that_cannot_be_halved_is_told_in_the_row(
+def test_a_batch_that_cannot_be_halved_is_named_in_the_row(
     backbone: str,
     image_px: int,
     batch_size: int,
-    told: str,
+    message: str,
     packed: Pack,
     store: Store,
     monkeypatch: pytest.MonkeyPatch,
@@ -142,7 +142,7 @@ def test_a_batch_that_cannot_be_halved_is_told_in_the_row(
     config = replace(CONFIG, backbone=backbone, image_px=image_px, batch_size=batch_size)
     row = trial.run_trial(config, packed, store, context=TrialContext(sweep="s", label="l"))
     assert row["status"] == "oom"
-    assert row["error"].startswith(told)
+    assert row["error"].startswith(message)
     assert "MemoryError: no more" in row["error"]
 
 
@@ -155,7 +155,7 @@ def completes(config: TrialConfig, packed: Pack, store: Store, **more: Any) -> d
 def test_what_another_sweep_failed_at_meanwhile_is_tried_here_all_the_same(
     status: Status, packed: Pack, store: Store
 ) -> None:
-    asked = work(store, CONFIG, trial=completes)  # no retries
+    job = work(store, CONFIG, trial=completes)  # no retries
     trial.lost(
         CONFIG,
         packed,
@@ -164,7 +164,7 @@ def test_what_another_sweep_failed_at_meanwhile_is_tried_here_all_the_same(
         ending=Ending(status=status, error="it broke"),
     )
     events: list[Event] = []
-    run_inline(asked, packed, on_event=events.append)
+    run_inline(job, packed, on_event=events.append)
     assert endings(events) == [(0, "completed", False)]
     trials = store.read("trials").sort_by("attempt").to_pylist()
     assert [(row["sweep"], row["attempt"], row["status"]) for row in trials] == [
@@ -175,7 +175,7 @@ def test_what_another_sweep_failed_at_meanwhile_is_tried_here_all_the_same(
 def test_what_this_run_failed_at_before_its_process_was_lost_counts_among_its_tries(
     packed: Pack, store: Store
 ) -> None:
-    asked = work(store, CONFIG, trial=completes)
+    job = work(store, CONFIG, trial=completes)
     trial.lost(
         CONFIG,
         packed,
@@ -184,7 +184,7 @@ def test_what_this_run_failed_at_before_its_process_was_lost_counts_among_its_tr
         ending=Ending(status="error", error="it broke"),
     )
     events: list[Event] = []
-    run_inline(asked, packed, on_event=events.append)
+    run_inline(job, packed, on_event=events.append)
     assert endings(events) == [(0, "error", False)]
 
 
@@ -243,8 +243,8 @@ def test_a_run_whose_cell_passed_to_another_process_stops_after_the_epoch_and_sa
     on_lost: list[Callable[[], object]] = []
 
     @contextlib.contextmanager
-    def lock(place: Folder, name: str, who: str, told: Callable[[], object]) -> Iterator[None]:
-        on_lost.append(told)
+    def lock(place: Folder, name: str, who: str, message: Callable[[], object]) -> Iterator[None]:
+        on_lost.append(message)
         yield
         raise LockLost("process 8 on oven")
 

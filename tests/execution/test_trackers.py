@@ -20,7 +20,7 @@ TRIALS = [
 
 
 def epoch(task: int, number: int, loss: float) -> Event:
-    told = Epoch(
+    message = Epoch(
         epoch=number,
         n_images=8,
         n_steps=2,
@@ -31,7 +31,7 @@ def epoch(task: int, number: int, loss: float) -> Event:
         train_s=1.5,
         validation_s=0.5,
     )
-    return Event(task=task, kind="epoch", epoch=told)
+    return Event(task=task, kind="epoch", epoch=message)
 
 
 EVENTS = [
@@ -103,17 +103,17 @@ def test_mlflow_has_a_run_a_trial_with_settings_figures_and_status(
     assert (seeds, cells) == ([("0",), ("1",)], [("a" * 16,), ("b" * 16,)])
 
 
-def test_no_tool_is_told_the_folder_of_the_weights() -> None:
+def test_no_tracker_gets_the_folder_of_the_weights() -> None:
     config = TrialConfig(
         backbone="vgg16", weights="local-dir:/home/ada/secret", weights_id="local-dir:0a1b2c"
     )
-    told = trackers.logged("a" * 16, "one", config)
-    assert "ada" not in repr(told)
-    assert (told.settings["weights"], told.settings["weights_id"]) == (
+    result = trackers.logged("a" * 16, "one", config)
+    assert "ada" not in repr(result)
+    assert (result.settings["weights"], result.settings["weights_id"]) == (
         "local-dir",
         "local-dir:0a1b2c",
     )
-    assert told.settings["backbone"] == "vgg16"
+    assert result.settings["backbone"] == "vgg16"
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")

@@ -206,7 +206,7 @@ def test_a_head_starts_in_glorots_range_with_zero_biases() -> None:
     assert not head.logit.bias.any()
 
 
-def test_the_dropout_rate_is_the_one_asked_for() -> None:
+def test_the_dropout_rate_is_the_requested_one() -> None:
     assert build_on_meta("mobilenetv2", dropout=0.3).head.dropout.p == 0.3
 
 
@@ -295,8 +295,10 @@ def test_the_table_and_its_listing_need_neither_torch_nor_timm() -> None:
         "build.weights_id('vgg16', 'none'); build.weights_id('timm:resnet18', 'none'); "
         "print({'torch', 'timm'} & set(sys.modules))"
     )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert told.stdout == "set()\n"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout == "set()\n"
 
 
 @pytest.mark.parametrize(
@@ -314,8 +316,10 @@ def test_a_plan_of_imagenet_weights_needs_neither_torch_nor_timm() -> None:
         "for name, known in registry.BACKBONES.items() if known.weights]; "
         "print({'torch', 'timm'} & set(sys.modules))"
     )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert told.stdout == "set()\n"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout == "set()\n"
 
 
 def test_the_listing_says_what_is_known_of_each() -> None:
@@ -377,9 +381,9 @@ def test_timm_knows_every_tag_and_its_size(name: str) -> None:
     ],
 )
 def test_an_unknown_name_is_answered_with_the_nearest(name: str, message: str) -> None:
-    with pytest.raises(UsageError) as told:
+    with pytest.raises(UsageError) as text:
         registry.check_name(name)
-    assert message in str(told.value)
+    assert message in str(text.value)
 
 
 @pytest.mark.parametrize(
@@ -524,9 +528,9 @@ def test_a_missing_weight_is_an_error_and_never_a_random_start(tmp_path: Path) -
             attempt()
 
 
-def test_a_folder_that_does_not_fit_is_told_in_one_line(tmp_path: Path) -> None:
+def test_a_folder_that_does_not_fit_is_reported_in_one_line(tmp_path: Path) -> None:
     weights = saved("resnet10t", tmp_path / "small")
-    told = {
+    record = {
         "requires those of 'resnet50'": ("resnet50", weights),
         "not a folder: ": ("vgg16", f"local-dir:{tmp_path / 'nowhere'}"),
         "config.json and model.safetensors not found in": ("vgg16", f"local-dir:{tmp_path}"),
@@ -534,11 +538,11 @@ def test_a_folder_that_does_not_fit_is_told_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "list").mkdir()
     (tmp_path / "list" / "config.json").write_text("[]")
     (tmp_path / "list" / "model.safetensors").write_bytes(b"")
-    told["config.json is not a file of timm"] = ("vgg16", f"local-dir:{tmp_path / 'list'}")
+    record["config.json is not a file of timm"] = ("vgg16", f"local-dir:{tmp_path / 'list'}")
     saved("resnet10t", tmp_path / "torn")
     (tmp_path / "torn" / "model.safetensors").write_bytes(b"torn")
-    told["do not fit 'timm:resnet10t'"] = ("timm:resnet10t", f"local-dir:{tmp_path / 'torn'}")
-    for message, (name, folder) in told.items():
+    record["do not fit 'timm:resnet10t'"] = ("timm:resnet10t", f"local-dir:{tmp_path / 'torn'}")
+    for message, (name, folder) in record.items():
         with pytest.raises(WeightsError, match=re.escape(message)) as caught:
             build.weights_id(name, folder)
         assert "\n" not in str(caught.value)
@@ -605,10 +609,10 @@ def test_without_a_network_imagenet_weights_are_a_quick_error_with_ways_out(
         lambda: build_model(name, weights="imagenet"),
     ):
         start = time.monotonic()
-        with pytest.raises(WeightsError) as told:
+        with pytest.raises(WeightsError) as text:
             attempt()
         assert time.monotonic() - start < 5
-        message = str(told.value)
+        message = str(text.value)
         assert message.startswith(f"Weights 'imagenet' of '{name}' ({where}) are not in the cache")
         assert ("HF_HUB_OFFLINE is set" in message) == offline
         assert f"set {cache} to a cache that has them" in message
@@ -683,7 +687,7 @@ def test_xceptions_pth_is_read_as_tensors_only(empty_caches: Path) -> None:
 
 
 def test_two_processes_that_want_the_same_weights_download_them_once(tmp_path: Path) -> None:
-    asked: list[str] = []
+    requested: list[str] = []
 
     class Server(http.server.BaseHTTPRequestHandler):
         def do_HEAD(self) -> None:
@@ -691,7 +695,7 @@ def test_two_processes_that_want_the_same_weights_download_them_once(tmp_path: P
             self.end_headers()
 
         def do_GET(self) -> None:
-            asked.append(self.path)
+            requested.append(self.path)
             time.sleep(0.5)  # the other comes meanwhile
             self.send_response(200)
             self.send_header("Content-Length", "7")
@@ -717,8 +721,8 @@ def test_two_processes_that_want_the_same_weights_download_them_once(tmp_path: P
             )
             for _ in range(2)
         ]
-        said = [process.communicate(timeout=100)[0].strip() for process in both]
+        output = [process.communicate(timeout=100)[0].strip() for process in both]
         server.shutdown()
         thread.join()
-    assert said == [b"b'weights'"] * 2
-    assert asked == ["/network.pth"]
+    assert output == [b"b'weights'"] * 2
+    assert requested == ["/network.pth"]

@@ -120,11 +120,11 @@ def test_cells_that_differ_in_their_seed_are_estimated_once(
     works = [work(seed=seed, batch_size=size) for seed in range(50) for size in (8, 4)]
     learnt = estimate.learn([ROW] * 50, [PROBE])
     one_by_one = tuple(estimate.estimate(work, PLACE, *learnt) for work in works)
-    asked = []
+    requested = []
     ask = estimate.estimate
-    monkeypatch.setattr(estimate, "estimate", lambda *given: asked.append(given) or ask(*given))
+    monkeypatch.setattr(estimate, "estimate", lambda *given: requested.append(given) or ask(*given))
     assert estimate.estimates(works, PLACE, *learnt) == one_by_one
-    assert len(asked) == 2
+    assert len(requested) == 2
 
 
 def test_the_last_trial_ends_when_the_last_place_is_free() -> None:

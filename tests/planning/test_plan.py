@@ -77,12 +77,12 @@ def test_costs_are_summed_over_the_cells_with_an_estimate(store: Store) -> None:
     assert found.gpu_hours == 1.5
     assert found.memory_bytes == 2**31
     assert found.sources == {"rows": 3, "unknown": 1}
-    told = plan.cost_sentences(found, price_per_gpu_hour=4.0)
-    assert told[0] == (
+    result = plan.cost_sentences(found, price_per_gpu_hour=4.0)
+    assert result[0] == (
         "Time: at least 2 h 0 min; the sum over all trials is 3 h 0 min (3 from similar trials, "
         "1 unknown: add --probe to time a few steps of their networks)."
     )
-    assert told[1] == "GPU time: at least 1.50 hours, cost 6.00."
+    assert result[1] == "GPU time: at least 1.50 hours, cost 6.00."
     assert plan.unmeasured(works, store, place={"device": "cuda", "n_threads": 1}) == (configs[3],)
 
 
@@ -115,11 +115,11 @@ def test_cells_that_share_gpus_cost_their_share_and_the_plan_says_how_many_fit(
 
 def test_a_plan_without_estimates_recommends_a_probe(store: Store) -> None:
     works = [Work(config=TrialConfig(backbone="vgg16"), n_train=1, n_validation=1, n_test=1)]
-    told = plan.cost_sentences(
+    result = plan.cost_sentences(
         plan.costs(works, store, place={"device": "cpu", "n_threads": 1}, gpus=0, n_at_once=2),
         price_per_gpu_hour=None,
     )
-    assert told == (
+    assert result == (
         "No time estimate yet for these 1 trials; add --probe to time a few steps of each network.",
     )
     assert plan.cost_sentences(
@@ -128,5 +128,5 @@ def test_a_plan_without_estimates_recommends_a_probe(store: Store) -> None:
 
 
 def test_durations_have_two_units_at_most() -> None:
-    said = [plan.duration(seconds) for seconds in (0.4, 99, 150, 3600, 12_000, 190_000)]
-    assert said == ["0 s", "99 s", "2 min", "1 h 0 min", "3 h 20 min", "2 d 4 h"]
+    text = [plan.duration(seconds) for seconds in (0.4, 99, 150, 3600, 12_000, 190_000)]
+    assert text == ["0 s", "99 s", "2 min", "1 h 0 min", "3 h 20 min", "2 d 4 h"]

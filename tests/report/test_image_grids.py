@@ -140,19 +140,19 @@ def test_the_pixels_in_the_file_are_those_of_the_pipeline_one_for_one(packed, tm
 
 
 def test_the_title_says_gray_only_for_a_gray_pack(packed, tmp_path, monkeypatch):
-    said = {}
+    texts = {}
 
     def keep(tiles, file, *, rows, columns, title):
-        said[file.name] = title
+        texts[file.name] = title
         assert len(rows) == len(tiles)
         assert len(columns) in (0, tiles.shape[1])
         return file
 
     monkeypatch.setattr(image_grids, "_grid", keep)
     image_grids.preview(packed, tmp_path, px=16)
-    assert "is gray and does not change" in said["hue.png"]
-    assert "0.9 to 1.1" in said["brightness.png"]
-    assert f"{len(packed.labels)} images" in said["samples.png"]
+    assert "is gray and does not change" in texts["hue.png"]
+    assert "0.9 to 1.1" in texts["brightness.png"]
+    assert f"{len(packed.labels)} images" in texts["samples.png"]
 
 
 def test_a_pack_without_a_defective_training_image_is_refused(packed, tmp_path):

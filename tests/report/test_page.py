@@ -366,7 +366,7 @@ def test_a_scale_of_numbers_has_no_importance_for_being_different_in_every_train
     assert importance.importance(frame, not_settings=curves.MEASURED).shares[0][0] == "backbone"
 
 
-def said(store: Store) -> verdict.Verdict:
+def verdict_of(store: Store) -> verdict.Verdict:
     return verdict.verdict(run_results.load(store, "s"), tables.comparison(store, "s").frame)
 
 
@@ -378,7 +378,7 @@ def test_the_verdict_names_a_winner_only_if_the_letters_do(store: Store) -> None
             [{"cell_id": "a0", "row": "A", "seed": 0}, {"cell_id": "b0", "row": "B", "seed": 0}],
         )
         finish(store, f"{row.lower()}0", counts, validation_accuracy=0.9 if row == "A" else 0.6)
-    clear = said(store)
+    clear = verdict_of(store)
     assert clear.sentence == (
         "A is the best of 2 rows on validation and classifies 100.00 % of the test images "
         "correctly "
@@ -391,7 +391,7 @@ def test_the_verdict_names_a_winner_only_if_the_letters_do(store: Store) -> None
         hour=13,
     )
     finish(store, "c0", (300, 1, 299, 0), validation_accuracy=0.8)
-    assert "but it does not differ significantly from 1 other row." in said(store).sentence
+    assert "but it does not differ significantly from 1 other row." in verdict_of(store).sentence
 
 
 def test_the_verdict_distinguishes_stopped_and_failed_trials(store: Store) -> None:
@@ -406,7 +406,7 @@ def test_the_verdict_distinguishes_stopped_and_failed_trials(store: Store) -> No
         )
     assert (
         "3 of 4 cells have no result: 1 stopped early, 1 failed, 1 not run yet."
-        in said(store).cautions
+        in verdict_of(store).cautions
     )
 
 
@@ -421,18 +421,20 @@ def test_the_verdict_says_when_a_baseline_does_as_well(store: Store) -> None:
     )
     finish(store, "a0", (30, 0, 30, 0))
     finish(store, "b0", (30, 1, 29, 0))
-    assert "but it does not differ significantly from 1 simple baseline." in said(store).sentence
-    assert said(store).tone == "open"
+    assert (
+        "but it does not differ significantly from 1 simple baseline." in verdict_of(store).sentence
+    )
+    assert verdict_of(store).tone == "open"
 
 
 def with_baselines(store: Store, rows: dict[str, tuple[int, int, int, int]]) -> None:
     """Write rows and baselines with their counts (tp, fp, tn, fn); baselines are in lower case."""
-    asked = [
+    requested = [
         {"cell_id": f"{name[0]}0", "row": name, "seed": 0}
         | ({"kind": "baseline", "backbone": f"baseline:{name}"} if name.islower() else {})
         for name in rows
     ]
-    ask(store, "r1", asked)
+    ask(store, "r1", requested)
     for name, counts in rows.items():
         finish(store, f"{name[0]}0", counts, validation_accuracy=0.9 if name == "A" else 0.5)
 
@@ -445,20 +447,20 @@ def test_a_better_baseline_is_reported(
 ) -> None:
     nearest = {"nearest": (298, 0, 300, 2), "probe": (280, 0, 300, 20)}
     with_baselines(store, {"A": (200, 20, 280, 100), "majority": MAJORITY_COUNTS, **nearest})
-    assert said(store).sentence.endswith(
+    assert verdict_of(store).sentence.endswith(
         ", but 2 simple baselines are significantly better, the best of them: nearest, 99.67 %."
     )
-    assert said(store).tone == "open"
+    assert verdict_of(store).tone == "open"
 
 
 @pytest.mark.parametrize("right", [160, 150, 140])  # of 300 defects, and of 300 good castings
 def test_the_verdict_reports_that_no_row_beats_the_majority_class(store: Store, right: int) -> None:
     counts = (right, 300 - right, right, 300 - right)
     with_baselines(store, {"A": counts, "B": (130, 170, 130, 170), "majority": MAJORITY_COUNTS})
-    assert said(store).sentence.endswith(
+    assert verdict_of(store).sentence.endswith(
         ", but no row is significantly better than the majority class (50.00 %)."
     )
-    assert said(store).tone == "open"
+    assert verdict_of(store).tone == "open"
 
 
 def test_rows_that_tested_other_images_are_not_compared(store: Store) -> None:
@@ -470,7 +472,7 @@ def test_rows_that_tested_other_images_are_not_compared(store: Store) -> None:
         "D": (50, 0, 50, 0),
     }
     with_baselines(store, rows)
-    assert said(store).sentence.endswith(
+    assert verdict_of(store).sentence.endswith(
         ", significantly more than every other row on the same images."
     )
 
@@ -481,7 +483,7 @@ def test_the_verdict_reports_the_majority_class_and_a_better_baseline(
     with_baselines(
         store, {"A": (160, 140, 160, 140), "majority": MAJORITY_COUNTS, "nearest": (298, 0, 300, 2)}
     )
-    assert said(store).sentence.endswith(
+    assert verdict_of(store).sentence.endswith(
         ", but no row is significantly better than the majority class (50.00 %), "
         "and 1 simple baseline is significantly better: nearest, 99.67 %."
     )
@@ -493,7 +495,7 @@ def test_the_verdict_reports_a_row_that_is_better_on_the_test_images(
     with_baselines(
         store, {"A": (200, 20, 280, 100), "B": (298, 0, 300, 2), "majority": MAJORITY_COUNTS}
     )
-    assert said(store).sentence.endswith(
+    assert verdict_of(store).sentence.endswith(
         ", but 1 other row is significantly better on the test images."
     )
 
@@ -504,15 +506,15 @@ def test_the_verdict_is_below_the_table_too(
     with_baselines(
         store, {"A": (298, 0, 300, 2), "B": (200, 20, 280, 100), "majority": MAJORITY_COUNTS}
     )
-    assert said(store).sentence.endswith(
+    assert verdict_of(store).sentence.endswith(
         ", significantly more than every other row on the same images."
     )
     for form in ("text", "markdown"):
         out = call(capsys, "table", "s", "--results", store.root, "--format", form)[1]
-        assert " ".join(out.split()).endswith(said(store).sentence)
+        assert " ".join(out.split()).endswith(verdict_of(store).sentence)
     assert json.loads(call(capsys, "table", "s", "--results", store.root, "--json")[1])[
         "verdict"
-    ] == (said(store).sentence)
+    ] == (verdict_of(store).sentence)
 
 
 def test_parallel_axes_place_the_best_at_the_top_and_words_apart() -> None:

@@ -62,17 +62,20 @@ class Weather:
                 client, _ = self.ear.accept()
                 server = socket.create_connection(self.server)
                 self.ends += [client, server]
-                asked: list[bytes] = []
-                for way in ((client, server, asked.append), (server, client, self._lost(asked))):
+                requested: list[bytes] = []
+                for way in (
+                    (client, server, requested.append),
+                    (server, client, self._lost(requested)),
+                ):
                     self.threads.append(threading.Thread(target=self._pass_on, args=way))
                     self.threads[-1].start()
 
-    def _lost(self, asked: list[bytes]) -> Callable[[bytes], object]:
+    def _lost(self, requested: list[bytes]) -> Callable[[bytes], object]:
         def lose(answer: bytes) -> None:
-            put = any(part.startswith(b"PUT") for part in asked)
+            put = any(part.startswith(b"PUT") for part in requested)
             if answer.startswith(b"HTTP/1.1 100"):  # "go on": no answer yet
                 return
-            asked.clear()
+            requested.clear()
             if self.lose_answers and put:
                 self.lose_answers -= 1
                 raise ConnectionError
@@ -141,7 +144,7 @@ def test_a_name_is_given_once(place: Folder | Bucket) -> None:
     assert place.names("trials") == ["trials/s/a.parquet"]
 
 
-def test_a_lock_is_one_holders_and_the_other_is_told_whose(place: Folder | Bucket) -> None:
+def test_a_lock_has_one_owner_and_the_error_names_it(place: Folder | Bucket) -> None:
     if isinstance(place, Folder):
         place.root.mkdir()
     with place.lock("s", "process 7 on press", print):
@@ -217,7 +220,7 @@ def test_who_could_not_reach_the_bucket_for_too_long_learns_that_its_sweep_is_an
             running.__exit__(None, None, None)
 
 
-def test_who_could_not_reach_the_bucket_for_long_keeps_a_lock_that_nobody_asked_for(
+def test_a_process_that_could_not_reach_the_bucket_keeps_a_lock_that_no_other_wants(
     bucket: str, weather: Weather, impatient: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(s3, "LEASE_S", 0.6)
@@ -263,7 +266,7 @@ def test_a_store_in_a_bucket_holds_rows_as_a_folder_does(bucket: str) -> None:
     assert store.names("") == ["trials/s/a1-1.parquet"]
 
 
-def test_a_bucket_that_is_not_there_is_said_before_any_trial(bucket: str) -> None:
+def test_a_bucket_that_is_not_there_is_reported_before_any_trial(bucket: str) -> None:
     with pytest.raises(StoreError, match=r"NO_SUCH_BUCKET.*--results"):
         Store("s3://nobodys-castings/results").check_writable()
 
@@ -291,7 +294,7 @@ def test_rows_wait_in_the_spool_while_the_network_is_away_and_are_put_in_their_o
     assert store.completed() == {"a1"}
 
 
-def test_a_full_spool_is_said_in_one_line(
+def test_a_full_spool_is_reported_in_one_line(
     bucket: str, weather: Weather, impatient: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
@@ -370,7 +373,7 @@ def test_an_error_about_a_bucket_names_its_address_and_no_folder_of_this_machine
 ) -> None:
     store, place = Store(bucket), storage.at(bucket)
     store.write("trials", "s", "a1-1", [ROW | {"status": "error"}])
-    asked = {
+    requested = {
         "run_id": "r",
         "sweep": "s",
         "dataset_id": "d",
@@ -378,7 +381,7 @@ def test_an_error_about_a_bucket_names_its_address_and_no_folder_of_this_machine
         "position": 0,
         "kind": "cell",
     }
-    store.write("cells", "s", "r", [asked | {"quick": False}])
+    store.write("cells", "s", "r", [requested | {"quick": False}])
     later = pa.table({"cell_id": ["a1"]}).replace_schema_metadata({VERSION_KEY: b"99"})
     place.put("epochs/s/a1-1-1.parquet", serialised(later))
     place.put("predictions/s/a1-1.parquet", pa.py_buffer(b"no parquet"))

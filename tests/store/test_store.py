@@ -104,7 +104,7 @@ def test_attempts_count_on_from_whatever_an_earlier_one_left(store: Store) -> No
     assert next_attempt(store, "a") == 1
 
 
-def test_a_folder_that_cannot_be_written_is_said_before_any_trial(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_reported_before_any_trial(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="--results"):
         Store(tmp_path / "file").check_writable()
@@ -139,7 +139,7 @@ def test_a_file_that_is_no_parquet_is_named_in_one_line(store: Store, content: b
     assert "\n" not in str(caught.value)
 
 
-def test_a_store_file_that_may_not_be_read_is_not_told_to_be_moved_away(
+def test_no_message_says_to_move_a_store_file_that_may_not_be_read(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.write("trials", "s", "a-1", [{"cell_id": "a", "attempt": 1, "status": "completed"}])

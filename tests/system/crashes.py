@@ -79,11 +79,11 @@ def build_model(name: str, *, seed: int, **more: Any) -> Small:
 
 
 def run(folder: Path) -> int:
-    asked = Options(
+    options = Options(
         sweep=str(folder / "crash.toml"), data=folder / "castings", results=folder / "results",
         inline=True, baselines=False,
     )  # fmt: skip
-    return runner.execute(runner.prepare(asked, say=lambda _: None), on_event=lambda _: None)
+    return runner.execute(runner.prepare(options, say=lambda _: None), on_event=lambda _: None)
 
 
 def failing(nth: int, kind: str) -> Callable[[str], None]:

@@ -203,19 +203,19 @@ def main() -> None:
     parser.add_argument(
         "--backbone", default="vgg16", help="timm:... trains it; any other name only writes rows"
     )
-    asked = parser.parse_args()
-    chance = random.Random(asked.seed)
-    synthetic.draw(asked.folder / "castings", n_images=40, size_px=32, seed=1)
-    packed = pack.pack(asked.folder / "castings", asked.folder / "packs")
-    store = Store(asked.folder / "results")
+    args = parser.parse_args()
+    chance = random.Random(args.seed)
+    synthetic.draw(args.folder / "castings", n_images=40, size_px=32, seed=1)
+    packed = pack.pack(args.folder / "castings", args.folder / "packs")
+    store = Store(args.folder / "results")
     kills: list[dict[str, Any]] = []
     endings: list[list[Any]] = []
     n_cells = 0
     with cluster() as made:
-        while len(kills) < asked.kills:
+        while len(kills) < args.kills:
             configs = [
                 TrialConfig(
-                    backbone=asked.backbone, image_px=32, batch_size=16, epochs=asked.epochs,
+                    backbone=args.backbone, image_px=32, batch_size=16, epochs=args.epochs,
                     seed=seed, precision="fp32", test_images=8,
                 )
                 for seed in range(n_cells, n_cells + CELLS)
@@ -227,7 +227,7 @@ def main() -> None:
                 place=Place(n_at_once=WORKERS),
                 trial=marked_trial,
             )
-            n_kills = min(KILLS_A_SWEEP, asked.kills - len(kills))
+            n_kills = min(KILLS_A_SWEEP, args.kills - len(kills))
             now, events = swept(made, work, packed, n_kills=n_kills, chance=chance)
             assert now, "No node died: the sweep was too short, or its trials failed."
             kills += now

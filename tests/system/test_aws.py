@@ -107,7 +107,7 @@ def doors(instance: dict[str, Any]) -> list[str]:
     ]
 
 
-def test_head_and_spot_workers_are_asked_for_as_the_file_says_and_terminated(
+def test_head_and_spot_workers_are_requested_as_in_the_file_and_terminated(
     account: dict[str, str], tmp_path: Path
 ) -> None:
     config = bootstrap(filled(account, tmp_path))

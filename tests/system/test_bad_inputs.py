@@ -251,8 +251,8 @@ def test_an_option_of_a_sweep_is_refused_and_the_store_stays(
 ) -> None:
     monkeypatch.setattr("casting_tune.execution.nodes.capacity", lambda *_, **__: (2, 0))
     words, code, tells = OPTIONS[case]
-    asked = ("sweep", tiny, "--data", drawn, "--results", trained.root, "--inline", *words)
-    refused(capsys, *asked, code=code, tells=tells, keeps=trained.root)
+    requested = ("sweep", tiny, "--data", drawn, "--results", trained.root, "--inline", *words)
+    refused(capsys, *requested, code=code, tells=tells, keeps=trained.root)
 
 
 UNHEEDED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -415,9 +415,9 @@ def test_an_option_that_nothing_would_heed_is_refused(
         "BARE": bare,
         "LOCAL": Path(__file__).parent.parent.parent / "clusters" / "local.yaml",
     }
-    asked = [given.get(word, word) for word in words]
+    requested = [given.get(word, word) for word in words]
     store = () if words[0] in ("fetch", "predict", "cluster") else ("--results", trained.root)
-    refused(capsys, *asked, *store, code=2, tells=tells, keeps=trained.root)
+    refused(capsys, *requested, *store, code=2, tells=tells, keeps=trained.root)
     assert list(out.iterdir()) == []
 
 
@@ -481,9 +481,9 @@ def test_a_folder_inside_the_image_folder_is_refused_and_nothing_is_made(
 ) -> None:
     option, words = INSIDE[case]
     before = sorted(few.rglob("*"))
-    told = f"{option} is inside the image folder '{few}'"
-    asked = words.format(tiny=tiny, data=few, out=tmp_path / "out").split()
-    refused(capsys, *asked, code=2, tells=(told,), keeps=few)
+    text = f"{option} is inside the image folder '{few}'"
+    requested = words.format(tiny=tiny, data=few, out=tmp_path / "out").split()
+    refused(capsys, *requested, code=2, tells=(text,), keeps=few)
     assert sorted(few.rglob("*")) == before
     assert list(tmp_path.iterdir()) == [tiny]
 
@@ -860,7 +860,7 @@ STORES: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
 
 
 @pytest.mark.parametrize("case", STORES)
-def test_a_store_with_a_broken_file_is_told_with_the_file_and_the_way_out(
+def test_a_store_with_a_broken_file_is_reported_with_the_file_and_a_solution(
     case: str, trained: Store, tmp_path: Path, capsys: Say
 ) -> None:
     spoil, tells = STORES[case]
@@ -896,7 +896,7 @@ def test_what_reads_a_store_says_that_there_is_none(
     refused(capsys, *words, "--results", tmp_path / "gone", code=2, tells=("gone",), keeps=tmp_path)
 
 
-def test_a_file_in_the_place_of_the_results_folder_is_told(
+def test_a_file_in_the_place_of_the_results_folder_is_reported(
     tiny: Path, drawn: Path, capsys: Say
 ) -> None:
     results = tiny.parent / "results"
@@ -936,7 +936,7 @@ def test_a_disk_that_fails_during_a_sweep_ends_it_in_one_line_and_the_rows_befor
     assert "4 to do" in call(capsys, *words, "--plan")[1]
 
 
-def test_a_results_folder_that_vanishes_during_a_sweep_is_told(
+def test_a_results_folder_that_vanishes_during_a_sweep_is_reported(
     tiny: Path, drawn: Path, capsys: Say, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     results = tiny.parent / "results"
@@ -982,7 +982,7 @@ def test_weights_that_are_not_to_be_had_end_a_sweep_before_it_starts(
     )
 
 
-def test_a_folder_of_weights_that_holds_none_is_told(
+def test_a_folder_of_weights_that_holds_none_is_reported(
     tiny: Path, drawn: Path, tmp_path: Path, capsys: Say
 ) -> None:
     tiny.write_text(tiny.read_text().replace('"none"', f'"local-dir:{tmp_path}"'))
@@ -1016,13 +1016,13 @@ def test_an_extra_that_is_not_installed_is_named(
 def test_a_query_that_is_invalid_is_refused(
     words: tuple[str, ...], trained: Store, tmp_path: Path, capsys: Say
 ) -> None:
-    asked = [word.format(tmp_path) for word in words]
-    refused(capsys, *asked, "--results", trained.root, code=2, tells=(), keeps=trained.root)
+    requested = [word.format(tmp_path) for word in words]
+    refused(capsys, *requested, "--results", trained.root, code=2, tells=(), keeps=trained.root)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("command", ["report", "plot", "preview"])
-def test_an_output_that_cannot_be_written_is_told(
+def test_an_output_that_cannot_be_written_is_reported(
     command: str, trained: Store, drawn: Path, tmp_path: Path, capsys: Say
 ) -> None:
     (tmp_path / "file").write_text("mine")
@@ -1050,8 +1050,8 @@ def test_a_full_disk_behind_stdout_is_one_line(trained: Store) -> None:
 
 
 def test_a_pipe_that_closes_at_once_ends_quietly(trained: Store) -> None:
-    asked = f"query 'select * from predictions' --results {trained.root}"
-    code = f"{sys.executable} -m casting_tune.cli.main {asked} | head -1"
+    requested = f"query 'select * from predictions' --results {trained.root}"
+    code = f"{sys.executable} -m casting_tune.cli.main {requested} | head -1"
     ended = subprocess.run(
         ["bash", "-o", "pipefail", "-c", code],
         capture_output=True,

@@ -29,7 +29,7 @@ class Opened:
     """A page in the browser, and what it did that it must not."""
 
     page: playwright.Page
-    told: list[str] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
     asked_for: list[str] = field(default_factory=list)
 
 
@@ -81,8 +81,10 @@ def open_page(browser: playwright.Browser, files: dict[str, Path]) -> Iterator[o
         )
         contexts.append(context)
         one = Opened(context.new_page())
-        one.page.on("console", lambda message: one.told.append(f"{message.type}: {message.text}"))
-        one.page.on("pageerror", lambda error: one.told.append(str(error)))
+        one.page.on(
+            "console", lambda message: one.messages.append(f"{message.type}: {message.text}")
+        )
+        one.page.on("pageerror", lambda error: one.messages.append(str(error)))
         one.page.on("request", lambda request: one.asked_for.append(request.url))
         one.page.goto(files[name].as_uri())
         if scripts:
@@ -119,7 +121,7 @@ def test_the_page_is_drawn_whole_and_silent_at_every_width(
     assert all(pictures)
     assert page.evaluate("() => document.documentElement.scrollWidth") <= width
     assert page.evaluate("() => window.hacked") is None
-    assert opened.told == []
+    assert opened.messages == []
     assert [url for url in opened.asked_for if not url.startswith("data:")] == [
         files[name].as_uri()
     ]
@@ -142,7 +144,7 @@ def test_names_that_are_markup_stay_names_where_the_mouse_points(open_page) -> N
     assert any("onerror" in text for text in shown)  # a name was shown, as text
     assert opened.page.evaluate("() => window.hacked") is None
     assert opened.page.query_selector("img[src='x']") is None
-    assert opened.told == []
+    assert opened.messages == []
 
 
 def test_a_click_on_a_heading_sorts_and_a_second_click_turns_the_order(open_page) -> None:

@@ -36,12 +36,12 @@ def crash(folder: Path, stride: int, *halves: tuple[str, ...]) -> dict[str, int]
         for process in started:
             out, error = process.communicate()
             assert process.returncode == 0, error[-3000:]
-            told = json.loads(out.splitlines()[-1])
+            report = json.loads(out.splitlines()[-1])
             print(
-                f"{sum(told['survived'].values())} injections at {told['steps']} steps "
-                f"survived: {told['survived']}"
+                f"{sum(report['survived'].values())} injections at {report['steps']} steps "
+                f"survived: {report['survived']}"
             )
-            survived |= told["survived"]
+            survived |= report["survived"]
     finally:
         for process in started:
             process.kill()

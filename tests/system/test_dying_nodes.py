@@ -38,13 +38,13 @@ def killed(folder: Path, *words: str, epochs: int) -> dict[str, Any]:
         stdin=subprocess.DEVNULL,
     )
     assert ended.returncode == 0, ended.stderr[-3000:]
-    told: dict[str, Any] = json.loads(
+    report: dict[str, Any] = json.loads(
         next(line for line in ended.stdout.splitlines() if line.startswith('{"n_cells"'))
     )
     store = Store(folder / "results")
     trials, epochs_ = store.read("trials").to_pandas(), store.read("epochs").to_pandas()
-    assert sorted(told["endings"]) == [[task, "completed"] for task in range(told["n_cells"])]
-    assert list(trials["status"]) == ["completed"] * told["n_cells"]
+    assert sorted(report["endings"]) == [[task, "completed"] for task in range(report["n_cells"])]
+    assert list(trials["status"]) == ["completed"] * report["n_cells"]
     assert trials["cell_id"].is_unique
     assert not epochs_.duplicated(["cell_id", "epoch"]).any()
     assert set(epochs_.groupby("cell_id")["epoch"].agg(tuple).map(sorted).map(tuple)) == {
@@ -55,8 +55,8 @@ def killed(folder: Path, *words: str, epochs: int) -> dict[str, Any]:
         (store.root / "marks").glob("*"), key=lambda mark: int(mark.name.split("-")[1])
     ):
         nodes.setdefault(mark.name.split("-")[0], []).append(mark.read_text())
-    hit = {(cell, kill["node"]) for kill in told["kills"] for cell in kill["cells"]}
-    assert len(hit) >= len(told["kills"])
+    hit = {(cell, kill["node"]) for kill in report["kills"] for cell in kill["cells"]}
+    assert len(hit) >= len(report["kills"])
     for cell, node in hit:  # on which it was tried once, and then on others
         assert nodes[cell].count(node) == 1
         assert nodes[cell][-1] != node
@@ -70,26 +70,26 @@ def killed(folder: Path, *words: str, epochs: int) -> dict[str, Any]:
     resumed = int((trials["resumed_from"] > 0).sum())
     assert resumed
     print(
-        f"{len(told['kills'])} nodes died, {len(hit)} trials with them, "
+        f"{len(report['kills'])} nodes died, {len(hit)} trials with them, "
         f"{resumed} of {len(trials)} cells resumed"
     )
-    return told
+    return report
 
 
 @pytest.mark.slow
 def test_cells_whose_nodes_die_end_completed_once_on_other_nodes_from_their_last_epoch(
     tmp_path: Path,
 ) -> None:
-    told = killed(tmp_path, "--kills", "2", epochs=15)
-    assert len(told["kills"]) == 2
+    result = killed(tmp_path, "--kills", "2", epochs=15)
+    assert len(result["kills"]) == 2
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_nodes_that_die_at_random_cost_no_cell(tmp_path: Path) -> None:
     n_kills = int(os.environ.get("CASTING_TUNE_KILLS", "20"))
-    told = killed(tmp_path, "--kills", str(n_kills), "--seed", "7", epochs=25)
-    assert len(told["kills"]) == n_kills
-    assert told["n_cells"] >= CELLS * math.ceil(
+    result = killed(tmp_path, "--kills", str(n_kills), "--seed", "7", epochs=25)
+    assert len(result["kills"]) == n_kills
+    assert result["n_cells"] >= CELLS * math.ceil(
         n_kills / KILLS_A_SWEEP
     )  # several sweeps, with twenty

@@ -74,8 +74,8 @@ def test_random_kills_of_drivers_and_workers_cost_nothing(drawn: Path, tmp_path:
     reference = start(
         file, drawn, tmp_path / "untouched"
     )  # threads a trial as in the run that is killed
-    _, said = reference.communicate(timeout=300)
-    assert reference.returncode == 0, said.decode()
+    _, output = reference.communicate(timeout=300)
+    assert reference.returncode == 0, output.decode()
     store, n_kills, n_drivers = Store(tmp_path / "killed"), 0, 0
     done: set[str] = set()
     while n_kills < N_KILLS:
@@ -106,8 +106,8 @@ def test_random_kills_of_drivers_and_workers_cost_nothing(drawn: Path, tmp_path:
             "the sweep ended before all kills were spent"
         )
     last_run = start(file, drawn, tmp_path / "killed", "--retry-failed")
-    _, said = last_run.communicate(timeout=300)
-    assert last_run.returncode == 0, said.decode()
+    _, output = last_run.communicate(timeout=300)
+    assert last_run.returncode == 0, output.decode()
     trials, epochs = store.read("trials").to_pandas(), store.read("epochs").to_pandas()
     assert not trials.duplicated(["cell_id", "attempt"]).any()
     assert not epochs.duplicated(["cell_id", "epoch"]).any()

@@ -325,15 +325,15 @@ def test_a_list_with_several_errors_names_them_all(
         "a/01.png,,train\na/01.png,bad,holdout\n"
     )
     code, _, err = call(capsys, "pack", tmp_path / "images.csv", "--results", tmp_path / "r")
-    said = " ".join(err.split())
+    text = " ".join(err.split())
     assert code == 4
-    assert "has 5 invalid entries" in said
+    assert "has 5 invalid entries" in text
     for problem in (
         "row 2: 'a/00.png' is also in row 1", "row 3: 'a/9.png' not found",
         "row 4: 'a/01.png' has no label", "row 5: 'a/01.png' is also in row 4",
         "row 5: 'a/01.png' has split 'holdout'",
     ):  # fmt: skip
-        assert problem in said
+        assert problem in text
 
 
 def test_groups_of_the_path_are_found_and_a_leak_of_the_official_split_is_said(
@@ -348,12 +348,12 @@ def test_groups_of_the_path_are_found_and_a_leak_of_the_official_split_is_said(
     draw(tmp_path / "D", folders)
     words = ("pack", tmp_path / "D", "--results", tmp_path / "r")
     code, out, _ = call(capsys, *words, "--group-pattern", r"part(\d+)_")
-    said = " ".join(out.split())
+    text = " ".join(out.split())
     assert code == 0
-    assert "Groups: 5 given." in said
+    assert "Groups: 5 given." in text
     assert (
         "4 of 8 test images are of a group that is also in training (such as '4'): scores look too "
-        'good. Use split = "grouped".' in said
+        'good. Use split = "grouped".' in text
     )
     code, _, err = call(capsys, *words, "--group-pattern", "piece(")
     assert (code, "--group-pattern is not a regular expression: 'piece('" in err) == (2, True)

@@ -254,12 +254,12 @@ def test_a_sweep_runs_on_a_cluster_that_ray_up_made_over_ssh(lab: Lab) -> None:
     )
     try:
         _until(lambda: subprocess.run(port, capture_output=True, check=False).returncode == 0, 60)
-        said = lab.run(f"ray job submit --address http://127.0.0.1:8265 -- {sweep}")
+        output = lab.run(f"ray job submit --address http://127.0.0.1:8265 -- {sweep}")
     finally:
         dashboard.kill()  # what it started inside goes with the launcher
         dashboard.wait()
     timings.append(time.monotonic())
-    assert "2 cells: 0 done, 2 to do" in said
+    assert "2 cells: 0 done, 2 to do" in output
     trials = pq.read_table(lab.shared / "results" / "trials").to_pylist()
     assert [trial["status"] for trial in trials] == ["completed"] * 2
     workers = {hashlib.sha256(name).hexdigest()[:8] for name in (b"ct-worker-a", b"ct-worker-b")}

@@ -38,10 +38,10 @@ def test_every_public_name_has_its_type_for_a_checker(tmp_path: Path) -> None:
     notebook = tmp_path / "notebook.py"
     notebook.write_text(f"from casting_tune import {', '.join(casting_tune.__all__)}\n{code}")
     words = [sys.executable, "-m", "mypy", str(notebook)]
-    told = subprocess.run(words, capture_output=True, text=True, check=False, cwd=HOUSE)
-    assert told.returncode == 0, told.stdout + told.stderr
-    assert told.stdout.count("Revealed type") == len(casting_tune.__all__)
-    assert '"Any"' not in told.stdout
+    result = subprocess.run(words, capture_output=True, text=True, check=False, cwd=HOUSE)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stdout.count("Revealed type") == len(casting_tune.__all__)
+    assert '"Any"' not in result.stdout
 
 
 def test_every_error_of_the_tree_is_public() -> None:

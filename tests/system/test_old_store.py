@@ -22,10 +22,10 @@ COMPLETED = {"bc8ad9e89ea18c7b", "cf7c3fba73c0de6f"}
 
 
 def prepared(tiny: Path, drawn: Path, results: Path, **more: object) -> runner.Prepared:
-    asked = Options(
+    options = Options(
         sweep=str(tiny), data=drawn, results=results, inline=True, baselines=False, **more
     )  # type: ignore[arg-type]
-    return runner.prepare(asked, say=lambda _: None)
+    return runner.prepare(options, say=lambda _: None)
 
 
 def scores(store: Store, cell: str) -> np.ndarray:

@@ -326,8 +326,8 @@ def test_a_tenth_of_coloured_images_is_a_coloured_set_and_its_gray_ones_are_coun
     root = few_coloured(tmp_path, 8)
     found, _ = packed(capsys, root)
     assert found.images.shape == (75, 3, 8, 8)
-    said = "67 images are gray among coloured ones: stored with three equal channels."
-    assert said in found.notes
+    text = "67 images are gray among coloured ones: stored with three equal channels."
+    assert text in found.notes
 
 
 def test_gray_and_colour_answer_the_question(tmp_path: Path, capsys: Say) -> None:
@@ -409,16 +409,16 @@ def test_a_resize_of_images_of_one_size_is_said_to_have_no_effect(
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["--bits", "11"], "--bits must be 8, 10, 12, 14 or 16; got 11."),
         (["--max-megapixels", "0"], "--max-megapixels must be 1 to 10,000; got 0."),
     ],
 )
 def test_a_rule_out_of_range_is_refused(
-    words: list[str], told: str, tmp_path: Path, capsys: Say
+    words: list[str], message: str, tmp_path: Path, capsys: Say
 ) -> None:
-    assert told in refused(capsys, folder(tmp_path, [saved(GRAY)] * 4), *words, code=2)
+    assert message in refused(capsys, folder(tmp_path, [saved(GRAY)] * 4), *words, code=2)
 
 
 # Other commands
@@ -427,8 +427,8 @@ def test_a_rule_out_of_range_is_refused(
 def test_the_audit_says_the_range_too(tmp_path: Path, capsys: Say) -> None:
     root = folder(tmp_path, [png16(DEEP + np.uint16(i)) for i in range(12)])
     words = ("--data", root, "--results", tmp_path / "results", "--bits", "14")
-    told = "16-bit files hold 14 bits: read as 0..16383 (--bits)."
-    assert told in call(capsys, "audit", *words)[1]
+    message = "16-bit files hold 14 bits: read as 0..16383 (--bits)."
+    assert message in call(capsys, "audit", *words)[1]
 
 
 def test_a_rule_without_a_folder_is_refused(

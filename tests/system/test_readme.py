@@ -174,8 +174,8 @@ def test_every_command_of_the_pages_is_one_that_exists_with_these_options(
 def test_the_queries_run_on_a_store_and_agree_on_the_accuracy(
     tiny: Path, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = Options(sweep=str(tiny), data=drawn, results=tmp_path / "results", inline=True)
-    prepared = runner.prepare(asked, say=lambda _: None)
+    options = Options(sweep=str(tiny), data=drawn, results=tmp_path / "results", inline=True)
+    prepared = runner.prepare(options, say=lambda _: None)
     runner.execute(prepared, on_event=lambda _: None)
     monkeypatch.chdir(tmp_path)
     tiny.rename(tmp_path / "my_sweep.toml")

@@ -22,14 +22,14 @@ from casting_tune.store.store import Store
 def test_a_quick_sweep_on_the_real_castings_completes_and_says_what_leaks(
     real_images: Path, store: Store
 ) -> None:
-    said: list[str] = []
-    asked = Options(
+    lines: list[str] = []
+    options = Options(
         sweep="cpu_baseline", data=real_images, results=store.root, quick=True, inline=True
     )
-    prepared = runner.prepare(asked, say=said.append)
+    prepared = runner.prepare(options, say=lines.append)
     assert (
         "64 of 715 test images are byte-for-byte copies of training images: scores look too good."
-        in said
+        in lines
     )
     assert len(prepared.pack.labels) == 7348
     assert runner.execute(prepared, on_event=lambda _: None) == 0

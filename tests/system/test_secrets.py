@@ -44,17 +44,17 @@ def test_no_secret_home_host_or_user_is_in_any_byte_of_a_store_and_no_pickle_in_
         (root / folder).mkdir(parents=True)
         for name in ("a1-1.pt", "a1-1.pkl", ".a1-1.parquet"):
             (root / folder / name).write_bytes(pickle.dumps(Evil()))
-    asked = Options(
+    options = Options(
         sweep=str(tiny), data=drawn, results=root, inline=True, baselines=False, retries=0
     )
-    prepared = runner.prepare(asked, say=lambda _: None)
+    prepared = runner.prepare(options, say=lambda _: None)
     for planned in prepared.plan.planned:  # where a trial would look for its checkpoint
         artifacts.checkpoint(prepared.store, planned.cell_id).write_bytes(pickle.dumps(Evil()))
     assert runner.execute(prepared, on_event=lambda _: None) == 4
     monkeypatch.setattr(build, "model", real)
-    asked = replace(asked, retry_failed=True)
-    assert runner.execute(runner.prepare(asked, say=lambda _: None), on_event=lambda _: None) == 2
-    assert runner.execute(runner.prepare(asked, say=lambda _: None), on_event=lambda _: None) == 0
+    options = replace(options, retry_failed=True)
+    assert runner.execute(runner.prepare(options, say=lambda _: None), on_event=lambda _: None) == 2
+    assert runner.execute(runner.prepare(options, say=lambda _: None), on_event=lambda _: None) == 0
     run_results.load(prepared.store, "tiny")
     verify.verify(prepared.store)
     assert not (tmp_path / "evil").exists()

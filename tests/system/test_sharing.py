@@ -63,8 +63,8 @@ def share(config: TrialConfig) -> float:
 
 
 def work(store: Store, configs: list[TrialConfig], **more: Any) -> Work:
-    asked = tuple(Task(config=config, label=f"cell {i}") for i, config in enumerate(configs))
-    return Work(tasks=asked, store=store, sweep="s", place=Place(n_at_once=8), **more)
+    requested = tuple(Task(config=config, label=f"cell {i}") for i, config in enumerate(configs))
+    return Work(tasks=requested, store=store, sweep="s", place=Place(n_at_once=8), **more)
 
 
 def holds(config: TrialConfig, packed: Pack, store: Store, **more: Any) -> dict[str, Any]:
@@ -160,8 +160,8 @@ def test_memory_that_runs_out_on_a_share_doubles_it_and_only_on_a_whole_gpu_does
         1: [("oom", True), ("completed", False)],
         2: [("oom", True), ("oom", True), ("oom", False)],
     }
-    told = {e.error for e in events if e.retried}
-    assert "out of memory with 0.25 of a GPU: it runs again with more" in told
+    record = {e.error for e in events if e.retried}
+    assert "out of memory with 0.25 of a GPU: it runs again with more" in record
     trials = store.read("trials").to_pandas().sort_values(["seed", "attempt"])
     assert list(zip(trials["seed"], trials["status"], trials["gpus"], strict=True)) == [
         (0, "completed", 0.25), (1, "oom", 0.25), (1, "completed", 0.5), (9, "oom", 0.25),
@@ -176,11 +176,11 @@ def test_memory_that_runs_out_on_a_share_doubles_it_and_only_on_a_whole_gpu_does
 
 def test_a_batch_is_halved_only_once_a_trial_has_a_whole_gpu(packed: Pack, store: Store) -> None:
     accumulate = Allowance(on_oom="accumulate")
-    asked = work(store, [replace(CONFIG, seed=9)], trial=needs_half, allowance=accumulate)
+    job = work(store, [replace(CONFIG, seed=9)], trial=needs_half, allowance=accumulate)
     events: list[Event] = []
-    (task,) = asked.tasks
+    (task,) = job.tasks
     for gpus in (0.5, 1.0):
-        event = tasks.run_task(asked, packed, 0, replace(task, gpus=gpus), events.append)
+        event = tasks.run_task(job, packed, 0, replace(task, gpus=gpus), events.append)
         assert (event.status, event.retried) == (
             ("oom", True) if gpus < 1 else ("completed", False)
         )
@@ -196,10 +196,10 @@ def test_fixed_fractions_are_the_same_for_all_and_an_oom_is_the_end(
 ) -> None:
     events: list[Event] = []
     place = Place(n_at_once=4, gpus=0.5)
-    asked = replace(
+    job = replace(
         work(store, [replace(CONFIG, seed=seed) for seed in (1, 9)], trial=needs_half), place=place
     )
-    ray_tune.run_ray(asked, packed, resources=Resources(cpus=1, gpus=0.5), on_event=events.append)
+    ray_tune.run_ray(job, packed, resources=Resources(cpus=1, gpus=0.5), on_event=events.append)
     ends = {event.task: (event.status, event.retried) for event in events if event.kind == "ended"}
     assert ends == {0: ("completed", False), 1: ("oom", False)}
     assert store.read("trials")["gpus"].to_pylist() == [0.5, 0.5]
@@ -221,19 +221,19 @@ def on_the_cpu(two_gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_auto_probes_each_network_once_in_a_worker_and_gives_every_trial_its_share(
     tiny: Path, drawn: Path, on_the_cpu: None
 ) -> None:
-    said: list[str] = []
-    asked = Options(
+    lines: list[str] = []
+    options = Options(
         sweep=str(tiny),
         data=drawn,
         results=tiny.parent / "results",
         gpus_per_trial="auto",
         quick=True,
     )
-    prepared = runner.prepare(asked, say=said.append)
+    prepared = runner.prepare(options, say=lines.append)
     (probe,) = prepared.store.read("probes").to_pylist()
     share = gpu_sharing.share(probe["peak_memory_bytes"], probe["device_memory_bytes"])
     assert share < 0.5
-    (line,) = [line for line in said if line.startswith("Trials per GPU")]
+    (line,) = [line for line in lines if line.startswith("Trials per GPU")]
     n = gpu_sharing.trials_a_gpu(share)
     assert (
         line == f"Trials per GPU: {n}, limited by memory. "
@@ -246,7 +246,7 @@ def test_auto_probes_each_network_once_in_a_worker_and_gives_every_trial_its_sha
     assert set(trials.loc[trained, "gpus"]) == {share}
     assert set(trials.loc[~trained, "gpus"]) == {0.0}
     assert trained.sum() == 2
-    again = runner.prepare(replace(asked, fresh=True, baselines=False), say=said.append)
+    again = runner.prepare(replace(options, fresh=True, baselines=False), say=lines.append)
     assert again.store.read("probes").num_rows == 1
     assert again.costs.gpu_hours == pytest.approx(again.costs.trial_s * share / 3600, rel=0.5)
 
@@ -258,26 +258,26 @@ def test_the_benchmark_of_packing_runs_its_cells_both_ways(
 ) -> None:
     few = ("--px", "32", "--epochs", "1", "--train-images", "32", "--test-images", "16")
     packed_bench.main([*few, "--backbones", "timm:resnet10t", "--batches", "4", "8"])
-    told = capsys.readouterr().out
-    assert "| packed by memory | 2 |" in told
-    assert "| one at a time | 2 |" in told
-    assert "1 networks x 2 batch sizes" in told
+    message = capsys.readouterr().out
+    assert "| packed by memory | 2 |" in message
+    assert "| one at a time | 2 |" in message
+    assert "1 networks x 2 batch sizes" in message
 
 
 def test_auto_is_refused_where_it_means_nothing(
     tiny: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = Options(
+    options = Options(
         sweep=str(tiny), data=drawn, results=tiny.parent / "results", gpus_per_trial="auto"
     )
     with pytest.raises(
         UsageError,
         match="--inline runs one trial at a time and cannot be combined with --gpus-per-trial auto",
     ):
-        runner.prepare(replace(asked, inline=True), say=lambda _: None)
+        runner.prepare(replace(options, inline=True), say=lambda _: None)
     monkeypatch.setattr(nodes, "capacity", lambda *_, **__: (2, 0))
     with pytest.raises(ResourcesError, match="--gpus-per-trial auto: there is no GPU here"):
-        runner.prepare(asked, say=lambda _: None)
+        runner.prepare(options, say=lambda _: None)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -291,14 +291,14 @@ def test_twelve_unlike_cells_share_one_gpu_and_none_runs_out_of_memory(
         '[fixed]\nweights = "none"\nimage_px = 224\nepochs = 1\n\n[axes]\n'
         'backbone = ["resnet50", "mobilenetv2", "efficientnetb4"]\nbatch_size = [4, 8, 16, 32]\n'
     )
-    asked = Options(
+    options = Options(
         sweep=str(file),
         data=drawn,
         results=tmp_path / "results",
         gpus_per_trial="auto",
         baselines=False,
     )
-    prepared = runner.prepare(asked, say=lambda _: None)
+    prepared = runner.prepare(options, say=lambda _: None)
     assert runner.execute(prepared) == 0
     trials = prepared.store.read("trials").to_pandas()
     assert list(trials["status"]) == ["completed"] * 12

@@ -39,7 +39,7 @@ def _right(baseline: Baseline, labels: NDArray[np.uint8]) -> int:
     return int(((baseline.score >= 0.5) == labels).sum())
 
 
-def test_the_majority_class_is_said_of_every_image() -> None:
+def test_every_image_gets_the_majority_class() -> None:
     assert majority(np.array([1, 1, 1, 0], dtype=np.uint8), 3).score.tolist() == [0.75] * 3
     assert majority(np.array([1, 0, 0, 0], dtype=np.uint8), 2).score.tolist() == [0.25] * 2
 

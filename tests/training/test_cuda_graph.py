@@ -103,7 +103,7 @@ def test_the_loop_reads_as_many_values_in_an_epoch_of_twelve_steps_as_in_one_of_
     )  # the training's loss, validation's loss and accuracy
 
 
-def test_the_step_is_launched_by_whoever_is_asked_and_gets_every_batch_as_tensors() -> None:
+def test_the_given_launcher_runs_the_step_with_every_batch_as_tensors() -> None:
     shapes: list[torch.Size] = []
 
     def launch(step: loop.Step) -> loop.Step:
@@ -113,9 +113,9 @@ def test_the_step_is_launched_by_whoever_is_asked_and_gets_every_batch_as_tensor
 
         return spy
 
-    told, _ = losses(batches(3, "cpu", tail=5), launch=launch)
+    message, _ = losses(batches(3, "cpu", tail=5), launch=launch)
     assert shapes == [(8, 1, 8, 8), (8, 1, 8, 8), (5, 1, 8, 8)] * 3
-    assert told == losses(batches(3, "cpu", tail=5))[0]
+    assert message == losses(batches(3, "cpu", tail=5))[0]
 
 
 @needs_cuda
@@ -140,20 +140,20 @@ def test_a_step_that_waits_for_the_device_is_not_recorded_and_still_right() -> N
         return counted.clone()
 
     waiting = recorder(step)
-    told = [float(waiting(torch.full((2,), 1.0, device="cuda"))) for _ in range(6)]
+    result = [float(waiting(torch.full((2,), 1.0, device="cuda"))) for _ in range(6)]
     assert recorder.records is False
-    assert told == [2.0, 4.0, 6.0, 8.0, 10.0, 12.0]
+    assert result == [2.0, 4.0, 6.0, 8.0, 10.0, 12.0]
 
 
 @needs_cuda
 def test_a_recorded_step_takes_each_batch_and_what_is_filled_in_place() -> None:
     factor = torch.ones((), device="cuda")
     step = cuda_graph.Recorder()(lambda values: values.sum() * factor)
-    told = []
+    messages = []
     for batch in range(8):
         factor.fill_(batch)
-        told.append(float(step(torch.full((3,), 2.0, device="cuda"))))
-    assert told == [6.0 * batch for batch in range(8)]
+        messages.append(float(step(torch.full((3,), 2.0, device="cuda"))))
+    assert messages == [6.0 * batch for batch in range(8)]
 
 
 @needs_cuda

@@ -37,14 +37,17 @@ def test_auto_takes_bf16_only_where_it_was_measured_to_be_faster(
 ) -> None:
     monkeypatch.setattr(machine, "cpu_has_bf16", lambda: has_bf16)
     assert precision.resolve(TrialConfig(backbone=backbone), device) == resolved
-    for asked in ("fp32", "bf16"):  # what a person says stands
-        assert precision.resolve(TrialConfig(backbone=backbone, precision=asked), device) == asked
+    for requested in ("fp32", "bf16"):  # what a person says stands
+        assert (
+            precision.resolve(TrialConfig(backbone=backbone, precision=requested), device)
+            == requested
+        )
 
 
-def test_whoever_asks_for_bf16_on_a_cpu_without_it_is_told_up_front(
+def test_bf16_on_a_cpu_without_it_is_reported_before_training(
     drawn: Path, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked: tuple[Any, ...] = (
+    requested: tuple[Any, ...] = (
         "sweep",
         "cpu_baseline",
         "--quick",
@@ -54,15 +57,15 @@ def test_whoever_asks_for_bf16_on_a_cpu_without_it_is_told_up_front(
         "--data",
         drawn,
     )
-    for has_bf16, words, told in (
+    for has_bf16, words, message in (
         (False, ("--set", "precision=bf16"), True),
         (False, (), False),
         (True, ("--set", "precision=bf16"), False),
     ):
         monkeypatch.setattr(machine, "cpu_has_bf16", lambda has=has_bf16: has)
-        code, out, err = call(capsys, *asked, "--results", store.root, *words)
+        code, out, err = call(capsys, *requested, "--results", store.root, *words)
         assert code == 0, err
-        assert ("without bf16 instructions" in " ".join((out + err).split())) == told
+        assert ("without bf16 instructions" in " ".join((out + err).split())) == message
 
 
 @pytest.mark.parametrize("quick", [False, True])

@@ -115,7 +115,7 @@ def test_a_baseline_computes_with_the_threads_of_its_trial(
     assert set(seen) == {1}
 
 
-def test_an_epochs_row_is_safe_before_anyone_is_told_of_it(packed: Pack, store: Store) -> None:
+def test_an_epochs_row_is_safe_before_it_is_reported(packed: Pack, store: Store) -> None:
     seen: list[tuple[int, int]] = []
 
     def on_epoch(epoch: Epoch) -> None:
@@ -250,7 +250,7 @@ def test_one_channel_and_three_and_both_layouts_and_precisions_train(
         assert train(replace(CONFIG, epochs=1, **change), packed, store)["status"] == "completed"
 
 
-def test_a_subset_is_as_large_as_asked(packed: Pack, store: Store) -> None:
+def test_a_subset_is_as_large_as_requested(packed: Pack, store: Store) -> None:
     row = train(replace(CONFIG, train_images=30, test_images=10), packed, store)
     n_learned = row["n_train"] + row["n_validation"]  # type: ignore[operator]
     assert (n_learned, row["n_test"]) == (30, 10)
@@ -328,7 +328,7 @@ def test_kept_weights_are_those_that_made_the_predictions(packed: Pack, store: S
     assert (best.epoch, best.validation_loss) == (losses.idxmin(), losses.min())
 
 
-def test_no_weights_are_kept_unasked(packed: Pack, store: Store) -> None:
+def test_no_weights_are_kept_without_a_request(packed: Pack, store: Store) -> None:
     train(CONFIG, packed, store)
     assert not (store.root / "weights").exists()
 
