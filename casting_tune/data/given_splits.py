@@ -109,7 +109,8 @@ def made_split(files: Sequence[ImageFile], sha256: Sequence[str]) -> list[str]:
     if "defective" in missing and len(missing) > 2:  # rare kinds next to common ones
         missing["defective"] = round(counts["defective"] * _TEST_SHARE)
     splits = ["train"] * len(files)
-    for images in sorted(units.values(), key=lambda images: _order(images, sha256)):
+    ordered = sorted(units.values(), key=lambda images: _order(images, sha256))
+    for images in ordered:
         left = Counter(missing)
         left.subtract(kinds[i] for i in images)
         before, after = (sum(map(abs, n.values())) for n in (missing, left))
@@ -117,7 +118,30 @@ def made_split(files: Sequence[ImageFile], sha256: Sequence[str]) -> list[str]:
             missing = dict(left)
             for i in images:
                 splits[i] = "test"
+    if grouped:
+        _add_missing_class(splits, [file.label for file in files], ordered)
     return splits
+
+
+def _add_missing_class(
+    splits: list[str], labels: Sequence[int], units: Sequence[Sequence[int]]
+) -> None:
+    """Move the smallest unit with images of a class to test where test has none of it.
+
+    Large groups with images of many kinds may all miss the targets. Two images of each class stay.
+    """
+    for label in (0, 1):
+        if any(labels[i] == label and splits[i] == "test" for i in range(len(labels))):
+            continue
+        train = Counter(labels[i] for i in range(len(labels)) if splits[i] == "train")
+        fitting = [
+            images
+            for images in units
+            if any(labels[i] == label for i in images)
+            and all(train[y] - sum(labels[i] == y for i in images) >= 2 for y in (0, 1))
+        ]
+        for i in min(fitting, key=len, default=()):
+            splits[i] = "test"
 
 
 def _order(images: Sequence[int], sha256: Sequence[str]) -> str:

@@ -67,6 +67,21 @@ def test_a_group_is_on_one_side(size: int) -> None:
     assert 1 <= sum(split == "test" for _, split in sides) <= 2
 
 
+def test_groups_with_images_of_many_kinds_leave_no_class_out_of_the_test_set() -> None:
+    counts = (("hole", 20), ("crack", 14), ("fray", 12), ("break", 6), ("uneven", 8), ("", 60))
+    files = [
+        file
+        for name, n in counts
+        for i in range(n)
+        for file in _files((name, 1), group=f"part{i // 3}", start=i)
+    ]
+    for order in range(20):
+        splits = made_split(files, [f"{order}, {content}" for content in _contents(files)])
+        found = _test_kinds(files, splits)
+        assert 1 <= found[""] < sum(found.values())
+        assert len({(f.group, s) for f, s in zip(files, splits, strict=True)}) == 20
+
+
 def test_train_without_defects_gives_a_new_split_that_is_said() -> None:
     files = [*_files(("", 40), split="train"), *_files(("crack", 20), ("", 20), split="test")]
     found = resolve(files, _contents(files), keep=False)
