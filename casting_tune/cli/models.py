@@ -18,19 +18,23 @@ def backbones(head: Head = "", *, as_json: Json = False) -> None:
     from casting_tune.models import layer_table, registry
 
     dense, _ = layer_table.parse_head(head)
-    columns = {
-        "name": "name", "timm_name": "timm name", "n_parameters": "parameters",
-        "n_keras": "Keras'", "n_with_head": "with head", "n_statistics": "statistics",
-        "input_px": "px", "min_px": "min px", "weights": "weights", "likeness": "like Keras'",
-        "reason": "difference",
-    }  # fmt: skip
     rows = registry.listing(dense=dense)
     if as_json:
         console.write_json(rows)
         return
-    console.grid(
-        list(columns.values()), [[console.cell(row[key]) for key in columns] for row in rows]
-    )
+    out = console.console()
+    for columns in (
+        {"name": "name", "timm_name": "timm name", "input_px": "px", "min_px": "min px",
+         "weights": "weights"},
+        {"name": "name", "n_parameters": "parameters", "n_with_head": "with head",
+         "n_statistics": "statistics", "n_keras": "Keras'", "likeness": "like Keras'"},
+    ):  # fmt: skip
+        console.grid(
+            list(columns.values()), [[console.cell(row[key]) for key in columns] for row in rows]
+        )
+    for row in rows:
+        if row["reason"]:
+            console.say(out, f"{row['name']} differs from Keras: {row['reason']}.")
 
 
 def summary(
