@@ -79,6 +79,11 @@ def run_and_compare(
         assert call(capsys, "table", "tiny", "--positive", name, *results)[0] == 0, name
 
 
+@pytest.fixture(autouse=True)
+def no_folder_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CASTING_TUNE_DATA", raising=False)
+
+
 @pytest.mark.timeout(900)
 def test_magnetic_tiles_with_masks_give_the_kinds_counted_by_hand(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
